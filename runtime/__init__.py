@@ -1,0 +1,1 @@
+"""Tracking without torch: artifacts, back ends, the tracker, and where frames come from and go to."""

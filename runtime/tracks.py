@@ -1,0 +1,87 @@
+"""What goes into a tracker and what comes out of it: plain data, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    image: [H, W, 3] uint8, BGR
+    index: position in the source, from 0
+    time:  seconds from the start of the source
+    name:  file stem for a picture from a folder ("00042"), the zero-padded index otherwise
+    """
+
+    image: np.ndarray
+    index: int
+    time: float
+    name: str
+
+
+@dataclass(frozen=True)
+class MaskObject:
+    """An object given by its pixels.
+
+    id:   1..255, the value it has in the indexed mask
+    mask: [H, W] bool, at the size of the frame it is given for
+    """
+
+    id: int
+    mask: np.ndarray
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class KeypointsObject:
+    """An object given by points, each tracked on its own.
+
+    id:          1..255, unique among all objects
+    points:      [P, 2] float32, (x, y) in pixels; (0, 0) is the centre of the top-left pixel
+    point_names: P names, unique within the object
+    """
+
+    id: int
+    points: np.ndarray
+    point_names: tuple[str, ...]
+    name: str = ""
+
+
+TrackedObject = MaskObject | KeypointsObject
+
+
+@dataclass(frozen=True)
+class ObjectTrack:
+    """One object in one frame.
+
+    confidence: 0..1, how decided the labels are (mean soft label over a mask's pixels, mean peak mass of keypoints)
+    visible:    False when no pixel (or no point) of the object is found
+    box:        (x0, y0, x1, y1) in pixels, the last row and column outside, of a mask's pixels; None where empty
+    points:     [P, 2] float32 (x, y) in pixels for keypoints, None for masks
+    point_confidence: [P] float32, 0..1, for keypoints
+    """
+
+    id: int
+    name: str
+    confidence: float
+    visible: bool
+    box: tuple[int, int, int, int] | None = None
+    points: np.ndarray | None = None
+    point_names: tuple[str, ...] = ()
+    point_confidence: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The result for one frame.
+
+    mask:    [H, W] uint8 at the frame's own size: 0 for background, else the object's id
+    objects: one entry per object, in ascending id
+    """
+
+    mask: np.ndarray
+    objects: tuple[ObjectTrack, ...] = field(default=())
