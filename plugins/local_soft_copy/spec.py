@@ -1,0 +1,96 @@
+"""The op's name, attributes and shape rule, shared by every form. No torch, no ONNX: plain Python.
+
+    LocalSoftCopy(query [B, C, H, W], keys [B, K, C, H, W], values [B, K, N, H, W]) -> copied [B, N, H, W]
+
+For each query position the scores <query, key> / temperature are taken at every position of the window of each of
+the K references that lies inside the frame; the `top_k` highest of them over all references together are kept (all
+of them for top_k = 0); softmax over those; the values are summed with these weights (paper, section 3.3).
+
+The window of a reference holds the offsets dilation * (-radius .. radius) in y and in x. Positions outside the frame
+are left out by position, never by looking at a score. Ties at the top_k boundary go to the earlier reference, then to
+the earlier row, then to the earlier column, so that the result is defined for every input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corrflow.plugins.errors import InputError
+
+DOMAIN = "corrflow"
+NAME = "LocalSoftCopy"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """How to search and how to weigh.
+
+    radius:      window radius in cells, one for all references or one for each
+    dilation:    distance between neighbouring window positions in cells, one for all references or one for each
+    top_k:       scores kept per query position over all references together; 0 keeps all
+    temperature: the scores' divisor before the softmax, > 0
+
+    Raises InputError where a value is out of range.
+    """
+
+    radius: tuple[int, ...] = (6,)
+    dilation: tuple[int, ...] = (1,)
+    top_k: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.radius or any(radius < 0 for radius in self.radius):
+            raise InputError(f"LocalSoftCopy: expected radii >= 0, got {self.radius}; give one, or one per reference")
+        if not self.dilation or any(dilation < 1 for dilation in self.dilation):
+            raise InputError(
+                f"LocalSoftCopy: expected dilations >= 1, got {self.dilation}; give one, or one per reference"
+            )
+        lengths = {len(self.radius), len(self.dilation)} - {1}
+        if len(lengths) > 1:
+            raise InputError(
+                f"LocalSoftCopy: expected as many radii as dilations, got {len(self.radius)} and {len(self.dilation)};"
+                " give one for all, or one per reference of both"
+            )
+        if self.top_k < 0:
+            raise InputError(f"LocalSoftCopy: expected top_k >= 0, got {self.top_k}; 0 keeps every score")
+        if not 0.0 < self.temperature < float("inf"):
+            raise InputError(f"LocalSoftCopy: expected a temperature > 0, got {self.temperature}")
+
+    @property
+    def uniform(self) -> bool:
+        """True where all references share one radius and one dilation, so that any K will do."""
+        return len(set(self.radius)) == 1 and len(set(self.dilation)) == 1
+
+    def windows(self, references: int) -> tuple[tuple[int, int], ...]:
+        """(radius, dilation) of each of `references` references; raises InputError where the lengths differ."""
+        for name, given in (("radii", self.radius), ("dilations", self.dilation)):
+            if len(given) not in (1, references):
+                raise InputError(
+                    f"LocalSoftCopy: expected 1 or {references} {name} for {references} references,"
+                    f" got {len(given)}; give one for all, or one per reference"
+                )
+        radii = self.radius * references if len(self.radius) == 1 else self.radius
+        dilations = self.dilation * references if len(self.dilation) == 1 else self.dilation
+        return tuple(zip(radii, dilations, strict=True))
+
+
+def copied_shape(query: Sequence[int], keys: Sequence[int], values: Sequence[int]) -> tuple[int, int, int, int]:
+    """Shape of the result for the shapes of the three inputs; raises InputError where they do not fit together."""
+    fits = (
+        len(query) == 4
+        and len(keys) == 5
+        and len(values) == 5
+        and (keys[0], *keys[2:]) == tuple(query)
+        and tuple(values[:2]) == tuple(keys[:2])
+        and tuple(values[3:]) == tuple(query[2:])
+        and min(*query, *keys, *values) >= 1
+    )
+    if not fits:
+        raise InputError(
+            "LocalSoftCopy: expected query [B, C, H, W], keys [B, K, C, H, W] and values [B, K, N, H, W] that agree,"
+            f" got {list(query)}, {list(keys)} and {list(values)}"
+        )
+    B, _, H, W = query
+    return B, values[2], H, W

@@ -1,0 +1,1 @@
+"""Learning an encoder from raw video alone: clips, colours, model, losses and the training loop."""

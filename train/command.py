@@ -1,0 +1,128 @@
+"""What corrflow-train does between reading its options and the loop: data, resuming, progress, last words."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from corrflow.plugins.errors import InputError
+from corrflow.train.config import ModelConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options that are not part of what is learned."""
+
+    data: Path
+    stills: Path | None
+    out: Path
+    cache: Path | None
+    minutes: float | None
+    start_from: Path | None
+    save_every: int
+    picture_every: int
+
+
+def available_threads() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_precision(asked: str) -> str:
+    """`auto` becomes bfloat16 where the processor multiplies it in hardware, since emulation is 30 times slower."""
+    if asked != "auto":
+        return asked
+    torch = _torch()
+    hardware = any(
+        getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)() for feature in ("avx512_bf16", "amx_tile")
+    )
+    return "bfloat16" if hardware else "float32"
+
+
+def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
+    """Train, or go on with the run in `request.out`. Raises InputError before anything is written."""
+    torch = _torch()
+    from corrflow.train import loop
+    from corrflow.train.checkpoint import load_checkpoint
+    from corrflow.train.clips import ClipSampler, find_pictures, find_videos, open_cache
+    from corrflow.train.model import parameter_count
+
+    torch.set_num_threads(config.threads)
+    console = Console(stderr=True)
+    saved = loop.resume(request.out, model, config)
+    initial = load_checkpoint(request.start_from) if request.start_from else None
+    videos, stills = find_videos(request.data), find_pictures(request.stills) if request.stills else []
+    cache_folder = request.cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "corrflow"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+    with Progress(*columns, console=console) as bars:
+
+        def cached(items: list[Path], title: str):  # noqa: ANN202
+            bar = bars.add_task(title, total=len(items))
+            result = open_cache(
+                items, config.frames_per_second, 256, cache_folder, lambda done, _: bars.update(bar, completed=done)
+            )
+            bars.update(bar, completed=len(items))
+            return result
+
+        clips = cached(videos, "decoding videos")
+        pictures = cached(stills, "decoding photographs") if stills else None
+    for cache in (clips, pictures):
+        for name, reason in cache.skipped.items() if cache else ():
+            console.print(f"left out {name}: {reason}", style="yellow", highlight=False)
+
+    sampler = ClipSampler(clips, pictures, config.frames, config.crop, config.stills_share, config.seed)
+    if saved is not None:
+        learner, first = loop.Learner.fresh(model, saved.train, saved.codebook), saved.step
+        learner.load(saved)
+        provenance = saved.provenance
+        console.print(f"going on with {request.out} at step {first} of {saved.train.steps}")
+    else:
+        if request.minutes is not None:
+            config = replace(config, steps=loop.steps_in(request.minutes, model, config, sampler))
+        learner, first = loop.prepare(model, config, sampler, initial), 0
+        provenance = loop.new_provenance(
+            len(clips), int(clips.starts[-1]), len(stills), [path.name for path in (*videos, *stills)]
+        )
+        if initial is not None:
+            before = initial.provenance
+            provenance |= {
+                "minutes": before.get("minutes", 0.0),
+                "steps_before": before.get("steps_before", 0) + initial.step,
+            }
+    request.out.mkdir(parents=True, exist_ok=True)
+    steps = learner.config.steps
+    console.print(
+        f"{parameter_count(learner.encoder) / 1e6:.2f} M parameters, {len(clips)} videos,"
+        f" {len(stills)} photographs, {steps} steps, {config.precision}, {config.threads} threads"
+    )
+    columns = (*columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    with Progress(*columns, console=console, refresh_per_second=2) as bars:
+        bar = bars.add_task("training", total=steps, completed=first, loss=float("nan"))
+        smooth: list[float] = []
+
+        def report(progress: loop.Progress) -> None:
+            smooth[:] = [*smooth[-49:], progress.loss]
+            bars.update(bar, completed=progress.step, loss=sum(smooth) / len(smooth))
+
+        done = loop.train(
+            request.out, learner, sampler, first, provenance, request.save_every, request.picture_every, report
+        )
+    if done < steps:
+        console.print(f"stopped at step {done} of {steps}; the same command goes on from there")
+    else:
+        console.print(f"done: {steps} steps; next: corrflow-export onnx {request.out} ARTIFACT")
+
+
+def _torch():  # noqa: ANN202
+    try:
+        import sklearn  # noqa: F401
+        import tensorboard  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise InputError(f"training needs {error.name}, which is not installed: pip install 'corrflow[train]'") from error
+    return torch

@@ -1,0 +1,105 @@
+"""Everything a training run is made of: two frozen dataclasses, written into every checkpoint.
+
+Names and numbers are the paper's (sections 3.2 to 3.5 and 4) unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from corrflow.plugins.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the encoder.
+
+    widths:          channels of the four stages (paper, appendix A)
+    feature_channels: channels of the features
+    unit_norm:       features of length one; the paper's raw dot products are False with temperature 1
+    """
+
+    widths: tuple[int, int, int, int] = (64, 128, 256, 256)
+    feature_channels: int = 64
+    unit_norm: bool = True
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "full": ModelConfig(),
+    "half": ModelConfig(widths=(32, 64, 128, 128)),
+    "quarter": ModelConfig(widths=(16, 32, 64, 64)),
+    "paper": ModelConfig(unit_norm=False),
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """The named encoder; raises InputError for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"expected a preset among {', '.join(PRESETS)}, got {name!r}; choose one of those")
+    return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run learns.
+
+    steps:             optimiser steps of the whole run; schedules are fractions of it
+    batch:             clips a step
+    frames:            frames a clip, n in the paper: n - 1 copies forward and n - 1 back
+    frames_per_second: rate at which clips are sampled
+    crop:              side of the square training frames, in pixels
+    radius:            window radius in cells, M in the paper; 0 searches the whole frame (the ablation)
+    temperature:       divisor of the scores; 1 for the paper's raw dot products
+    colours:           K-means classes of the (a, b) plane
+    dropout:           probability that colour channels of a clip are zeroed
+    grey_input:        grey frames in place of colour dropout (the ablation)
+    jitter:            largest relative change of brightness, contrast and saturation
+    truth_start, truth_end: probability that a forward step copies the true colours, at the start and at the end;
+                       both 1 is the ablation without scheduled sampling
+    cycle_weight:      weight of the cycle terms; 0 is the ablation
+    stills_share:      share of clips made from photographs by random motion, where there are photographs
+    """
+
+    steps: int = 1_000_000
+    batch: int = 8
+    frames: int = 3
+    frames_per_second: float = 6.0
+    crop: int = 256
+    radius: int = 6
+    temperature: float = 0.07
+    colours: int = 16
+    dropout: float = 0.7
+    grey_input: bool = False
+    jitter: float = 0.1
+    truth_start: float = 0.9
+    truth_end: float = 0.6
+    cycle_weight: float = 0.1
+    learning_rate: float = 2e-4
+    stills_share: float = 0.3
+    seed: int = 0
+    precision: str = "float32"
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        limits = {
+            "steps": (1, 10**9), "batch": (1, 4096), "frames": (2, 64), "frames_per_second": (0.1, 240.0),
+            "crop": (32, 2048), "radius": (0, 128), "temperature": (1e-4, 1e4), "colours": (2, 313),
+            "dropout": (0.0, 1.0), "jitter": (0.0, 1.0), "truth_start": (0.0, 1.0), "truth_end": (0.0, 1.0),
+            "cycle_weight": (0.0, 1e3), "learning_rate": (0.0, 1.0), "stills_share": (0.0, 1.0), "threads": (1, 1024),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"expected {name} between {low} and {high}, got {getattr(self, name)}")
+        if self.crop % 4:
+            raise InputError(f"expected a crop that is a multiple of 4 (the encoder's stride), got {self.crop}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise InputError(f"expected precision float32 or bfloat16, got {self.precision!r}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Halved at 40 %, 60 % and 80 % of the run (paper, section 4)."""
+        return self.learning_rate * 0.5 ** sum(step >= self.steps * part for part in (0.4, 0.6, 0.8))
+
+    def truth_probability_at(self, step: int) -> float:
+        """Probability of copying true colours, falling linearly over the run (paper, section 3.4.1)."""
+        progress = min(step / max(self.steps - 1, 1), 1.0)
+        return self.truth_start + (self.truth_end - self.truth_start) * progress
