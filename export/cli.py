@@ -1,0 +1,91 @@
+"""corrflow-export: the shell around the exporters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrflow.plugins.errors import InputError, errors_reported
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    help="Turn a training run into what the runtime reads.",
+)
+
+
+@app.callback()
+def export() -> None:
+    """Turn a training run into what the runtime reads."""
+
+
+@app.command(
+    epilog="Examples: [bold]corrflow-export onnx runs/first artifacts/first --size 480x854[/]  |  "
+    "[bold]corrflow-export onnx untrained:quarter artifacts/untrained[/] for a baseline"
+)
+def onnx(
+    run: Annotated[str, typer.Argument(help="Run folder or checkpoint file, or untrained:PRESET.")],
+    artifact: Annotated[Path, typer.Argument(help="Folder to write the artifact to.")],
+    size: Annotated[str, typer.Option(help="Rows x columns to work at; other sizes run as well.")] = "480x854",
+    recent: Annotated[int, typer.Option(help="Last frames kept as references, besides the first.")] = 5,
+    radius: Annotated[int, typer.Option(help="Window radius in cells of 4 pixels.")] = 8,
+    dilation: Annotated[int, typer.Option(help="Distance between window positions in cells.")] = 1,
+    top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
+    temperature: Annotated[float, typer.Option(help="Divisor of the scores.")] = 0.07,
+) -> None:
+    """Write encode.onnx, propagate.onnx and artifact.json, held against PyTorch first.
+
+    The graphs take frames of any height and width; --size is what the tracker works at by default and what is compared.
+    """
+    with errors_reported():
+        height, width = _size(size)
+        try:
+            from corrflow.export.to_onnx import export_artifact
+        except ImportError as error:
+            raise InputError(
+                f"exporting needs {error.name}, which is not installed: pip install 'corrflow[export]'"
+            ) from error
+        from rich.console import Console
+        from rich.table import Table
+
+        from corrflow.runtime.artifact import TrackingSettings
+
+        settings = TrackingSettings(
+            rows=min(height, width),
+            recent_frames=recent,
+            radius=(radius,),
+            dilation=(dilation,),
+            top_k=top_k,
+            temperature=temperature,
+        )
+        console = Console()
+        with console.status("exporting and comparing with PyTorch"):
+            found = export_artifact(run, artifact, settings, (height, width))
+        table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime against PyTorch")
+        for difference in found:
+            table.add_row(
+                difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}"
+            )
+        console.print(table)
+        console.print(f"wrote {artifact}; next: corrflow-track VIDEO --init MASK.png --artifact {artifact}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """ "480x854" -> (480, 854); raises InputError."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not all(16 <= int(p) <= 8192 for p in parts):
+        raise InputError(f"expected --size as rows x columns from 16 to 8192, such as 480x854, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Holds exported graphs against PyTorch: the same numbers, or no artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from corrflow.plugins.errors import CorrflowError
+from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
+from corrflow.runtime.artifact import ENCODE, PROPAGATE, TrackingSettings
+from corrflow.train.model import Encoder, normalise
+
+FEATURES_TOLERANCE = 1e-4
+LABELS_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest absolute difference between onnxruntime and PyTorch for one input."""
+
+    graph: str
+    case: str
+    largest: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        return self.largest <= self.tolerance  # False for NaN
+
+
+def torch_features(encoder: Encoder, frame: np.ndarray) -> torch.Tensor:
+    """Features [1, C, h, w] of a frame [H, W, 3] uint8, BGR, straight from PyTorch."""
+    image = torch.from_numpy(np.ascontiguousarray(frame[None, ..., ::-1])).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        return encoder.eval()(normalise(image))
+
+
+def differences(
+    encoder: Encoder, files: dict[str, bytes], settings: TrackingSettings, sizes: Sequence[tuple[int, int]]
+) -> list[Difference]:
+    """Run both graphs beside PyTorch on made-up pictures of these sizes (height, width) and one and all references."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    encode = onnxruntime.InferenceSession(files[ENCODE], options, providers=["CPUExecutionProvider"])
+    propagate = onnxruntime.InferenceSession(files[PROPAGATE], options, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    found = []
+    for height, width in sizes:
+        size = f"{width}x{height}"
+        frames = _pictures(generator, settings.references + 1, height, width)
+        expected = torch.cat([torch_features(encoder, frame) for frame in frames])
+        got = np.concatenate([encode.run(None, {"frame": frame[None]})[0] for frame in frames])
+        found.append(Difference(ENCODE, size, _largest(expected.numpy(), got), FEATURES_TOLERANCE))
+
+        values = generator.random((settings.references, 8, *got.shape[-2:]), np.float32)
+        counts = {1, settings.references} if settings.attributes.uniform else {settings.references}
+        for count in sorted(counts):
+            inputs = {"query": got[:1], "keys": got[None, 1 : count + 1], "values": values[None, :count]}
+            labels = propagate.run(None, inputs)[0]
+            tensors = [torch.from_numpy(inputs[name]) for name in ("query", "keys", "values")]
+            truth = local_soft_copy(*tensors, settings.attributes).numpy()
+            case = f"{size}, {count} reference{'s' if count > 1 else ''}"
+            found.append(Difference(PROPAGATE, case, _largest(truth, labels), LABELS_TOLERANCE))
+    return found
+
+
+def enforce(found: list[Difference]) -> None:
+    """Raise CorrflowError for the first difference that is too large."""
+    for difference in found:
+        if not difference.holds:
+            raise CorrflowError(
+                f"{difference.graph} differs from PyTorch: expected at most {difference.tolerance:g}, got"
+                f" {difference.largest:g} at {difference.case}; nothing was written"
+            )
+
+
+def _pictures(generator: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
+    """Smooth coloured noise that moves a little: [count, height, width, 3] uint8."""
+    coarse = generator.random((3, height // 8 + 12, width // 8 + 12), np.float32)
+    fine = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None], scale_factor=8, mode="bilinear")[0]
+    noise = generator.random((3, *fine.shape[1:]), np.float32) * 0.1
+    scene = ((fine.numpy() * 0.9 + noise) * 255).astype(np.uint8).transpose(1, 2, 0)
+    return np.stack([scene[3 * t : 3 * t + height, 2 * t : 2 * t + width] for t in range(count)])
+
+
+def _largest(expected: np.ndarray, got: np.ndarray) -> float:
+    return float(np.abs(expected - got).max()) if expected.shape == got.shape else float("inf")

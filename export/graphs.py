@@ -1,0 +1,131 @@
+"""The graphs of an artifact: frame -> features as a PyTorch module, and propagation around the custom node."""
+
+from __future__ import annotations
+
+import copy
+
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from corrflow.plugins.local_soft_copy import onnx_function
+from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.train.model import PIXEL_MEAN, PIXEL_SCALE, Encoder, ResidualBlock
+
+IR_VERSION = 9  # the newest that TensorRT 10.3 and older ONNX runtimes read
+
+
+class FrameEncoder(nn.Module):
+    """[1, H, W, 3] uint8, BGR -> [1, C, ceil(H / 4), ceil(W / 4)] float32: an encoder ready to run.
+
+    Batch normalisation goes into the convolutions. So do the pixel's scaling and the order of colours: the first
+    padding repeats pixels instead of writing zeros, so both commute with it.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        encoder = copy.deepcopy(encoder).eval()
+        self.unit_norm = encoder.config.unit_norm
+        self.stem = _fused(encoder.stem, encoder.stem_norm)
+        with torch.no_grad():
+            weight = self.stem.weight / PIXEL_SCALE
+            assert self.stem.bias is not None
+            self.stem.bias -= weight.sum((1, 2, 3)) * PIXEL_MEAN
+            self.stem.weight.copy_(weight.flip(1) / 255)
+        self.blocks = nn.Sequential(*(_FusedBlock(block) for block in encoder.blocks))  # type: ignore[arg-type]
+        self.head = encoder.head
+
+    def forward(self, frame: Tensor) -> Tensor:
+        x = frame.permute(0, 3, 1, 2).float()
+        x = F.relu(self.stem(F.pad(x, (2, 4, 2, 4), mode="replicate")))
+        features = self.head(self.blocks(x))
+        if self.unit_norm:
+            features = features / features.square().sum(1, keepdim=True).add(1e-12).sqrt()
+        return features
+
+
+class _FusedBlock(nn.Module):
+    """A residual block without batch normalisation."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = _fused(block.conv1, block.norm1), _fused(block.conv2, block.norm2)
+        self.shortcut = block.shortcut
+        if isinstance(block.shortcut, nn.Sequential):
+            self.shortcut = _fused(*block.shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+
+
+def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    """A convolution that does its batch normalisation as well."""
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    fused = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding  # type: ignore[arg-type]
+    )
+    assert norm.running_mean is not None and norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    fused.weight, fused.bias = weight, bias
+    return fused.requires_grad_(False)
+
+
+def propagate_model(attributes: Attributes, channels: int) -> onnx.ModelProto:
+    """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w], all float32.
+
+    One LocalSoftCopy node and its function body; K is free where all references share a window.
+    """
+    number = TensorProto.FLOAT
+    references = "references" if attributes.uniform else max(len(attributes.radius), len(attributes.dilation))
+    graph = helper.make_graph(
+        [onnx_function.node("query", "keys", "values", "labels", attributes)],
+        "propagate",
+        [
+            helper.make_tensor_value_info("query", number, [1, channels, "h", "w"]),
+            helper.make_tensor_value_info("keys", number, [1, references, channels, "h", "w"]),
+            helper.make_tensor_value_info("values", number, [1, references, "classes", "h", "w"]),
+        ],
+        [helper.make_tensor_value_info("labels", number, [1, "classes", "h", "w"])],
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=onnx_function.opset_imports(),
+        functions=[onnx_function.function(attributes)],
+        ir_version=IR_VERSION,
+        producer_name="corrflow",
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def encode_model(encoder: Encoder) -> onnx.ModelProto:
+    """frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32."""
+    example = torch.zeros(1, 90, 122, 3, dtype=torch.uint8)
+    free = {1: torch.export.Dim("height", min=8), 2: torch.export.Dim("width", min=8)}
+    program = torch.onnx.export(
+        FrameEncoder(encoder),
+        (example,),
+        input_names=["frame"],
+        output_names=["features"],
+        dynamic_shapes=(free,),
+        opset_version=onnx_function.OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    model.producer_name = "corrflow"
+    # The exporter's own notes (source lines, module names) are of no use to a user and grow the file.
+    del model.metadata_props[:]
+    graph = model.graph
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,202 @@
+"""The artifact: what export writes and the runtime reads. This module owns the contract.
+
+A folder, or a zip of it: encode.onnx, propagate.onnx and artifact.json with the tracking settings, where the weights
+come from, and the SHA-256 of every file. Nothing in it is trusted before it is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from corrflow.plugins.errors import InputError
+from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.runtime.onnx_guard import check_onnx
+
+FORMAT_VERSION = 1
+STRIDE = 4
+DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx"
+LARGEST_FILE = 512 * 2**20
+_REMEDY = "export it again with corrflow-export onnx"
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """How a tracker searches and remembers.
+
+    rows:          short side in pixels that frames are shrunk to before encoding; 0 keeps every frame as it is
+    first_frame:   whether the frame that an object was given on stays a reference for ever
+    recent_frames: how many of the last frames are references
+    radius, dilation, top_k, temperature: attributes of LocalSoftCopy, built into propagate.onnx
+    """
+
+    rows: int = 480
+    first_frame: bool = True
+    recent_frames: int = 5
+    radius: tuple[int, ...] = (8,)
+    dilation: tuple[int, ...] = (1,)
+    top_k: int = 10
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if not (self.rows == 0 or 16 <= self.rows <= 8192):
+            raise InputError(f"expected rows between 16 and 8192, or 0 for the frame's own, got {self.rows}")
+        if not 0 <= self.recent_frames <= 64 or self.references < 1:
+            raise InputError(
+                f"expected 1 to 64 recent frames (0 with the first frame kept), got {self.recent_frames}"
+            )
+        self.attributes.windows(self.references)
+
+    @property
+    def references(self) -> int:
+        """Reference frames once the memory is full."""
+        return self.recent_frames + int(self.first_frame)
+
+    @property
+    def attributes(self) -> Attributes:
+        """What propagate.onnx has built in."""
+        return Attributes(self.radius, self.dilation, self.top_k, self.temperature)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact.
+
+    files:      content of each file by name
+    channels:   feature channels
+    provenance: data, minutes and settings of the training
+    """
+
+    name: str
+    files: dict[str, bytes]
+    channels: int
+    settings: TrackingSettings
+    provenance: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """One hash of all files."""
+        digest = hashlib.sha256()
+        for name in sorted(self.files):
+            digest.update(f"{name}:{hashlib.sha256(self.files[name]).hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """For reports: what this artifact is, JSON-ready."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "channels": self.channels,
+            "tracking": asdict(self.settings),
+            "provenance": self.provenance,
+        }
+
+
+def bundled_artifact_path() -> Path:
+    """The artifact that comes with the package."""
+    return Path(__file__).parent / "models" / "quarter"
+
+
+def save_artifact(
+    folder: Path, files: dict[str, bytes], channels: int, settings: TrackingSettings, provenance: dict[str, Any]
+) -> None:
+    """Write an artifact folder; each file appears by rename, artifact.json last, so that a half-written one is seen.
+
+    files: encode.onnx, propagate.onnx and whatever else belongs to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write(folder / name, content)
+    description = {
+        "format": FORMAT_VERSION,
+        "stride": STRIDE,
+        "channels": channels,
+        "tracking": asdict(settings),
+        "provenance": provenance,
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    _write(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def load_artifact(path: Path | str) -> Artifact:
+    """Read and check an artifact folder or zip.
+
+    Raises InputError where a part is missing, damaged, of another version, or not something we would have written.
+    """
+    path = Path(path)
+    try:
+        description = json.loads(_read(path, DESCRIPTION))
+        version = description["format"]
+        if version != FORMAT_VERSION:
+            raise InputError(f"{path}: expected artifact format {FORMAT_VERSION}, got {version}; {_REMEDY}")
+        if description["stride"] != STRIDE or not 1 <= description["channels"] <= 4096:
+            raise InputError(
+                f"{path}: expected stride {STRIDE} and 1 to 4096 channels, got {description['stride']} and"
+                f" {description['channels']}; {_REMEDY}"
+            )
+        tracking = dict(description["tracking"])
+        for name in ("radius", "dilation"):
+            tracking[name] = tuple(int(value) for value in tracking[name])
+        settings = TrackingSettings(**tracking)
+        entries = {str(name): str(entry["sha256"]) for name, entry in description["files"].items()}
+        channels, provenance = int(description["channels"]), dict(description["provenance"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: {DESCRIPTION} is damaged ({type(error).__name__}: {error}); {_REMEDY}") from error
+
+    files = {}
+    for name in {ENCODE, PROPAGATE} | set(entries):
+        if name not in entries or Path(name).name != name:
+            raise InputError(f"{path}: expected {name} among the files of {DESCRIPTION}; {_REMEDY}")
+        files[name] = _read(path, name)
+        found = hashlib.sha256(files[name]).hexdigest()
+        if found != entries[name]:
+            raise InputError(
+                f"{path}: {name} is damaged: expected SHA-256 {entries[name][:12]}..., got {found[:12]}...; {_REMEDY}"
+            )
+        if name.endswith(".onnx"):
+            check_onnx(f"{path}: {name}", files[name])
+    return Artifact(path.stem if path.suffix == ".zip" else path.name, files, channels, settings, provenance)
+
+
+def _read(path: Path, name: str) -> bytes:
+    """One file of an artifact folder or zip, never more than LARGEST_FILE bytes of it."""
+    try:
+        if path.is_dir():
+            if (path / name).stat().st_size > LARGEST_FILE:
+                raise InputError(f"{path}: {name} is larger than {LARGEST_FILE} bytes; refused")
+            return (path / name).read_bytes()
+        if not path.exists():
+            raise InputError(f"expected an artifact folder or zip at {path}, found nothing; {_REMEDY}")
+        with zipfile.ZipFile(path) as archive:
+            inside = [entry for entry in archive.namelist() if entry == name or entry.endswith(f"/{name}")]
+            if not inside:
+                raise FileNotFoundError(name)
+            with archive.open(min(inside, key=len)) as file:
+                content = file.read(LARGEST_FILE + 1)
+            if len(content) > LARGEST_FILE:
+                raise InputError(f"{path}: {name} is larger than {LARGEST_FILE} bytes; refused")
+            return content
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: expected {name} in the artifact, found none; {_REMEDY}") from error
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        # A damaged archive shows itself in as many ways as there are bytes to damage.
+        raise InputError(f"{path} is damaged: expected an artifact folder or zip ({error}); {_REMEDY}") from error
+    except Exception as error:
+        if type(error).__module__ in ("zlib", "lzma"):
+            raise InputError(f"{path} is damaged: {error}; {_REMEDY}") from error
+        raise
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,68 @@
+"""What computes: one small protocol, and the choice among those who fulfil it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+import numpy as np
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.artifact import Artifact
+
+logger = logging.getLogger("corrflow")
+
+BACKENDS = ("auto", "onnxruntime")
+
+# Features and the memory belong to the back end that made them: they may live on another device.
+Features = Any
+
+
+class Memory(Protocol):
+    """References of one group of objects: features with soft labels. Bytes held do not grow with the stream."""
+
+    def remember(self, features: Features, labels: np.ndarray, anchor: bool = False) -> None:
+        """Store a frame: labels [N, h, w] float32. An anchor stays for ever, other frames push out the oldest."""
+        ...
+
+    @property
+    def labels(self) -> int:
+        """N, the number of label channels."""
+        ...
+
+
+class Backend(Protocol):
+    """Encodes frames and propagates labels."""
+
+    name: str
+    artifact: Artifact
+
+    def encode(self, frame: np.ndarray) -> Features:
+        """Features of a frame [H, W, 3] uint8, BGR, as it is: nothing is resized here."""
+        ...
+
+    def new_memory(self, capacity: int, anchors: int, labels: int, cells: tuple[int, int]) -> Memory:
+        """An empty memory of `capacity` references, `anchors` of them kept for ever, of `labels` channels."""
+        ...
+
+    def propagate(self, query: Features, memory: Memory) -> np.ndarray:
+        """Soft labels [N, h, w] float32 of a frame, copied from the memory."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held."""
+        ...
+
+
+def open_backend(name: str, artifact: Artifact, threads: int = 0) -> Backend:
+    """The back end of that name; "auto" takes the best that works and logs which.
+
+    threads: CPU threads, 0 for as many as there are cores. Raises InputError for an unknown name.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"expected a back end among {', '.join(BACKENDS)}, got {name!r}; choose one of those")
+    from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+    backend = OnnxRuntimeBackend(artifact, threads)
+    logger.info("back end: %s (LocalSoftCopy as an ONNX function)", backend.name)
+    return backend

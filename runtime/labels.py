@@ -1,0 +1,141 @@
+"""Labels between pixels and cells: masks and points to soft label maps, and back.
+
+A cell is 4x4 pixels of the working frame; the centre of cell i lies at pixel 4i + 1.5. The working frame is the given
+frame shrunk; pixel centres lie at integers in both, so x_working = (x + 0.5) * scale - 0.5.
+Labels are never blended as integers: each object has its own map of numbers from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from corrflow.runtime.artifact import STRIDE
+
+POINT_SIGMA = 1.0  # cells; a point's map has to survive sampling on cells and stay narrow
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The three grids of a stream: given frame, working frame, cells; each as (height, width)."""
+
+    frame: tuple[int, int]
+    working: tuple[int, int]
+
+    @classmethod
+    def of(cls, frame: tuple[int, int], rows: int) -> Geometry:
+        """Shrink so that the short side is `rows`; frames that are small already, and rows = 0, stay as they are."""
+        short = min(frame)
+        if rows == 0 or short <= rows:
+            return cls(frame, frame)
+        height, width = (max(1, round(side * rows / short)) for side in frame)
+        return cls(frame, (height, width))
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        height, width = self.working
+        return -(-height // STRIDE), -(-width // STRIDE)
+
+    def shrink(self, image: np.ndarray) -> np.ndarray:
+        """A given frame [H, W, 3] uint8 -> the working frame."""
+        if self.working == self.frame:
+            return image
+        return cv2.resize(image, self.working[::-1], interpolation=cv2.INTER_AREA)
+
+    def mask_to_cells(self, mask: np.ndarray) -> np.ndarray:
+        """Share of each cell that a mask [H, W] bool covers: [h, w] float32, 0..1."""
+        share = mask.astype(np.float32)
+        if self.working != self.frame:
+            share = cv2.resize(share, self.working[::-1], interpolation=cv2.INTER_AREA)
+        (height, width), (rows, columns) = self.working, self.cells
+        # Cells at the right and bottom edge may reach out of the frame; the frame's last pixels stand for the rest.
+        share = np.pad(share, ((0, rows * STRIDE - height), (0, columns * STRIDE - width)), mode="edge")
+        return share.reshape(rows, STRIDE, columns, STRIDE).mean((1, 3), dtype=np.float32)
+
+    def points_to_cells(self, points: np.ndarray) -> np.ndarray:
+        """One bump for each point: [P, 2] (x, y) in pixels -> [P, h, w] float32, highest at the point."""
+        rows, columns = self.cells
+        u, v = self._to_cell(points.astype(np.float64)).T
+        across = np.exp(-0.5 * ((np.arange(columns) - u[:, None]) / POINT_SIGMA) ** 2)
+        along = np.exp(-0.5 * ((np.arange(rows) - v[:, None]) / POINT_SIGMA) ** 2)
+        return (along[:, :, None] * across[:, None, :]).astype(np.float32)
+
+    def cells_to_points(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each map [P, h, w] is highest: points [P, 2] float32 in pixels, and the heights [P] float32.
+
+        The place is found between cells by mean shift from the highest cell, with a bump's own width.
+        """
+        rows, columns = self.cells
+        points = np.empty((len(maps), 2), np.float64)
+        for place, bump in zip(points, maps, strict=True):
+            v, u = (float(index) for index in np.unravel_index(int(bump.argmax()), bump.shape))
+            for _ in range(8):
+                top, left = max(0, round(v) - 3), max(0, round(u) - 3)
+                patch = bump[top : round(v) + 4, left : round(u) + 4].astype(np.float64)
+                y, x = np.arange(top, top + patch.shape[0]), np.arange(left, left + patch.shape[1])
+                weight = patch * np.exp(-0.5 * ((y[:, None] - v) ** 2 + (x - u) ** 2) / POINT_SIGMA**2)
+                if (mass := weight.sum()) <= 0:
+                    break
+                v, u = float((weight.sum(1) * y).sum() / mass), float((weight.sum(0) * x).sum() / mass)
+            place[:] = u, v
+        return self._to_pixel(points).astype(np.float32), maps.max((1, 2))
+
+    def upsampler(self) -> Upsampler:
+        """What brings soft labels from cells to the given frame."""
+        matrices = [
+            _interpolation(cells, working, frame)
+            for cells, working, frame in zip(self.cells, self.working, self.frame, strict=True)
+        ]
+        return Upsampler(*matrices)
+
+    def _to_cell(self, points: np.ndarray) -> np.ndarray:
+        scale = np.array(self.working[::-1]) / np.array(self.frame[::-1])
+        return ((points + 0.5) * scale - 0.5 - (STRIDE - 1) / 2) / STRIDE
+
+    def _to_pixel(self, cells: np.ndarray) -> np.ndarray:
+        scale = np.array(self.working[::-1]) / np.array(self.frame[::-1])
+        pixels = (cells * STRIDE + (STRIDE - 1) / 2 + 0.5) / scale - 0.5
+        return pixels.clip(0, np.array(self.frame[::-1]) - 1)
+
+
+@dataclass(frozen=True)
+class Upsampler:
+    """Bilinear interpolation from cells to pixels as two small matrices, exact for every pair of sizes.
+
+    rows [H, h], columns [W, w], float32
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """[N, h, w] -> [N, H, W], float32."""
+        return np.matmul(np.matmul(self.rows, labels), self.columns.T)
+
+
+def _interpolation(cells: int, working: int, frame: int) -> np.ndarray:
+    """[frame, cells] float32: weights of the two cells around each pixel, the edge cells held beyond their centres."""
+    pixel = (np.arange(frame) + 0.5) * working / frame - 0.5
+    place = ((pixel - (STRIDE - 1) / 2) / STRIDE).clip(0, cells - 1)
+    lower = np.minimum(place.astype(int), max(cells - 2, 0))
+    matrix = np.zeros((frame, cells), np.float32)
+    matrix[np.arange(frame), lower] = 1 - (place - lower)
+    if cells > 1:
+        matrix[np.arange(frame), lower + 1] = place - lower
+    return matrix
+
+
+def indexed_mask(ids: list[int], labels: np.ndarray) -> np.ndarray:
+    """The picture of all objects: each pixel shows the object with the highest soft label above one half.
+
+    labels [N, H, W] float32, of the objects `ids` -> [H, W] uint8. An object's own pixels are those where its label
+    is above one half, whatever the others do; only where two claim a pixel does the higher one, then the lower id, show.
+    """
+    if not ids:
+        return np.zeros(labels.shape[1:], np.uint8)
+    order = np.argsort(ids, kind="stable")
+    best = labels[order].argmax(0)
+    shown = np.array(ids, np.uint8)[order][best]
+    return np.where(labels.max(0) > 0.5, shown, np.uint8(0))

@@ -1,0 +1,72 @@
+"""ONNX Runtime on the CPU: encode.onnx and propagate.onnx as they are, features and memory in host arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.artifact import ENCODE, PROPAGATE, Artifact
+from corrflow.runtime.memory import MemoryRing
+
+
+class OnnxRuntimeBackend:
+    """Fulfils `backend.Backend`. Features are [C, h, w] float32 arrays."""
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, artifact: Artifact, threads: int = 0) -> None:
+        import onnxruntime
+
+        self.artifact = artifact
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+        try:
+            self._encode = onnxruntime.InferenceSession(
+                artifact.files[ENCODE], options, providers=["CPUExecutionProvider"]
+            )
+            self._propagate = onnxruntime.InferenceSession(
+                artifact.files[PROPAGATE], options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise InputError(
+                f"{artifact.name}: onnxruntime {onnxruntime.__version__} refuses the graphs"
+                f" ({str(error).splitlines()[0]}); export the artifact again or update onnxruntime"
+            ) from error
+        _expect_inputs(artifact.name, ENCODE, self._encode, {"frame"})
+        _expect_inputs(artifact.name, PROPAGATE, self._propagate, {"query", "keys", "values"})
+
+    def encode(self, frame: np.ndarray) -> np.ndarray:
+        """[H, W, 3] uint8, BGR -> [C, ceil(H / 4), ceil(W / 4)] float32."""
+        features = self._run(self._encode, {"frame": np.ascontiguousarray(frame[None])})[0]
+        if features.shape[0] != self.artifact.channels:
+            raise CorrflowError(
+                f"{self.artifact.name}: expected {self.artifact.channels} feature channels, got {features.shape[0]}"
+            )
+        return features
+
+    def new_memory(self, capacity: int, anchors: int, labels: int, cells: tuple[int, int]) -> MemoryRing:
+        return MemoryRing(capacity, anchors, labels, cells, self.artifact.channels)
+
+    def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
+        """Features [C, h, w] -> soft labels [N, h, w] float32."""
+        keys, values = memory.references(fill=not self.artifact.settings.attributes.uniform)
+        return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None]})[0]
+
+    def close(self) -> None:
+        del self._encode, self._propagate
+
+    @staticmethod
+    def _run(session, inputs: dict[str, np.ndarray]) -> np.ndarray:  # noqa: ANN001
+        try:
+            return session.run(None, inputs)[0]
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise CorrflowError(f"onnxruntime failed: {str(error).splitlines()[0]}") from error
+
+
+def _expect_inputs(artifact: str, name: str, session, expected: set[str]) -> None:  # noqa: ANN001
+    got = {entry.name for entry in session.get_inputs()}
+    if got != expected:
+        raise InputError(
+            f"{artifact}: expected {name} to take {sorted(expected)}, got {sorted(got)}; export the artifact again"
+        )

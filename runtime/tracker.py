@@ -1,0 +1,258 @@
+"""The tracker: give it a frame with objects, then frame after frame; the loop belongs to the caller.
+
+Each frame is encoded once. Its soft labels are copied from the memory: the frame the objects were given on and the
+last few frames with the labels found there (paper, section 3.4; the memory is its future work). Objects given on one
+frame form a group with a memory of its own, so that adding, correcting or removing an object cannot change another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.artifact import TrackingSettings
+from corrflow.runtime.backend import Backend, Features, Memory
+from corrflow.runtime.labels import Geometry, Upsampler, indexed_mask
+from corrflow.runtime.tracks import KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
+
+# Label channels come in blocks of one size, so that the arithmetic of a channel does not depend on its neighbours.
+CHANNEL_BLOCK = 8
+LOST_POINT = 0.05
+
+
+@dataclass
+class _Member:
+    """An object and its channels in its group's labels."""
+
+    given: TrackedObject
+    channels: slice
+
+
+@dataclass
+class _Group:
+    """Objects given on the same frame, and the memory they are copied from."""
+
+    frame_index: int
+    members: list[_Member]
+    memory: Memory
+
+
+class Tracker:
+    """Tracks masks and keypoints through a stream of frames of one size.
+
+    settings: the artifact's own unless given; what propagate.onnx has built in cannot differ.
+    Raises InputError where the settings do not fit the artifact.
+    """
+
+    def __init__(self, backend: Backend, settings: TrackingSettings | None = None) -> None:
+        self.backend = backend
+        self.settings = settings or backend.artifact.settings
+        built_in = backend.artifact.settings.attributes
+        if self.settings.attributes != built_in:
+            raise InputError(
+                f"expected the settings built into {backend.artifact.name} ({built_in}),"
+                f" got {self.settings.attributes}; export an artifact with those settings"
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all objects and frames."""
+        self._groups: list[_Group] = []
+        self._geometry: Geometry | None = None
+        self._upsample: Upsampler | None = None
+        self._features: Features = None
+        self._frame_index = -1
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Ids of the objects being tracked, ascending."""
+        return tuple(sorted(member.given.id for group in self._groups for member in group.members))
+
+    def start(self, frame: np.ndarray, objects: Sequence[TrackedObject]) -> Tracks:
+        """Begin anew with a frame [H, W, 3] uint8, BGR, and the objects on it; returns them as they were given.
+
+        Raises InputError for a frame or an object that does not fit.
+        """
+        _check_frame(frame)
+        height, width = frame.shape[:2]
+        geometry = Geometry.of((height, width), self.settings.rows)
+        _check_objects(objects, (height, width), ())
+        self.reset()
+        self._geometry, self._upsample = geometry, geometry.upsampler()
+        self._frame_index = 0
+        self._features = self.backend.encode(geometry.shrink(frame))
+        self._join(objects)
+        return self._given(objects)
+
+    def step(self, frame: np.ndarray) -> Tracks:
+        """Track every object into the next frame [H, W, 3] uint8, BGR.
+
+        Raises CorrflowError where the size is not that of the first frame, InputError before `start`.
+        """
+        geometry, upsample = self._started()
+        _check_frame(frame)
+        if frame.shape[:2] != geometry.frame:
+            raise CorrflowError(
+                f"expected frames of {_size(geometry.frame)} as at the start, got {_size(frame.shape[:2])};"
+                " start again with objects on a frame of the new size"
+            )
+        self._frame_index += 1
+        self._features = self.backend.encode(geometry.shrink(frame))
+        ids, maps, tracks = [], [], []
+        for group in self._groups:
+            labels = self.backend.propagate(self._features, group.memory)
+            group.memory.remember(self._features, labels)
+            for member in group.members:
+                own = labels[member.channels]
+                if isinstance(member.given, MaskObject):
+                    ids.append(member.given.id)
+                    maps.append(upsample(own)[0])
+                    tracks.append(_mask_track(member.given, maps[-1]))
+                else:
+                    tracks.append(_keypoints_track(member.given, *geometry.cells_to_points(own)))
+        mask = indexed_mask(ids, np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
+        return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
+
+    def add(self, objects: Sequence[TrackedObject]) -> Tracks:
+        """Track further objects, given on the frame last seen; returns them as they were given."""
+        geometry, _ = self._started()
+        _check_objects(objects, geometry.frame, self.object_ids)
+        self._join(objects)
+        return self._given(objects)
+
+    def correct(self, given: TrackedObject) -> Tracks:
+        """Replace an object by what it truly looks like on the frame last seen."""
+        geometry, _ = self._started()
+        if given.id not in self.object_ids:
+            raise InputError(f"expected an object among {list(self.object_ids)} to correct, got {given.id}")
+        _check_objects([given], geometry.frame, ())
+        self.remove(given.id)
+        return self.add([given])
+
+    def remove(self, object_id: int) -> None:
+        """Stop tracking an object; raises InputError for one that is not tracked."""
+        for group in self._groups:
+            kept = [member for member in group.members if member.given.id != object_id]
+            if len(kept) < len(group.members):
+                group.members = kept
+                self._groups = [group for group in self._groups if group.members]
+                return
+        raise InputError(f"expected an object among {list(self.object_ids)} to remove, got {object_id}")
+
+    def _started(self) -> tuple[Geometry, Upsampler]:
+        if self._geometry is None or self._upsample is None:
+            raise InputError("expected start(frame, objects) before the first step")
+        return self._geometry, self._upsample
+
+    def _join(self, objects: Sequence[TrackedObject]) -> None:
+        """Make a group of these objects on the current frame, with a memory that begins there."""
+        geometry, _ = self._started()
+        members, maps = [], []
+        for given in objects:
+            own = (
+                geometry.mask_to_cells(given.mask)[None]
+                if isinstance(given, MaskObject)
+                else geometry.points_to_cells(given.points)
+            )
+            first = sum(len(part) for part in maps)
+            members.append(_Member(given, slice(first, first + len(own))))
+            maps.append(own)
+        if not members:
+            return
+        used = sum(len(part) for part in maps)
+        labels = np.zeros((-(-used // CHANNEL_BLOCK) * CHANNEL_BLOCK, *geometry.cells), np.float32)
+        labels[:used] = np.concatenate(maps)
+        anchors = int(self.settings.first_frame)
+        memory = self.backend.new_memory(self.settings.references, anchors, len(labels), geometry.cells)
+        memory.remember(self._features, labels, anchor=True)
+        self._groups.append(_Group(self._frame_index, members, memory))
+
+    def _given(self, objects: Sequence[TrackedObject]) -> Tracks:
+        """The objects as tracks of the frame they are given on."""
+        geometry, _ = self._started()
+        masks = [given for given in objects if isinstance(given, MaskObject)]
+        maps = [given.mask.astype(np.float32) for given in masks]
+        tracks = [
+            _mask_track(given, given.mask.astype(np.float32))
+            if isinstance(given, MaskObject)
+            else _keypoints_track(given, given.points.astype(np.float32), np.ones(len(given.points), np.float32))
+            for given in objects
+        ]
+        mask = indexed_mask([given.id for given in masks], np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
+        return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
+
+
+def with_settings(settings: TrackingSettings, rows: int | None = None, recent: int | None = None) -> TrackingSettings:
+    """Settings with what a user may change at run time; None keeps what the artifact says."""
+    changes = {name: value for name, value in (("rows", rows), ("recent_frames", recent)) if value is not None}
+    return replace(settings, **changes)
+
+
+def _mask_track(given: MaskObject, label: np.ndarray) -> ObjectTrack:
+    own = label > 0.5
+    columns, rows = np.flatnonzero(own.any(0)), np.flatnonzero(own.any(1))
+    if not len(rows):
+        return ObjectTrack(given.id, given.name, 0.0, False)
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return ObjectTrack(given.id, given.name, float(label[own].mean(dtype=np.float64)), True, box)
+
+
+def _keypoints_track(given: KeypointsObject, points: np.ndarray, heights: np.ndarray) -> ObjectTrack:
+    confidence = heights.clip(0, 1).astype(np.float32)
+    return ObjectTrack(
+        given.id,
+        given.name,
+        float(confidence.mean()),
+        bool((confidence > LOST_POINT).any()),
+        points=points,
+        point_names=given.point_names,
+        point_confidence=confidence,
+    )
+
+
+def _check_frame(frame: np.ndarray) -> None:
+    if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
+        got = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise InputError(f"expected a frame [H, W, 3] uint8, BGR, got {got}")
+    if 0 in frame.shape:
+        raise InputError(f"expected a frame with pixels, got {list(frame.shape)}")
+
+
+def _check_objects(objects: Sequence[TrackedObject], frame: tuple[int, int], taken: tuple[int, ...]) -> None:
+    """Raise InputError for the first object that cannot be tracked on a frame of this (height, width)."""
+    seen = set(taken)
+    for given in objects:
+        if not 1 <= given.id <= 255:
+            raise InputError(f"expected object ids from 1 to 255, got {given.id}")
+        if given.id in seen:
+            raise InputError(f"expected every object to have an id of its own, got {given.id} twice")
+        seen.add(given.id)
+        if isinstance(given, MaskObject):
+            if given.mask.shape != frame:
+                raise InputError(
+                    f"expected a mask of the frame's size {_size(frame)}, got {_size(given.mask.shape)};"
+                    " draw it on the first frame at its full size"
+                )
+            if not given.mask.any():
+                raise InputError(f"expected pixels in the mask of object {given.id}, got an empty mask")
+            continue
+        points = np.asarray(given.points)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(given.point_names) or not len(points):
+            raise InputError(
+                f"expected points [P, 2] with P names, got {list(points.shape)} and {len(given.point_names)} names"
+            )
+        height, width = frame
+        for name, (x, y) in zip(given.point_names, points, strict=True):
+            if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+                raise InputError(
+                    f"expected point {name!r} inside the frame, x from 0 to {width - 1} and y from 0 to {height - 1},"
+                    f" got ({x:g}, {y:g}); give pixels of the first frame"
+                )
+
+
+def _size(shape: Sequence[int]) -> str:
+    """854x480: width first as people say it."""
+    return f"{shape[1]}x{shape[0]}" if len(shape) >= 2 else str(list(shape))
