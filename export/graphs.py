@@ -81,7 +81,7 @@ def propagate_model(attributes: Attributes, channels: int) -> onnx.ModelProto:
     One LocalSoftCopy node and its function body; K is free where all references share a window.
     """
     number = TensorProto.FLOAT
-    references = "references" if attributes.uniform else max(len(attributes.radius), len(attributes.dilation))
+    references = "references" if attributes.uniform else len(attributes.distinct_windows)
     graph = helper.make_graph(
         [onnx_function.node("query", "keys", "values", "labels", attributes)],
         "propagate",

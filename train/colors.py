@@ -55,6 +55,11 @@ def cell_colours(lab: Tensor, codebook: Tensor) -> Tensor:
     return F.one_hot(classes, len(codebook)).permute(0, 3, 1, 2).to(lab.dtype)
 
 
+def cell_marks(marks: Tensor, classes: int) -> Tensor:
+    """Share of each class in each 4x4 cell: marks [B, H, W] int64, 0..classes-1 -> [B, classes, H / 4, W / 4]."""
+    return F.avg_pool2d(F.one_hot(marks, classes).permute(0, 3, 1, 2).float(), STRIDE)
+
+
 def bottlenecked(
     clips: Tensor, generator: np.random.Generator, dropout: float, jitter: float, grey_input: bool = False
 ) -> Tensor:

@@ -75,7 +75,7 @@ def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
         for name, reason in cache.skipped.items() if cache else ():
             console.print(f"left out {name}: {reason}", style="yellow", highlight=False)
 
-    sampler = ClipSampler(clips, pictures, config.frames, config.crop, config.stills_share, config.seed)
+    sampler = ClipSampler(clips, pictures, config)
     if saved is not None:
         learner, first = loop.Learner.fresh(model, saved.train, saved.codebook), saved.step
         learner.load(saved)

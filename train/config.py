@@ -58,6 +58,8 @@ class TrainConfig:
                        both 1 is the ablation without scheduled sampling
     cycle_weight:      weight of the cycle terms; 0 is the ablation
     stills_share:      share of clips made from photographs by random motion, where there are photographs
+    marks_on_stills:   copy random marks painted on the photographs in place of their colours: the motion is known, so
+                       marks, unlike colours, are right even where neighbours look alike (not in the paper)
     """
 
     steps: int = 1_000_000
@@ -76,6 +78,7 @@ class TrainConfig:
     cycle_weight: float = 0.1
     learning_rate: float = 2e-4
     stills_share: float = 0.3
+    marks_on_stills: bool = True
     seed: int = 0
     precision: str = "float32"
     threads: int = 2

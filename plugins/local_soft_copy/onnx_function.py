@@ -54,8 +54,7 @@ class _Nodes:
 def function(attributes: Attributes) -> onnx.FunctionProto:
     """The function body for these attributes: (query, keys, values) -> copied, shapes as in spec.py, float32."""
     add = _Nodes("o")
-    radii = attributes.windows(1) if attributes.uniform else attributes.windows(_references(attributes))
-    halo = max(radius * dilation for radius, dilation in radii)
+    halo = max(radius * dilation for radius, dilation in attributes.distinct_windows)
     T = TILE
 
     height, width = add.size("query", 2), add.size("query", 3)
@@ -127,10 +126,6 @@ def opset_imports() -> list[onnx.OperatorSetIdProto]:
     return [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
 
 
-def _references(attributes: Attributes) -> int:
-    return max(len(attributes.radius), len(attributes.dilation))
-
-
 def _scalars(add: _Nodes, start: int, stop: str, step: int) -> tuple[str, str, str]:
     """Range wants scalars where the sizes at hand are [1]."""
     return add.constant(start), add("Squeeze", stop), add.constant(step)
@@ -192,7 +187,7 @@ def _window_masks(attributes: Attributes, halo: int) -> np.ndarray:
     T, P = TILE, TILE + 2 * halo
     offset = np.arange(P)[None, :] - halo - np.arange(T)[:, None]  # [T, P]
     masks = []
-    for radius, dilation in attributes.windows(1 if attributes.uniform else _references(attributes)):
+    for radius, dilation in attributes.distinct_windows:
         near = (abs(offset) <= radius * dilation) & (offset % dilation == 0)
         masks.append((near[:, None, :, None] & near[None, :, None, :]).reshape(T * T, P * P))
     return np.stack(masks, 1).astype(np.float32)

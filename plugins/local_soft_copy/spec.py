@@ -63,6 +63,13 @@ class Attributes:
         """True where all references share one radius and one dilation, so that any K will do."""
         return len(set(self.radius)) == 1 and len(set(self.dilation)) == 1
 
+    @property
+    def distinct_windows(self) -> tuple[tuple[int, int], ...]:
+        """(radius, dilation) once where all references share it, otherwise of each reference."""
+        if self.uniform:
+            return ((self.radius[0], self.dilation[0]),)
+        return self.windows(max(len(self.radius), len(self.dilation)))
+
     def windows(self, references: int) -> tuple[tuple[int, int], ...]:
         """(radius, dilation) of each of `references` references; raises InputError where the lengths differ."""
         for name, given in (("radii", self.radius), ("dilations", self.dilation)):

@@ -1,0 +1,73 @@
+"""corrflow-track: the shell around `run.track_source`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrflow.plugins.errors import InputError, errors_reported
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(
+    help="""Track objects or points through a video, from what they look like on its first frame.
+
+    SOURCE is a video file, a folder of pictures, or a glob pattern of pictures in quotes.
+
+    \b
+    Examples:
+      corrflow-track --demo
+      corrflow-track video.mp4 --init mask.png
+      corrflow-track video.mp4 --init mask.png --save out.mp4 --masks masks/
+      corrflow-track frames/ --keypoints points.csv --csv tracks.csv --jsonl tracks.jsonl
+      corrflow-track "frames/*.jpg" --init cat.png --init dog.png --artifact artifacts/first
+    """
+)
+def track(
+    source: Annotated[str | None, typer.Argument(help="Video file, folder of pictures, or glob pattern.")] = None,
+    init: Annotated[
+        list[Path] | None, typer.Option(help="Mask of the first frame, PNG; several files for several objects.")
+    ] = None,
+    keypoints: Annotated[Path | None, typer.Option(help="Points of the first frame, CSV with name,x,y.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Video with the tracks drawn in (.mp4 or .mkv).")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder for one palette PNG a frame, as DAVIS has them.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Keypoints of every frame as CSV.")] = None,
+    jsonl: Annotated[Path | None, typer.Option(help="Everything but the masks as JSON, one line a frame.")] = None,
+    artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
+    rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
+    recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
+    demo: Annotated[bool, typer.Option("--demo", help="Render a clip, track it, and say how well that went.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for what --demo writes.")] = Path("corrflow-demo"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which back end was picked and why.")] = False,
+) -> None:
+    with errors_reported():
+        if demo and (source or init or keypoints):
+            raise InputError("expected --demo alone, got a source or objects as well; leave out one of them")
+        if not demo and source is None:
+            raise InputError("expected a SOURCE to track, got none; name a video, or try corrflow-track --demo")
+        if not demo and not init and not keypoints:
+            raise InputError(
+                "expected --init MASK.png or --keypoints POINTS.csv, got neither; say what to track on the first frame"
+            )
+        from corrflow.runtime import command
+
+        model = command.Model(artifact, backend, threads, rows, recent, verbose)
+        if demo:
+            command.run_demo(model, out)
+        else:
+            assert source is not None
+            command.run_track(source, init or [], keypoints, command.Outputs(save, masks, csv, jsonl), model)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""What corrflow-track does between reading its options and the loop: models, sinks, progress, last words."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+from corrflow.runtime.backend import open_backend
+from corrflow.runtime.demo import DemoSource
+from corrflow.runtime.initial import read_keypoints, read_mask_objects
+from corrflow.runtime.run import Summary, track_source
+from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
+from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
+from corrflow.runtime.tracker import Tracker, with_settings
+from corrflow.runtime.tracks import Frame, MaskObject, TrackedObject, Tracks
+
+
+@dataclass(frozen=True)
+class Model:
+    """What to track with."""
+
+    artifact: Path | None
+    backend: str
+    threads: int
+    rows: int | None
+    recent: int | None
+    verbose: bool
+
+    @contextmanager
+    def tracker(self) -> Iterator[Tracker]:
+        """A tracker on an open back end. Raises InputError where the artifact or the options are wrong."""
+        if self.verbose:
+            logging.basicConfig(format="%(name)s: %(message)s")
+            logging.getLogger("corrflow").setLevel(logging.INFO)
+        if self.threads < 0:
+            raise InputError(f"expected --threads of 0 or more, got {self.threads}")
+        artifact = load_artifact(self.artifact or bundled_artifact_path())
+        settings = with_settings(artifact.settings, self.rows, self.recent)
+        backend = open_backend(self.backend, artifact, self.threads)
+        try:
+            yield Tracker(backend, settings)
+        finally:
+            backend.close()
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go; each may be None."""
+
+    save: Path | None = None
+    masks: Path | None = None
+    csv: Path | None = None
+    jsonl: Path | None = None
+
+    def paths(self) -> list[Path]:
+        return [path for path in (self.save, self.masks, self.csv, self.jsonl) if path is not None]
+
+    def open(self, source: FrameSource) -> list[Sink]:
+        """A sink for each; raises InputError for one that cannot be written, with the others closed again."""
+        pace = source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
+        makers: list[Callable[[], Sink]] = []
+        if self.save is not None:
+            makers.append(lambda: VideoSink(self.save, pace))  # type: ignore[arg-type]
+        if self.masks is not None:
+            makers.append(lambda: MaskFolderSink(self.masks))  # type: ignore[arg-type]
+        if self.csv is not None:
+            makers.append(lambda: KeypointCsvSink(self.csv))  # type: ignore[arg-type]
+        if self.jsonl is not None:
+            makers.append(lambda: JsonLinesSink(self.jsonl))  # type: ignore[arg-type]
+        sinks: list[Sink] = []
+        try:
+            for make in makers:
+                sinks.append(make())
+        except Exception:
+            for sink in sinks:
+                sink.close()
+            raise
+        return sinks
+
+
+def run_track(source: str, masks: Sequence[Path], keypoints: Path | None, outputs: Outputs, model: Model) -> None:
+    """corrflow-track SOURCE: raises InputError before anything is written, CorrflowError midway."""
+    console = Console(stderr=True)
+    objects: list[TrackedObject] = list(read_mask_objects(masks))
+    if keypoints is not None:
+        objects += read_keypoints(keypoints, max((given.id for given in objects), default=0) + 1)
+    if outputs.csv is not None and keypoints is None:
+        raise InputError("expected --keypoints with --csv, which holds points only; leave out --csv or give points")
+    with open_source(source) as frames:
+        if not outputs.paths():
+            outputs = replace(outputs, save=Path(f"{frames.name}_tracked.mp4"))
+        for path in outputs.paths():
+            if path.exists() and os.path.exists(source) and path.samefile(source):
+                raise InputError(f"expected results apart from the source, got {path} for both; name another")
+        with model.tracker() as tracker:
+            summary = _with_progress(console, frames, tracker, objects, outputs)
+    _say(console, summary, outputs)
+
+
+def run_demo(model: Model, folder: Path) -> None:
+    """corrflow-track --demo: track a rendered clip, whose exact masks are known, and print the J reached."""
+    console = Console(stderr=True)
+    outputs = Outputs(save=folder / "demo_tracked.mp4", masks=folder / "masks", jsonl=folder / "demo_tracks.jsonl")
+    with console.status("rendering the clip"):
+        source = DemoSource()
+    truth = source.masks
+    with source, model.tracker() as tracker:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"expected a folder to write to, got {folder} ({error.strerror}); name another") from error
+        scores: list[float] = []
+
+        def score(frame: Frame, tracks: Tracks) -> None:
+            if frame.index:
+                found, true = tracks.mask == 1, truth[frame.index]
+                union = np.count_nonzero(found | true)
+                scores.append(np.count_nonzero(found & true) / union if union else 1.0)
+
+        summary = _with_progress(console, source, tracker, [MaskObject(1, truth[0], source.name)], outputs, score)
+    _say(console, summary, outputs)
+    console.print(f"mean J over frames 1 to {len(scores)}: {np.mean(scores):.3f} (lowest {np.min(scores):.3f})")
+
+
+def _with_progress(
+    console: Console,
+    source: FrameSource,
+    tracker: Tracker,
+    objects: Sequence[TrackedObject],
+    outputs: Outputs,
+    observe: Callable[[Frame, Tracks], None] = lambda frame, tracks: None,
+) -> Summary:
+    columns = (
+        TextColumn("tracking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]} frames/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("", total=source.frame_count, pace="-")
+
+        def report(frame: Frame, tracks: Tracks) -> None:
+            observe(frame, tracks)
+            speed = bars.tasks[0].speed
+            bars.update(bar, advance=1, pace=f"{speed:.1f}" if speed else "-")
+
+        summary = track_source(source, tracker, objects, lambda: outputs.open(source), report)
+        bars.update(bar, total=summary.frames)
+    return summary
+
+
+def _say(console: Console, summary: Summary, outputs: Outputs) -> None:
+    pace = summary.frames / max(summary.seconds, 1e-9)
+    console.print(f"{summary.frames} frames in {summary.seconds:.1f} s ({pace:.1f} frames/s)")
+    for path in outputs.paths():
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)

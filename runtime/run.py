@@ -1,0 +1,56 @@
+"""A whole source through a tracker into sinks: what corrflow-track does once everything is open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.sinks import Sink
+from corrflow.runtime.sources import FrameSource
+from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.tracks import Frame, TrackedObject, Tracks
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was done: frames written and the seconds from the first frame to the last."""
+
+    frames: int
+    seconds: float
+
+
+def track_source(
+    source: FrameSource,
+    tracker: Tracker,
+    objects: Sequence[TrackedObject],
+    open_sinks: Callable[[], Sequence[Sink]],
+    report: Callable[[Frame, Tracks], None] = lambda frame, tracks: None,
+) -> Summary:
+    """Track the objects, given on the first frame, through the whole source.
+
+    open_sinks is called once the first frame and the objects have been accepted, so that wrong input leaves nothing
+    behind. Whatever happens later, what was written so far is closed and valid. Raises InputError for the objects,
+    SourceEndedEarly after the last good frame of a damaged source, CorrflowError from sinks.
+    """
+    frames = iter(source)
+    first = next(frames, None)
+    if first is None:
+        raise InputError(f"expected frames from {source.name}, got none")
+    tracks = tracker.start(first.image, objects)
+    begin, count = time.perf_counter(), 0
+    with ExitStack() as stack:
+        sinks = list(open_sinks())
+        for sink in sinks:
+            stack.callback(sink.close)
+        for frame in chain([first], frames):
+            if count:
+                tracks = tracker.step(frame.image)
+            for sink in sinks:
+                sink.write(frame, tracks)
+            count += 1
+            report(frame, tracks)
+    return Summary(count, time.perf_counter() - begin)

@@ -1,0 +1,295 @@
+"""Where tracks go: indexed masks, an overlay video, and tables of points or of everything.
+
+A finished file appears at its path in one piece: it is written to a hidden neighbour, ".name.part", and renamed.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import av
+import cv2
+import numpy as np
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.overlay import davis_palette, draw_overlay
+from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+
+_VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+
+_Sink = TypeVar("_Sink", bound="Sink")
+
+
+class Sink(Protocol):
+    """Takes the tracks of each frame in order; what was written before an interruption stays, whole and valid."""
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        """Add one frame. Raises CorrflowError where the disk or the encoder fails."""
+        ...
+
+    def close(self) -> None:
+        """Finish the output with the frames written so far; without any, no file appears. A second call does nothing.
+
+        Raises CorrflowError where the output cannot be finished.
+        """
+        ...
+
+    def __enter__(self: _Sink) -> _Sink:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class MaskFolderSink(Sink):
+    """One palette PNG of object ids per frame, named `{frame.name}.png`, as DAVIS stores its masks."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Make the folder where it is missing. Raises InputError where nothing can be written into it."""
+        self._folder = Path(folder)
+        _prepare(self._folder / "mask.png")
+        self._palette = davis_palette().tobytes()
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        path = self._folder / f"{frame.name}.png"
+        image = Image.fromarray(np.ascontiguousarray(tracks.mask))
+        image.putpalette(self._palette)
+        try:
+            image.save(_part(path), format="PNG")
+            os.replace(_part(path), path)
+        except OSError as error:
+            raise _write_failed(path, error) from None
+
+    def close(self) -> None:
+        pass
+
+
+class VideoSink(Sink):
+    """The tracks drawn over the frames, as H.264 video that browsers play."""
+
+    def __init__(self, path: str | Path, frames_per_second: Fraction) -> None:
+        """Check the path; the frame size comes with the first frame.
+
+        path:              its suffix says the container: .mp4, .m4v, .mov or .mkv
+        frames_per_second: of the video, constant
+
+        Raises InputError for another suffix, a pace that is not positive, or a place that cannot be written to.
+        """
+        self._path = Path(path)
+        if self._path.suffix.lower() not in _VIDEO_FORMATS:
+            raise InputError(
+                f"expected a video path that ends in {', '.join(_VIDEO_FORMATS)}, got {str(path)!r}; rename it to .mp4"
+            )
+        # Containers and encoders hold the pace as a ratio of 32-bit numbers.
+        self._rate = Fraction(frames_per_second).limit_denominator(100_000)
+        if self._rate <= 0:
+            raise InputError(f"expected more than 0 frames per second for {str(path)!r}, got {frames_per_second}")
+        _prepare(self._path)
+        self._container: OutputContainer | None = None
+        self._failed = False
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        picture = draw_overlay(frame.image, tracks)
+        height, width = picture.shape[:2]
+        # Half the pixels carry no colour of their own in 4:2:0, which needs even sides; cropping would lose tracks.
+        picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        try:
+            if self._container is None:
+                self._open(*picture.shape[:2])
+            if picture.shape[:2] != self._size:
+                raise CorrflowError(f"expected frames of one size for {self._path.name}, got {width}x{height} midway")
+            # Without the tags, players guess by the picture's height and show other colours.
+            encoded = av.VideoFrame.from_ndarray(np.asarray(picture, np.uint8), format="bgr24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            self._mux(encoded)
+        except (FFmpegError, OSError) as error:
+            self._failed = True
+            raise _write_failed(self._path, error) from None
+
+    def close(self) -> None:
+        container, self._container = self._container, None
+        if container is None:
+            return
+        part = _part(self._path)
+        try:
+            try:
+                container.mux(self._stream.encode(None))
+            finally:
+                container.close()
+            os.replace(part, self._path)
+        except (FFmpegError, OSError) as error:
+            part.unlink(missing_ok=True)
+            if not self._failed:  # otherwise reported already, and this only follows from it
+                raise _write_failed(self._path, error) from None
+
+    def _open(self, height: int, width: int) -> None:
+        file_format = _VIDEO_FORMATS[self._path.suffix.lower()]
+        options = {} if file_format == "matroska" else {"movflags": "faststart"}  # to play while it still downloads
+        self._container = av.open(str(_part(self._path)), "w", format=file_format, options=options)
+        self._stream = self._container.add_stream(
+            "libx264", rate=self._rate, options={"preset": "veryfast", "crf": "20"}
+        )
+        self._stream.height, self._stream.width = self._size = height, width
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries = context.color_trc = 1  # BT.709 in both lists of the standard
+
+    def _mux(self, picture: av.VideoFrame) -> None:
+        assert self._container is not None
+        self._container.mux(self._stream.encode(picture))
+
+
+class _TableSink(Sink):
+    """A text file that grows by whole frames and appears at its path at the end."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises InputError where the path cannot be written to."""
+        self._path = Path(path)
+        _prepare(self._path)
+        # Unbuffered, so that a failure shows in the frame that causes it and nothing is left to fail at the end.
+        self._file = _part(self._path).open("wb", buffering=0)
+        self._is_empty = True
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        data = self._lines(frame, tracks).encode()
+        if self._is_empty:
+            data = self._header.encode() + data
+        end = self._file.tell()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+                self._file.seek(end)
+            raise _write_failed(self._path, error) from None
+        self._is_empty = False
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        part = _part(self._path)
+        try:
+            self._file.close()
+            if self._is_empty:
+                part.unlink()
+            else:
+                os.replace(part, self._path)
+        except OSError as error:
+            raise _write_failed(self._path, error) from None
+
+    _header = ""
+
+    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+        raise NotImplementedError
+
+
+class KeypointCsvSink(_TableSink):
+    """A CSV table with one row per point and frame: frame,time,object,point,x,y,confidence.
+
+    frame is the index from 0, time in seconds, object the id, point the point's name, x and y in pixels with (0, 0) at
+    the centre of the top-left pixel, confidence 0..1. Objects given by masks have no rows.
+    """
+
+    _header = "frame,time,object,point,x,y,confidence\n"
+
+    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+        lines = io.StringIO()
+        table = csv.writer(lines, lineterminator="\n")
+        for track in tracks.objects:
+            for name, (x, y, confidence) in _points(track).items():
+                numbers = (_text(x, 2), _text(y, 2), _text(confidence, 4))
+                table.writerow([frame.index, f"{frame.time:.6f}", track.id, name, *numbers])
+        return lines.getvalue()
+
+
+class JsonLinesSink(_TableSink):
+    """One JSON object a line and frame: frame, time, name and objects.
+
+    Each object has id, name, confidence, visible, box ([x0, y0, x1, y1], last row and column outside, or null) and
+    points ({name: [x, y, confidence]}, empty for masks). Numbers that are not finite become null.
+    """
+
+    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+        record = {
+            "frame": frame.index,
+            "time": _rounded(frame.time, 6),
+            "name": frame.name,
+            "objects": [_object_record(track) for track in tracks.objects],
+        }
+        return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _object_record(track: ObjectTrack) -> dict[str, object]:
+    return {
+        "id": track.id,
+        "name": track.name,
+        "confidence": _rounded(track.confidence, 4),
+        "visible": bool(track.visible),
+        "box": None if track.box is None else [int(side) for side in track.box],
+        "points": {
+            name: [_rounded(x, 2), _rounded(y, 2), _rounded(confidence, 4)]
+            for name, (x, y, confidence) in _points(track).items()
+        },
+    }
+
+
+def _points(track: ObjectTrack) -> dict[str, tuple[float, float, float]]:
+    """(x, y, confidence) of each named point; none for masks."""
+    if track.points is None:
+        return {}
+    count = len(track.points)
+    confidence = np.full(count, track.confidence) if track.point_confidence is None else track.point_confidence
+    return {
+        name: (float(x), float(y), float(certainty))
+        for name, (x, y), certainty in zip(track.point_names, track.points, confidence, strict=True)
+    }
+
+
+def _rounded(number: float, digits: int) -> float | None:
+    return round(float(number), digits) if math.isfinite(number) else None
+
+
+def _text(number: float, digits: int) -> str:
+    return f"{number:.{digits}f}" if math.isfinite(number) else ""
+
+
+def _part(path: Path) -> Path:
+    """Where a file is written before it is whole: beside its path, since a rename is atomic only within one disk."""
+    return path.with_name(f".{path.name}.part")
+
+
+def _prepare(path: Path) -> None:
+    """Make the path's folder and prove that a file can be written there, before any work is spent."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        _part(path).touch()
+        _part(path).unlink()
+    except OSError as error:
+        raise InputError(
+            f"expected to write to {str(path)!r}, got an error ({error.strerror}); choose another place"
+        ) from None
+
+
+def _write_failed(path: Path, error: Exception) -> CorrflowError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return CorrflowError(
+        f"expected to write {str(path)!r}, got an error ({reason}); free some space or choose another place"
+    )

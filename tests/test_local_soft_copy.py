@@ -1,0 +1,197 @@
+"""Every form of LocalSoftCopy does what its definition says, for all shapes and at all edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from corrflow.export.graphs import propagate_model
+from corrflow.plugins.errors import InputError
+from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
+from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
+
+
+@dataclass(frozen=True)
+class Case:
+    B: int
+    K: int
+    C: int
+    N: int
+    H: int
+    W: int
+    attributes: Attributes
+
+
+CASES = {
+    "one reference": Case(1, 1, 8, 2, 12, 17, Attributes((3,))),
+    "batch and references": Case(2, 3, 8, 3, 9, 11, Attributes((2,), temperature=0.5)),
+    "top_k": Case(1, 2, 8, 3, 10, 9, Attributes((2,), top_k=5)),
+    "top_k beyond the window": Case(1, 1, 4, 2, 5, 4, Attributes((1,), top_k=100)),
+    "radius beyond the frame": Case(1, 2, 4, 2, 5, 4, Attributes((9,), top_k=10)),
+    "radius zero": Case(1, 1, 4, 1, 3, 3, Attributes((0,))),
+    "one cell": Case(1, 1, 4, 1, 1, 1, Attributes((2,), top_k=3)),
+    "one row": Case(1, 1, 4, 2, 1, 19, Attributes((2,))),
+    "dilation": Case(1, 2, 8, 2, 13, 8, Attributes((2,), (3,))),
+    "dilation beyond the frame": Case(1, 1, 4, 2, 4, 5, Attributes((2,), (7,))),
+    "window per reference": Case(1, 3, 8, 2, 17, 11, Attributes((3, 1, 2), (1, 2, 4))),
+    "window per reference, top_k": Case(2, 2, 8, 2, 9, 11, Attributes((3, 1), (1, 3), top_k=4)),
+    "many classes": Case(1, 1, 8, 21, 8, 16, Attributes((2,))),
+}
+
+
+def run_reference(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return torch_reference.local_soft_copy(*map(torch.from_numpy, (query, keys, values)), attributes).numpy()
+
+
+def run_blocked(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return torch_blocked.local_soft_copy(*map(torch.from_numpy, (query, keys, values)), attributes).numpy()
+
+
+def run_onnx(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
+    model = propagate_model(attributes, query.shape[1]).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.concatenate(
+        [
+            session.run(None, {"query": query[b : b + 1], "keys": keys[b : b + 1], "values": values[b : b + 1]})[0]
+            for b in range(len(query))
+        ]
+    )
+
+
+FORMS: dict[str, Callable[..., np.ndarray]] = {
+    "torch_reference": run_reference,
+    "torch_blocked": run_blocked,
+    "onnx_function": run_onnx,
+}
+
+
+def inputs(case: Case, seed: int = 0, integers: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of small integers make exact ties; others make none."""
+    generator = np.random.default_rng(seed)
+    shapes = [(case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W)]
+    query, keys = (
+        generator.integers(-1, 2, shape) if integers else generator.standard_normal(shape) for shape in shapes
+    )
+    values = generator.random((case.B, case.K, case.N, case.H, case.W))
+    return query.astype(np.float32), keys.astype(np.float32), values.astype(np.float32)
+
+
+@pytest.mark.parametrize("integers", [False, True], ids=["no ties", "ties"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_every_form_matches_the_oracle(form, case: Case, integers: bool, oracle) -> None:
+    query, keys, values = inputs(case, integers=integers)
+    attributes = case.attributes
+    expected = oracle(
+        query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature
+    )
+    got = form(query, keys, values, attributes)
+    assert got.shape == copied_shape(query.shape, keys.shape, values.shape)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
+
+
+@st.composite
+def any_case(draw: st.DrawFn) -> Case:
+    K = draw(st.integers(1, 3))
+    shared = draw(st.booleans())
+    count = 1 if shared else K
+    radius = tuple(draw(st.integers(0, 4)) for _ in range(count))
+    dilation = tuple(draw(st.integers(1, 3)) for _ in range(count))
+    # Temperatures that divide without rounding: ties are then ties in every order of the arithmetic.
+    attributes = Attributes(radius, dilation, draw(st.integers(0, 12)), draw(st.sampled_from([0.0625, 1.0, 4.0])))
+    sizes = (draw(st.integers(1, high)) for high in (2, 6, 5, 19, 19))
+    B, C, N, H, W = sizes
+    return Case(B, K, C, N, H, W, attributes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=any_case(), seed=st.integers(0, 2**31), integers=st.booleans())
+def test_torch_forms_match_the_oracle_for_any_shape(oracle, case: Case, seed: int, integers: bool) -> None:
+    query, keys, values = inputs(case, seed, integers)
+    attributes = case.attributes
+    expected = oracle(
+        query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature
+    )
+    for form in (run_reference, run_blocked):
+        # A temperature of 1/16 makes scores of up to 100, whose last bits are 1e-5 of the exponent.
+        np.testing.assert_allclose(form(query, keys, values, attributes), expected, rtol=0, atol=1e-4)
+
+
+@settings(max_examples=12, deadline=None)
+@given(case=any_case(), seed=st.integers(0, 2**31))
+def test_onnx_function_matches_the_reference_for_any_shape(case: Case, seed: int) -> None:
+    query, keys, values = inputs(case, seed)
+    expected = run_reference(query, keys, values, case.attributes)
+    np.testing.assert_allclose(run_onnx(query, keys, values, case.attributes), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", [torch_reference, torch_blocked], ids=["torch_reference", "torch_blocked"])
+def test_half_precision_accumulates_in_single(form, dtype: torch.dtype) -> None:
+    tensors = [torch.from_numpy(array).to(dtype) for array in inputs(CASES["batch and references"])]
+    attributes = CASES["batch and references"].attributes
+    got = form.local_soft_copy(*tensors, attributes)
+    expected = torch_reference.local_soft_copy(*(tensor.double() for tensor in tensors), attributes)
+    assert got.dtype == dtype
+    # Only the result is rounded: values up to 1 have half a step of 2^-12 and 2^-9.
+    assert (got.double() - expected).abs().max() < (2e-3 if dtype == torch.float16 else 4e-3)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [Attributes((2,)), Attributes((1, 2), (2, 1)), Attributes((2,), top_k=4), Attributes((2,), (3,), temperature=0.5)],
+    ids=["softmax", "window per reference", "top_k", "dilation"],
+)
+def test_blocked_gradients_are_right(attributes: Attributes) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(1, 3, 5, 9, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(1, 2, 3, 5, 9, dtype=torch.float64, requires_grad=True)
+    values = torch.rand(1, 2, 2, 5, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: torch_blocked.local_soft_copy(*tensors, attributes), (query, keys, values)
+    )
+
+
+def test_copy_of_constant_values_is_constant() -> None:
+    """The weights sum to one everywhere, corners included."""
+    query, keys, _ = inputs(CASES["window per reference"])
+    values = np.full((1, 3, 1, 17, 11), 0.25, np.float32)
+    got = run_blocked(query, keys, values, CASES["window per reference"].attributes)
+    np.testing.assert_allclose(got, 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"radius": (-1,)},
+        {"radius": ()},
+        {"dilation": (0,)},
+        {"top_k": -1},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"radius": (1, 2), "dilation": (1, 2, 3)},
+    ],
+    ids=str,
+)
+def test_attributes_out_of_range_are_refused(arguments: dict) -> None:
+    with pytest.raises(InputError, match="expected"):
+        Attributes(**arguments)
+
+
+def test_windows_must_fit_the_references() -> None:
+    with pytest.raises(InputError, match="1 or 3 radii"):
+        Attributes((1, 2)).windows(3)
+
+
+@pytest.mark.parametrize("form", [torch_reference, torch_blocked], ids=["torch_reference", "torch_blocked"])
+def test_shapes_that_do_not_agree_are_refused(form) -> None:
+    with pytest.raises(InputError, match="that agree"):
+        form.local_soft_copy(torch.zeros(1, 4, 5, 5), torch.zeros(1, 1, 4, 5, 6), torch.zeros(1, 1, 2, 5, 5), Attributes())
