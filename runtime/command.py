@@ -111,10 +111,7 @@ def run_demo(model: Model, folder: Path) -> None:
     """corrflow-track --demo: track a rendered clip, whose exact masks are known, and print the J reached."""
     console = Console(stderr=True)
     outputs = Outputs(save=folder / "demo_tracked.mp4", masks=folder / "masks", jsonl=folder / "demo_tracks.jsonl")
-    with console.status("rendering the clip"):
-        source = DemoSource()
-    truth = source.masks
-    with source, model.tracker() as tracker:
+    with DemoSource() as source, model.tracker() as tracker:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -123,11 +120,11 @@ def run_demo(model: Model, folder: Path) -> None:
 
         def score(frame: Frame, tracks: Tracks) -> None:
             if frame.index:
-                found, true = tracks.mask == 1, truth[frame.index]
+                found, true = tracks.mask == 1, source.true_mask(frame.index)
                 union = np.count_nonzero(found | true)
                 scores.append(np.count_nonzero(found & true) / union if union else 1.0)
 
-        summary = _with_progress(console, source, tracker, [MaskObject(1, truth[0], source.name)], outputs, score)
+        summary = _with_progress(console, source, tracker, [MaskObject(1, source.true_mask(0), source.name)], outputs, score)
     _say(console, summary, outputs)
     console.print(f"mean J over frames 1 to {len(scores)}: {np.mean(scores):.3f} (lowest {np.min(scores):.3f})")
 

@@ -71,6 +71,7 @@ class MaskFolderSink(Sink):
             image.save(_part(path), format="PNG")
             os.replace(_part(path), path)
         except OSError as error:
+            _part(path).unlink(missing_ok=True)
             raise _write_failed(path, error) from None
 
     def close(self) -> None:

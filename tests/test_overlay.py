@@ -85,7 +85,7 @@ def test_doubtful_point_is_hollow_and_dimmer_than_a_sure_one() -> None:
     sure, doubtful = (
         draw_overlay(GREY, Tracks(empty_mask(), (points_track([(100, 60)], [c]),))).astype(int) for c in (0.9, 0.1)
     )
-    assert np.array_equal(doubtful[60, 100], GREY[60, 100])
+    assert np.abs(doubtful[60, 100] - GREY[60, 100]).max() < 10 < np.abs(doubtful - GREY).max()
     assert 0 < np.abs(doubtful - GREY).max() < np.abs(sure - GREY).max()
 
 

@@ -1,0 +1,212 @@
+"""The tracker copies labels as its definition says, object by object, with a memory that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.artifact import load_artifact
+from corrflow.runtime.backend import Backend, open_backend
+from corrflow.runtime.memory import MemoryRing
+from corrflow.runtime.tracker import Tracker, with_settings
+from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
+
+
+@pytest.fixture(scope="module")
+def backend(small_artifact: Path) -> Iterator[Backend]:
+    opened = open_backend("auto", load_artifact(small_artifact), threads=1)
+    yield opened
+    opened.close()
+
+
+def run(backend: Backend, frames: np.ndarray, objects: list) -> list[Tracks]:
+    tracker = Tracker(backend)
+    return [tracker.start(frames[0], objects), *(tracker.step(frame) for frame in frames[1:])]
+
+
+def other_mask() -> np.ndarray:
+    mask = np.zeros((66, 98), bool)
+    mask[40:60, 60:90] = True
+    return mask
+
+
+def points(names: tuple[str, ...] = ("a", "b")) -> KeypointsObject:
+    places = np.array([[25.0, 20.0], [36.0, 30.0], [70.0, 50.0]], np.float32)[: len(names)]
+    return KeypointsObject(7, places, names, "dots")
+
+
+def same(track, other) -> bool:
+    """Bit for bit."""
+    return all(
+        np.array_equal(getattr(track, name), getattr(other, name))
+        for name in ("confidence", "visible", "box", "points", "point_confidence")
+    )
+
+
+def test_a_moving_object_is_followed(backend: Backend, moving_square) -> None:
+    frames, masks = moving_square
+    for tracks, truth in zip(run(backend, frames, [MaskObject(1, masks[0])]), masks, strict=True):
+        found = tracks.mask == 1
+        assert (found & truth).sum() / (found | truth).sum() > 0.75
+        assert tracks.objects[0].visible
+
+
+def test_labels_match_a_brute_force_tracker(backend: Backend, moving_square, oracle) -> None:
+    """The whole loop again, written from its description: encode, copy from frame 0 and the last three, remember."""
+    frames, masks = moving_square
+    tracker = Tracker(backend)
+    tracker.start(frames[0], [MaskObject(1, masks[0])])
+    geometry = tracker._geometry
+    assert geometry is not None
+    settings = tracker.settings
+    labels = [geometry.mask_to_cells(masks[0])[None].astype(np.float64)]
+    features = [backend.encode(geometry.shrink(frames[0]))]
+    for t in range(1, 6):
+        got = tracker.step(frames[t])
+        features.append(backend.encode(geometry.shrink(frames[t])))
+        references = sorted({0, *range(max(0, t - settings.recent_frames), t)})
+        labels.append(
+            oracle(
+                features[t][None],
+                np.stack([features[r] for r in references])[None],
+                np.stack([labels[r] for r in references])[None],
+                settings.attributes.windows(len(references)),
+                settings.top_k,
+                settings.temperature,
+            )[0]
+        )
+        soft = tracker._groups[0].memory.references()[1]  # type: ignore[attr-defined]
+        assert min(np.abs(slot[0] - labels[t][0]).max() for slot in soft) < 1e-5
+        expected = geometry.upsampler()(labels[t].astype(np.float32))[0]
+        decided = np.abs(expected - 0.5) > 1e-4  # away from exact ties
+        np.testing.assert_array_equal((got.mask == 1)[decided], (expected > 0.5)[decided])
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 9, 20])
+def test_objects_given_together_do_not_change_each_other(backend: Backend, moving_square, count: int) -> None:
+    frames, masks = moving_square
+    others = [MaskObject(k, np.roll(other_mask(), -3 * k, axis=1)) for k in range(2, count + 1)]
+    alone = run(backend, frames, [MaskObject(1, masks[0])])
+    together = run(backend, frames, [*others[::2], MaskObject(1, masks[0]), *others[1::2]])
+    for one, many in zip(alone, together, strict=True):
+        assert same(one.objects[0], many.objects[0])
+
+
+def test_adding_and_removing_changes_no_other_object(backend: Backend, moving_square) -> None:
+    frames, masks = moving_square
+    alone = run(backend, frames, [MaskObject(1, masks[0]), points()])
+    tracker = Tracker(backend)
+    tracker.start(frames[0], [MaskObject(1, masks[0]), points(), MaskObject(3, other_mask())])
+    for t, frame in enumerate(frames[1:], 1):
+        tracks = tracker.step(frame)
+        by_id = {track.id: track for track in tracks.objects}
+        assert same(by_id[1], alone[t].objects[0])
+        assert same(by_id[7], alone[t].objects[1])
+        if t == 2:
+            tracker.remove(3)
+            tracker.add([MaskObject(4, other_mask())])
+        if t == 4:
+            tracker.correct(MaskObject(4, np.roll(other_mask(), -5, axis=1)))
+        if t == 6:
+            tracker.remove(4)
+    assert tracker.object_ids == (1, 7)
+
+
+def test_a_point_does_not_depend_on_the_points_beside_it(backend: Backend, moving_square) -> None:
+    frames, _ = moving_square
+    few, more = (run(backend, frames, [points(names)]) for names in (("a", "b"), ("a", "b", "c")))
+    for one, other in zip(few, more, strict=True):
+        assert np.array_equal(one.objects[0].points, other.objects[0].points[:2])
+
+
+def test_keypoints_follow_what_they_are_on(backend: Backend, moving_square) -> None:
+    frames, _ = moving_square
+    last = run(backend, frames, [points()])[-1].objects[0]
+    expected = points().points + [14, 7]
+    assert np.abs(last.points - expected).max() < 5
+    assert last.point_names == ("a", "b")
+
+
+def test_memory_keeps_the_first_frame_and_the_newest() -> None:
+    ring = MemoryRing(capacity=4, anchors=1, labels=1, cells=(1, 1), channels=2)
+    for t in range(9):
+        ring.remember(np.full((2, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32), anchor=t == 0)
+        keys, values = ring.references()
+        kept = sorted({0, *range(max(0, t - 2), t + 1)})
+        assert sorted(values.ravel().tolist()) == kept
+        assert sorted(keys[:, 0].ravel().tolist()) == kept
+        assert np.shares_memory(keys, ring._keys)
+
+
+def test_memory_without_anchor_keeps_the_newest() -> None:
+    ring = MemoryRing(capacity=2, anchors=0, labels=1, cells=(1, 1), channels=1)
+    for t in range(5):
+        ring.remember(np.full((1, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32), anchor=t == 0)
+    assert sorted(ring.references()[1].ravel().tolist()) == [3, 4]
+
+
+def test_memory_fills_up_for_graphs_with_a_fixed_number_of_references() -> None:
+    ring = MemoryRing(capacity=3, anchors=1, labels=1, cells=(1, 1), channels=1)
+    ring.remember(np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32), anchor=True)
+    assert ring.references(fill=True)[0].shape[0] == 3
+    assert ring.references()[0].shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "objects", "reason"),
+    [
+        (np.zeros((66, 98, 3), np.float32), [], "uint8, BGR"),
+        (np.zeros((66, 98), np.uint8), [], "uint8, BGR"),
+        (np.zeros((0, 98, 3), np.uint8), [], "with pixels"),
+        (None, [MaskObject(1, np.ones((65, 98), bool))], "98x66, got 98x65"),
+        (None, [MaskObject(1, np.zeros((66, 98), bool))], "empty mask"),
+        (None, [MaskObject(0, other_mask())], "from 1 to 255"),
+        (None, [MaskObject(2, other_mask()), MaskObject(2, other_mask())], "2 twice"),
+        (None, [KeypointsObject(1, np.array([[98.0, 3.0]], np.float32), ("p",))], "'p' inside the frame"),
+        (None, [KeypointsObject(1, np.array([[np.nan, 3.0]], np.float32), ("p",))], "'p' inside the frame"),
+        (None, [KeypointsObject(1, np.zeros((2, 2), np.float32), ("p",))], "P names"),
+    ],
+)
+def test_what_does_not_fit_is_refused(backend: Backend, frame, objects: list, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        Tracker(backend).start(np.zeros((66, 98, 3), np.uint8) if frame is None else frame, objects)
+
+
+def test_a_step_needs_a_start_and_frames_of_one_size(backend: Backend, moving_square) -> None:
+    frames, masks = moving_square
+    tracker = Tracker(backend)
+    with pytest.raises(InputError, match="start"):
+        tracker.step(frames[0])
+    tracker.start(frames[0], [MaskObject(1, masks[0])])
+    with pytest.raises(CorrflowError, match="98x66 as at the start, got 97x66"):
+        tracker.step(np.ascontiguousarray(frames[1][:, 1:]))
+    with pytest.raises(InputError, match="to remove, got 5"):
+        tracker.remove(5)
+    with pytest.raises(InputError, match="to correct, got 5"):
+        tracker.correct(MaskObject(5, masks[0]))
+    with pytest.raises(InputError, match="1 twice"):
+        tracker.add([MaskObject(1, masks[0])])
+
+
+def test_settings_built_into_the_graph_cannot_be_changed(backend: Backend) -> None:
+    settings = backend.artifact.settings
+    assert with_settings(settings, rows=32, recent=1).references == 2
+    with pytest.raises(InputError, match="export an artifact with those settings"):
+        Tracker(backend, replace(settings, top_k=3))
+
+
+def test_bytes_held_do_not_grow_with_the_stream(backend: Backend, moving_square) -> None:
+    frames, masks = moving_square
+    tracker = Tracker(backend)
+    tracker.start(frames[0], [MaskObject(1, masks[0])])
+    memory = tracker._groups[0].memory
+    held = memory._keys.nbytes + memory._values.nbytes  # type: ignore[attr-defined]
+    for t in range(30):
+        tracker.step(frames[t % len(frames)])
+    assert len(tracker._groups) == 1
+    assert tracker._groups[0].memory is memory
+    assert memory._keys.nbytes + memory._values.nbytes == held  # type: ignore[attr-defined]

@@ -1,0 +1,288 @@
+"""Training does what the paper says, one step after another, and goes on after a kill as if there had been none."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from corrflow.plugins.errors import InputError
+from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
+from corrflow.train.clips import Clips, ClipSampler, find_pictures, find_videos, open_cache
+from corrflow.train.colors import bottlenecked, cell_colours, cell_marks, colour_classes, rgb_to_lab
+from corrflow.train.config import PRESETS, TrainConfig, preset
+from corrflow.train.losses import reconstruct
+from corrflow.train.model import Encoder, new_encoder, normalise, parameter_count
+
+SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, stills_share=0.5)
+
+
+def write_video(path: Path, seed: int, frames: int = 24) -> None:
+    """A coloured texture that pans by 3 pixels a frame, at 12 frames a second."""
+    scene = cv2.resize(np.random.default_rng(seed).integers(0, 256, (14, 40, 3), np.uint8), (400, 140))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for t in range(frames):
+            picture = np.ascontiguousarray(scene[20:84, 3 * t : 3 * t + 96])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """videos/ with two videos, a folder of frames and a broken file; stills/ with two photographs."""
+    root = tmp_path_factory.mktemp("footage")
+    (root / "videos" / "frames").mkdir(parents=True)
+    (root / "stills").mkdir()
+    for seed in range(2):
+        write_video(root / "videos" / f"{seed}.mp4", seed)
+    for t in range(4):
+        cv2.imwrite(str(root / "videos" / "frames" / f"{t}.png"), np.full((50, 60, 3), 40 * t, np.uint8))
+    (root / "videos" / "broken.mp4").write_bytes(b"no video")
+    for seed in range(2):
+        picture = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+        cv2.imwrite(str(root / "stills" / f"{seed}.jpg"), cv2.resize(picture, (96, 72)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def sampler(footage: Path) -> ClipSampler:
+    videos = open_cache(find_videos(footage / "videos"), 6.0, 48, footage / "cache")
+    stills = open_cache(find_pictures(footage / "stills"), 6.0, 48, footage / "cache")
+    return ClipSampler(videos, stills, SMALL)
+
+
+def test_the_encoder_has_the_papers_size_and_stride() -> None:
+    assert parameter_count(Encoder(preset("full"))) == pytest.approx(5.3e6, rel=0.01)
+    assert parameter_count(Encoder(preset("quarter"))) == pytest.approx(0.36e6, rel=0.02)
+    encoder = new_encoder(preset("quarter"), 0).eval()
+    for height, width in [(64, 64), (33, 50), (1, 5)]:
+        features = encoder(torch.zeros(1, 3, height, width))
+        assert features.shape == (1, 64, -(-height // 4), -(-width // 4))
+        torch.testing.assert_close(features.square().sum(1), torch.ones_like(features[:, 0]))
+
+
+def test_a_feature_looks_at_the_pixel_beside_its_cells_centre() -> None:
+    """The picture pixel with the largest average influence on feature (y, x) is (4y + 1, 4x + 1)."""
+    influence = torch.zeros(64, 64)
+    for seed in range(12):
+        encoder = new_encoder(replace(preset("quarter"), unit_norm=False), seed).eval()
+        image = torch.rand(1, 3, 64, 64, requires_grad=True)
+        encoder(normalise(image))[0, :, 8, 8].square().sum().backward()
+        assert image.grad is not None
+        influence += image.grad[0].abs().sum(0)
+    weights = influence / influence.sum()
+    assert float((weights.sum(1) * torch.arange(64)).sum()) == pytest.approx(4 * 8 + 1, abs=0.7)
+    assert float((weights.sum(0) * torch.arange(64)).sum()) == pytest.approx(4 * 8 + 1, abs=0.7)
+
+
+def test_lab_matches_opencv() -> None:
+    picture = np.random.default_rng(0).random((9, 7, 3), np.float32)
+    expected = cv2.cvtColor(picture, cv2.COLOR_RGB2Lab)
+    got = rgb_to_lab(torch.from_numpy(picture).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(got, expected, atol=0.3)  # OpenCV rounds its table of the cube root
+
+
+def test_colour_classes_are_the_nearest_centroids() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lab, codebook = torch.rand(2, 3, 8, 12, generator=generator) * 100, torch.rand(5, 2, generator=generator) * 100
+    distance = (lab[:, 1:, None] - codebook.T[None, :, :, None, None]).square().sum(1)
+    assert torch.equal(colour_classes(lab, codebook), distance.argmin(1))
+    cells = cell_colours(lab, codebook)
+    assert cells.shape == (2, 5, 2, 3) and torch.equal(cells.sum(1), torch.ones(2, 2, 3))
+
+
+def test_marks_become_shares_of_cells() -> None:
+    marks = torch.zeros(1, 4, 8, dtype=torch.int64)
+    marks[0, :, 6:] = 2
+    torch.testing.assert_close(cell_marks(marks, 3)[0, :, 0], torch.tensor([[1.0, 0.5], [0.0, 0.0], [0.0, 0.5]]))
+
+
+def test_missing_channels_are_the_same_in_all_frames_of_a_clip() -> None:
+    clips = torch.rand(200, 3, 3, 8, 8)
+    images = bottlenecked(clips, np.random.default_rng(0), dropout=0.7, jitter=0.1)
+    missing = (images == 0).flatten(3).all(3)  # [B, T, 3]
+    assert (missing == missing[:, :1]).all()
+    count = missing[:, 0].sum(1)
+    assert set(count.tolist()) == {0, 1, 2}
+    assert (count > 0).float().mean().item() == pytest.approx(0.7, abs=0.1)
+
+
+def test_without_dropout_and_jitter_the_input_is_the_picture() -> None:
+    clips = torch.rand(2, 3, 3, 8, 8)
+    torch.testing.assert_close(bottlenecked(clips, np.random.default_rng(0), 0.0, 0.0), normalise(clips))
+    grey = bottlenecked(clips, np.random.default_rng(0), 0.7, 0.0, grey_input=True)
+    assert torch.equal(grey[:, :, 0], grey[:, :, 2])
+
+
+def test_schedules_are_the_papers() -> None:
+    config = TrainConfig(steps=1000)
+    rates = [config.learning_rate_at(step) / 2e-4 for step in (0, 399, 400, 600, 800, 999)]
+    assert rates == [1, 1, 0.5, 0.25, 0.125, 0.125]
+    assert [config.truth_probability_at(step) for step in (0, 999)] == pytest.approx([0.9, 0.6])
+    assert config.truth_probability_at(500) == pytest.approx(0.75, abs=1e-3)
+
+
+def test_losses_match_a_direct_computation(oracle: Callable[..., np.ndarray]) -> None:
+    """Forward and cycle terms again, frame by frame, with the NumPy oracle."""
+    torch.manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(2, 3, 4, 3, 4), dim=2)
+    classes = torch.randint(0, 3, (2, 3, 12, 16))
+    cells = cell_marks(classes.flatten(0, 1), 3).unflatten(0, (2, 3))
+    use_truth = torch.tensor([[True, True], [True, False]])
+
+    def copy(target: int, reference: int, values: np.ndarray) -> np.ndarray:
+        return oracle(features[:, target].numpy(), features[:, reference, None].numpy(), values[:, None], [(1, 1)], 0, 0.5)
+
+    def entropy(colours: np.ndarray, frame: int) -> float:
+        up = torch.nn.functional.interpolate(torch.from_numpy(colours), scale_factor=4, mode="bilinear")
+        return -float(up.gather(1, classes[:, frame, None]).clamp(min=1e-6).log().mean())
+
+    truth = cells.numpy().astype(np.float64)
+    first = copy(1, 0, truth[:, 0])
+    source = np.stack([truth[0, 1], first[1]])  # the second clip goes on from its own copy
+    second, own = copy(2, 1, source), copy(2, 1, first)
+    forward = (entropy(first, 1) + entropy(second, 2)) / 2
+    short, long = copy(0, 1, first), copy(0, 1, copy(1, 2, own))
+    cycle = (entropy(short, 0) + entropy(long, 0)) / 2
+
+    got = reconstruct(features, cells, classes, use_truth, Attributes((1,), temperature=0.5), with_cycle=True)
+    assert got.forward.item() == pytest.approx(forward, abs=1e-5)
+    assert got.cycle.item() == pytest.approx(cycle, abs=1e-5)
+    np.testing.assert_allclose(got.copied[:, 1].numpy(), second, atol=1e-5)
+    alone = reconstruct(features, cells, classes, use_truth, Attributes((1,), temperature=0.5), with_cycle=False)
+    assert (alone.forward.item(), alone.cycle.item()) == (pytest.approx(forward, abs=1e-5), 0.0)
+
+
+def test_clips_depend_on_seed_and_step_alone(sampler: ClipSampler) -> None:
+    once = [sampler.clips(step, 3) for step in range(3)]
+    again = [sampler.clips(step, 3) for step in (2, 0, 1)]
+    for first, second in zip(once, [again[1], again[2], again[0]], strict=True):
+        assert np.array_equal(first.frames, second.frames) and np.array_equal(first.marks, second.marks)
+    assert not np.array_equal(once[0].frames, once[1].frames)
+
+
+def test_broken_files_are_left_out_and_named(sampler: ClipSampler) -> None:
+    assert sorted(sampler.videos.names) == ["0.mp4", "1.mp4", "frames"]
+    assert [Path(name).name for name in sampler.videos.skipped] == ["broken.mp4"]
+    # 2 seconds at 6 frames a second.
+    assert 11 <= sampler.videos.starts[1] <= 13
+
+
+def test_marks_move_with_the_photograph(sampler: ClipSampler) -> None:
+    """Pixels of one mark in two frames show the same part of the photograph, so their mean colours agree."""
+    only_stills = ClipSampler(sampler.videos, sampler.stills, replace(SMALL, stills_share=1.0, crop=48, colours=32))
+    clips: Clips = only_stills.clips(0, 4)
+    agreement = []
+    for frames, marks in zip(clips.frames.astype(float), clips.marks, strict=True):
+        for t in (1, 2):
+            means = [
+                (frames[0][marks[0] == k].mean(0), frames[t][marks[t] == k].mean(0))
+                for k in range(32)
+                if min((marks[0] == k).sum(), (marks[t] == k).sum()) > 20
+            ]
+            first, later = (np.concatenate(column) for column in zip(*means, strict=True))
+            agreement.append(np.corrcoef(first, later)[0, 1])
+    assert np.mean(agreement) > 0.5
+    assert (ClipSampler(sampler.videos, sampler.stills, replace(SMALL, marks_on_stills=False)).clips(0, 8).marks == -1).all()
+
+
+def test_unknown_names_and_ranges_are_refused(footage: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="full, half, quarter, paper, got 'huge'"):
+        preset("huge")
+    for change in ({"crop": 30}, {"steps": 0}, {"dropout": 1.5}, {"precision": "int3"}, {"frames": 1}):
+        with pytest.raises(InputError, match="expected"):
+            TrainConfig(**change)
+    for find in (find_videos, find_pictures):
+        with pytest.raises(InputError, match="expected"):
+            find(tmp_path)
+    with pytest.raises(InputError, match="none of 1 files could be decoded"):
+        open_cache([footage / "videos" / "broken.mp4"], 6.0, 48, tmp_path)
+    videos = open_cache(find_videos(footage / "videos"), 6.0, 48, footage / "cache")
+    with pytest.raises(InputError, match="video of at least 50 frames"):
+        ClipSampler(videos, None, replace(SMALL, frames=50))
+
+
+def command(footage: Path, out: Path, *options: str) -> list[str]:
+    return [
+        sys.executable, "-m", "corrflow.train.cli", "--data", str(footage / "videos"), "--stills", str(footage / "stills"),
+        "--out", str(out), "--cache", str(footage / "cache"), "--batch", "1", "--crop", "32", "--radius", "2",
+        "--threads", "1", "--save-every", "2", "--picture-every", "3", *options,
+    ]  # fmt: skip
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_path: Path) -> None:
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    subprocess.run(command(footage, unbroken, "--steps", "16"), check=True, capture_output=True)
+    process = subprocess.Popen(
+        command(footage, killed, "--steps", "16"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / FILE_NAME).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.random() * 0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(killed).step < 16, "the kill came too late to show anything"
+    done = subprocess.run(command(footage, killed, "--steps", "16"), check=True, capture_output=True, text=True)
+    assert "going on with" in done.stderr
+    first, second = load_checkpoint(unbroken), load_checkpoint(killed)
+    assert first.step == second.step == 16
+    for name, tensor in first.model_state.items():
+        assert torch.equal(tensor, second.model_state[name]), name
+    for name, tensor in first.optimiser.items():
+        assert torch.equal(tensor, second.optimiser[name]), name
+    steps = [json.loads(line)["step"] for line in (killed / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 17))
+    assert list((killed / "reconstructions").iterdir()) and list((killed / "tensorboard").iterdir())
+
+    other = subprocess.run(command(footage, killed, "--steps", "16", "--seed", "5"), capture_output=True, text=True)
+    assert other.returncode == 2 and "run with other settings" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_minutes_fix_the_number_of_steps(footage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "timed"
+    subprocess.run(command(footage, out, "--minutes", "0.02"), check=True, capture_output=True)
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.step == checkpoint.train.steps > 1
+    onward = command(footage, tmp_path / "onward", "--steps", "1", "--start-from", str(out))
+    subprocess.run(onward, check=True, capture_output=True)
+    assert load_checkpoint(tmp_path / "onward").provenance["steps_before"] == checkpoint.step
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "missing"])
+def test_a_damaged_checkpoint_is_one_sentence(footage: Path, tmp_path: Path, damage: str) -> None:
+    from corrflow.train.loop import Learner
+
+    path = tmp_path / FILE_NAME
+    if damage != "missing":
+        learner = Learner.fresh(PRESETS["quarter"], SMALL, torch.zeros(4, 2))
+        from corrflow.train.checkpoint import save_checkpoint
+
+        save_checkpoint(path, learner.checkpoint(0, {}))
+        content = bytearray(path.read_bytes())
+        if damage == "cut":
+            path.write_bytes(content[: len(content) // 2])
+        elif damage == "flipped":
+            content[20] ^= 0xFF
+            path.write_bytes(content)
+        else:
+            path.write_text("weights")
+    with pytest.raises(InputError, match="expected a checkpoint|damaged"):
+        load_checkpoint(tmp_path)
+    assert os.listdir(tmp_path) == ([] if damage == "missing" else [FILE_NAME])
