@@ -67,9 +67,7 @@ def onnx(
             found = export_artifact(run, artifact, settings, (height, width))
         table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime against PyTorch")
         for difference in found:
-            table.add_row(
-                difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}"
-            )
+            table.add_row(difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}")
         console.print(table)
         console.print(f"wrote {artifact}; next: corrflow-track VIDEO --init MASK.png --artifact {artifact}")
 

@@ -54,16 +54,16 @@ def differences(
         size = f"{width}x{height}"
         frames = _pictures(generator, settings.references + 1, height, width)
         expected = torch.cat([torch_features(encoder, frame) for frame in frames])
-        got = np.concatenate([encode.run(None, {"frame": frame[None]})[0] for frame in frames])
+        got = np.concatenate([np.asarray(encode.run(None, {"frame": frame[None]})[0]) for frame in frames])
         found.append(Difference(ENCODE, size, _largest(expected.numpy(), got), FEATURES_TOLERANCE))
 
         values = generator.random((settings.references, 8, *got.shape[-2:]), np.float32)
         counts = {1, settings.references} if settings.attributes.uniform else {settings.references}
         for count in sorted(counts):
             inputs = {"query": got[:1], "keys": got[None, 1 : count + 1], "values": values[None, :count]}
-            labels = propagate.run(None, inputs)[0]
-            tensors = [torch.from_numpy(inputs[name]) for name in ("query", "keys", "values")]
-            truth = local_soft_copy(*tensors, settings.attributes).numpy()
+            labels = np.asarray(propagate.run(None, inputs)[0])
+            query, keys, copied = (torch.from_numpy(inputs[name]) for name in ("query", "keys", "values"))
+            truth = local_soft_copy(query, keys, copied, settings.attributes).numpy()
             case = f"{size}, {count} reference{'s' if count > 1 else ''}"
             found.append(Difference(PROPAGATE, case, _largest(truth, labels), LABELS_TOLERANCE))
     return found

@@ -65,7 +65,11 @@ def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     """A convolution that does its batch normalisation as well."""
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     fused = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding  # type: ignore[arg-type]
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # pyright: ignore[reportArgumentType]
+        conv.stride,  # pyright: ignore[reportArgumentType]
+        conv.padding,  # pyright: ignore[reportArgumentType]
     )
     assert norm.running_mean is not None and norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(

@@ -38,9 +38,7 @@ def read_encoder(source: str) -> tuple[Encoder, dict[str, Any]]:
     return checkpoint.encoder(), provenance
 
 
-def export_artifact(
-    source: str, artifact: Path, settings: TrackingSettings, size: tuple[int, int]
-) -> list[Difference]:
+def export_artifact(source: str, artifact: Path, settings: TrackingSettings, size: tuple[int, int]) -> list[Difference]:
     """Write the artifact of a run; returns how far each graph is from PyTorch.
 
     size: (height, width) at which the graphs are compared, besides an odd one. Raises CorrflowError, with nothing

@@ -47,9 +47,7 @@ class TrackingSettings:
         if not (self.rows == 0 or 16 <= self.rows <= 8192):
             raise InputError(f"expected rows between 16 and 8192, or 0 for the frame's own, got {self.rows}")
         if not 0 <= self.recent_frames <= 64 or self.references < 1:
-            raise InputError(
-                f"expected 1 to 64 recent frames (0 with the first frame kept), got {self.recent_frames}"
-            )
+            raise InputError(f"expected 1 to 64 recent frames (0 with the first frame kept), got {self.recent_frames}")
         self.attributes.windows(self.references)
 
     @property

@@ -45,8 +45,8 @@ class Backend(Protocol):
         """An empty memory of `capacity` references, `anchors` of them kept for ever, of `labels` channels."""
         ...
 
-    def propagate(self, query: Features, memory: Memory) -> np.ndarray:
-        """Soft labels [N, h, w] float32 of a frame, copied from the memory."""
+    def propagate(self, query: Features, memory: Any) -> np.ndarray:
+        """Soft labels [N, h, w] float32 of a frame, copied from a memory that this back end made."""
         ...
 
     def close(self) -> None:

@@ -124,7 +124,8 @@ def run_demo(model: Model, folder: Path) -> None:
                 union = np.count_nonzero(found | true)
                 scores.append(np.count_nonzero(found & true) / union if union else 1.0)
 
-        summary = _with_progress(console, source, tracker, [MaskObject(1, source.true_mask(0), source.name)], outputs, score)
+        cup = MaskObject(1, source.true_mask(0), "cup")
+        summary = _with_progress(console, source, tracker, [cup], outputs, score)
     _say(console, summary, outputs)
     console.print(f"mean J over frames 1 to {len(scores)}: {np.mean(scores):.3f} (lowest {np.min(scores):.3f})")
 

@@ -31,7 +31,7 @@ def read_mask_objects(paths: Sequence[Path]) -> list[MaskObject]:
         ids = _read_drawing(path)
         found = [value for value in np.unique(ids).tolist() if value]
         if not found:
-            raise InputError(f"expected an object in the mask {path}, found only background; draw it in any value but 0")
+            raise InputError(f"expected an object in the mask {path}, found only background; draw one")
         if found == [255]:
             ids, found = (ids == 255).astype(np.uint8), [1]
         highest = max((given.id for given in objects), default=0)
@@ -75,7 +75,7 @@ def read_keypoints(path: Path, first_id: int) -> list[KeypointsObject]:
             group = groups.setdefault(line[object_column] if object_column is not None else "", {})
         except (ValueError, IndexError) as error:
             raise InputError(
-                f"expected {','.join(header)} in keypoint {number} of {path}, got {','.join(line)!r}; x and y are pixels"
+                f"expected {','.join(header)} in keypoint {number} of {path}, got {','.join(line)!r}"
             ) from error
         name = name or f"point{len(group) + 1}"
         if name in group:

@@ -67,7 +67,6 @@ class Geometry:
 
         The place is found between cells by mean shift from the highest cell, with a bump's own width.
         """
-        rows, columns = self.cells
         points = np.empty((len(maps), 2), np.float64)
         for place, bump in zip(points, maps, strict=True):
             v, u = (float(index) for index in np.unravel_index(int(bump.argmax()), bump.shape))
@@ -131,7 +130,7 @@ def indexed_mask(ids: list[int], labels: np.ndarray) -> np.ndarray:
     """The picture of all objects: each pixel shows the object with the highest soft label above one half.
 
     labels [N, H, W] float32, of the objects `ids` -> [H, W] uint8. An object's own pixels are those where its label
-    is above one half, whatever the others do; only where two claim a pixel does the higher one, then the lower id, show.
+    is above one half, whatever the others do. Where several claim a pixel the highest shows, then the lowest id.
     """
     if not ids:
         return np.zeros(labels.shape[1:], np.uint8)

@@ -57,14 +57,14 @@ class OnnxRuntimeBackend:
         del self._encode, self._propagate
 
     @staticmethod
-    def _run(session, inputs: dict[str, np.ndarray]) -> np.ndarray:  # noqa: ANN001
+    def _run(session, inputs: dict[str, np.ndarray]) -> np.ndarray:
         try:
             return session.run(None, inputs)[0]
         except Exception as error:  # onnxruntime's own exceptions share no base class
             raise CorrflowError(f"onnxruntime failed: {str(error).splitlines()[0]}") from error
 
 
-def _expect_inputs(artifact: str, name: str, session, expected: set[str]) -> None:  # noqa: ANN001
+def _expect_inputs(artifact: str, name: str, session, expected: set[str]) -> None:
     got = {entry.name for entry in session.get_inputs()}
     if got != expected:
         raise InputError(

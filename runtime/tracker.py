@@ -113,8 +113,7 @@ class Tracker:
                     tracks.append(_mask_track(member.given, maps[-1]))
                 else:
                     tracks.append(_keypoints_track(member.given, *geometry.cells_to_points(own)))
-        mask = indexed_mask(ids, np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
-        return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
+        return _tracks(geometry, ids, maps, tracks)
 
     def add(self, objects: Sequence[TrackedObject]) -> Tracks:
         """Track further objects, given on the frame last seen; returns them as they were given."""
@@ -181,7 +180,9 @@ class Tracker:
             else _keypoints_track(given, given.points.astype(np.float32), np.ones(len(given.points), np.float32))
             for given in objects
         ]
-        mask = indexed_mask([given.id for given in masks], np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
+        mask = (
+            indexed_mask([given.id for given in masks], np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
+        )
         return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
 
 
@@ -189,6 +190,12 @@ def with_settings(settings: TrackingSettings, rows: int | None = None, recent: i
     """Settings with what a user may change at run time; None keeps what the artifact says."""
     changes = {name: value for name, value in (("rows", rows), ("recent_frames", recent)) if value is not None}
     return replace(settings, **changes)
+
+
+def _tracks(geometry: Geometry, ids: list[int], maps: list[np.ndarray], tracks: list[ObjectTrack]) -> Tracks:
+    """The result of a frame from the mask objects' ids and labels [H, W] and every object's track."""
+    mask = indexed_mask(ids, np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
+    return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
 
 
 def _mask_track(given: MaskObject, label: np.ndarray) -> ObjectTrack:

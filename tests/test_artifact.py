@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import (
     DESCRIPTION,
@@ -22,9 +26,6 @@ from corrflow.runtime.artifact import (
 )
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.onnx_guard import check_onnx
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
 )
 def test_a_wrong_description_is_refused(copied: Path, changes: dict) -> None:
     rewrite(copied, **changes)
-    with pytest.raises(InputError, match="artifact|export"):
+    with pytest.raises(InputError, match=r"artifact|export"):
         load_artifact(copied)
 
 
@@ -153,7 +154,9 @@ def test_the_guard_answers_any_bytes_with_a_verdict(content: bytes, cut: int, fl
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.floats(0, 1), flip=st.floats(0, 1))
-def test_a_damaged_zip_is_refused_in_one_sentence(small_artifact: Path, tmp_path: Path, cut: float, flip: float) -> None:
+def test_a_damaged_zip_is_refused_in_one_sentence(
+    small_artifact: Path, tmp_path: Path, cut: float, flip: float
+) -> None:
     archive = tmp_path / "damaged.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for name in (DESCRIPTION, ENCODE, PROPAGATE):

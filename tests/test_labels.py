@@ -5,9 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from corrflow.runtime.labels import Geometry, indexed_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from corrflow.runtime.labels import Geometry, indexed_mask
 
 sides = st.integers(1, 90)
 
@@ -44,7 +45,7 @@ def test_cells_hold_the_covered_share_of_a_mask(height: int, width: int, rows: i
     mask = np.random.default_rng(seed).random((height, width)) < 0.5
     share = geometry.mask_to_cells(mask)
     assert share.shape == geometry.cells
-    assert 0 <= share.min() and share.max() <= 1 + 1e-6
+    assert share.min() >= 0 and share.max() <= 1 + 1e-6
     if geometry.working == (height, width) and height % 4 == width % 4 == 0:
         assert share.mean() == pytest.approx(mask.mean(), abs=1e-6)
 

@@ -9,12 +9,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from corrflow.export.graphs import propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
 from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
 
@@ -47,12 +48,17 @@ CASES = {
 }
 
 
+def local_soft_copy_of(form, query, keys, values, attributes: Attributes) -> np.ndarray:
+    tensors = (torch.from_numpy(array) for array in (query, keys, values))
+    return form.local_soft_copy(*tensors, attributes).numpy()
+
+
 def run_reference(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
-    return torch_reference.local_soft_copy(*map(torch.from_numpy, (query, keys, values)), attributes).numpy()
+    return local_soft_copy_of(torch_reference, query, keys, values, attributes)
 
 
 def run_blocked(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
-    return torch_blocked.local_soft_copy(*map(torch.from_numpy, (query, keys, values)), attributes).numpy()
+    return local_soft_copy_of(torch_blocked, query, keys, values, attributes)
 
 
 def run_onnx(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
@@ -60,7 +66,9 @@ def run_onnx(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return np.concatenate(
         [
-            session.run(None, {"query": query[b : b + 1], "keys": keys[b : b + 1], "values": values[b : b + 1]})[0]
+            np.asarray(
+                session.run(None, {"query": query[b, None], "keys": keys[b, None], "values": values[b, None]})[0]
+            )
             for b in range(len(query))
         ]
     )
@@ -90,9 +98,7 @@ def inputs(case: Case, seed: int = 0, integers: bool = False) -> tuple[np.ndarra
 def test_every_form_matches_the_oracle(form, case: Case, integers: bool, oracle) -> None:
     query, keys, values = inputs(case, integers=integers)
     attributes = case.attributes
-    expected = oracle(
-        query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature
-    )
+    expected = oracle(query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature)
     got = form(query, keys, values, attributes)
     assert got.shape == copied_shape(query.shape, keys.shape, values.shape)
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
@@ -117,9 +123,7 @@ def any_case(draw: st.DrawFn) -> Case:
 def test_torch_forms_match_the_oracle_for_any_shape(oracle, case: Case, seed: int, integers: bool) -> None:
     query, keys, values = inputs(case, seed, integers)
     attributes = case.attributes
-    expected = oracle(
-        query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature
-    )
+    expected = oracle(query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature)
     for form in (run_reference, run_blocked):
         # A temperature of 1/16 makes scores of up to 100, whose last bits are 1e-5 of the exponent.
         np.testing.assert_allclose(form(query, keys, values, attributes), expected, rtol=0, atol=1e-4)
@@ -138,8 +142,9 @@ def test_onnx_function_matches_the_reference_for_any_shape(case: Case, seed: int
 def test_half_precision_accumulates_in_single(form, dtype: torch.dtype) -> None:
     tensors = [torch.from_numpy(array).to(dtype) for array in inputs(CASES["batch and references"])]
     attributes = CASES["batch and references"].attributes
-    got = form.local_soft_copy(*tensors, attributes)
-    expected = torch_reference.local_soft_copy(*(tensor.double() for tensor in tensors), attributes)
+    query, keys, values = tensors
+    got = form.local_soft_copy(query, keys, values, attributes)
+    expected = torch_reference.local_soft_copy(query.double(), keys.double(), values.double(), attributes)
     assert got.dtype == dtype
     # Only the result is rounded: values up to 1 have half a step of 2^-12 and 2^-9.
     assert (got.double() - expected).abs().max() < (2e-3 if dtype == torch.float16 else 4e-3)
@@ -156,7 +161,7 @@ def test_blocked_gradients_are_right(attributes: Attributes) -> None:
     keys = torch.randn(1, 2, 3, 5, 9, dtype=torch.float64, requires_grad=True)
     values = torch.rand(1, 2, 2, 5, 9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda *tensors: torch_blocked.local_soft_copy(*tensors, attributes), (query, keys, values)
+        lambda q, k, v: torch_blocked.local_soft_copy(q, k, v, attributes), (query, keys, values)
     )
 
 
@@ -194,4 +199,6 @@ def test_windows_must_fit_the_references() -> None:
 @pytest.mark.parametrize("form", [torch_reference, torch_blocked], ids=["torch_reference", "torch_blocked"])
 def test_shapes_that_do_not_agree_are_refused(form) -> None:
     with pytest.raises(InputError, match="that agree"):
-        form.local_soft_copy(torch.zeros(1, 4, 5, 5), torch.zeros(1, 1, 4, 5, 6), torch.zeros(1, 1, 2, 5, 5), Attributes())
+        form.local_soft_copy(
+            torch.zeros(1, 4, 5, 5), torch.zeros(1, 1, 4, 5, 6), torch.zeros(1, 1, 2, 5, 5), Attributes()
+        )

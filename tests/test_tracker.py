@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.artifact import load_artifact
 from corrflow.runtime.backend import Backend, open_backend
@@ -120,13 +121,14 @@ def test_a_point_does_not_depend_on_the_points_beside_it(backend: Backend, movin
     frames, _ = moving_square
     few, more = (run(backend, frames, [points(names)]) for names in (("a", "b"), ("a", "b", "c")))
     for one, other in zip(few, more, strict=True):
+        assert one.objects[0].points is not None and other.objects[0].points is not None
         assert np.array_equal(one.objects[0].points, other.objects[0].points[:2])
 
 
 def test_keypoints_follow_what_they_are_on(backend: Backend, moving_square) -> None:
     frames, _ = moving_square
     last = run(backend, frames, [points()])[-1].objects[0]
-    expected = points().points + [14, 7]
+    expected = points().points + np.array([14, 7])
     assert np.abs(last.points - expected).max() < 5
     assert last.point_names == ("a", "b")
 

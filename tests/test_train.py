@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
+
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
@@ -37,7 +39,7 @@ def write_video(path: Path, seed: int, frames: int = 24) -> None:
         stream = container.add_stream("libx264", rate=12)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for t in range(frames):
-            picture = np.ascontiguousarray(scene[20:84, 3 * t : 3 * t + 96])
+            picture = np.array(scene[20:84, 3 * t : 3 * t + 96], np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         container.mux(stream.encode(None))
 
@@ -146,7 +148,9 @@ def test_losses_match_a_direct_computation(oracle: Callable[..., np.ndarray]) ->
     use_truth = torch.tensor([[True, True], [True, False]])
 
     def copy(target: int, reference: int, values: np.ndarray) -> np.ndarray:
-        return oracle(features[:, target].numpy(), features[:, reference, None].numpy(), values[:, None], [(1, 1)], 0, 0.5)
+        return oracle(
+            features[:, target].numpy(), features[:, reference, None].numpy(), values[:, None], [(1, 1)], 0, 0.5
+        )
 
     def entropy(colours: np.ndarray, frame: int) -> float:
         up = torch.nn.functional.interpolate(torch.from_numpy(colours), scale_factor=4, mode="bilinear")
@@ -198,13 +202,16 @@ def test_marks_move_with_the_photograph(sampler: ClipSampler) -> None:
             first, later = (np.concatenate(column) for column in zip(*means, strict=True))
             agreement.append(np.corrcoef(first, later)[0, 1])
     assert np.mean(agreement) > 0.5
-    assert (ClipSampler(sampler.videos, sampler.stills, replace(SMALL, marks_on_stills=False)).clips(0, 8).marks == -1).all()
+    assert (
+        ClipSampler(sampler.videos, sampler.stills, replace(SMALL, marks_on_stills=False)).clips(0, 8).marks == -1
+    ).all()
 
 
 def test_unknown_names_and_ranges_are_refused(footage: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="full, half, quarter, paper, got 'huge'"):
         preset("huge")
-    for change in ({"crop": 30}, {"steps": 0}, {"dropout": 1.5}, {"precision": "int3"}, {"frames": 1}):
+    changes: list[dict[str, Any]] = [{"crop": 30}, {"steps": 0}, {"dropout": 1.5}, {"precision": "int3"}, {"frames": 1}]
+    for change in changes:
         with pytest.raises(InputError, match="expected"):
             TrainConfig(**change)
     for find in (find_videos, find_pictures):
@@ -219,7 +226,8 @@ def test_unknown_names_and_ranges_are_refused(footage: Path, tmp_path: Path) -> 
 
 def command(footage: Path, out: Path, *options: str) -> list[str]:
     return [
-        sys.executable, "-m", "corrflow.train.cli", "--data", str(footage / "videos"), "--stills", str(footage / "stills"),
+        sys.executable, "-m", "corrflow.train.cli", "--data", str(footage / "videos"),
+        "--stills", str(footage / "stills"),
         "--out", str(out), "--cache", str(footage / "cache"), "--batch", "1", "--crop", "32", "--radius", "2",
         "--threads", "1", "--save-every", "2", "--picture-every", "3", *options,
     ]  # fmt: skip
@@ -283,6 +291,6 @@ def test_a_damaged_checkpoint_is_one_sentence(footage: Path, tmp_path: Path, dam
             path.write_bytes(content)
         else:
             path.write_text("weights")
-    with pytest.raises(InputError, match="expected a checkpoint|damaged"):
+    with pytest.raises(InputError, match=r"expected a checkpoint|damaged"):
         load_checkpoint(tmp_path)
     assert os.listdir(tmp_path) == ([] if damage == "missing" else [FILE_NAME])

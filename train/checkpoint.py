@@ -81,7 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                     f"{path}: expected checkpoint format {FORMAT_VERSION}, got {description['format']};"
                     " use the version of corrflow that wrote it"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model = ModelConfig(**(description["model"] | {"widths": tuple(description["model"]["widths"])}))
         checkpoint = Checkpoint(
             model=model,

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from corrflow.plugins.errors import InputError
+from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.train.config import TrainConfig
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
@@ -49,6 +49,7 @@ class ClipCache:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         with np.load(folder / "index.npz", allow_pickle=False) as index:
             self.offsets, self.starts = index["offsets"], index["starts"]
         description = json.loads((folder / "index.json").read_text())
@@ -62,7 +63,10 @@ class ClipCache:
     def frame(self, index: int) -> np.ndarray:
         """Frame `index` of the whole cache: [h, w, 3] uint8, BGR."""
         encoded = self._bytes[self.offsets[index] : self.offsets[index + 1]]
-        return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        if picture is None:
+            raise CorrflowError(f"frame {index} of the clip cache {self.folder} is damaged; delete that folder")
+        return picture
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -156,7 +160,9 @@ def _decode(item: Path, rate: float) -> Iterator[np.ndarray]:
     Raises OSError or ValueError (PyAV's errors are both) where decoding fails.
     """
     if item.is_dir() or item.suffix.lower() in PICTURE_SUFFIXES:
-        pictures = [item] if item.is_file() else sorted(p for p in item.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        pictures = (
+            [item] if item.is_file() else sorted(p for p in item.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        )
         for path in pictures:
             picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if picture is None:
@@ -217,7 +223,7 @@ class ClipSampler:
         self._long_enough = np.flatnonzero(lengths >= self.frames)
         if not len(self._long_enough) and self.stills_share < 1:
             raise InputError(
-                f"expected a video of at least {self.frames} frames at the sampling rate, got {int(lengths.max())} at most;"
+                f"expected a video of at least {self.frames} frames at --fps, got {int(lengths.max())} at most;"
                 " use longer videos, a higher --fps or a smaller --frames"
             )
         # A long video has more to show than a short one, though not in proportion.
@@ -289,9 +295,7 @@ def _relight(frame: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return cv2.GaussianBlur(lit, (0, 0), generator.uniform(0.3, 1.2)) if generator.random() < 0.3 else lit
 
 
-def _affine(
-    centre: np.ndarray, side: float, turn: float, lean: float, crop: int, mirrored: bool = False
-) -> np.ndarray:
+def _affine(centre: np.ndarray, side: float, turn: float, lean: float, crop: int, mirrored: bool = False) -> np.ndarray:
     """[2, 3] map from crop pixels to picture pixels: a square of `side` around `centre`, turned and sheared."""
     scale = side / crop
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])

@@ -36,7 +36,7 @@ def fit_colour_codebook(pictures: list[np.ndarray], colours: int, seed: int) -> 
         lab = rgb_to_lab(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
         plane = lab[1:].reshape(2, -1).T.numpy()
         samples.append(plane[generator.choice(len(plane), min(len(plane), 400), replace=False)])
-    fitted = KMeans(colours, n_init=4, random_state=seed).fit(np.concatenate(samples))
+    fitted = KMeans(colours, n_init=4, random_state=seed).fit(np.concatenate(samples))  # pyright: ignore[reportArgumentType]
     return torch.from_numpy(fitted.cluster_centers_.astype(np.float32))
 
 

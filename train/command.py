@@ -61,7 +61,7 @@ def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
 
     with Progress(*columns, console=console) as bars:
 
-        def cached(items: list[Path], title: str):  # noqa: ANN202
+        def cached(items: list[Path], title: str):
             bar = bars.add_task(title, total=len(items))
             result = open_cache(
                 items, config.frames_per_second, 256, cache_folder, lambda done, _: bars.update(bar, completed=done)
@@ -118,11 +118,11 @@ def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
         console.print(f"done: {steps} steps; next: corrflow-export onnx {request.out} ARTIFACT")
 
 
-def _torch():  # noqa: ANN202
+def _torch():
     try:
         import sklearn  # noqa: F401
         import tensorboard  # noqa: F401
         import torch
     except ImportError as error:
-        raise InputError(f"training needs {error.name}, which is not installed: pip install 'corrflow[train]'") from error
+        raise InputError(f"training needs {error.name}, got none: pip install 'corrflow[train]'") from error
     return torch

@@ -29,7 +29,14 @@ from corrflow.train.checkpoint import (
     save_checkpoint,
 )
 from corrflow.train.clips import Clips, ClipSampler
-from corrflow.train.colors import bottlenecked, cell_colours, cell_marks, colour_classes, fit_colour_codebook, rgb_to_lab
+from corrflow.train.colors import (
+    bottlenecked,
+    cell_colours,
+    cell_marks,
+    colour_classes,
+    fit_colour_codebook,
+    rgb_to_lab,
+)
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.losses import Reconstruction, reconstruct
 from corrflow.train.model import STRIDE, Encoder, new_encoder

@@ -19,7 +19,7 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 
 def main() -> None:
     """Print one line a form: median, fastest, slowest, and how much faster than unfold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=120)
     parser.add_argument("--columns", type=int, default=214)
     parser.add_argument("--channels", type=int, default=64)

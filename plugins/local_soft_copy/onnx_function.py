@@ -10,6 +10,8 @@ B, C, K, N, H and W stay free where all references share one window; otherwise K
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -29,7 +31,7 @@ class _Nodes:
         self.prefix = prefix
         self.nodes: list[onnx.NodeProto] = []
 
-    def __call__(self, op: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
+    def __call__(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         names = [f"{self.prefix}{len(self.nodes)}_{op.lower()}{'' if i == 0 else f'_{i}'}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
         return names[-1] if op == "TopK" else names[0]
@@ -168,7 +170,9 @@ def _band(attributes: Attributes, outer: dict[str, str], halo: int) -> onnx.Grap
         best = add.nodes[-1].output[0]
         flat = add("Reshape", index, add.shape(outer["batch"], outer["columns"], -1, 1))
         chosen = add("GatherND", values, flat, batch_dims=2)  # [B, columns, T * T * kept, N]
-        by_query = add("Concat", outer["batch"], outer["columns"], add.constant([T * T]), kept, outer["classes"], axis=0)
+        by_query = add(
+            "Concat", outer["batch"], outer["columns"], add.constant([T * T]), kept, outer["classes"], axis=0
+        )
         weight = add("Unsqueeze", add("Softmax", best, axis=3), add.constant([3]))  # [B, columns, T * T, 1, kept]
         copied = add("Squeeze", add("MatMul", weight, add("Reshape", chosen, by_query)), add.constant([3]))
     else:

@@ -22,7 +22,7 @@ def local_soft_copy(query: Tensor, keys: Tensor, values: Tensor, attributes: Att
     One reference is searched at a time, so that the extra memory is that of one reference's scores. The results of
     the references are joined as partial softmaxes (without top_k) or as a merge of each one's best (with top_k).
     """
-    B, N, H, W = copied_shape(query.shape, keys.shape, values.shape)
+    copied_shape(query.shape, keys.shape, values.shape)  # raises where they do not fit
     K = keys.shape[1]
     accumulate = torch.promote_types(query.dtype, torch.float32)
     query, keys, values_wide = query.to(accumulate), keys.to(accumulate), values.to(accumulate)
@@ -146,9 +146,7 @@ def _softmax_copy(query: Tensor, key: Tensor, value: Tensor, inside: Tensor, rad
     return _untile(torch.cat([copied, highest + mass.log()], -1), H, W)
 
 
-def _best_candidates(
-    query: Tensor, key: Tensor, value: Tensor, inside: Tensor, radius: int, top_k: int
-) -> Tensor:
+def _best_candidates(query: Tensor, key: Tensor, value: Tensor, inside: Tensor, radius: int, top_k: int) -> Tensor:
     """[B, kept * (1 + N), H, W]: the best scores of one reference, best first, then their values."""
     H, W = query.shape[-2:]
     N = value.shape[1]
