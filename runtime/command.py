@@ -146,16 +146,21 @@ def _with_progress(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("", total=source.frame_count, pace="-")
+    bars = Progress(*columns, console=console)
+    bar = bars.add_task("", total=source.frame_count, pace="-")
 
-        def report(frame: Frame, tracks: Tracks) -> None:
-            observe(frame, tracks)
-            speed = bars.tasks[0].speed
-            bars.update(bar, advance=1, pace=f"{speed:.1f}" if speed else "-")
+    def report(frame: Frame, tracks: Tracks) -> None:
+        bars.start()  # not before the first frame is accepted, so that a refusal is one line alone
+        observe(frame, tracks)
+        speed = bars.tasks[0].speed
+        bars.update(bar, advance=1, pace=f"{speed:.1f}" if speed else "-")
 
+    try:
         summary = track_source(source, tracker, objects, lambda: outputs.open(source), report)
         bars.update(bar, total=summary.frames)
+    finally:
+        if bars.live.is_started:
+            bars.stop()
     return summary
 
 
