@@ -10,7 +10,6 @@ import typer
 from corrflow.plugins.errors import errors_reported
 
 app = typer.Typer(
-    help="Score trackers on data sets in their published layouts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -18,10 +17,17 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def corrflow_eval() -> None:
-    """Score trackers on data sets in their published layouts."""
-    # With a callback the one command keeps its name on the command line.
+# With a callback the one command keeps its name on the command line.
+@app.callback(
+    help="""Score trackers on data sets in their published layouts.
+
+    \b
+    Examples:
+      corrflow-eval davis DAVIS --split val
+      corrflow-eval davis DAVIS --split val --artifact bundled --artifact artifacts/mine --identity --workers 2
+    """
+)
+def corrflow_eval() -> None: ...
 
 
 @app.command()
@@ -30,7 +36,7 @@ def davis(
     split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "val",
     artifact: Annotated[
         list[Path] | None,
-        typer.Option(help="Artifact to score; repeat to compare several. (default: the bundled one)"),
+        typer.Option(help="Artifact to score, or bundled; repeat to compare several. (default: bundled)"),
     ] = None,
     identity: Annotated[bool, typer.Option("--identity", help="Also score the first mask, repeated.")] = False,
     rows: Annotated[
@@ -86,3 +92,7 @@ def davis(
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

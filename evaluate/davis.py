@@ -54,7 +54,7 @@ def evaluate_davis(
 ) -> DavisReport:
     """Track and score every sequence of a split with every artifact, and with the identity baseline if asked for.
 
-    artifact_paths: one method each, labelled by its name; none means the bundled artifact
+    artifact_paths: one method each, labelled by its name; none, or "bundled", means the bundled artifact
     rows: short side in pixels that the tracker shrinks frames to, 0 for the frame's own; None keeps each artifact's own
     workers: processes over sequences and methods; from 2 on each computes on one thread
     sequence_names: only these of the split; none means all
@@ -203,10 +203,11 @@ def _open_methods(artifact_paths: Sequence[Path], rows: int | None) -> dict[str,
 
     Every artifact is read here, so that a wrong one is known before anything is tracked.
     """
-    from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+    from corrflow.runtime.artifact import artifact_path, load_artifact
     from corrflow.runtime.tracker import with_settings
 
-    loaded = [(path, load_artifact(path)) for path in artifact_paths or [bundled_artifact_path()]]
+    paths = [artifact_path(named) for named in artifact_paths or [None]]
+    loaded = [(path, load_artifact(path)) for path in paths]
     names = [artifact.name for _, artifact in loaded] + [IDENTITY]
     methods = {}
     for path, artifact in loaded:

@@ -12,21 +12,24 @@ from corrflow.plugins.errors import InputError, errors_reported
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     no_args_is_help=True,
-    help="Turn a training run into what the runtime reads.",
 )
 
 
-@app.callback()
-def export() -> None:
-    """Turn a training run into what the runtime reads."""
+@app.callback(
+    help="""Turn a training run into what the runtime reads.
 
-
-@app.command(
-    epilog="Examples: [bold]corrflow-export onnx runs/first artifacts/first --size 480x854[/]  |  "
-    "[bold]corrflow-export onnx untrained:quarter artifacts/untrained[/] for a baseline"
+    \b
+    Examples:
+      corrflow-export onnx runs/first artifacts/first --size 480x854
+      corrflow-export onnx untrained:quarter artifacts/untrained
+    """
 )
+def export() -> None: ...
+
+
+@app.command()
 def onnx(
     run: Annotated[str, typer.Argument(help="Run folder or checkpoint file, or untrained:PRESET.")],
     artifact: Annotated[Path, typer.Argument(help="Folder to write the artifact to.")],

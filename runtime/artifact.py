@@ -101,6 +101,11 @@ def bundled_artifact_path() -> Path:
     return Path(__file__).parent / "models" / "quarter"
 
 
+def artifact_path(named: Path | None) -> Path:
+    """What a user named as artifact: a path, or nothing or "bundled" for the one that comes with the package."""
+    return bundled_artifact_path() if named is None or str(named) == "bundled" else named
+
+
 def save_artifact(
     folder: Path, files: dict[str, bytes], channels: int, settings: TrackingSettings, provenance: dict[str, Any]
 ) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+from corrflow.runtime.artifact import artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.demo import DemoSource
 from corrflow.runtime.initial import read_keypoints, read_mask_objects
@@ -44,7 +44,7 @@ class Model:
             logging.getLogger("corrflow").setLevel(logging.INFO)
         if self.threads < 0:
             raise InputError(f"expected --threads of 0 or more, got {self.threads}")
-        artifact = load_artifact(self.artifact or bundled_artifact_path())
+        artifact = load_artifact(artifact_path(self.artifact))
         settings = with_settings(artifact.settings, self.rows, self.recent)
         backend = open_backend(self.backend, artifact, self.threads)
         try:

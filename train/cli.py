@@ -9,14 +9,21 @@ import typer
 
 from corrflow.plugins.errors import InputError, errors_reported
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command(
-    epilog="Examples: "
-    "[bold]corrflow-train --data videos/ --preset quarter --minutes 90 --out runs/first[/]  |  "
-    "the same line again goes on after a stop  |  "
-    "[bold]tensorboard --logdir runs/first[/] shows the curves and pictures"
+    help="""Learn an encoder from raw video alone: no labels, no downloads.
+
+    The same command again goes on with a run that was stopped. tensorboard --logdir RUN shows curves and pictures.
+
+    \b
+    Examples:
+      corrflow-train --data videos/ --preset quarter --minutes 90 --out runs/first
+      corrflow-train --data videos/ --stills photographs/ --steps 20000 --out runs/second
+      corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/paper
+      corrflow-export onnx runs/first artifacts/first
+    """
 )
 def train(
     data: Annotated[Path, typer.Option(help="Folder of videos, or of folders of pictures (one video each).")],
@@ -49,7 +56,6 @@ def train(
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
     picture_every: Annotated[int, typer.Option(help="Steps between pictures of reconstructions.")] = 200,
 ) -> None:
-    """Learn an encoder from raw video alone. No labels, no downloads."""
     with errors_reported():
         if (minutes is None) == (steps is None):
             raise InputError("expected either --minutes or --steps, got both or neither; say how long to train")

@@ -55,7 +55,8 @@ class ClipCache:
         description = json.loads((folder / "index.json").read_text())
         self.names: list[str] = description["names"]
         self.skipped: dict[str, str] = description["skipped"]
-        self._bytes = np.memmap(folder / "frames.bin", np.uint8, mode="r")
+        # An empty file cannot be mapped; it is there when nothing could be decoded.
+        self._bytes = np.memmap(folder / "frames.bin", np.uint8, mode="r") if self.names else np.empty(0, np.uint8)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -160,7 +160,7 @@ def resume(run: Path, model: ModelConfig, config: TrainConfig) -> Checkpoint | N
     if not (run / FILE_NAME).is_file():
         return None
     checkpoint = load_checkpoint(run)
-    free = {"steps": 0, "threads": 1}
+    free = {"steps": 1, "threads": 1}
     if checkpoint.model != model or replace(checkpoint.train, **free) != replace(config, **free):
         raise InputError(
             f"{run} holds a run with other settings ({checkpoint.model}, {checkpoint.train});"

@@ -68,18 +68,20 @@ def function(attributes: Attributes) -> onnx.FunctionProto:
     right = add("Sub", add("Mul", columns, tile), width)
     zero, around = add.constant([0]), add.constant([halo])
 
-    def padded(tensor: str, rank: int, margin: str) -> str:
-        lower = [zero] * (rank - 2) + [margin, margin]
-        upper = [zero] * (rank - 2) + [add("Add", down, margin), add("Add", right, margin)]
+    def padded(tensor: str, before: int, after: int, margin: str) -> str:
+        """Zeros around height and width, which have `before` axes before them and `after` behind."""
+        lower = [zero] * before + [margin, margin] + [zero] * after
+        upper = [zero] * before + [add("Add", down, margin), add("Add", right, margin)] + [zero] * after
         return add("Pad", tensor, add("Concat", *lower, *upper, axis=0))
 
     scaled = add("Div", "query", add.constant(np.float32(attributes.temperature)))
     frame = add("Expand", add.constant(np.ones((1, 1), np.float32)), add("Concat", height, width, axis=0))
     outer = {
-        "query": padded(scaled, 4, zero),
-        "keys": padded("keys", 5, around),
-        "values": padded("values", 5, around),
-        "frame": padded(frame, 2, around),
+        "query": padded(scaled, 2, 0, zero),
+        # Channels last: what is gathered below is then a run of channels, not single numbers.
+        "keys": padded(add("Transpose", "keys", perm=[0, 1, 3, 4, 2]), 2, 1, around),
+        "values": padded(add("Transpose", "values", perm=[0, 1, 3, 4, 2]), 2, 1, around),
+        "frame": padded(frame, 0, 0, around),
         "columns": columns,
         "batch": add.size("query", 0),
         "channels": add.size("query", 1),
@@ -141,7 +143,7 @@ def _band(attributes: Attributes, outer: dict[str, str], halo: int) -> onnx.Grap
     patch_columns = add("Add", outer["first_column"], add.constant(np.arange(P)))  # [columns, P]
 
     def patches(tensor: str, axis: int) -> str:
-        """Rows of the band with their halo, each tile's columns with theirs: [.., P, columns, P]."""
+        """Rows of the band with their halo, each tile's columns with theirs: [.., P, columns, P, ..]."""
         band = add.slice(tensor, axis, row, add("Add", row, add.constant([P])))
         return add("Gather", band, patch_columns, axis=axis + 1)
 
@@ -149,9 +151,9 @@ def _band(attributes: Attributes, outer: dict[str, str], halo: int) -> onnx.Grap
     query = add("Reshape", query, add.shape(outer["batch"], outer["channels"], T, outer["columns"], T))
     query = add("Transpose", query, perm=[0, 3, 2, 4, 1])
     query = add("Reshape", query, add.shape(outer["batch"], outer["columns"], T * T, outer["channels"]))
-    keys = add("Transpose", patches(outer["keys"], 3), perm=[0, 4, 2, 1, 3, 5])  # [B, columns, C, K, P, P]
-    keys = add("Reshape", keys, add.shape(outer["batch"], outer["columns"], outer["channels"], -1))
-    values = add("Transpose", patches(outer["values"], 3), perm=[0, 4, 1, 3, 5, 2])  # [B, columns, K, P, P, N]
+    keys = add("Transpose", patches(outer["keys"], 2), perm=[0, 3, 1, 2, 4, 5])  # [B, columns, K, P, P, C]
+    keys = add("Reshape", keys, add.shape(outer["batch"], outer["columns"], -1, outer["channels"]))
+    values = add("Transpose", patches(outer["values"], 2), perm=[0, 3, 1, 2, 4, 5])  # [B, columns, K, P, P, N]
     values = add("Reshape", values, add.shape(outer["batch"], outer["columns"], -1, outer["classes"]))
 
     inside = add("Transpose", patches(outer["frame"], 0), perm=[1, 0, 2])  # [columns, P, P]
@@ -160,7 +162,7 @@ def _band(attributes: Attributes, outer: dict[str, str], halo: int) -> onnx.Grap
     outside = add("Less", add("Mul", inside, near), add.constant(np.float32(0.5)))
     bias = add("Where", outside, add.constant(np.float32(EXCLUDED)), add.constant(np.float32(0)))
 
-    score = add("MatMul", query, keys)  # [B, columns, T * T, K * P * P]
+    score = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # [B, columns, T * T, K * P * P]
     by_reference = add.shape(outer["batch"], outer["columns"], T * T, -1, P * P)
     score = add("Add", add("Reshape", score, by_reference), bias)
     score = add("Reshape", score, add.shape(outer["batch"], outer["columns"], T * T, -1))
