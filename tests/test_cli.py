@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from PIL import Image
+
 from corrflow.evaluate.cli import app as evaluate
 from corrflow.export.cli import app as export
 from corrflow.runtime.cli import app as track
 from corrflow.train.cli import app as train
-from PIL import Image
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -28,7 +28,7 @@ class Checkpoint:
     step:       optimiser steps done
     model_state: the encoder's state_dict
     optimiser:  {"<parameter>/<moment>": tensor} of Adam
-    codebook:   [colours, 2] float32, centroids in the (a, b) plane
+    codebook:   [colours, 2 or 3] float32, centroids in the (a, b) plane or in Lab
     provenance: where the weights come from: data, minutes of training, versions
     """
 

@@ -46,8 +46,8 @@ def train(
     cycle_weight: Annotated[float, typer.Option(help="Weight of the cycle terms; 0 leaves them out.")] = 0.1,
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate at the start.")] = 2e-4,
     stills_share: Annotated[float, typer.Option(help="Share of clips made from photographs.")] = 0.3,
-    marks: Annotated[
-        bool, typer.Option("--marks/--no-marks", help="Copy painted marks, not colours, in clips from photographs.")
+    lightness: Annotated[
+        bool, typer.Option("--lightness/--no-lightness", help="Colour classes of Lab, or of its (a, b) plane.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of weights, clips and schedules.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -81,7 +81,7 @@ def train(
             cycle_weight=cycle_weight,
             learning_rate=learning_rate,
             stills_share=stills_share if stills else 0.0,
-            marks_on_stills=marks,
+            lightness=lightness,
             seed=seed,
             precision=command.choose_precision(precision),
             threads=threads or command.available_threads(),

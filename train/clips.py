@@ -196,19 +196,6 @@ def _shrink(picture: np.ndarray, short_side: int) -> np.ndarray:
     return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
 
 
-@dataclass(frozen=True)
-class Clips:
-    """The clips of a step.
-
-    frames: [B, T, S, S, 3] uint8, RGB
-    marks:  [B, T, S, S] int64: for clips made from photographs, random classes painted on the photograph and moved
-            with it, to be copied in place of colours; -1 everywhere in a clip that has none
-    """
-
-    frames: np.ndarray
-    marks: np.ndarray
-
-
 class ClipSampler:
     """Draws the clips of a step.
 
@@ -231,69 +218,50 @@ class ClipSampler:
         weight = np.sqrt(lengths[self._long_enough].astype(np.float64))
         self._probability = weight / weight.sum() if len(weight) else weight
 
-    def clips(self, step: int, batch: int) -> Clips:
-        """The clips of a step; the same for the same step, whatever came before."""
+    def clips(self, step: int, batch: int) -> np.ndarray:
+        """The clips of a step: [batch, frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
         generator = np.random.default_rng([self.config.seed, step])
         drawn = [
             self._from_still(generator) if generator.random() < self.stills_share else self._from_video(generator)
             for _ in range(batch)
         ]
-        frames = np.ascontiguousarray(np.stack([frames for frames, _ in drawn])[..., ::-1])
-        return Clips(frames, np.stack([marks for _, marks in drawn]))
+        return np.ascontiguousarray(np.stack(drawn)[..., ::-1])
 
-    def _from_video(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _from_video(self, generator: np.random.Generator) -> np.ndarray:
         video = generator.choice(self._long_enough, p=self._probability)
         first = generator.integers(self.videos.starts[video], self.videos.starts[video + 1] - self.frames + 1)
         pictures = [self.videos.frame(index) for index in range(first, first + self.frames)]
         height, width = pictures[0].shape[:2]
-        side = min(height, width) * generator.uniform(0.5, 1.0)
+        side = min(height, width) * generator.uniform(0.7, 1.0)
         centre = generator.uniform((side / 2, side / 2), (width - side / 2, height - side / 2))
         matrix = _affine(centre, side, 0.0, 0.0, self.crop, mirrored=generator.random() < 0.5)
         if generator.random() < 0.5:
             pictures.reverse()
-        frames = np.stack([self._warp(picture, matrix) for picture in pictures])
-        return frames, np.full(frames.shape[:3], -1, np.int64)
+        return np.stack([self._warp(picture, matrix) for picture in pictures])
 
-    def _from_still(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A photograph under a smooth random motion (translation, rotation, scale, shear) and changing light."""
+    def _from_still(self, generator: np.random.Generator) -> np.ndarray:
+        """A photograph under a smooth random motion: translation, rotation, scale and shear, mirrored at its edges."""
         assert self.stills is not None
         picture = self.stills.frame(int(generator.integers(self.stills.starts[-1])))
         height, width = picture.shape[:2]
-        side = min(height, width) * generator.uniform(0.4, 0.9)
+        side = min(height, width) * generator.uniform(0.5, 0.9)
         centre = generator.uniform((side / 2, side / 2), (width - side / 2, height - side / 2))
         mirrored = generator.random() < 0.5
         # Per frame: up to about 16 pixels of a 256 crop, so that most matches lie in a 13 x 13 window of cells.
         velocity = generator.normal(0, 0.03, 2).clip(-0.06, 0.06) * side
         turn, growth, lean = generator.normal(0, (0.06, 0.04, 0.03)).clip(-0.15, 0.15)
-        # Squares of one to three cells, so that a copy from a neighbouring cell shows.
-        square = generator.uniform(4, 12) * side / self.crop
-        shape = (int(height / square) + 1, int(width / square) + 1)
-        painted = generator.integers(0, self.config.colours, shape).astype(np.uint8)
-        painted = cv2.resize(painted, (width, height), interpolation=cv2.INTER_NEAREST)
-        frames, marks = [], []
+        clip = []
         for t in range(self.frames):
             wobble = generator.normal(0, 0.006, 2) * side
             matrix = _affine(
                 centre + velocity * t + wobble, side * np.exp(growth * t), turn * t, lean * t, self.crop, mirrored
             )
-            frames.append(_relight(self._warp(picture, matrix), generator))
-            marks.append(self._warp(painted, matrix, cv2.INTER_NEAREST))
-        if not self.config.marks_on_stills:
-            return np.stack(frames), np.full((self.frames, self.crop, self.crop), -1, np.int64)
-        return np.stack(frames), np.stack(marks).astype(np.int64)
+            clip.append(self._warp(picture, matrix))
+        return np.stack(clip)
 
-    def _warp(self, picture: np.ndarray, matrix: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-        size, flags = (self.crop, self.crop), interpolation | cv2.WARP_INVERSE_MAP
+    def _warp(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        size, flags = (self.crop, self.crop), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-
-
-def _relight(frame: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Another exposure, white balance and sharpness of a frame [S, S, 3] uint8."""
-    gamma = np.exp(generator.normal(0, 0.15))
-    gain = np.exp(generator.normal(0, 0.1) + generator.normal(0, 0.04, 3))
-    table = ((np.arange(256) / 255) ** gamma)[:, None] * gain * 255
-    lit = cv2.LUT(frame, table.clip(0, 255).astype(np.uint8)[None])
-    return cv2.GaussianBlur(lit, (0, 0), generator.uniform(0.3, 1.2)) if generator.random() < 0.3 else lit
 
 
 def _affine(centre: np.ndarray, side: float, turn: float, lean: float, crop: int, mirrored: bool = False) -> np.ndarray:

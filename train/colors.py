@@ -23,10 +23,10 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], -3)
 
 
-def fit_colour_codebook(pictures: list[np.ndarray], colours: int, seed: int) -> Tensor:
-    """K-means centroids of the (a, b) plane over training pictures.
+def fit_colour_codebook(pictures: list[np.ndarray], colours: int, lightness: bool, seed: int) -> Tensor:
+    """K-means centroids over training pictures, in Lab or in its (a, b) plane (paper, section 3.5).
 
-    pictures: [H, W, 3] uint8, RGB; returns [colours, 2] float32.
+    pictures: [H, W, 3] uint8, RGB; returns [colours, 3] float32, or [colours, 2] without lightness.
     """
     from sklearn.cluster import KMeans
 
@@ -34,18 +34,19 @@ def fit_colour_codebook(pictures: list[np.ndarray], colours: int, seed: int) -> 
     samples = []
     for picture in pictures:
         lab = rgb_to_lab(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
-        plane = lab[1:].reshape(2, -1).T.numpy()
-        samples.append(plane[generator.choice(len(plane), min(len(plane), 400), replace=False)])
+        pixels = (lab if lightness else lab[1:]).flatten(1).T.numpy()
+        samples.append(pixels[generator.choice(len(pixels), min(len(pixels), 400), replace=False)])
     fitted = KMeans(colours, n_init=4, random_state=seed).fit(np.concatenate(samples))  # pyright: ignore[reportArgumentType]
     return torch.from_numpy(fitted.cluster_centers_.astype(np.float32))
 
 
 def colour_classes(lab: Tensor, codebook: Tensor) -> Tensor:
-    """Nearest centroid of each pixel: Lab [B, 3, H, W], codebook [K, 2] -> [B, H, W] int64, 0..K-1."""
+    """Nearest centroid of each pixel: Lab [B, 3, H, W], codebook [K, 2 or 3] -> [B, H, W] int64, 0..K-1."""
     B, _, H, W = lab.shape
-    plane = lab[:, 1:].permute(0, 2, 3, 1).reshape(-1, 2)
+    channels = codebook.shape[1]
+    pixels = lab[:, -channels:].permute(0, 2, 3, 1).reshape(-1, channels)
     # |p - c|^2 without |p|^2, which does not move the minimum: one small matrix product.
-    distance = (codebook.square().sum(1) / 2).addmm(plane, codebook.T, alpha=-1)
+    distance = (codebook.square().sum(1) / 2).addmm(pixels, codebook.T, alpha=-1)
     return distance.argmin(1).reshape(B, H, W)
 
 
@@ -53,11 +54,6 @@ def cell_colours(lab: Tensor, codebook: Tensor) -> Tensor:
     """One-hot classes of the mean colour of each 4x4 cell: Lab [B, 3, H, W] -> [B, K, H / 4, W / 4] float32."""
     classes = colour_classes(F.avg_pool2d(lab, STRIDE), codebook)
     return F.one_hot(classes, len(codebook)).permute(0, 3, 1, 2).to(lab.dtype)
-
-
-def cell_marks(marks: Tensor, classes: int) -> Tensor:
-    """Share of each class in each 4x4 cell: marks [B, H, W] int64, 0..classes-1 -> [B, classes, H / 4, W / 4]."""
-    return F.avg_pool2d(F.one_hot(marks, classes).permute(0, 3, 1, 2).float(), STRIDE)
 
 
 def bottlenecked(

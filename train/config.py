@@ -50,7 +50,8 @@ class TrainConfig:
     crop:              side of the square training frames, in pixels
     radius:            window radius in cells, M in the paper; 0 searches the whole frame (the ablation)
     temperature:       divisor of the scores; 1 for the paper's raw dot products
-    colours:           K-means classes of the (a, b) plane
+    colours:           K-means classes of the colours that are copied
+    lightness:         whether the classes tell light from dark, so that K-means runs in Lab and not in its (a, b) plane
     dropout:           probability that colour channels of a clip are zeroed
     grey_input:        grey frames in place of colour dropout (the ablation)
     jitter:            largest relative change of brightness, contrast and saturation
@@ -58,8 +59,6 @@ class TrainConfig:
                        both 1 is the ablation without scheduled sampling
     cycle_weight:      weight of the cycle terms; 0 is the ablation
     stills_share:      share of clips made from photographs by random motion, where there are photographs
-    marks_on_stills:   copy random marks painted on the photographs in place of their colours: the motion is known, so
-                       marks, unlike colours, are right even where neighbours look alike (not in the paper)
     """
 
     steps: int = 1_000_000
@@ -70,6 +69,7 @@ class TrainConfig:
     radius: int = 6
     temperature: float = 0.07
     colours: int = 16
+    lightness: bool = True
     dropout: float = 0.7
     grey_input: bool = False
     jitter: float = 0.1
@@ -78,7 +78,6 @@ class TrainConfig:
     cycle_weight: float = 0.1
     learning_rate: float = 2e-4
     stills_share: float = 0.3
-    marks_on_stills: bool = True
     seed: int = 0
     precision: str = "float32"
     threads: int = 2

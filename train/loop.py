@@ -28,11 +28,10 @@ from corrflow.train.checkpoint import (
     restore_optimiser,
     save_checkpoint,
 )
-from corrflow.train.clips import Clips, ClipSampler
+from corrflow.train.clips import ClipSampler
 from corrflow.train.colors import (
     bottlenecked,
     cell_colours,
-    cell_marks,
     colour_classes,
     fit_colour_codebook,
     rgb_to_lab,
@@ -74,21 +73,16 @@ class Learner:
         self.encoder.load_state_dict(checkpoint.model_state)
         restore_optimiser(self.optimiser, self.names, checkpoint.optimiser)
 
-    def step(self, clips: Clips, step: int) -> tuple[Reconstruction, Tensor]:
-        """One optimiser step; returns what was reconstructed and the Lab frames [B, T, 3, S, S]."""
+    def step(self, clips: np.ndarray, step: int) -> tuple[Reconstruction, Tensor]:
+        """One optimiser step on clips [B, T, S, S, 3] uint8, RGB; returns what was copied, and the clips in Lab."""
         config = self.config
         generator = np.random.default_rng([config.seed, step, 1])  # apart from the stream that draws the clips
-        frames = torch.from_numpy(clips.frames).permute(0, 1, 4, 2, 3).float() / 255
+        frames = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 255
         B, T = frames.shape[:2]
         with torch.no_grad():
             lab = rgb_to_lab(frames)
             cells = cell_colours(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
             classes = colour_classes(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
-            marks = torch.from_numpy(clips.marks)
-            marked = marks[:, 0, 0, 0] >= 0
-            if marked.any():
-                classes[marked] = marks[marked]
-                cells[marked] = cell_marks(marks[marked].flatten(0, 1), config.colours).unflatten(0, (-1, T))
             images = bottlenecked(frames, generator, config.dropout, config.jitter, config.grey_input)
         use_truth = torch.from_numpy(generator.random((B, T - 1)) < config.truth_probability_at(step))
 
@@ -129,19 +123,19 @@ class Learner:
 
 def prepare(model: ModelConfig, config: TrainConfig, sampler: ClipSampler, initial: Checkpoint | None) -> Learner:
     """A learner at step 0, from random weights or from those of another run."""
+    if initial is not None and initial.model != model:
+        raise InputError(f"expected a checkpoint of the shape {model}, got {initial.model}; choose that preset")
+    pictures = [picture for step in range(-32, 0) for picture in sampler.clips(step & 0xFFFFFFFF, 2)[:, 0]]
+    codebook = fit_colour_codebook(pictures, config.colours, config.lightness, config.seed)
+    learner = Learner.fresh(model, config, codebook)
     if initial is not None:
-        if initial.model != model:
-            raise InputError(f"expected a checkpoint of the shape {model}, got {initial.model}; choose that preset")
-        learner = Learner.fresh(model, config, initial.codebook)
         learner.encoder.load_state_dict(initial.model_state)
-        return learner
-    pictures = [picture for step in range(-32, 0) for picture in sampler.clips(step & 0xFFFFFFFF, 2).frames[:, 0]]
-    return Learner.fresh(model, config, fit_colour_codebook(pictures, config.colours, config.seed))
+    return learner
 
 
 def steps_in(minutes: float, model: ModelConfig, config: TrainConfig, sampler: ClipSampler) -> int:
     """How many steps fit into `minutes`, measured on a learner that is thrown away."""
-    learner = Learner.fresh(model, config, torch.zeros(config.colours, 2))
+    learner = Learner.fresh(model, config, torch.zeros(config.colours, 3 if config.lightness else 2))
     seconds = []
     for step in range(5):
         clips = sampler.clips(step, config.batch)
@@ -229,20 +223,19 @@ def train(
     return step
 
 
-def reconstruction_picture(clips: Clips, lab: Tensor, copied: Tensor, codebook: Tensor) -> np.ndarray:
+def reconstruction_picture(clips: np.ndarray, lab: Tensor, copied: Tensor, codebook: Tensor) -> np.ndarray:
     """For up to four clips, one row each: frame 0, the true last frame, and the last frame in copied colours.
 
-    Returns [rows * S, 3 * S, 3] uint8, RGB. The copied colours are shown under the true lightness; where marks were
-    copied in place of colours, they are shown as colours.
+    Returns [rows * S, 3 * S, 3] uint8, RGB. Where the classes have no lightness, it is the true one that is shown.
     """
-    rows, frames = [], clips.frames
-    for clip in range(min(4, len(frames))):
-        plane = torch.einsum("khw,kc->chw", copied[clip, -1].detach(), codebook)
-        plane = torch.nn.functional.interpolate(plane[None], size=lab.shape[-2:], mode="bilinear")[0]
-        recoloured = torch.cat([lab[clip, -1, :1], plane]).permute(1, 2, 0).contiguous().numpy()
+    rows = []
+    for clip in range(min(4, len(clips))):
+        colours = torch.einsum("khw,kc->chw", copied[clip, -1].detach(), codebook)
+        colours = torch.nn.functional.interpolate(colours[None], size=lab.shape[-2:], mode="bilinear")[0]
+        recoloured = torch.cat([lab[clip, -1, : 3 - len(colours)], colours]).permute(1, 2, 0).contiguous().numpy()
         rgb = cv2.cvtColor(recoloured.astype(np.float32), cv2.COLOR_Lab2RGB)
         shown = (rgb.clip(0, 1) * 255).round().astype(np.uint8)
-        rows.append(np.concatenate([frames[clip, 0], frames[clip, -1], shown], 1))
+        rows.append(np.concatenate([clips[clip, 0], clips[clip, -1], shown], 1))
     return np.concatenate(rows, 0)
 
 
