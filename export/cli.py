@@ -39,6 +39,9 @@ def onnx(
     dilation: Annotated[int, typer.Option(help="Distance between window positions in cells.")] = 1,
     top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
     temperature: Annotated[float, typer.Option(help="Divisor of the scores.")] = 0.07,
+    like: Annotated[
+        Path | None, typer.Option(help="Artifact, or bundled, whose tracking settings to take in place of these.")
+    ] = None,
 ) -> None:
     """Write encode.onnx, propagate.onnx and artifact.json, held against PyTorch first.
 
@@ -55,16 +58,19 @@ def onnx(
         from rich.console import Console
         from rich.table import Table
 
-        from corrflow.runtime.artifact import TrackingSettings
+        from corrflow.runtime.artifact import TrackingSettings, artifact_path, load_artifact
 
-        settings = TrackingSettings(
-            rows=min(height, width),
-            recent_frames=recent,
-            radius=(radius,),
-            dilation=(dilation,),
-            top_k=top_k,
-            temperature=temperature,
-        )
+        if like is not None:
+            settings = load_artifact(artifact_path(like)).settings
+        else:
+            settings = TrackingSettings(
+                rows=min(height, width),
+                recent_frames=recent,
+                radius=(radius,),
+                dilation=(dilation,),
+                top_k=top_k,
+                temperature=temperature,
+            )
         console = Console()
         with console.status("exporting and comparing with PyTorch"):
             found = export_artifact(run, artifact, settings, (height, width))

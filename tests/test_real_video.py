@@ -1,0 +1,117 @@
+"""The bundled model on real video: the same through onnxruntime and PyTorch, and better than no tracking at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from corrflow.evaluate.datasets import DavisSequence, open_davis
+from corrflow.evaluate.metrics import region_similarity
+from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
+from corrflow.runtime.artifact import Artifact, bundled_artifact_path, load_artifact
+from corrflow.runtime.memory import MemoryRing
+from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from corrflow.runtime.tracker import Tracker, with_settings
+from corrflow.runtime.tracks import KeypointsObject
+from corrflow.train.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parents[1]
+ROWS = 240  # half the bundled model's working size, for the time it takes
+
+
+class TorchBackend:
+    """Fulfils `backend.Backend` with the checkpoint that the bundled artifact was exported from."""
+
+    name = "torch"
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self._encoder = load_checkpoint(ROOT / "checkpoints" / "quarter").encoder()
+
+    def encode(self, frame: np.ndarray) -> np.ndarray:
+        from corrflow.export.compare import torch_features
+
+        return torch_features(self._encoder, frame)[0].numpy()
+
+    def new_memory(self, capacity: int, anchors: int, labels: int, cells: tuple[int, int]) -> MemoryRing:
+        return MemoryRing(capacity, anchors, labels, cells, self.artifact.channels)
+
+    def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
+        keys, values = memory.references()
+        tensors = (torch.from_numpy(array)[None] for array in (query, keys, values))
+        with torch.no_grad():
+            return local_soft_copy(*tensors, self.artifact.settings.attributes)[0].numpy()  # pyright: ignore[reportCallIssue]
+
+    def close(self) -> None: ...
+
+
+class ComparingBackend(OnnxRuntimeBackend):
+    """onnxruntime, with PyTorch asked the same question each time."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact)
+        self.other = TorchBackend(artifact)
+        self.features_apart = self.labels_apart = 0.0
+
+    def encode(self, frame: np.ndarray) -> np.ndarray:
+        features = super().encode(frame)
+        self.features_apart = max(self.features_apart, float(np.abs(features - self.other.encode(frame)).max()))
+        return features
+
+    def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
+        labels = super().propagate(query, memory)
+        self.labels_apart = max(self.labels_apart, float(np.abs(labels - self.other.propagate(query, memory)).max()))
+        return labels
+
+
+@pytest.fixture(scope="module")
+def dance(shared_data: Path) -> DavisSequence:
+    (sequence,) = (found for found in open_davis(shared_data / "davis-dev", "dev") if found.name == "dance-jump")
+    return sequence
+
+
+def track(backend, sequence: DavisSequence) -> list[np.ndarray]:
+    tracker = Tracker(backend, with_settings(backend.artifact.settings, rows=ROWS))
+    frames = sequence.frames()
+    masks = [tracker.start(next(frames).image, sequence.objects()).mask]
+    return masks + [tracker.step(frame.image).mask for frame in frames]
+
+
+def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(dance: DavisSequence) -> None:
+    artifact = load_artifact(bundled_artifact_path())
+    comparing = ComparingBackend(artifact)
+    through_onnx = track(comparing, dance)
+    through_torch = track(TorchBackend(artifact), dance)
+    assert comparing.features_apart < 1e-4
+    # Two scores that rounding swaps at the top_k boundary exchange candidates of nearly the same small weight.
+    assert comparing.labels_apart < 1e-4
+    same = np.mean([np.mean(first == second) for first, second in zip(through_onnx, through_torch, strict=True)])
+    assert same >= 0.999
+    truth = [dance.annotation(index) for index in range(len(dance))]
+    tracked = np.mean([region_similarity(a == 1, b == 1) for a, b in zip(through_onnx[1:], truth[1:], strict=True)])
+    repeated = np.mean([region_similarity(truth[0] == 1, b == 1) for b in truth[1:]])
+    assert tracked > repeated + 0.2
+
+
+def test_keypoints_stay_on_a_real_animal(shared_data: Path) -> None:
+    """BADJA's joints of the bear: closer to the truth after a second than joints that never moved."""
+    annotation = json.loads((shared_data / "keypoints" / "badja_bear.json").read_text())
+    folder = shared_data / "davis-dev" / "JPEGImages" / "480p" / "bear"
+    first, last = (sorted(annotation["frames"])[index] for index in (0, 5))
+    points, true = (np.array(annotation["frames"][name], np.float32) for name in (first, last))
+    seen = (points[:, 2] > 0) & (true[:, 2] > 0)
+    points, true = points[seen, :2], true[seen, :2]
+    pictures = [cv2.imread(str(folder / f"{number:05d}.jpg")) for number in range(int(first), int(last) + 1)]
+    backend = OnnxRuntimeBackend(load_artifact(bundled_artifact_path()))
+    tracker = Tracker(backend, with_settings(backend.artifact.settings, rows=ROWS))
+    names = tuple(name for name, used in zip(annotation["keypoint_names"], seen, strict=True) if used)
+    tracks = tracker.start(np.asarray(pictures[0]), [KeypointsObject(1, points, names)])
+    for picture in pictures[1:]:
+        tracks = tracker.step(np.asarray(picture))
+    found = tracks.objects[0].points
+    assert found is not None
+    assert np.median(np.linalg.norm(found - true, axis=1)) < 0.7 * np.median(np.linalg.norm(points - true, axis=1))
