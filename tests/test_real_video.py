@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from corrflow.evaluate.datasets import DavisSequence, open_davis
 from corrflow.evaluate.metrics import region_similarity
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
