@@ -1,0 +1,1 @@
+"""The artifact that comes with the package: one folder each."""
