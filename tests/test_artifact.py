@@ -154,7 +154,7 @@ def test_the_guard_answers_any_bytes_with_a_verdict(content: bytes, cut: int, fl
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.floats(0, 1), flip=st.floats(0, 1))
-def test_a_damaged_zip_is_refused_in_one_sentence(
+def test_a_damaged_zip_is_refused_or_whole_in_one_sentence(
     small_artifact: Path, tmp_path: Path, cut: float, flip: float
 ) -> None:
     archive = tmp_path / "damaged.zip"
@@ -164,8 +164,12 @@ def test_a_damaged_zip_is_refused_in_one_sentence(
     content = bytearray(archive.read_bytes())
     content[int(flip * (len(content) - 1))] ^= 0xFF
     archive.write_bytes(content[: int(cut * len(content))])
-    with pytest.raises(InputError):
-        load_artifact(archive)
+    try:
+        loaded = load_artifact(archive)
+    except InputError:
+        return
+    # The damage hit what says nothing of the content, such as a time stamp.
+    assert loaded.files == load_artifact(small_artifact).files
 
 
 def test_graphs_that_onnxruntime_refuses_are_one_sentence(tmp_path: Path) -> None:
