@@ -21,7 +21,7 @@ from corrflow.runtime.tracks import KeypointsObject
 from corrflow.train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
-ROWS = 240  # half the bundled model's working size, for the time it takes
+ROWS = 144  # less than the bundled model works at, for the time it takes
 
 
 class TorchBackend:
