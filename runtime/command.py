@@ -68,19 +68,16 @@ class Outputs:
     def open(self, source: FrameSource) -> list[Sink]:
         """A sink for each; raises InputError for one that cannot be written, with the others closed again."""
         pace = source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
-        makers: list[Callable[[], Sink]] = []
-        if self.save is not None:
-            makers.append(lambda: VideoSink(self.save, pace))  # type: ignore[arg-type]
-        if self.masks is not None:
-            makers.append(lambda: MaskFolderSink(self.masks))  # type: ignore[arg-type]
-        if self.csv is not None:
-            makers.append(lambda: KeypointCsvSink(self.csv))  # type: ignore[arg-type]
-        if self.jsonl is not None:
-            makers.append(lambda: JsonLinesSink(self.jsonl))  # type: ignore[arg-type]
         sinks: list[Sink] = []
         try:
-            for make in makers:
-                sinks.append(make())
+            if self.save is not None:
+                sinks.append(VideoSink(self.save, pace))
+            if self.masks is not None:
+                sinks.append(MaskFolderSink(self.masks))
+            if self.csv is not None:
+                sinks.append(KeypointCsvSink(self.csv))
+            if self.jsonl is not None:
+                sinks.append(JsonLinesSink(self.jsonl))
         except Exception:
             for sink in sinks:
                 sink.close()

@@ -35,7 +35,6 @@ class _Member:
 class _Group:
     """Objects given on the same frame, and the memory they are copied from."""
 
-    frame_index: int
     members: list[_Member]
     memory: Memory
 
@@ -64,7 +63,6 @@ class Tracker:
         self._geometry: Geometry | None = None
         self._upsample: Upsampler | None = None
         self._features: Features = None
-        self._frame_index = -1
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -82,7 +80,6 @@ class Tracker:
         _check_objects(objects, (height, width), ())
         self.reset()
         self._geometry, self._upsample = geometry, geometry.upsampler()
-        self._frame_index = 0
         self._features = self.backend.encode(geometry.shrink(frame))
         self._join(objects)
         return self._given(objects)
@@ -99,7 +96,6 @@ class Tracker:
                 f"expected frames of {_size(geometry.frame)} as at the start, got {_size(frame.shape[:2])};"
                 " start again with objects on a frame of the new size"
             )
-        self._frame_index += 1
         self._features = self.backend.encode(geometry.shrink(frame))
         ids, maps, tracks = [], [], []
         for group in self._groups:
@@ -167,7 +163,7 @@ class Tracker:
         anchors = int(self.settings.first_frame)
         memory = self.backend.new_memory(self.settings.references, anchors, len(labels), geometry.cells)
         memory.remember(self._features, labels, anchor=True)
-        self._groups.append(_Group(self._frame_index, members, memory))
+        self._groups.append(_Group(members, memory))
 
     def _given(self, objects: Sequence[TrackedObject]) -> Tracks:
         """The objects as tracks of the frame they are given on."""
