@@ -232,7 +232,7 @@ class ClipSampler:
         first = generator.integers(self.videos.starts[video], self.videos.starts[video + 1] - self.frames + 1)
         pictures = [self.videos.frame(index) for index in range(first, first + self.frames)]
         height, width = pictures[0].shape[:2]
-        side = min(height, width) * generator.uniform(0.7, 1.0)
+        side = min(height, width) * generator.uniform(self.config.smallest_view, 1.0)
         centre = generator.uniform((side / 2, side / 2), (width - side / 2, height - side / 2))
         matrix = _affine(centre, side, 0.0, 0.0, self.crop, mirrored=generator.random() < 0.5)
         if generator.random() < 0.5:

@@ -48,6 +48,7 @@ class TrainConfig:
     frames:            frames a clip, n in the paper: n - 1 copies forward and n - 1 back
     frames_per_second: rate at which clips are sampled
     crop:              side of the square training frames, in pixels
+    smallest_view:     least share of a video's short side that a crop shows; the smaller, the closer clips are seen
     radius:            window radius in cells, M in the paper; 0 searches the whole frame (the ablation)
     temperature:       divisor of the scores; 1 for the paper's raw dot products
     colours:           K-means classes of the colours that are copied
@@ -66,6 +67,7 @@ class TrainConfig:
     frames: int = 3
     frames_per_second: float = 6.0
     crop: int = 256
+    smallest_view: float = 0.7
     radius: int = 6
     temperature: float = 0.07
     colours: int = 16
@@ -85,8 +87,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         limits = {
             "steps": (1, 10**9), "batch": (1, 4096), "frames": (2, 64), "frames_per_second": (0.1, 240.0),
-            "crop": (32, 2048), "radius": (0, 128), "temperature": (1e-4, 1e4), "colours": (2, 313),
-            "dropout": (0.0, 1.0), "jitter": (0.0, 1.0), "truth_start": (0.0, 1.0), "truth_end": (0.0, 1.0),
+            "crop": (32, 2048), "smallest_view": (0.05, 1.0), "radius": (0, 128), "temperature": (1e-4, 1e4),
+            "colours": (2, 313), "dropout": (0.0, 1.0), "jitter": (0.0, 1.0), "truth_start": (0.0, 1.0), "truth_end": (0.0, 1.0),
             "cycle_weight": (0.0, 1e3), "learning_rate": (0.0, 1.0), "stills_share": (0.0, 1.0), "threads": (1, 1024),
         }  # fmt: skip
         for name, (low, high) in limits.items():
