@@ -8,11 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from corrflow.plugins.errors import InputError
+from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifact import Artifact
 
 logger = logging.getLogger("corrflow")
 
-BACKENDS = ("auto", "onnxruntime")
+# onnxruntime copies labels with the fused kernel where that was built, onnx-function always with propagate.onnx.
+BACKENDS = ("auto", "onnxruntime", "onnx-function")
 
 # Features and the memory belong to the back end that made them: they may live on another device.
 Features = Any
@@ -63,6 +65,7 @@ def open_backend(name: str, artifact: Artifact, threads: int = 0) -> Backend:
         raise InputError(f"expected a back end among {', '.join(BACKENDS)}, got {name!r}; choose one of those")
     from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
-    backend = OnnxRuntimeBackend(artifact, threads)
-    logger.info("back end: %s (LocalSoftCopy as an ONNX function)", backend.name)
+    reason = "asked for the ONNX function" if name == "onnx-function" else cpu.unavailable()
+    backend = OnnxRuntimeBackend(artifact, threads, fused=not reason)
+    logger.info("back end: %s%s", backend.name, reason and f" ({reason})")
     return backend

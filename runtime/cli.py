@@ -39,7 +39,7 @@ def track(
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
-    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or onnx-function (no fused kernel).")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
     demo: Annotated[bool, typer.Option("--demo", help="Render a clip, track it, and say how well that went.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what --demo writes.")] = Path("corrflow-demo"),

@@ -1,23 +1,30 @@
-"""ONNX Runtime on the CPU: encode.onnx and propagate.onnx as they are, features and memory in host arrays."""
+"""ONNX Runtime on the CPU, with the fused kernel or propagate.onnx for the labels; all arrays on the host."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifact import ENCODE, PROPAGATE, Artifact
 from corrflow.runtime.memory import MemoryRing
 
 
 class OnnxRuntimeBackend:
-    """Fulfils `backend.Backend`. Features are [C, h, w] float32 arrays."""
+    """Fulfils `backend.Backend`. Features are [C, h, w] float32 arrays.
 
-    name = "onnxruntime-cpu"
+    fused: copy labels with the fused kernel, called between the frames' encodings without a copy of anything;
+    otherwise with propagate.onnx. Raises InputError where the kernel was not built, or onnxruntime refuses a graph.
+    """
 
-    def __init__(self, artifact: Artifact, threads: int = 0) -> None:
+    def __init__(self, artifact: Artifact, threads: int = 0, fused: bool = False) -> None:
         import onnxruntime
 
+        if fused and cpu.unavailable():
+            raise InputError(cpu.unavailable())
         self.artifact = artifact
+        self.name = f"onnxruntime-cpu, fused {cpu.kernels()[0]} kernel" if fused else "onnxruntime-cpu, ONNX function"
+        self._threads = threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors; its warnings are about its own optimiser
@@ -25,8 +32,12 @@ class OnnxRuntimeBackend:
             self._encode = onnxruntime.InferenceSession(
                 artifact.files[ENCODE], options, providers=["CPUExecutionProvider"]
             )
-            self._propagate = onnxruntime.InferenceSession(
-                artifact.files[PROPAGATE], options, providers=["CPUExecutionProvider"]
+            self._propagate = (
+                None
+                if fused
+                else onnxruntime.InferenceSession(
+                    artifact.files[PROPAGATE], options, providers=["CPUExecutionProvider"]
+                )
             )
         except Exception as error:  # onnxruntime's own exceptions share no base class
             raise InputError(
@@ -34,7 +45,8 @@ class OnnxRuntimeBackend:
                 f" ({str(error).splitlines()[0]}); export the artifact again or update onnxruntime"
             ) from error
         _expect_inputs(artifact.name, ENCODE, self._encode, {"frame"})
-        _expect_inputs(artifact.name, PROPAGATE, self._propagate, {"query", "keys", "values"})
+        if self._propagate is not None:
+            _expect_inputs(artifact.name, PROPAGATE, self._propagate, {"query", "keys", "values"})
 
     def encode(self, frame: np.ndarray) -> np.ndarray:
         """[H, W, 3] uint8, BGR -> [C, ceil(H / 4), ceil(W / 4)] float32."""
@@ -50,7 +62,10 @@ class OnnxRuntimeBackend:
 
     def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
         """Features [C, h, w] -> soft labels [N, h, w] float32."""
-        keys, values = memory.references(fill=not self.artifact.settings.attributes.uniform)
+        attributes = self.artifact.settings.attributes
+        keys, values = memory.references(fill=not attributes.uniform)
+        if self._propagate is None:
+            return cpu.local_soft_copy(query[None], keys[None], values[None], attributes, self._threads)[0]
         return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None]})[0]
 
     def close(self) -> None:

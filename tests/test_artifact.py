@@ -175,7 +175,7 @@ def test_a_damaged_zip_is_refused_or_whole_in_one_sentence(
 def test_graphs_that_onnxruntime_refuses_are_one_sentence(tmp_path: Path) -> None:
     save_artifact(tmp_path / "a", {ENCODE: model_with(), PROPAGATE: model_with()}, 64, TrackingSettings(), {})
     with pytest.raises(InputError, match="refuses the graphs"):
-        open_backend("auto", load_artifact(tmp_path / "a"))
+        open_backend("onnx-function", load_artifact(tmp_path / "a"))
 
 
 def test_an_unknown_back_end_is_refused(small_artifact: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from corrflow.export.graphs import propagate_model
 from corrflow.plugins.errors import InputError
-from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
+from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
 from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
 
 TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
@@ -74,10 +74,21 @@ def run_onnx(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes
     )
 
 
+def fused(kernel: str) -> Callable[..., np.ndarray]:
+    """The compiled form with one of its kernels; two threads, so that threads meet."""
+
+    def run(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
+        return cpu.local_soft_copy(query, keys, values, attributes, threads=2, kernel=kernel)
+
+    return run
+
+
+FUSED = {f"cpu {kernel}": fused(kernel) for kernel in cpu.kernels()}
 FORMS: dict[str, Callable[..., np.ndarray]] = {
     "torch_reference": run_reference,
     "torch_blocked": run_blocked,
     "onnx_function": run_onnx,
+    **FUSED,
 }
 
 
@@ -124,7 +135,7 @@ def test_torch_forms_match_the_oracle_for_any_shape(oracle, case: Case, seed: in
     query, keys, values = inputs(case, seed, integers)
     attributes = case.attributes
     expected = oracle(query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature)
-    for form in (run_reference, run_blocked):
+    for form in (run_reference, run_blocked, *FUSED.values()):
         # A temperature of 1/16 makes scores of up to 100, whose last bits are 1e-5 of the exponent.
         np.testing.assert_allclose(form(query, keys, values, attributes), expected, rtol=0, atol=1e-4)
 

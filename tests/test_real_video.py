@@ -52,8 +52,8 @@ class TorchBackend:
 class ComparingBackend(OnnxRuntimeBackend):
     """onnxruntime, with PyTorch asked the same question each time."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        super().__init__(artifact)
+    def __init__(self, artifact: Artifact, fused: bool) -> None:
+        super().__init__(artifact, fused=fused)
         self.other = TorchBackend(artifact)
         self.features_apart = self.labels_apart = 0.0
 
@@ -81,9 +81,10 @@ def track(backend, sequence: DavisSequence) -> list[np.ndarray]:
     return masks + [tracker.step(frame.image).mask for frame in frames]
 
 
-def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(dance: DavisSequence) -> None:
+@pytest.mark.parametrize("fused", [True, False], ids=["fused kernel", "ONNX function"])
+def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(dance: DavisSequence, fused: bool) -> None:
     artifact = load_artifact(bundled_artifact_path())
-    comparing = ComparingBackend(artifact)
+    comparing = ComparingBackend(artifact, fused)
     through_onnx = track(comparing, dance)
     through_torch = track(TorchBackend(artifact), dance)
     assert comparing.features_apart < 1e-4

@@ -17,9 +17,9 @@ from corrflow.runtime.tracker import Tracker, with_settings
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
 
 
-@pytest.fixture(scope="module")
-def backend(small_artifact: Path) -> Iterator[Backend]:
-    opened = open_backend("auto", load_artifact(small_artifact), threads=1)
+@pytest.fixture(scope="module", params=["onnxruntime", "onnx-function"])
+def backend(small_artifact: Path, request: pytest.FixtureRequest) -> Iterator[Backend]:
+    opened = open_backend(request.param, load_artifact(small_artifact), threads=1)
     yield opened
     opened.close()
 

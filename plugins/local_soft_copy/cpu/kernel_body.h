@@ -1,0 +1,551 @@
+// The fused kernel: scores, window, top_k or softmax, and weighted copy of one panel of query columns, row by row.
+//
+// LANES neighbouring query columns share a register. The score of an offset is one fused multiply-add per channel with
+// the key row shifted by the offset; two query rows go through together, so that each key loaded is used twice. A panel
+// of a few registers' width goes down the frame with the key rows that its window covers in a small ring: read in place
+// the channels would lie on a page each, and the loop would wait for the cache. The scores of one key row at a time are
+// held (never the window) and folded into a running softmax, or into sorted lists of the top_k best.
+//
+// Only the compiler's fixed-width vectors are used, so one source serves every instruction set; the files that include
+// it set KERNEL_NAME, KERNEL_TEXT, LANES, PAIR_OFFSETS and SINGLE_OFFSETS.
+// Everything here has internal linkage and nothing of the C++ library is used: code compiled for a newer processor
+// must not be the copy that the linker keeps for all.
+#include "kernel.h"
+
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using corrflow::Job;
+using corrflow::Reference;
+
+constexpr int L = LANES;
+constexpr int STRIPS = 32 / LANES;  // registers side by side in a panel
+constexpr int P = STRIPS * L;
+constexpr int ROWS = 2;
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef std::int32_t Integers __attribute__((vector_size(4 * LANES)));
+
+const float LOWEST = -__builtin_inff();
+
+inline Floats load(const float* from) {
+    Floats vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+inline void store(float* to, Floats vector) { std::memcpy(to, &vector, sizeof vector); }
+
+inline Floats broadcast(float value) { return value - Floats{}; }
+
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+// Half precision to single by integer arithmetic: shift the fields into place, then correct the exponent's bias by a
+// product, which also turns denormal halves into the numbers they stand for.
+inline float single(std::uint16_t bits) {
+    std::uint32_t magnitude = (bits & 0x7fffu) << 13;
+    float value;
+    std::memcpy(&value, &magnitude, 4);
+    value *= 5.192296858534828e33f;  // 2^112
+    std::memcpy(&magnitude, &value, 4);
+    if ((bits & 0x7c00u) == 0x7c00u) magnitude |= 0x7f800000u;  // infinity and NaN
+    magnitude |= (bits & 0x8000u) << 16;
+    std::memcpy(&value, &magnitude, 4);
+    return value;
+}
+
+inline float single(float value) { return value; }
+
+inline Floats load(const std::uint16_t* from) {
+#if LANES == 16 && defined(__AVX512F__)
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#elif LANES == 8 && defined(__F16C__)
+    return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#else
+    Floats vector;
+    for (int lane = 0; lane < L; ++lane) vector[lane] = single(from[lane]);
+    return vector;
+#endif
+}
+
+// One bit for each lane in which a is larger than b.
+inline unsigned lanes_above(Floats a, Floats b) {
+#if LANES == 16 && defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#elif LANES == 8 && defined(__AVX2__)
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ));
+#else
+    const Integers above = a > b;
+    unsigned bits = 0;
+    for (int lane = 0; lane < L; ++lane) bits |= (unsigned)(above[lane] & 1) << lane;
+    return bits;
+#endif
+}
+
+// e^x for x <= 0 to about one unit in the last place; below -87 a number that vanishes in any sum with e^0.
+inline Floats exponential(Floats x) {
+    x = larger(x, broadcast(-87.0f));
+    // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+    const Floats shifted = x * 1.44269504088896341f + 12582912.0f;
+    const Floats whole = shifted - 12582912.0f;
+    const Integers exponent = ((Integers)shifted - 0x4b400000 + 127) << 23;
+    const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
+    Floats series = broadcast(1.0f / 5040);
+    series = series * rest + 1.0f / 720;
+    series = series * rest + 1.0f / 120;
+    series = series * rest + 1.0f / 24;
+    series = series * rest + 1.0f / 6;
+    series = series * rest + 0.5f;
+    series = series * rest + 1.0f;
+    series = series * rest + 1.0f;
+    return series * (Floats)exponent;
+}
+
+// Scores of R query rows at OFFSETS neighbouring offsets: query [C][ROWS][L], keys [C][stride] from the first offset,
+// scores [R][score_stride].
+template <int R, int OFFSETS>
+inline void score_block(const float* query, const float* keys, int C, int stride, int step, float* scores,
+                        int score_stride) {
+    Floats sums[R][OFFSETS];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+        for (int o = 0; o < OFFSETS; ++o) sums[r][o] = Floats{};
+    for (int c = 0; c < C; ++c) {
+        Floats own[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) own[r] = load(query + r * L);
+#pragma GCC unroll 32
+        for (int o = 0; o < OFFSETS; ++o) {
+            const Floats key = load(keys + o * step);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) sums[r][o] += own[r] * key;
+        }
+        query += ROWS * L;
+        keys += stride;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+        for (int o = 0; o < OFFSETS; ++o) store(scores + r * score_stride + o * L, sums[r][o]);
+}
+
+// score_block with a number of offsets known only now.
+template <int R, int OFFSETS>
+inline void score_some(int count, const float* query, const float* keys, int C, int stride, int step, float* scores,
+                       int score_stride) {
+    if (count == OFFSETS)
+        score_block<R, OFFSETS>(query, keys, C, stride, step, scores, score_stride);
+    else if constexpr (OFFSETS > 1)
+        score_some<R, OFFSETS - 1>(count, query, keys, C, stride, step, scores, score_stride);
+}
+
+// What is known of one query row of the panel.
+struct Row {
+    float highest[P];   // full softmax: the maximum so far; top_k: the lowest score kept once the list is full
+    float total[P];     // full softmax: the sum of weights
+    int kept[P];        // top_k: scores in the list
+    bool live[STRIPS];  // whether any value that the strip can see is not zero; if none is, zero is the exact answer
+};
+
+// One panel of query columns, as a few strips of LANES columns.
+struct Panel {
+    const Job& job;
+    const int column, first_row, rows;
+    const int columns;     // inside the frame; lanes beyond compute on zeros and are never written out
+    Row* state;            // [rows]
+    float* copied;         // [rows][N][P]: sums of weights times values
+    float* best;           // [rows][P][top_k]: kept scores, descending
+    std::int32_t* places;  // [rows][P][top_k]: reference * H * W + row * W + column of each
+    float* query;          // [STRIPS][C][ROWS][L]
+    float* scores;         // [ROWS][offsets][L] of one key row
+    float* ring;           // [slots][C + N][width]
+    unsigned char* marks;  // [rows in sight][groups in sight]: whether a group of L columns holds a value beside zero
+
+    // Of the reference at hand:
+    const Reference* reference;
+    int index, reach, step, offsets, width, slots;
+
+    // Offsets to either side that can lie inside the frame at all.
+    static int reach_columns(const Job& job, const Reference& reference) {
+        const int most = (job.W - 1) / reference.dilation;
+        return reference.radius < most ? reference.radius : most;
+    }
+
+    static int reach_rows(const Job& job, const Reference& reference) {
+        const int most = (job.H - 1) / reference.dilation;
+        return reference.radius < most ? reference.radius : most;
+    }
+
+    static int width_of(int reach, int step) { return (P + 2 * reach * step + L - 1) / L * L; }
+
+    // Hands out the parts of the scratch in turn; from null it only counts.
+    struct Allotment {
+        char* base;
+        std::size_t used = 0;
+        template <typename T>
+        T* take(std::size_t count) {
+            T* part = base ? reinterpret_cast<T*>(base + used) : nullptr;
+            used += (count * sizeof(T) + 63) / 64 * 64;
+            return part;
+        }
+    };
+
+    Panel(const Job& job, int column, int first_row, int rows, void* scratch)
+        : job(job), column(column), first_row(first_row), rows(rows), columns(job.W - column < P ? job.W - column : P) {
+        allot(static_cast<char*>(scratch));
+    }
+
+    std::size_t allot(char* base) {
+        std::size_t widest = 1, rings = 0;
+        for (int k = 0; k < job.K; ++k) {
+            const Reference& each = job.references[k];
+            const std::size_t across = reach_columns(job, each), along = reach_rows(job, each);
+            if (2 * across + 1 > widest) widest = 2 * across + 1;
+            const std::size_t floats = (2 * along + ROWS) * (job.C + job.N) * width_of((int)across, each.dilation);
+            if (floats > rings) rings = floats;
+        }
+        Allotment parts{base};
+        state = parts.take<Row>(rows);
+        copied = parts.take<float>((std::size_t)rows * job.N * P);
+        best = parts.take<float>((std::size_t)rows * P * job.top_k);
+        places = parts.take<std::int32_t>((std::size_t)rows * P * job.top_k);
+        query = parts.take<float>((std::size_t)STRIPS * job.C * ROWS * L);
+        scores = parts.take<float>(ROWS * widest * L);
+        ring = parts.take<float>(rings);
+        marks = parts.take<unsigned char>((std::size_t)job.H * ((job.W + L - 1) / L));
+        return parts.used;
+    }
+
+    void run() {
+        begin();
+        for (int k = 0; k < job.K; ++k) {
+            at(k);
+            // With a dilation, rows see only rows of their own remainder: each remainder is a picture of its own.
+            for (int remainder = 0; remainder < step && remainder < job.H; ++remainder) fold_remainder(remainder);
+        }
+        for (int r = 0; r < rows; ++r) end(r);
+    }
+
+    void at(int k) {
+        index = k;
+        reference = job.references + k;
+        reach = reach_columns(job, *reference);
+        step = reference->dilation;
+        offsets = 2 * reach + 1;
+        width = width_of(reach, step);
+        slots = 2 * reach_rows(job, *reference) + ROWS;
+    }
+
+    void begin() {
+        for (int r = 0; r < rows; ++r) {
+            Row& row = state[r];
+            for (int strip = 0; strip < STRIPS; ++strip) row.live[strip] = false;
+            for (int lane = 0; lane < P; ++lane) {
+                row.total[lane] = 0.0f;
+                row.kept[lane] = 0;
+                // No score is above infinity: nothing is kept for lanes beyond the frame.
+                row.highest[lane] = job.top_k && lane >= columns ? -LOWEST : LOWEST;
+            }
+        }
+        for (int k = 0; k < job.K; ++k) {
+            at(k);
+            find_live();
+        }
+        std::memset(copied, 0, sizeof(float) * rows * job.N * P);
+    }
+
+    // Mark the strips that see a value other than zero in the reference at hand.
+    void find_live() {
+        const int across = reach * step, along = reach_rows(job, *reference) * step;
+        const int top = first_row > along ? first_row - along : 0;
+        const int bottom = first_row + rows + along < job.H ? first_row + rows + along : job.H;
+        const int left = column > across ? (column - across) / L : 0;
+        const int last = column + columns - 1 + across < job.W - 1 ? column + columns - 1 + across : job.W - 1;
+        const int groups = last / L + 1 - left;
+        std::memset(marks, 0, (std::size_t)(bottom - top) * groups);
+        for (int n = 0; n < job.N; ++n)
+            for (int y = top; y < bottom; ++y) {
+                const float* values = reference->values + ((std::size_t)n * job.H + y) * job.W;
+                unsigned char* own = marks + (std::size_t)(y - top) * groups - left;
+                for (int x = left * L; x <= last; x += L) {
+                    const int end = x + L < job.W ? x + L : job.W;
+                    unsigned char found = 0;
+                    for (int i = x; i < end; ++i) found |= values[i] != 0.0f;
+                    own[x / L] |= found;
+                }
+            }
+        for (int r = 0; r < rows; ++r)
+            for (int strip = 0; strip * L < columns; ++strip) {
+                const int first = column + strip * L;
+                const int from = first > across ? (first - across) / L : 0;
+                const int to = (first + L - 1 + across < job.W - 1 ? first + L - 1 + across : job.W - 1) / L;
+                bool& live = state[r].live[strip];
+                for (int y = first_row + r - along; y <= first_row + r + along && !live; y += step)
+                    for (int group = from; group <= to && y >= 0 && y < job.H; ++group)
+                        live |= marks[(std::size_t)(y - top) * groups + group - left] != 0;
+            }
+    }
+
+    // All query rows y with y % step == remainder, two neighbours of them at a time. Rows are counted within the
+    // remainder here: u stands for the frame's row u * step + remainder.
+    void fold_remainder(int remainder) {
+        if (first_row + rows - 1 < remainder) return;
+        const int count = (job.H - 1 - remainder) / step + 1;
+        const int first = first_row > remainder ? (first_row - remainder + step - 1) / step : 0;
+        const int beyond = (first_row + rows - 1 - remainder) / step + 1;
+        const int along = reach_rows(job, *reference);
+        int fetched = 0;  // key rows before this one are in the ring, as far as it reaches
+        for (int u = first; u < beyond; u += ROWS) {
+            const int pair = beyond - u < ROWS ? beyond - u : ROWS;
+            const int own[ROWS] = {u * step + remainder - first_row, (u + pair - 1) * step + remainder - first_row};
+            bool live[STRIPS], any = false;
+            for (int strip = 0; strip < STRIPS; ++strip) {
+                live[strip] = state[own[0]].live[strip] || state[own[1]].live[strip];
+                any |= live[strip];
+                if (live[strip]) read_query(strip, own);
+            }
+            if (!any) continue;
+            const int top = u > along ? u - along : 0;
+            const int bottom = u + pair - 1 + along < count - 1 ? u + pair - 1 + along : count - 1;
+            if (fetched < top) fetched = top;
+            for (int v = top; v <= bottom; ++v) {
+                const int y = v * step + remainder;
+                float* keys = ring + (std::size_t)(v % slots) * (job.C + job.N) * width;
+                if (v == fetched) {
+                    if (job.half_keys)
+                        fetch<std::uint16_t>(y, keys);
+                    else
+                        fetch<float>(y, keys);
+                    ++fetched;
+                }
+                // Key rows that both query rows see lie between one for the upper and one for the lower row alone.
+                const bool upper = v <= u + along, lower = pair == ROWS && v >= u + 1 - along;
+                for (int strip = 0; strip < STRIPS; ++strip) {
+                    if (!live[strip]) continue;
+                    if (upper && lower)
+                        fold<ROWS>(strip, y, keys, own, 0);
+                    else
+                        fold<1>(strip, y, keys, own, upper ? 0 : 1);
+                }
+            }
+        }
+    }
+
+    // A row without a neighbour stands for both.
+    void read_query(int strip, const int* own) {
+        const int first = column + strip * L, lanes = job.W - first < L ? job.W - first : L;
+        float* to = query + (std::size_t)strip * job.C * ROWS * L;
+        for (int c = 0; c < job.C; ++c)
+            for (int r = 0; r < ROWS; ++r, to += L) {
+                const float* from = job.query + ((std::size_t)c * job.H + first_row + own[r]) * job.W + first;
+                if (lanes == L)
+                    store(to, load(from) * job.scale);
+                else
+                    for (int lane = 0; lane < L; ++lane) to[lane] = lane < lanes ? from[lane] * job.scale : 0.0f;
+            }
+    }
+
+    // Key row y and its values into a slot of the ring, [C + N][width] from the first offset of the first lane on.
+    // Columns outside the frame become zeros, which are scored and then excluded.
+    template <typename Key>
+    void fetch(int y, float* slot) const {
+        const std::size_t plane = (std::size_t)job.H * job.W;
+        const int start = column - reach * step;
+        const int left = start < 0 ? -start : 0, right = job.W - start < width ? job.W - start : width;
+        const std::ptrdiff_t from = (std::ptrdiff_t)y * job.W + start + left;
+        const Key* keys = static_cast<const Key*>(reference->keys) + from;
+        const float* values = reference->values + from;
+        for (int c = 0; c < job.C; ++c, slot += width) fetch_channel(keys + c * plane, slot, left, right);
+        // With top_k the values that are wanted are read where they are.
+        for (int n = 0; n < job.N && !job.top_k; ++n, slot += width) fetch_channel(values + n * plane, slot, left, right);
+    }
+
+    template <typename Key>
+    void fetch_channel(const Key* from, float* to, int left, int right) const {
+        int x = 0;
+        for (; x < left; ++x) to[x] = 0.0f;
+        for (; x + L <= right; x += L) store(to + x, load(from + (x - left)));
+        for (; x < right; ++x) to[x] = single(from[x - left]);
+        for (; x < width; ++x) to[x] = 0.0f;
+    }
+
+    // Fold a key row into query rows own[first] .. own[first + R - 1] of a strip.
+    template <int R>
+    void fold(int strip, int y, const float* keys, const int* own, int first) {
+        constexpr int MOST = R == ROWS ? PAIR_OFFSETS : SINGLE_OFFSETS;
+        const int blocks = (offsets + MOST - 1) / MOST;
+        const float* queries = query + (std::size_t)strip * job.C * ROWS * L + first * L;
+        keys += strip * L;
+        // Blocks of nearly equal size: a block of one offset would wait for its own sums.
+        for (int block = 0, o = 0; block < blocks; ++block) {
+            const int count = (offsets - o + blocks - block - 1) / (blocks - block);
+            score_some<R, MOST>(count, queries, keys + o * step, job.C, width, step, scores + o * L, offsets * L);
+            o += count;
+        }
+        const int left = column + strip * L;
+        if (left - reach * step < 0 || left + L - 1 + reach * step >= job.W) exclude(left, R);
+        if (job.top_k)
+            for (int r = 0; r < R; ++r) keep(strip, y, own[first + r], scores + (std::size_t)r * offsets * L);
+        else
+            weigh<R>(strip, keys + (std::size_t)job.C * width, own + first);
+    }
+
+    // Positions outside the frame count for nothing.
+    void exclude(int left, int count) {
+        const int lanes = job.W - left < L ? job.W - left : L;
+        for (int o = 0; o < offsets; ++o) {
+            const int shifted = left + (o - reach) * step;
+            for (int lane = 0; lane < lanes; ++lane)
+                if (shifted + lane < 0 || shifted + lane >= job.W)
+                    for (int r = 0; r < count; ++r) scores[((std::size_t)r * offsets + o) * L + lane] = LOWEST;
+        }
+    }
+
+    void keep(int strip, int y, int r, const float* row_scores) {
+        const float* highest = state[r].highest + strip * L;
+        for (int o = 0; o < offsets; ++o) {
+            const float* score = row_scores + (std::size_t)o * L;
+            unsigned better = lanes_above(load(score), load(highest));
+            if (!better) continue;
+            const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + (o - reach) * step;
+            for (; better; better &= better - 1) {
+                const int lane = __builtin_ctz(better);
+                insert(r, strip * L + lane, score[lane], place + lane);
+            }
+        }
+    }
+
+    // Into the descending list of a query; an equal score found earlier stays in front.
+    void insert(int r, int lane, float score, std::int32_t place) {
+        const std::size_t list = ((std::size_t)r * P + lane) * job.top_k;
+        float* own = best + list;
+        std::int32_t* where = places + list;
+        int& count = state[r].kept[lane];
+        int at = count < job.top_k ? count++ : job.top_k - 1;
+        for (; at > 0 && own[at - 1] < score; --at) {
+            own[at] = own[at - 1];
+            where[at] = where[at - 1];
+        }
+        own[at] = score;
+        where[at] = place;
+        if (count == job.top_k) state[r].highest[lane] = own[job.top_k - 1];
+    }
+
+    float* sums_of(int r, int n, int strip) { return copied + ((std::size_t)r * job.N + n) * P + strip * L; }
+
+    template <int R>
+    void weigh(int strip, const float* values, const int* own) {
+        for (int r = 0; r < R; ++r) {
+            Row& row = state[own[r]];
+            float* weights = scores + (std::size_t)r * offsets * L;
+            Floats peak = load(weights);
+            for (int o = 1; o < offsets; ++o) peak = larger(load(weights + o * L), peak);
+            Floats highest = load(row.highest + strip * L), total = load(row.total + strip * L);
+            if (lanes_above(peak, highest)) {
+                const Floats now = larger(peak, highest), shrink = exponential(highest - now);
+                highest = now;
+                store(row.highest + strip * L, now);
+                total *= shrink;
+                for (int n = 0; n < job.N; ++n) {
+                    float* sums = sums_of(own[r], n, strip);
+                    store(sums, load(sums) * shrink);
+                }
+            }
+            for (int o = 0; o < offsets; ++o) {
+                const Floats weight = exponential(load(weights + o * L) - highest);
+                store(weights + o * L, weight);
+                total += weight;
+            }
+            store(row.total + strip * L, total);
+        }
+        int n = 0;
+        for (; n + 4 <= job.N; n += 4) copy<R, 4>(strip, values + (std::size_t)n * width, n, own);
+        for (; n < job.N; ++n) copy<R, 1>(strip, values + (std::size_t)n * width, n, own);
+    }
+
+    // Add the weighted values of CLASSES label channels from n on.
+    template <int R, int CLASSES>
+    void copy(int strip, const float* values, int n, const int* own) {
+        Floats sums[CLASSES][R];
+#pragma GCC unroll 8
+        for (int i = 0; i < CLASSES; ++i)
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) sums[i][r] = load(sums_of(own[r], n + i, strip));
+        for (int o = 0; o < offsets; ++o) {
+            Floats weight[R];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) weight[r] = load(scores + ((std::size_t)r * offsets + o) * L);
+#pragma GCC unroll 8
+            for (int i = 0; i < CLASSES; ++i) {
+                const Floats value = load(values + (std::size_t)i * width + o * step);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) sums[i][r] += weight[r] * value;
+            }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < CLASSES; ++i)
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) store(sums_of(own[r], n + i, strip), sums[i][r]);
+    }
+
+    void end(int r) {
+        Row& row = state[r];
+        for (int strip = 0; strip * L < columns; ++strip) {
+            if (!row.live[strip]) {
+                for (int n = 0; n < job.N; ++n) store(sums_of(r, n, strip), Floats{});
+                continue;
+            }
+            for (int lane = strip * L; job.top_k && lane < strip * L + L && lane < columns; ++lane) copy_kept(r, lane);
+            for (int n = 0; n < job.N; ++n) {
+                float* sums = sums_of(r, n, strip);
+                store(sums, load(sums) / load(row.total + strip * L));
+            }
+        }
+        for (int n = 0; n < job.N; ++n)
+            std::memcpy(job.copied + ((std::size_t)n * job.H + first_row + r) * job.W + column, sums_of(r, n, 0),
+                        sizeof(float) * columns);
+    }
+
+    // The weighted copy of the scores that were kept for one query.
+    void copy_kept(int r, int lane) {
+        const std::size_t list = ((std::size_t)r * P + lane) * job.top_k;
+        float* own = best + list;
+        const int count = state[r].kept[lane];
+        const float peak = own[0];
+        for (int i = 0; i < count; i += L) {
+            Floats some = broadcast(peak);
+            const int here = count - i < L ? count - i : L;
+            std::memcpy(&some, own + i, sizeof(float) * here);
+            some = exponential(some - peak);
+            std::memcpy(own + i, &some, sizeof(float) * here);
+        }
+        const std::int32_t frame = job.H * job.W;
+        float* sums = sums_of(r, 0, 0) + lane;
+        float total = 0.0f;
+        for (int i = 0; i < count; ++i) {
+            const std::int32_t place = places[list + i], k = place / frame;
+            const float* value = job.references[k].values + (place - k * frame);
+            for (int n = 0; n < job.N; ++n) sums[n * P] += own[i] * value[(std::size_t)n * frame];
+            total += own[i];
+        }
+        state[r].total[lane] = total;
+    }
+};
+
+std::size_t scratch(const Job& job, int rows) { return Panel(job, 0, 0, rows, nullptr).allot(nullptr); }
+
+void run_panel(const Job& job, int column, int first_row, int rows, void* scratch) {
+    Panel(job, column, first_row, rows, scratch).run();
+}
+
+}  // namespace
+
+namespace corrflow {
+extern const Kernel KERNEL_NAME;
+const Kernel KERNEL_NAME = {KERNEL_TEXT, P, &scratch, &run_panel};
+}  // namespace corrflow

@@ -1,0 +1,142 @@
+// The binding: checks, the choice of a kernel, and threads.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernel.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using corrflow::Job;
+using corrflow::Kernel;
+using corrflow::Reference;
+using FloatArray = py::array_t<float, py::array::c_style>;
+
+constexpr int ROWS_PER_TASK = 64;
+
+std::vector<const Kernel*> kernels_here() {
+    std::vector<const Kernel*> kernels;
+#ifdef CORRFLOW_X86_KERNELS
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (avx2 && __builtin_cpu_supports("avx512f")) kernels.push_back(&corrflow::avx512_kernel);
+    if (avx2) kernels.push_back(&corrflow::avx2_kernel);
+#endif
+    kernels.push_back(&corrflow::portable_kernel);
+    return kernels;
+}
+
+const Kernel& kernel_named(const std::string& name) {
+    for (const Kernel* kernel : kernels_here())
+        if (name == kernel->name || name == "auto") return *kernel;
+    throw std::invalid_argument("no kernel " + name + " for this processor");
+}
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+// Runs task(0) .. task(count - 1), each once, on as many threads, each with scratch of its own. A thread costs some tens
+// of microseconds to start, little beside a call, and leaves nothing behind.
+template <typename Task>
+void in_parallel(int threads, int count, std::size_t scratch_bytes, const Task& task) {
+    threads = std::max(1, std::min(threads, count));
+    std::vector<std::unique_ptr<void, Free>> scratch;
+    for (int i = 0; i < threads; ++i) {
+        scratch.emplace_back(std::aligned_alloc(64, (scratch_bytes + 63) / 64 * 64));
+        if (!scratch.back()) throw std::bad_alloc();
+    }
+    std::atomic<int> next{0};
+    const auto work = [&](int thread) {
+        for (int i; (i = next++) < count;) task(i, scratch[thread].get());
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < threads; ++i) others.emplace_back(work, i);
+    work(0);
+    for (std::thread& other : others) other.join();
+}
+
+void expect(const py::array& array, const std::vector<py::ssize_t>& shape, const char* name) {
+    if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
+        !std::equal(shape.begin(), shape.end(), array.shape()) || !(array.flags() & py::array::c_style))
+        throw std::invalid_argument(std::string(name) + ": unexpected shape, or not contiguous");
+}
+
+// One picture: query [C, H, W] float32, keys [K, C, H, W] float32 or float16, values [K, N, H, W] float32.
+FloatArray copy(const FloatArray& query, const py::array& keys, const FloatArray& values, const std::vector<int>& radius,
+                const std::vector<int>& dilation, int top_k, float temperature, int threads,
+                const std::string& kernel_name) {
+    if (query.ndim() != 3 || values.ndim() != 4) throw std::invalid_argument("query [C, H, W] and values [K, N, H, W]");
+    const py::ssize_t K = values.shape(0), N = values.shape(1);
+    const py::ssize_t C = query.shape(0), H = query.shape(1), W = query.shape(2);
+    expect(keys, {K, C, H, W}, "keys");
+    expect(values, {K, N, H, W}, "values");
+    const bool half = keys.dtype().kind() == 'f' && keys.itemsize() == 2;
+    if (!half && !py::isinstance<FloatArray>(keys)) throw std::invalid_argument("keys of float32 or float16");
+    if (std::min({K, N, C, H, W}) < 1 || K * H * W > std::numeric_limits<std::int32_t>::max())
+        throw std::invalid_argument("sizes of at least 1, and not more cells than an int32 can count");
+    if (radius.size() != std::size_t(K) || dilation.size() != radius.size())
+        throw std::invalid_argument("one radius and one dilation for each reference");
+    if (top_k < 0 || !(temperature > 0)) throw std::invalid_argument("top_k >= 0 and temperature > 0");
+
+    std::vector<Reference> references;
+    std::int64_t window = 0;
+    for (py::ssize_t k = 0; k < K; ++k) {
+        if (radius[k] < 0 || dilation[k] < 1) throw std::invalid_argument("radius >= 0 and dilation >= 1");
+        const std::int64_t across = std::min<std::int64_t>(radius[k], (W - 1) / dilation[k]);
+        const std::int64_t along = std::min<std::int64_t>(radius[k], (H - 1) / dilation[k]);
+        window += (2 * across + 1) * (2 * along + 1);
+        references.push_back({static_cast<const char*>(keys.data()) + k * C * H * W * keys.itemsize(),
+                              values.data() + k * N * H * W, radius[k], dilation[k]});
+    }
+    FloatArray copied({N, H, W});
+    Job job{};
+    job.query = query.data();
+    job.references = references.data();
+    job.K = int(K), job.C = int(C), job.N = int(N), job.H = int(H), job.W = int(W);
+    job.half_keys = half;
+    job.top_k = static_cast<int>(std::min<std::int64_t>(top_k, window));
+    job.scale = 1.0f / temperature;
+    job.copied = copied.mutable_data();
+    const Kernel& kernel = kernel_named(kernel_name);
+    const int panels = (job.W + kernel.columns - 1) / kernel.columns;
+    const int parts = (job.H + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
+    const int rows_per_part = (job.H + parts - 1) / parts;
+    {
+        py::gil_scoped_release release;
+        const std::size_t bytes = kernel.scratch(job, rows_per_part);
+        in_parallel(threads, panels * parts, bytes, [&](int task, void* scratch) {
+            const int row = task % parts * rows_per_part;
+            const int rows = std::min(rows_per_part, job.H - row);
+            if (rows > 0) kernel.panel(job, task / parts * kernel.columns, row, rows, scratch);
+        });
+    }
+    return copied;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_fused, module) {
+    module.def("kernels", [] {
+        py::list names;
+        for (const Kernel* kernel : kernels_here()) names.append(kernel->name);
+        return names;
+    });
+    module.def("copy", &copy, py::arg("query").noconvert(), py::arg("keys"), py::arg("values").noconvert(),
+               py::arg("radius"), py::arg("dilation"), py::arg("top_k"), py::arg("temperature"), py::arg("threads"),
+               py::arg("kernel"));
+}
