@@ -88,7 +88,8 @@ class TrainConfig:
         limits = {
             "steps": (1, 10**9), "batch": (1, 4096), "frames": (2, 64), "frames_per_second": (0.1, 240.0),
             "crop": (32, 2048), "smallest_view": (0.05, 1.0), "radius": (0, 128), "temperature": (1e-4, 1e4),
-            "colours": (2, 313), "dropout": (0.0, 1.0), "jitter": (0.0, 1.0), "truth_start": (0.0, 1.0), "truth_end": (0.0, 1.0),
+            "colours": (2, 313), "dropout": (0.0, 1.0), "jitter": (0.0, 1.0),
+            "truth_start": (0.0, 1.0), "truth_end": (0.0, 1.0),
             "cycle_weight": (0.0, 1e3), "learning_rate": (0.0, 1.0), "stills_share": (0.0, 1.0), "threads": (1, 1024),
         }  # fmt: skip
         for name, (low, high) in limits.items():
