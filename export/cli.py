@@ -58,14 +58,14 @@ def onnx(
         from rich.console import Console
         from rich.table import Table
 
-        from corrflow.runtime.artifact import TrackingSettings, artifact_path, load_artifact
+        from corrflow.runtime.artifact import TrackingSettings, artifact_path, last_frames, load_artifact
 
         if like is not None:
             settings = load_artifact(artifact_path(like)).settings
         else:
             settings = TrackingSettings(
                 rows=min(height, width),
-                recent_frames=recent,
+                ages=last_frames(recent),
                 radius=(radius,),
                 dilation=(dilation,),
                 top_k=top_k,

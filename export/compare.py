@@ -58,8 +58,7 @@ def differences(
         found.append(Difference(ENCODE, size, _largest(expected.numpy(), got), FEATURES_TOLERANCE))
 
         values = generator.random((settings.references, 8, *got.shape[-2:]), np.float32)
-        counts = {1, settings.references} if settings.attributes.uniform else {settings.references}
-        for count in sorted(counts):
+        for count in sorted({1, settings.references}):
             inputs = {"query": got[:1], "keys": got[None, 1 : count + 1], "values": values[None, :count]}
             labels = np.asarray(propagate.run(None, inputs)[0])
             query, keys, copied = (torch.from_numpy(inputs[name]) for name in ("query", "keys", "values"))

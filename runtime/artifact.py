@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.onnx_guard import check_onnx
 
-FORMAT_VERSION = 1
+# 1 knew the first frame and the last few only ("first_frame", "recent_frames"); it is still read.
+FORMAT_VERSION, OLDEST_VERSION = 2, 1
 STRIDE = 4
 DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx"
 LARGEST_FILE = 512 * 2**20
+OLDEST_AGE, LATEST_ANCHOR, MOST_ANCHORS, LARGEST_DILATION = 64, 1000, 16, 4
 _REMEDY = "export it again with corrflow-export onnx"
 
 
@@ -30,35 +33,77 @@ class TrackingSettings:
     """How a tracker searches and remembers.
 
     rows:          short side in pixels that frames are shrunk to before encoding; 0 keeps every frame as it is
-    first_frame:   whether the frame that an object was given on stays a reference for ever
-    recent_frames: how many of the last frames are references
+    anchors:       frames that stay references for ever, counted from the one that an object was given on, which is 0
+    ages:          references that move along: 1 is the frame before, 2 the one before that
     radius, dilation, top_k, temperature: attributes of LocalSoftCopy, built into propagate.onnx
+    dilate_after:  0, or the age past which a reference is searched more widely: `dilation` times
+                   min(4, 1 + age // dilate_after), as in MAST (Lai et al., 2020); needs a back end that takes any
+                   attributes
+    hard_labels:   remember each mask as 0 and 1 (label above one half) and not as soft labels
+
+    A frame that is both an anchor and of a listed age is one reference. References that do not exist yet are left out.
     """
 
     rows: int = 480
-    first_frame: bool = True
-    recent_frames: int = 5
+    anchors: tuple[int, ...] = (0,)
+    ages: tuple[int, ...] = (1, 2, 3, 4, 5)
     radius: tuple[int, ...] = (8,)
     dilation: tuple[int, ...] = (1,)
     top_k: int = 10
     temperature: float = 0.07
+    dilate_after: int = 0
+    hard_labels: bool = False
 
     def __post_init__(self) -> None:
         if not (self.rows == 0 or 16 <= self.rows <= 8192):
             raise InputError(f"expected rows between 16 and 8192, or 0 for the frame's own, got {self.rows}")
-        if not 0 <= self.recent_frames <= 64 or self.references < 1:
-            raise InputError(f"expected 1 to 64 recent frames (0 with the first frame kept), got {self.recent_frames}")
-        self.attributes.windows(self.references)
+        for name, given, lowest, highest in (
+            ("anchors", self.anchors, 0, LATEST_ANCHOR),
+            ("ages", self.ages, 1, OLDEST_AGE),
+        ):
+            if list(given) != sorted(set(given)) or not all(lowest <= frame <= highest for frame in given):
+                raise InputError(f"expected {name} from {lowest} to {highest}, ascending, got {list(given)}")
+        if len(self.anchors) > MOST_ANCHORS:
+            raise InputError(f"expected at most {MOST_ANCHORS} anchors, got {len(self.anchors)}")
+        if 0 not in self.anchors and 1 not in self.ages:
+            raise InputError(
+                f"expected the first frame (anchor 0) or the one before (age 1) among the references, got anchors"
+                f" {list(self.anchors)} and ages {list(self.ages)}; add one of them"
+            )
+        if len(self.radius) != 1 or len(self.dilation) != 1:
+            raise InputError(
+                f"expected one radius and one dilation for all references, got {self.radius} and {self.dilation}"
+            )
+        if not 0 <= self.dilate_after <= LATEST_ANCHOR:
+            raise InputError(f"expected dilate_after from 0 to {LATEST_ANCHOR}, got {self.dilate_after}")
+        _ = self.attributes  # which checks the rest
 
     @property
     def references(self) -> int:
         """Reference frames once the memory is full."""
-        return self.recent_frames + int(self.first_frame)
+        return len(self.anchors) + len(self.ages)
 
     @property
     def attributes(self) -> Attributes:
         """What propagate.onnx has built in."""
         return Attributes(self.radius, self.dilation, self.top_k, self.temperature)
+
+    def attributes_for(self, ages: Sequence[int]) -> Attributes:
+        """How to search references of these ages."""
+        if not self.dilate_after or max(ages) <= self.dilate_after:
+            return self.attributes
+        widened = tuple(
+            self.dilation[0] * (min(LARGEST_DILATION, 1 + age // self.dilate_after) if age > self.dilate_after else 1)
+            for age in ages
+        )
+        return Attributes(self.radius, widened, self.top_k, self.temperature)
+
+
+def last_frames(count: int) -> tuple[int, ...]:
+    """Ages of the last `count` frames; raises InputError for more than a memory holds."""
+    if not 0 <= count <= OLDEST_AGE:
+        raise InputError(f"expected 0 to {OLDEST_AGE} recent frames, got {count}")
+    return tuple(range(1, count + 1))
 
 
 @dataclass(frozen=True)
@@ -106,6 +151,20 @@ def artifact_path(named: Path | None) -> Path:
     return bundled_artifact_path() if named is None or str(named) == "bundled" else named
 
 
+def settings_from_json(tracking: dict[str, Any]) -> TrackingSettings:
+    """Settings as they stand in artifact.json, of this format or the one before.
+
+    Raises InputError for values out of range, and KeyError, TypeError or ValueError for what makes no settings.
+    """
+    fields = dict(tracking)
+    if "recent_frames" in fields:  # format 1
+        fields["anchors"] = (0,) if fields.pop("first_frame") else ()
+        fields["ages"] = last_frames(int(fields.pop("recent_frames")))
+    for name in ("anchors", "ages", "radius", "dilation"):
+        fields[name] = tuple(int(value) for value in fields[name])
+    return TrackingSettings(**fields)
+
+
 def save_artifact(
     folder: Path, files: dict[str, bytes], channels: int, settings: TrackingSettings, provenance: dict[str, Any]
 ) -> None:
@@ -139,17 +198,16 @@ def load_artifact(path: Path | str) -> Artifact:
     try:
         description = json.loads(_read(path, DESCRIPTION))
         version = description["format"]
-        if version != FORMAT_VERSION:
-            raise InputError(f"{path}: expected artifact format {FORMAT_VERSION}, got {version}; {_REMEDY}")
+        if version not in range(OLDEST_VERSION, FORMAT_VERSION + 1):
+            raise InputError(
+                f"{path}: expected artifact format {OLDEST_VERSION} to {FORMAT_VERSION}, got {version}; {_REMEDY}"
+            )
         if description["stride"] != STRIDE or not 1 <= description["channels"] <= 4096:
             raise InputError(
                 f"{path}: expected stride {STRIDE} and 1 to 4096 channels, got {description['stride']} and"
                 f" {description['channels']}; {_REMEDY}"
             )
-        tracking = dict(description["tracking"])
-        for name in ("radius", "dilation"):
-            tracking[name] = tuple(int(value) for value in tracking[name])
-        settings = TrackingSettings(**tracking)
+        settings = settings_from_json(description["tracking"])
         entries = {str(name): str(entry["sha256"]) for name, entry in description["files"].items()}
         channels, provenance = int(description["channels"]), dict(description["provenance"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import Artifact
+from corrflow.runtime.artifact import Artifact, TrackingSettings
 
 logger = logging.getLogger("corrflow")
 
@@ -23,8 +23,8 @@ Features = Any
 class Memory(Protocol):
     """References of one group of objects: features with soft labels. Bytes held do not grow with the stream."""
 
-    def remember(self, features: Features, labels: np.ndarray, anchor: bool = False) -> None:
-        """Store a frame: labels [N, h, w] float32. An anchor stays for ever, other frames push out the oldest."""
+    def remember(self, features: Features, labels: np.ndarray) -> None:
+        """Store the next frame: labels [N, h, w] float32. What the settings do not need any longer is overwritten."""
         ...
 
     @property
@@ -34,17 +34,21 @@ class Memory(Protocol):
 
 
 class Backend(Protocol):
-    """Encodes frames and propagates labels."""
+    """Encodes frames and propagates labels.
+
+    any_attributes: whether it searches with any attributes, and not only with those built into propagate.onnx
+    """
 
     name: str
     artifact: Artifact
+    any_attributes: bool
 
     def encode(self, frame: np.ndarray) -> Features:
         """Features of a frame [H, W, 3] uint8, BGR, as it is: nothing is resized here."""
         ...
 
-    def new_memory(self, capacity: int, anchors: int, labels: int, cells: tuple[int, int]) -> Memory:
-        """An empty memory of `capacity` references, `anchors` of them kept for ever, of `labels` channels."""
+    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> Memory:
+        """An empty memory that keeps the references of these settings, with `labels` channels."""
         ...
 
     def propagate(self, query: Features, memory: Any) -> np.ndarray:

@@ -1,51 +1,64 @@
-"""The memory ring on the host: features and soft labels of a fixed number of reference frames, allocated once."""
+"""The memory on the host: features and soft labels of the frames that settings refer to, allocated once."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.runtime.artifact import TrackingSettings
+
 
 class MemoryRing:
-    """Slots 0..anchors-1 are written once and stay; the others are a ring that the oldest frame leaves first.
+    """One slot for each anchor, then a ring of as many slots as the oldest reference has frames of age.
 
-    capacity: K, anchors <= K of them kept for ever; labels: N; cells: (h, w); channels: C
+    settings: which frames are references, and how each is searched; labels: N; cells: (h, w); channels: C
     """
 
-    def __init__(self, capacity: int, anchors: int, labels: int, cells: tuple[int, int], channels: int) -> None:
-        self._keys = np.empty((capacity, channels, *cells), np.float32)
-        self._values = np.empty((capacity, labels, *cells), np.float32)
-        self._anchors, self._anchored, self._remembered = anchors, 0, 0
+    def __init__(self, settings: TrackingSettings, labels: int, cells: tuple[int, int], channels: int) -> None:
+        self._settings = settings
+        self._ring = max(settings.ages, default=0)
+        slots = len(settings.anchors) + self._ring
+        self._keys = np.empty((slots, channels, *cells), np.float32)
+        self._values = np.empty((slots, labels, *cells), np.float32)
+        self._frames = np.full(slots, -1)  # the frame in each slot, counted from the first remembered
+        self._remembered = self._in_ring = 0
 
     @property
     def labels(self) -> int:
         return self._values.shape[1]
 
     @property
-    def filled(self) -> int:
-        """References at hand."""
-        return self._anchored + min(self._remembered, len(self._keys) - self._anchors)
+    def frames(self) -> list[int]:
+        """The frames that are references for the next one, in the order that they are given to the op."""
+        return self._frames[self._wanted()].tolist()
 
-    def remember(self, features: np.ndarray, labels: np.ndarray, anchor: bool = False) -> None:
-        """Store a frame: features [C, h, w], labels [N, h, w], both float32."""
-        ring = len(self._keys) - self._anchors
-        if anchor and self._anchored < self._anchors:
-            slot = self._anchored
-            self._anchored += 1
-        elif ring:
-            # Slots stay filled from the front, so that the references at hand are one view without gaps.
-            slot = self._anchored + self._remembered % ring
-            self._remembered += 1
+    def remember(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Store the next frame: features [C, h, w], labels [N, h, w], both float32."""
+        frame, anchors = self._remembered, self._settings.anchors
+        self._remembered += 1
+        if frame in anchors:
+            slot = anchors.index(frame)
+        elif self._ring:
+            # An anchor is not in the ring as well, so that every reference is there once.
+            slot = len(anchors) + self._in_ring % self._ring
+            self._in_ring += 1
         else:
             return
-        self._keys[slot], self._values[slot] = features, labels
+        self._keys[slot], self._values[slot], self._frames[slot] = features, labels, frame
 
-    def references(self, fill: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Keys [K, C, h, w] and values [K, N, h, w], views of the K references at hand.
+    def references(self) -> tuple[np.ndarray, np.ndarray, Attributes]:
+        """Keys [K, C, h, w] and values [K, N, h, w] of the K references of the next frame, and how to search them.
 
-        fill: repeat the first reference until the memory is full, for graphs with a fixed number of references.
+        Views where the references lie in the first slots (the first frame and the last few always do), copies
+        otherwise.
         """
-        count = self.filled
-        if fill and count < len(self._keys):
-            self._keys[count:], self._values[count:] = self._keys[0], self._values[0]
-            count = len(self._keys)
-        return self._keys[:count], self._values[:count]
+        slots = self._wanted()
+        ages = (self._remembered - self._frames[slots]).tolist()
+        chosen = slice(0, len(slots)) if len(slots) == slots[-1] + 1 else slots
+        return self._keys[chosen], self._values[chosen], self._settings.attributes_for(ages)
+
+    def _wanted(self) -> np.ndarray:
+        """Slots of the references, ascending."""
+        filled = self._frames >= 0
+        recent = np.isin(self._remembered - self._frames, self._settings.ages)
+        return np.flatnonzero(filled & (recent | np.isin(self._frames, self._settings.anchors)))

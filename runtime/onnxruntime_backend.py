@@ -6,7 +6,7 @@ import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import ENCODE, PROPAGATE, Artifact
+from corrflow.runtime.artifact import ENCODE, PROPAGATE, Artifact, TrackingSettings
 from corrflow.runtime.memory import MemoryRing
 
 
@@ -22,7 +22,7 @@ class OnnxRuntimeBackend:
 
         if fused and cpu.unavailable():
             raise InputError(cpu.unavailable())
-        self.artifact = artifact
+        self.artifact, self.any_attributes = artifact, fused
         self.name = f"onnxruntime-cpu, fused {cpu.kernels()[0]} kernel" if fused else "onnxruntime-cpu, ONNX function"
         self._threads = threads
         options = onnxruntime.SessionOptions()
@@ -57,13 +57,12 @@ class OnnxRuntimeBackend:
             )
         return features
 
-    def new_memory(self, capacity: int, anchors: int, labels: int, cells: tuple[int, int]) -> MemoryRing:
-        return MemoryRing(capacity, anchors, labels, cells, self.artifact.channels)
+    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> MemoryRing:
+        return MemoryRing(settings, labels, cells, self.artifact.channels)
 
     def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
         """Features [C, h, w] -> soft labels [N, h, w] float32."""
-        attributes = self.artifact.settings.attributes
-        keys, values = memory.references(fill=not attributes.uniform)
+        keys, values, attributes = memory.references()
         if self._propagate is None:
             return cpu.local_soft_copy(query[None], keys[None], values[None], attributes, self._threads)[0]
         return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None]})[0]

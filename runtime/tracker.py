@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import TrackingSettings
+from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
 from corrflow.runtime.labels import Geometry, Upsampler, indexed_mask
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
@@ -42,18 +42,19 @@ class _Group:
 class Tracker:
     """Tracks masks and keypoints through a stream of frames of one size.
 
-    settings: the artifact's own unless given; what propagate.onnx has built in cannot differ.
-    Raises InputError where the settings do not fit the artifact.
+    settings: the artifact's own unless given; radius, dilation, top_k and temperature may differ from those built into
+    propagate.onnx where the back end says so. Raises InputError where it does not.
     """
 
     def __init__(self, backend: Backend, settings: TrackingSettings | None = None) -> None:
         self.backend = backend
         self.settings = settings or backend.artifact.settings
         built_in = backend.artifact.settings.attributes
-        if self.settings.attributes != built_in:
+        if not backend.any_attributes and (self.settings.attributes != built_in or self.settings.dilate_after):
+            widened = f" with dilation past age {self.settings.dilate_after}" if self.settings.dilate_after else ""
             raise InputError(
-                f"expected the settings built into {backend.artifact.name} ({built_in}),"
-                f" got {self.settings.attributes}; export an artifact with those settings"
+                f"expected the settings built into {backend.artifact.name} ({built_in}), got"
+                f" {self.settings.attributes}{widened}; build the fused kernel, or export an artifact with those settings"
             )
         self.reset()
 
@@ -100,7 +101,7 @@ class Tracker:
         ids, maps, tracks = [], [], []
         for group in self._groups:
             labels = self.backend.propagate(self._features, group.memory)
-            group.memory.remember(self._features, labels)
+            group.memory.remember(self._features, self._remembered(labels, group.members))
             for member in group.members:
                 own = labels[member.channels]
                 if isinstance(member.given, MaskObject):
@@ -160,10 +161,19 @@ class Tracker:
         used = sum(len(part) for part in maps)
         labels = np.zeros((-(-used // CHANNEL_BLOCK) * CHANNEL_BLOCK, *geometry.cells), np.float32)
         labels[:used] = np.concatenate(maps)
-        anchors = int(self.settings.first_frame)
-        memory = self.backend.new_memory(self.settings.references, anchors, len(labels), geometry.cells)
-        memory.remember(self._features, labels, anchor=True)
+        memory = self.backend.new_memory(self.settings, len(labels), geometry.cells)
+        memory.remember(self._features, self._remembered(labels, members))
         self._groups.append(_Group(members, memory))
+
+    def _remembered(self, labels: np.ndarray, members: list[_Member]) -> np.ndarray:
+        """What the memory gets of labels [N, h, w]: themselves, or masks as 0 and 1."""
+        if not self.settings.hard_labels:
+            return labels
+        hard = labels.copy()
+        for member in members:
+            if isinstance(member.given, MaskObject):
+                hard[member.channels] = labels[member.channels] > 0.5
+        return hard
 
     def _given(self, objects: Sequence[TrackedObject]) -> Tracks:
         """The objects as tracks of the frame they are given on."""
@@ -184,8 +194,9 @@ class Tracker:
 
 def with_settings(settings: TrackingSettings, rows: int | None = None, recent: int | None = None) -> TrackingSettings:
     """Settings with what a user may change at run time; None keeps what the artifact says."""
-    changes = {name: value for name, value in (("rows", rows), ("recent_frames", recent)) if value is not None}
-    return replace(settings, **changes)
+    if rows is not None:
+        settings = replace(settings, rows=rows)
+    return settings if recent is None else replace(settings, ages=last_frames(recent))
 
 
 def _tracks(geometry: Geometry, ids: list[int], maps: list[np.ndarray], tracks: list[ObjectTrack]) -> Tracks:

@@ -62,7 +62,7 @@ def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from corrflow.runtime.artifact import TrackingSettings
 
     folder = tmp_path_factory.mktemp("artifacts") / "small"
-    settings = TrackingSettings(rows=64, recent_frames=3, radius=(2,), top_k=10, temperature=0.1)
+    settings = TrackingSettings(rows=64, ages=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
     export_artifact("untrained:quarter", folder, settings, (64, 96))
     return folder
 

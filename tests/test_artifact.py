@@ -66,11 +66,11 @@ def test_folder_and_zip_hold_the_same_artifact(small_artifact: Path, tmp_path: P
     folder, packed = load_artifact(small_artifact), load_artifact(archive)
     assert folder == packed
     assert folder.sha256 == packed.sha256
-    assert folder.settings == TrackingSettings(64, True, 3, (2,), (1,), 10, 0.1)
+    assert folder.settings == TrackingSettings(64, (0,), (1, 2, 3), (2,), (1,), 10, 0.1)
 
 
 def test_settings_survive_a_round_trip(tmp_path: Path) -> None:
-    settings = TrackingSettings(0, False, 2, (3, 4), (1, 2), 0, 0.5)
+    settings = TrackingSettings(0, (0, 5), (1, 3), (3,), (2,), 0, 0.5, 15, True)
     save_artifact(tmp_path / "a", {ENCODE: model_with(), PROPAGATE: model_with()}, 64, settings, {"minutes": 1.5})
     loaded = load_artifact(tmp_path / "a")
     assert (loaded.settings, loaded.provenance, loaded.channels) == (settings, {"minutes": 1.5}, 64)
@@ -95,7 +95,9 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 2},
+        {"format": 3},
+        {"format": 0},
+        {"format": "2"},
         {"stride": 8},
         {"channels": 10**9},
         {"tracking": {"rows": 480, "surprise": 1, "radius": [6], "dilation": [1]}},

@@ -12,7 +12,7 @@ import torch
 
 from corrflow.evaluate.datasets import DavisSequence, open_davis
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
-from corrflow.runtime.artifact import Artifact, bundled_artifact_path, load_artifact
+from corrflow.runtime.artifact import Artifact, TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.memory import MemoryRing
 from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from corrflow.runtime.tracker import Tracker, with_settings
@@ -27,6 +27,7 @@ class TorchBackend:
     """Fulfils `backend.Backend` with the checkpoint that the bundled artifact was exported from."""
 
     name = "torch"
+    any_attributes = True
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -37,14 +38,14 @@ class TorchBackend:
 
         return torch_features(self._encoder, frame)[0].numpy()
 
-    def new_memory(self, capacity: int, anchors: int, labels: int, cells: tuple[int, int]) -> MemoryRing:
-        return MemoryRing(capacity, anchors, labels, cells, self.artifact.channels)
+    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> MemoryRing:
+        return MemoryRing(settings, labels, cells, self.artifact.channels)
 
     def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
-        keys, values = memory.references()
+        keys, values, attributes = memory.references()
         tensors = (torch.from_numpy(array)[None] for array in (query, keys, values))
         with torch.no_grad():
-            return local_soft_copy(*tensors, self.artifact.settings.attributes)[0].numpy()  # pyright: ignore[reportCallIssue]
+            return local_soft_copy(*tensors, attributes)[0].numpy()  # pyright: ignore[reportCallIssue]
 
     def close(self) -> None: ...
 

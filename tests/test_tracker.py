@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import load_artifact
+from corrflow.runtime.artifact import TrackingSettings, load_artifact
 from corrflow.runtime.backend import Backend, open_backend
 from corrflow.runtime.memory import MemoryRing
 from corrflow.runtime.tracker import Tracker, with_settings
@@ -63,21 +65,21 @@ def test_labels_match_a_brute_force_tracker(backend: Backend, moving_square, ora
     tracker.start(frames[0], [MaskObject(1, masks[0])])
     geometry = tracker._geometry
     assert geometry is not None
-    settings = tracker.settings
+    used = tracker.settings
     labels = [geometry.mask_to_cells(masks[0])[None].astype(np.float64)]
     features = [backend.encode(geometry.shrink(frames[0]))]
     for t in range(1, 6):
         got = tracker.step(frames[t])
         features.append(backend.encode(geometry.shrink(frames[t])))
-        references = sorted({0, *range(max(0, t - settings.recent_frames), t)})
+        references = sorted({0, *range(max(0, t - 3), t)})
         labels.append(
             oracle(
                 features[t][None],
                 np.stack([features[r] for r in references])[None],
                 np.stack([labels[r] for r in references])[None],
-                settings.attributes.windows(len(references)),
-                settings.top_k,
-                settings.temperature,
+                used.attributes.windows(len(references)),
+                used.top_k,
+                used.temperature,
             )[0]
         )
         soft = tracker._groups[0].memory.references()[1]  # type: ignore[attr-defined]
@@ -133,29 +135,34 @@ def test_keypoints_follow_what_they_are_on(backend: Backend, moving_square) -> N
     assert last.point_names == ("a", "b")
 
 
-def test_memory_keeps_the_first_frame_and_the_newest() -> None:
-    ring = MemoryRing(capacity=4, anchors=1, labels=1, cells=(1, 1), channels=2)
-    for t in range(9):
-        ring.remember(np.full((2, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32), anchor=t == 0)
-        keys, values = ring.references()
-        kept = sorted({0, *range(max(0, t - 2), t + 1)})
-        assert sorted(values.ravel().tolist()) == kept
-        assert sorted(keys[:, 0].ravel().tolist()) == kept
-        assert np.shares_memory(keys, ring._keys)
+@settings(max_examples=200, deadline=None)
+@given(anchors=st.sets(st.integers(0, 12), max_size=4), ages=st.sets(st.integers(1, 9), max_size=5))
+def test_memory_holds_the_frames_that_the_settings_name_and_no_others(anchors: set[int], ages: set[int]) -> None:
+    if 0 not in anchors and 1 not in ages:
+        anchors.add(0)
+    named = TrackingSettings(anchors=tuple(sorted(anchors)), ages=tuple(sorted(ages)))
+    ring = MemoryRing(named, labels=1, cells=(1, 1), channels=2)
+    for t in range(25):
+        ring.remember(np.full((2, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32))
+        keys, values, attributes = ring.references()
+        kept = {frame for frame in range(t + 1) if frame in anchors or t + 1 - frame in ages}
+        assert sorted(values.ravel().tolist()) == sorted(keys[:, 0].ravel().tolist()) == sorted(kept)
+        assert values.ravel().tolist() == ring.frames
+        assert attributes == named.attributes
 
 
-def test_memory_without_anchor_keeps_the_newest() -> None:
-    ring = MemoryRing(capacity=2, anchors=0, labels=1, cells=(1, 1), channels=1)
-    for t in range(5):
-        ring.remember(np.full((1, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32), anchor=t == 0)
-    assert sorted(ring.references()[1].ravel().tolist()) == [3, 4]
+def test_first_frame_and_last_few_are_references_without_a_copy() -> None:
+    ring = MemoryRing(TrackingSettings(ages=(1, 2, 3)), labels=1, cells=(1, 1), channels=1)
+    for _ in range(9):
+        ring.remember(np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32))
+        assert np.shares_memory(ring.references()[0], ring._keys)
 
 
-def test_memory_fills_up_for_graphs_with_a_fixed_number_of_references() -> None:
-    ring = MemoryRing(capacity=3, anchors=1, labels=1, cells=(1, 1), channels=1)
-    ring.remember(np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32), anchor=True)
-    assert ring.references(fill=True)[0].shape[0] == 3
-    assert ring.references()[0].shape[0] == 1
+def test_references_past_an_age_are_searched_more_widely() -> None:
+    named = TrackingSettings(anchors=(0,), ages=(1,), dilation=(2,), dilate_after=15)
+    ages = [1, 15, 16, 30, 45, 600]
+    assert [named.attributes_for([age]).dilation for age in ages] == [(2,), (2,), (4,), (6,), (8,), (8,)]
+    assert named.attributes_for([30, 1]).dilation == (6, 2)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +201,32 @@ def test_a_step_needs_a_start_and_frames_of_one_size(backend: Backend, moving_sq
         tracker.add([MaskObject(1, masks[0])])
 
 
-def test_settings_built_into_the_graph_cannot_be_changed(backend: Backend) -> None:
-    settings = backend.artifact.settings
-    assert with_settings(settings, rows=32, recent=1).references == 2
-    with pytest.raises(InputError, match="export an artifact with those settings"):
-        Tracker(backend, replace(settings, top_k=3))
+@pytest.mark.parametrize("change", [{"top_k": 3}, {"radius": (4,)}, {"dilate_after": 15}], ids=str)
+def test_only_the_fused_kernel_takes_settings_that_are_not_built_in(backend: Backend, change: dict) -> None:
+    built_in = backend.artifact.settings
+    assert with_settings(built_in, rows=32, recent=1).references == 2
+    if backend.any_attributes:
+        Tracker(backend, replace(built_in, **change))
+    else:
+        with pytest.raises(InputError, match="export an artifact with those settings"):
+            Tracker(backend, replace(built_in, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"anchors": (), "ages": (2,)}, "add one of them"),
+        ({"ages": (3, 1)}, "ascending"),
+        ({"ages": (0, 1)}, "from 1 to 64"),
+        ({"anchors": tuple(range(17))}, "at most 16"),
+        ({"radius": (3, 4)}, "one radius"),
+        ({"dilate_after": -1}, "dilate_after"),
+        ({"temperature": 0.0}, "temperature"),
+    ],
+)
+def test_settings_that_make_no_tracker_are_refused(change: dict, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        TrackingSettings(**change)
 
 
 def test_bytes_held_do_not_grow_with_the_stream(backend: Backend, moving_square) -> None:

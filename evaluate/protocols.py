@@ -1,0 +1,83 @@
+"""Published ways of tracking, by name: each is a change of the tracker's settings, and nothing else.
+
+| protocol | references                  | radius          | selection | temperature      | labels |
+|----------|-----------------------------|-----------------|-----------|------------------|--------|
+| default  | the artifact's own settings |                 |           |                  |        |
+| paper    | t-1                         | 6               | all       | 1                | hard   |
+| mast     | 0, 5, t-5, t-3, t-1         | 6, dilated past | all       | the artifact's   | soft   |
+|          |                             | 15 frames       |           |                  |        |
+| crw      | 0 and the last 20           | 24              | top 10    | 0.05             | soft   |
+| vfs      | 0 and the last 20           | 24              | top 10    | 0.07             | soft   |
+| hvc      | the last 50                 | 12              | top 15    | 0.1              | soft   |
+
+Radii count cells of 4 pixels. crw was published with 12 cells of 8 pixels: the same 96 pixels are 24 cells here, and
+every one of them is a candidate, because features of 4 pixels that were searched at every second cell could not land
+on odd ones. A radius of 12 with dilation 2 would cost a quarter and be another method.
+
+paper and mast take raw dot products: they expect an encoder without unit-length features (preset `paper` of
+corrflow-train). With unit-length features a temperature of 1 weighs all candidates nearly alike.
+mast names no temperature; the artifact's stays (1 for raw dot products).
+
+The working size (`rows`) belongs to none of them: the artifact's stays, or what the user says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.artifact import TrackingSettings, last_frames
+
+MAST_DILATE_AFTER = 15
+"""MAST's own interval: past so many frames its search is dilated."""
+
+
+def _paper(own: TrackingSettings) -> TrackingSettings:
+    return replace(own, anchors=(), ages=(1,), radius=(6,), top_k=0, temperature=1.0, hard_labels=True)
+
+
+def _mast(own: TrackingSettings) -> TrackingSettings:
+    return replace(own, anchors=(0, 5), ages=(1, 3, 5), radius=(6,), top_k=0, dilate_after=MAST_DILATE_AFTER)
+
+
+def _crw(own: TrackingSettings) -> TrackingSettings:
+    return replace(own, anchors=(0,), ages=last_frames(20), radius=(24,), top_k=10, temperature=0.05)
+
+
+def _vfs(own: TrackingSettings) -> TrackingSettings:
+    return replace(own, anchors=(0,), ages=last_frames(20), radius=(24,), top_k=10, temperature=0.07)
+
+
+def _hvc(own: TrackingSettings) -> TrackingSettings:
+    return replace(own, anchors=(), ages=last_frames(50), radius=(12,), top_k=15, temperature=0.1)
+
+
+_PUBLISHED: dict[str, Callable[[TrackingSettings], TrackingSettings]] = {
+    "paper": _paper,
+    "mast": _mast,
+    "crw": _crw,
+    "vfs": _vfs,
+    "hvc": _hvc,
+}
+
+PROTOCOLS = ("default", *_PUBLISHED)
+
+
+def apply_protocol(name: str, own: TrackingSettings) -> TrackingSettings:
+    """The settings of a protocol for an artifact with these settings of its own.
+
+    Raises InputError for an unknown name.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(f"expected a protocol among {', '.join(PROTOCOLS)}, got {name!r}; choose one of those")
+    if name == "default":
+        return own
+    # Whatever a protocol does not name is as plain as possible, so that it does not depend on the artifact.
+    plain = replace(own, dilation=(1,), dilate_after=0, hard_labels=False)
+    return _PUBLISHED[name](plain)
+
+
+def expects_raw_features(name: str) -> bool:
+    """Whether the protocol was published for features that are not of unit length."""
+    return name in ("paper", "mast")
