@@ -1,15 +1,21 @@
-"""Video object segmentation data sets in the DAVIS layout.
+"""Video object segmentation data sets in the layouts of DAVIS and of YouTube-VOS.
 
-    ROOT/ImageSets/<year>/<split>.txt                  names of the sequences, one a line
-    ROOT/JPEGImages/<resolution>/<sequence>/*.jpg      the frames
-    ROOT/Annotations/<resolution>/<sequence>/*.png     one mask per frame, of the same stem
+    DAVIS         ROOT/ImageSets/<year>/<split>.txt                  names of the sequences, one a line
+                  ROOT/JPEGImages/<resolution>/<sequence>/*.jpg      the frames
+                  ROOT/Annotations/<resolution>/<sequence>/*.png     one mask per frame, of the same stem
+    YouTube-VOS   ROOT/JPEGImages/<sequence>/*.jpg                   the frames
+                  ROOT/Annotations/<sequence>/*.png                  masks of some of them, of the same stem
 
 The masks of one data set hold 0 and 255 (a single object) or object ids as palette indices (several objects).
+
+The rules of the data sets. DAVIS: the objects of the first frame are given, every frame but the first and the last is
+scored. YouTube-VOS: an object is given on the first annotated frame that shows it, and every annotated frame after
+that one is scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +40,18 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 @dataclass(frozen=True)
-class DavisSequence:
-    """One video with a mask for every frame; the files are read when they are asked for.
+class MaskSequence:
+    """One video with masks; the files are read when they are asked for.
 
-    image_paths, annotation_paths: T >= 1 files each, in the order of their names, which match
+    image_paths:      T >= 1 files in the order of their names
+    annotation_paths: T masks of the same stems, None for a frame without; the rule of DAVIS needs all of them
+    objects_appear:   whether objects are given where they first appear (YouTube-VOS), and not in the first frame only
     """
 
     name: str
     image_paths: tuple[Path, ...]
-    annotation_paths: tuple[Path, ...]
+    annotation_paths: tuple[Path | None, ...]
+    objects_appear: bool = False
 
     def __len__(self) -> int:
         return len(self.image_paths)
@@ -50,20 +59,20 @@ class DavisSequence:
     def frames(self) -> Iterator[Frame]:
         """The frames in order, each image [H, W, 3] uint8, BGR. Raises InputError for a file that is no picture."""
         for index, path in enumerate(self.image_paths):
-            # The masks are drawn on the stored raster, so a camera's rotation mark must not turn the picture.
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            if image is None:
-                raise InputError(f"expected a picture, found a file that cannot be decoded: {path}; replace the file")
-            yield Frame(image=image, index=index, time=index / FRAMES_PER_SECOND, name=path.stem)
+            yield Frame(image=self.image(index), index=index, time=index / FRAMES_PER_SECOND, name=path.stem)
+
+    def image(self, index: int) -> np.ndarray:
+        """Frame `index`, [H, W, 3] uint8, BGR. Raises InputError for a file that is no picture."""
+        return read_picture(self.image_paths[index])
 
     def annotation(self, index: int) -> np.ndarray:
         """The mask of frame `index`: [H, W] uint8, 0 for background, else an object's id, or 255 for `VOID`.
 
         A mask of 0 and 255 comes as 0 and 1. Raises InputError for a file that is no mask of the frame's size.
         """
-        path = self.annotation_paths[index]
+        path = self.annotation_path(index)
         values = read_indexed_png(path)
-        height, width = _picture_size(self.image_paths[index])
+        height, width = self.size(index)
         if values.shape != (height, width):
             raise InputError(
                 f"expected a mask of its frame's size {width}x{height}, found {values.shape[1]}x{values.shape[0]} "
@@ -79,35 +88,84 @@ class DavisSequence:
             f"{_distinct(values)[:8]} in {path}; take the masks of one data set"
         )
 
-    @cached_property
-    def object_ids(self) -> tuple[int, ...]:
-        """Ids of the objects in the first frame, ascending: those that are tracked and scored.
+    def annotation_path(self, index: int) -> Path:
+        """The file of that mask; raises InputError for a frame without."""
+        path = self.annotation_paths[index]
+        if path is None:
+            raise InputError(f"expected a mask for frame {self.image_paths[index].stem} of {self.name}, found none")
+        return path
 
-        Raises InputError where the first frame has none.
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of frame `index`, from the file's header alone."""
+        return _picture_size(self.image_paths[index])
+
+    @cached_property
+    def given(self) -> dict[int, tuple[int, ...]]:
+        """Ids of the objects given on a frame, by the frame's index: those that are tracked and scored.
+
+        Raises InputError where there are none.
         """
-        ids = tuple(value for value in _distinct(self.annotation(0)) if value not in (0, VOID))
-        if not ids:
+        seen: set[int] = set()
+        found: dict[int, tuple[int, ...]] = {}
+        for index in self._annotated if self.objects_appear else self._annotated[:1]:
+            new = tuple(value for value in _distinct(self.annotation(index)) if value not in {0, VOID, *seen})
+            if new:
+                found[index] = new
+                seen |= set(new)
+        if not found:
+            where = "any mask" if self.objects_appear else "the first frame"
             raise InputError(
-                f"expected an object in the first frame, found an empty mask: {self.annotation_paths[0]}; "
+                f"expected an object in {where}, found an empty mask: {self.annotation_path(self._annotated[0])}; "
                 "remove the sequence from the split"
             )
-        return ids
+        return found
 
-    def objects(self) -> tuple[MaskObject, ...]:
-        """The objects of the first frame, as a tracker takes them."""
-        first = self.annotation(0)
-        return tuple(MaskObject(id=object_id, mask=first == object_id) for object_id in self.object_ids)
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Ids of all objects, ascending."""
+        return tuple(sorted(object_id for ids in self.given.values() for object_id in ids))
+
+    def objects(self, index: int = 0) -> tuple[MaskObject, ...]:
+        """The objects given on frame `index`, as a tracker takes them."""
+        if index not in self.given:
+            return ()
+        mask = self.annotation(index)
+        return tuple(MaskObject(id=object_id, mask=mask == object_id) for object_id in self.given[index])
+
+    @cached_property
+    def scored(self) -> dict[int, tuple[int, ...]]:
+        """Indices of the frames that an object is scored on, ascending, by the object's id; see the data sets' rules.
+
+        Raises InputError where there are none for an object.
+        """
+        found = {}
+        for first, ids in self.given.items():
+            frames = tuple(index for index in self._annotated if index > first)
+            frames = frames if self.objects_appear else frames[:-1]
+            if not frames:
+                least = "2 annotated frames" if self.objects_appear else "3 frames, the first and last are not scored"
+                raise InputError(
+                    f"expected frames to score object {ids[0]} of sequence {self.name} on, found none (it takes at"
+                    f" least {least}); remove it from the split"
+                )
+            found |= dict.fromkeys(ids, frames)
+        return found
+
+    @cached_property
+    def _annotated(self) -> tuple[int, ...]:
+        return tuple(index for index, path in enumerate(self.annotation_paths) if path is not None)
 
     @cached_property
     def _holds_one_object(self) -> bool:
         # The first frame decides for the whole sequence: a later frame of object ids may hold nothing but void.
-        return set(_distinct(read_indexed_png(self.annotation_paths[0]))) in ({0, VOID}, {VOID})
+        first = read_indexed_png(self.annotation_path(self._annotated[0]))
+        return set(_distinct(first)) in ({0, VOID}, {VOID})
 
 
 def open_davis(
     root: Path | str, split: str, year: str | None = None, resolution: str = "480p"
-) -> tuple[DavisSequence, ...]:
-    """The sequences of a split, in the order of its list.
+) -> tuple[MaskSequence, ...]:
+    """The sequences of a DAVIS split, in the order of its list.
 
     root: folder that holds ImageSets, JPEGImages and Annotations
     split: name of the list, for instance "val"
@@ -123,6 +181,50 @@ def open_davis(
     if not names:
         raise InputError(f"expected names of sequences, one a line, found none in {list_path}; choose another split")
     return tuple(_sequence(root, name, resolution) for name in names)
+
+
+def open_youtube_vos(root: Path | str) -> tuple[MaskSequence, ...]:
+    """The sequences of a folder in the layout of YouTube-VOS, by name.
+
+    Raises InputError where the folder does not match the layout. Masks and pictures are not opened here.
+    """
+    root = Path(root)
+    images, annotations = root / "JPEGImages", root / "Annotations"
+    for folder in (images, annotations):
+        if not folder.is_dir():
+            raise InputError(f"expected the folder {folder} of a data set in the YouTube-VOS layout, found none")
+    sequences = []
+    for folder in sorted(path for path in annotations.iterdir() if path.is_dir()):
+        frames = _files(images / folder.name, PICTURE_SUFFIXES, "frames")
+        masks = {path.stem: path for path in _files(folder, {".png"}, "masks")}
+        stray = sorted(set(masks) - {path.stem for path in frames})
+        if stray:
+            raise InputError(
+                f"expected a frame for every mask of sequence {folder.name}, found none for {', '.join(stray[:4])};"
+                " complete the files"
+            )
+        sequences.append(MaskSequence(folder.name, frames, tuple(masks.get(path.stem) for path in frames), True))
+    if not sequences:
+        raise InputError(f"expected a folder of masks for each sequence in {annotations}, found none")
+    return tuple(sequences)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """[H, W, 3] uint8, BGR, on the stored raster. Raises InputError for a file that is no picture."""
+    # Masks and points are drawn on the stored raster, so a camera's rotation mark must not turn the picture.
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise InputError(f"expected a picture, found a file that cannot be decoded: {path}; replace the file")
+    return image
+
+
+def select(sequences: Sequence[MaskSequence], names: Sequence[str]) -> list[MaskSequence]:
+    """The sequences of these names, or all where none is named; raises InputError for a name that is not there."""
+    known = [sequence.name for sequence in sequences]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise InputError(f"expected sequences of the split ({', '.join(known)}), got {', '.join(unknown)}")
+    return [sequence for sequence in sequences if not names or sequence.name in names]
 
 
 def _split_list(root: Path, split: str, year: str | None, resolution: str) -> Path:
@@ -146,7 +248,7 @@ def _names(list_path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
 
 
-def _sequence(root: Path, name: str, resolution: str) -> DavisSequence:
+def _sequence(root: Path, name: str, resolution: str) -> MaskSequence:
     image_paths = _files(root / "JPEGImages" / resolution / name, PICTURE_SUFFIXES, "frames")
     annotation_paths = _files(root / "Annotations" / resolution / name, {".png"}, "masks")
     images, annotations = ({path.stem for path in paths} for paths in (image_paths, annotation_paths))
@@ -157,7 +259,7 @@ def _sequence(root: Path, name: str, resolution: str) -> DavisSequence:
             f"expected one mask per frame, of the same name, for sequence {name}, found {len(image_paths)} frames "
             f"and {len(annotation_paths)} masks ({difference}); complete the files or choose a split with all masks"
         )
-    return DavisSequence(name=name, image_paths=image_paths, annotation_paths=annotation_paths)
+    return MaskSequence(name=name, image_paths=image_paths, annotation_paths=annotation_paths)
 
 
 def _files(folder: Path, suffixes: Iterable[str], content: str) -> tuple[Path, ...]:

@@ -34,11 +34,13 @@ class Statistics:
 class ObjectScore:
     """One object of one sequence.
 
-    region_similarity: [T] float64, J of every frame, 0..1
-    contour_accuracy:  [T] float64, F of every frame, 0..1
-    region, contour:   their statistics, without the first frame (it is given) and the last (as the official code)
+    frames:            [S] int64, indices of the scored frames
+    region_similarity: [S] float64, J of each, 0..1
+    contour_accuracy:  [S] float64, F of each, 0..1
+    region, contour:   their statistics
     """
 
+    frames: np.ndarray
     region_similarity: np.ndarray
     contour_accuracy: np.ndarray
     region: Statistics
@@ -111,32 +113,43 @@ def mean_recall_decay(
     return float(per_frame.mean()), float(np.mean(per_frame > RECALL_THRESHOLD)), decay
 
 
+def object_score(
+    frames: Sequence[int],
+    region_similarity: Sequence[float] | np.ndarray,
+    contour_accuracy: Sequence[float] | np.ndarray,
+    official_uint8_bins: bool = False,
+) -> ObjectScore:
+    """The score of an object whose scored frames, S >= 1, have these J and F. Raises ValueError for unequal lengths."""
+    region, contour = (np.asarray(values, np.float64) for values in (region_similarity, contour_accuracy))
+    if not len(frames) == len(region) == len(contour):
+        raise ValueError(f"expected a J and an F per frame, got {len(region)} and {len(contour)} for {len(frames)}")
+    return ObjectScore(
+        frames=np.asarray(frames, np.int64),
+        region_similarity=region,
+        contour_accuracy=contour,
+        region=Statistics(*mean_recall_decay(region, official_uint8_bins)),
+        contour=Statistics(*mean_recall_decay(contour, official_uint8_bins)),
+    )
+
+
 def score_object(
     predictions: Iterable[np.ndarray],
     truths: Iterable[np.ndarray],
     bound: float = OFFICIAL_BOUND,
     official_uint8_bins: bool = False,
 ) -> ObjectScore:
-    """Score one object over a sequence, first frame to last.
+    """Score one object over the frames that count, in their order.
 
-    predictions, truths: T masks each, [H, W] bool, read one at a time; T >= 3, as the statistics leave out the
-        first and the last frame
+    predictions, truths: S masks each, [H, W] bool, read one at a time
 
-    Raises ValueError when the numbers of masks differ or are too small, and as the measures do.
+    Raises ValueError when the numbers of masks differ or are zero, and as the measures do.
     """
     measured = [
         (region_similarity(prediction, truth), contour_accuracy(prediction, truth, bound))
         for prediction, truth in zip(predictions, truths, strict=True)
     ]
-    if len(measured) < 3:
-        raise ValueError(f"expected at least 3 frames, as the first and the last are left out, got {len(measured)}")
-    region, contour = np.array(measured, dtype=np.float64).T
-    return ObjectScore(
-        region_similarity=region,
-        contour_accuracy=contour,
-        region=Statistics(*mean_recall_decay(region[1:-1], official_uint8_bins)),
-        contour=Statistics(*mean_recall_decay(contour[1:-1], official_uint8_bins)),
-    )
+    region, contour = np.array(measured, dtype=np.float64).reshape(-1, 2).T
+    return object_score(range(len(measured)), region, contour, official_uint8_bins)
 
 
 def _pair_of_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

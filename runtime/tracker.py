@@ -54,7 +54,8 @@ class Tracker:
             widened = f" with dilation past age {self.settings.dilate_after}" if self.settings.dilate_after else ""
             raise InputError(
                 f"expected the settings built into {backend.artifact.name} ({built_in}), got"
-                f" {self.settings.attributes}{widened}; build the fused kernel, or export an artifact with those settings"
+                f" {self.settings.attributes}{widened}; build the fused kernel, or export an artifact with those"
+                " settings"
             )
         self.reset()
 

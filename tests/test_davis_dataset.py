@@ -1,24 +1,17 @@
-"""The DAVIS layout reader, and scoring a split with it."""
+"""The layouts of DAVIS and YouTube-VOS, and what is said of folders that do not match."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from corrflow.evaluate import cli, davis
-from corrflow.evaluate.datasets import VOID, DavisSequence, open_davis
-from corrflow.evaluate.report import davis_table
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import Artifact, TrackingSettings
-from corrflow.runtime.tracks import MaskObject, Tracks
+from corrflow.evaluate.datasets import VOID, MaskSequence, open_davis, open_youtube_vos
+from corrflow.plugins.errors import InputError
 
 DEV = Path(__file__).parents[2] / "shared" / "data" / "davis-dev"
 
@@ -67,7 +60,7 @@ def add_sequence(root: Path, name: str, masks: list[np.ndarray], save: Saver = s
         file.write(f"{name}\n")
 
 
-def sequence_of(root: Path, masks: list[np.ndarray], save: Saver = save_grey) -> DavisSequence:
+def sequence_of(root: Path, masks: list[np.ndarray], save: Saver = save_grey) -> MaskSequence:
     add_sequence(root, "only", masks, save)
     return open_davis(root, "val")[0]
 
@@ -81,7 +74,7 @@ def test_sequences_come_in_the_order_of_the_list(tmp_path: Path) -> None:
     sequences = open_davis(tmp_path, "val", year="2017")
     assert [sequence.name for sequence in sequences] == ["walk", "bear"]
     assert [len(sequence) for sequence in sequences] == [3, 3]
-    assert [path.name for path in sequences[0].annotation_paths] == ["00000.png", "00001.png", "00002.png"]
+    assert [sequences[0].annotation_path(index).name for index in range(3)] == ["00000.png", "00001.png", "00002.png"]
 
 
 def test_frames_are_blue_green_red_with_stem_and_time(tmp_path: Path) -> None:
@@ -228,7 +221,7 @@ def test_absent_roots_resolutions_and_splits_are_refused(tmp_path: Path) -> None
 )
 def test_files_that_are_no_masks_are_refused(tmp_path: Path, spoil: Callable[[Path], None], found: str) -> None:
     sequence = sequence_of(tmp_path, [square(2, 3)] * 3)
-    spoil(sequence.annotation_paths[1])
+    spoil(sequence.annotation_path(1))
     with pytest.raises(InputError, match=found) as refusal:
         sequence.annotation(1)
     assert str(sequence.annotation_paths[1]) in str(refusal.value)
@@ -247,186 +240,49 @@ def test_first_frames_without_objects_are_refused(tmp_path: Path) -> None:
         sequence.objects()
 
 
-# --- scoring ---------------------------------------------------------------------------------------------------
+# --- objects that appear later ---------------------------------------------------------------------------------
 
 
-class FakeTracker:
-    """Moves every mask two pixels to the right a frame, whatever the frame shows."""
-
-    def __init__(self, backend: object, settings: TrackingSettings) -> None:
-        self.mask = np.zeros((0, 0), np.uint8)
-
-    def start(self, frame: np.ndarray, objects: tuple[MaskObject, ...]) -> Tracks:
-        self.mask = np.zeros(frame.shape[:2], np.uint8)
-        for item in objects:
-            self.mask[item.mask] = item.id
-        return Tracks(self.mask)
-
-    def step(self, frame: np.ndarray) -> Tracks:
-        self.mask = np.roll(self.mask, 2, axis=1)
-        return Tracks(self.mask)
+def youtube_vos(root: Path, masks: dict[int, np.ndarray], frames: int = 9) -> MaskSequence:
+    """A sequence whose masks exist for some frames alone."""
+    images, annotations = root / "JPEGImages" / "clip", root / "Annotations" / "clip"
+    for folder in (images, annotations):
+        folder.mkdir(parents=True)
+    for index in range(frames):
+        cv2.imwrite(str(images / f"{5 * index:05d}.jpg"), np.full((HEIGHT, WIDTH, 3), 9 * index, np.uint8))
+    for index, mask in masks.items():
+        save_indexed(mask, annotations / f"{5 * index:05d}.png")
+    return open_youtube_vos(root)[0]
 
 
-@pytest.fixture
-def fake_runtime(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Stands in for artifacts, back end and tracker; records each back end that is closed."""
-    closed: list[bool] = []
-
-    def load_artifact(path: Path | str) -> Artifact:
-        return Artifact(Path(path).name, {}, 8, TrackingSettings(), {"data": "none"})
-
-    def open_backend(name: str, artifact: Artifact, threads: int = 0) -> SimpleNamespace:
-        return SimpleNamespace(close=lambda: closed.append(True))
-
-    monkeypatch.setattr("corrflow.runtime.artifact.load_artifact", load_artifact)
-    monkeypatch.setattr("corrflow.runtime.backend.open_backend", open_backend)
-    monkeypatch.setattr("corrflow.runtime.tracker.Tracker", FakeTracker)
-    return closed
+def test_objects_of_youtube_vos_are_given_where_they_appear_and_scored_after(tmp_path: Path) -> None:
+    both = np.maximum(square(2, 3, 1), square(12, 20, 4))
+    sequence = youtube_vos(tmp_path, {1: square(2, 3, 1), 3: both, 5: square(12, 20, 4), 8: both})
+    assert sequence.given == {1: (1,), 3: (4,)}
+    assert sequence.scored == {1: (3, 5, 8), 4: (5, 8)}
+    assert sequence.object_ids == (1, 4)
+    assert [item.id for item in sequence.objects(3)] == [4]
+    assert sequence.objects(5) == ()
+    with pytest.raises(InputError, match="a mask for frame 00010 of clip"):
+        sequence.annotation(2)
 
 
-def moving_data_set(root: Path) -> None:
-    """ "two" has two objects, moving and still; "one" has one that moves."""
-    moving = [square(1, 2 + 2 * index, 1) for index in range(6)]
-    add_sequence(root, "two", [np.maximum(mask, square(13, 2, 5)) for mask in moving], save_indexed)
-    add_sequence(root, "one", [mask * 255 for mask in moving])
+def test_objects_that_are_never_seen_again_are_refused(tmp_path: Path) -> None:
+    sequence = youtube_vos(tmp_path, {0: square(2, 3, 1), 3: square(2, 3, 2)})
+    with pytest.raises(InputError, match="object 2 of sequence clip"):
+        _ = sequence.scored
 
 
-def test_means_are_over_objects_and_not_over_sequences(tmp_path: Path, fake_runtime: list[bool]) -> None:
-    moving_data_set(tmp_path)
-    report = davis.evaluate_davis(tmp_path, "val", [Path("models/fake")], identity=True)
-    tracked, identity = report.methods
-    assert (tracked.label, identity.label) == ("fake", "identity")
-    assert list(tracked.sequences) == list(identity.sequences) == ["two", "one"]
-    assert len(fake_runtime) == 2
-
-    moved, still = tracked.sequences["two"].objects[1], tracked.sequences["two"].objects[5]
-    assert moved.region.mean == moved.contour.mean == 1.0
-    # Frames 1 to 4, moved by 2, 4, 6 and 8 of 8 pixels.
-    still_mean = np.mean([6 / 10, 4 / 12, 2 / 14, 0])
-    assert still.region.mean == pytest.approx(still_mean, abs=1e-12)
-    assert identity.sequences["two"].objects[5].region.mean == 1.0
-    assert identity.sequences["one"].objects[1].region.mean == pytest.approx(still_mean, abs=1e-12)
-
-    table = davis_table(report)
-    cells = list(table.columns[1].cells)
-    assert cells == [f"{100 * (1 + still_mean) / 2:.1f}", "100.0", f"{100 * (2 + still_mean) / 3:.1f}"]
-    assert str(list(table.columns[0].cells)[-1]) == "mean of 3 objects"
-    assert list(table.columns[-1].cells) == ["", "", ""]
+def test_folders_that_are_no_youtube_vos_say_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="JPEGImages of a data set in the YouTube-VOS layout"):
+        open_youtube_vos(tmp_path)
+    youtube_vos(tmp_path, {0: square(2, 3, 1), 3: square(2, 3, 1)})
+    (tmp_path / "JPEGImages" / "clip" / "00015.jpg").unlink()
+    with pytest.raises(InputError, match="found none for 00015"):
+        open_youtube_vos(tmp_path)
 
 
-def test_void_pixels_count_for_no_object(tmp_path: Path) -> None:
-    first, wrong = square(2, 3, 1), square(2, 20, 1)
-    later = np.maximum(first, square(2, 20, VOID))
-    sequence = sequence_of(tmp_path, [first, later, later, first], save_indexed)
-    score = davis.score_sequence(sequence, [np.maximum(first, wrong)] * 4)[1]
-    assert score.region_similarity.tolist() == [0.5, 1, 1, 0.5]
-    assert score.contour_accuracy[1] == 1.0
-
-
-def test_written_report_holds_scores_settings_and_hash(tmp_path: Path, fake_runtime: list[bool]) -> None:
-    moving_data_set(tmp_path)
-    output = tmp_path / "scores.json"
-    output.write_text("old")
-    davis.evaluate_davis(tmp_path, "val", [Path("fake")], rows=96, sequence_names=["one"], output=output)
-    assert [path.name for path in tmp_path.glob("*scores*")] == ["scores.json"]
-    written = json.loads(output.read_text())
-    (method,) = written["methods"]
-    assert method["settings"]["rows"] == 96
-    assert len(method["artifact"]["sha256"]) == 64
-    assert method["artifact"]["provenance"] == {"data": "none"}
-    assert list(method["sequences"]) == ["one"]
-    assert method["sequences"]["one"]["objects"] == {
-        "1": {"J": {"mean": 1, "recall": 1, "decay": 0}, "F": {"mean": 1, "recall": 1, "decay": 0}}
-    }
-    assert method["mean_over_objects"] == {"J": 1, "F": 1, "J&F": 1}
-    assert method["seconds_per_frame"] == method["sequences"]["one"]["seconds_per_frame"] > 0
-
-
-def test_artifacts_of_one_name_are_labelled_by_their_paths(tmp_path: Path, fake_runtime: list[bool]) -> None:
-    moving_data_set(tmp_path)
-    paths = [tmp_path / name for name in ("a/fake", "b/fake", "other", "identity")]
-    report = davis.evaluate_davis(tmp_path, "val", paths, identity=True)
-    assert [method.label for method in report.methods] == [
-        str(paths[0]),
-        str(paths[1]),
-        "other",
-        str(paths[3]),
-        "identity",
-    ]
-
-
-def test_parallel_scores_are_those_of_one_process(tmp_path: Path) -> None:
-    moving_data_set(tmp_path)
-    jobs = [davis.Job("identity", None, sequence, None, 1) for sequence in open_davis(tmp_path, "val")]
-    one, two = (
-        {job.sequence.name: score.objects for job, score in davis.run_jobs(jobs, workers)} for workers in (1, 2)
-    )
-    assert sorted(one) == sorted(two) == ["one", "two"]
-    for name, objects in one.items():
-        for object_id, score in objects.items():
-            assert score.region == two[name][object_id].region
-            np.testing.assert_array_equal(score.contour_accuracy, two[name][object_id].contour_accuracy)
-
-
-def test_errors_of_worker_processes_arrive_as_they_are(tmp_path: Path) -> None:
-    sequence = sequence_of(tmp_path, [square(2, 3)] * 3)
-    sequence.annotation_paths[1].write_text("no picture")
-    with pytest.raises(InputError, match="cannot be decoded"):
-        list(davis.run_jobs([davis.Job("identity", None, sequence, None, 1)], workers=2))
-
-
-@pytest.mark.parametrize(
-    ("options", "found"),
-    [
-        ({"sequence_names": ["ghost"]}, r"\(two, one\), got ghost"),
-        ({"workers": 0}, "at least 1 worker"),
-        ({"rows": 3}, "rows between"),
-        ({"output": Path("no/such/folder/scores.json")}, "make the folder first"),
-    ],
-    ids=["sequence", "workers", "rows", "output"],
-)
-def test_wrong_options_are_refused_before_tracking(
-    tmp_path: Path, fake_runtime: list[bool], options: dict, found: str
-) -> None:
-    moving_data_set(tmp_path)
-    with pytest.raises(InputError, match=found):
-        davis.evaluate_davis(tmp_path, "val", [Path("fake")], **options)
-    assert not fake_runtime
-
-
-def test_sequences_too_short_to_score_are_refused(tmp_path: Path, fake_runtime: list[bool]) -> None:
-    add_sequence(tmp_path, "short", [square(2, 3)] * 2)
+def test_sequences_too_short_to_score_are_refused(tmp_path: Path) -> None:
+    sequence = sequence_of(tmp_path, [square(2, 3)] * 2)
     with pytest.raises(InputError, match="at least 3 frames"):
-        davis.evaluate_davis(tmp_path, "val", [Path("fake")])
-
-
-def test_failed_writes_leave_the_old_report(
-    tmp_path: Path, fake_runtime: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moving_data_set(tmp_path)
-    output = tmp_path / "scores.json"
-    output.write_text("old")
-
-    def fail(source: object, target: object) -> None:
-        raise CorrflowError("disk full")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(CorrflowError, match="disk full"):
-        davis.evaluate_davis(tmp_path, "val", [Path("fake")], output=output)
-    assert output.read_text() == "old"
-    assert [path.name for path in tmp_path.glob("*scores*")] == ["scores.json"]
-
-
-def test_command_prints_the_table(tmp_path: Path, fake_runtime: list[bool]) -> None:
-    moving_data_set(tmp_path)
-    result = CliRunner().invoke(cli.app, ["davis", str(tmp_path), "--artifact", "fake", "--identity"])
-    assert result.exit_code == 0, result.output
-    for text in ("fake", "identity", "J&F", "s/frame", "mean of 3 objects"):
-        assert text in result.stdout
-
-
-def test_command_reports_wrong_input_in_one_line(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["davis", str(tmp_path / "elsewhere")])
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: expected the folder of a data set")
-    assert len(result.stderr.splitlines()) == 1
+        _ = sequence.scored

@@ -16,6 +16,7 @@ from corrflow.evaluate.metrics import (
     OFFICIAL_BOUND,
     contour_accuracy,
     mean_recall_decay,
+    object_score,
     region_similarity,
     score_object,
 )
@@ -47,10 +48,12 @@ def test_scores_match_golden_values(sequence: str) -> None:
             np.unpackbits(golden[f"{sequence}/{name}"], count=math.prod(shape)).reshape(shape).astype(bool)
             for name in ("pred", "gt")
         )
-        score = score_object(prediction, truth)
+        every = score_object(prediction, truth)
+        # The statistics leave out the first frame, which is given, and the last.
+        score = score_object(prediction[1:-1], truth[1:-1])
         for value, name in (
-            (score.region_similarity, "J"),
-            (score.contour_accuracy, "F"),
+            (every.region_similarity, "J"),
+            (every.contour_accuracy, "F"),
             ([score.region.mean, score.region.recall, score.region.decay], "J_stats"),
             ([score.contour.mean, score.contour.recall, score.contour.decay], "F_stats"),
         ):
@@ -139,12 +142,12 @@ def random_pairs(count: int) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
 
 
 def test_region_similarity_matches_direct_definition() -> None:
-    for prediction, truth, _ in random_pairs(400):
+    for prediction, truth, _ in random_pairs(1000):
         assert region_similarity(prediction, truth) == direct_region_similarity(prediction, truth)
 
 
 def test_contour_accuracy_matches_direct_definition() -> None:
-    for prediction, truth, bound in random_pairs(400):
+    for prediction, truth, bound in random_pairs(1000):
         expected = direct_contour_accuracy(prediction, truth, bound)
         assert abs(contour_accuracy(prediction, truth, bound) - expected) <= ROUNDING
 
@@ -321,20 +324,11 @@ def test_statistics_of_anything_but_a_list_are_refused(values) -> None:
         mean_recall_decay(values)
 
 
-def test_object_statistics_leave_out_first_and_last_frame() -> None:
-    truth = np.zeros((5, 12, 12), dtype=bool)
-    truth[:, 3:8, 3:8] = True
-    prediction = truth.copy()
-    prediction[0] = prediction[-1] = False
-    score = score_object(iter(prediction), iter(truth))
-    assert score.region_similarity.tolist() == score.contour_accuracy.tolist() == [0, 1, 1, 1, 0]
-    assert (score.region.mean, score.region.recall, score.region.decay) == (1, 1, 0)
-    assert score.region == score.contour
-
-
-def test_objects_of_too_few_or_unequal_frames_are_refused() -> None:
+def test_objects_of_no_or_unequal_frames_are_refused() -> None:
     frames = np.ones((3, 4, 4), dtype=bool)
-    with pytest.raises(ValueError, match="at least 3 frames"):
-        score_object(frames[:2], frames[:2])
+    with pytest.raises(ValueError, match="at least one"):
+        score_object(frames[:0], frames[:0])
+    with pytest.raises(ValueError, match="a J and an F per frame"):
+        object_score([1, 2], [0.5], [0.5])
     with pytest.raises(ValueError, match="longer"):
         score_object(frames[:2], frames)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from corrflow.evaluate.datasets import DavisSequence, open_davis
+from corrflow.evaluate.datasets import MaskSequence, open_davis
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifact import Artifact, TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.memory import MemoryRing
@@ -70,12 +70,12 @@ class ComparingBackend(OnnxRuntimeBackend):
 
 
 @pytest.fixture(scope="module")
-def dance(shared_data: Path) -> DavisSequence:
+def dance(shared_data: Path) -> MaskSequence:
     (sequence,) = (found for found in open_davis(shared_data / "davis-dev", "dev") if found.name == "dance-jump")
     return sequence
 
 
-def track(backend, sequence: DavisSequence) -> list[np.ndarray]:
+def track(backend, sequence: MaskSequence) -> list[np.ndarray]:
     tracker = Tracker(backend, with_settings(backend.artifact.settings, rows=ROWS))
     frames = sequence.frames()
     masks = [tracker.start(next(frames).image, sequence.objects()).mask]
@@ -83,7 +83,7 @@ def track(backend, sequence: DavisSequence) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused kernel", "ONNX function"])
-def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(dance: DavisSequence, fused: bool) -> None:
+def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(dance: MaskSequence, fused: bool) -> None:
     artifact = load_artifact(bundled_artifact_path())
     comparing = ComparingBackend(artifact, fused)
     through_onnx = track(comparing, dance)

@@ -1,0 +1,468 @@
+"""Scores of masks: what is counted, what is kept and used again, what is refused, and the files of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from corrflow.evaluate import cli
+from corrflow.evaluate.attributes import read_attributes
+from corrflow.evaluate.commands import davis_data, youtube_vos_data
+from corrflow.evaluate.datasets import VOID, MaskSequence
+from corrflow.evaluate.html import drift, html_page
+from corrflow.evaluate.masks import DataSet, Job, Method, evaluate_masks, run_job
+from corrflow.evaluate.methods import FlowWarp, Identity, Made
+from corrflow.evaluate.metrics import contour_accuracy, mean_recall_decay, object_score, region_similarity
+from corrflow.evaluate.report import as_json, mask_table, official_csv
+from corrflow.evaluate.results import ResultFolder, program
+from corrflow.evaluate.scoring import score_sequence
+from corrflow.evaluate.workers import run_jobs
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.overlay import davis_palette
+
+HEIGHT, WIDTH = 24, 40
+
+
+def square(top: int, left: int, value: int = 255, size: int = 8) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top : top + size, left : left + size] = value
+    return mask
+
+
+def save(mask: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(mask)
+    picture.putpalette(davis_palette().tobytes())
+    picture.save(path)
+
+
+def add_sequence(root: Path, name: str, masks: list[np.ndarray], split: str = "val") -> None:
+    for index, mask in enumerate(masks):
+        save(mask, root / "Annotations" / "480p" / name / f"{index:05d}.png")
+        picture = root / "JPEGImages" / "480p" / name / f"{index:05d}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), np.full((*mask.shape, 3), (10 * index, 60, 200), np.uint8))
+    listed = root / "ImageSets" / "2017" / f"{split}.txt"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    with listed.open("a") as file:
+        file.write(f"{name}\n")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """ "two" has two objects, moving and still; "one" has one that moves."""
+    folder = tmp_path / "davis"
+    moving = [square(1, 2 + 2 * index, 1) for index in range(6)]
+    add_sequence(folder, "two", [np.maximum(mask, square(13, 2, 5)) for mask in moving])
+    add_sequence(folder, "one", [mask * 255 for mask in moving])
+    return folder
+
+
+def data(root: Path, *names: str) -> DataSet:
+    return davis_data(root, "val", None, "480p", names)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Moves the first mask two pixels to the right a frame, whatever the frames show; counts its calls."""
+
+    calls: list[str]
+    settings: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "shift", "path": "anywhere", "settings": self.settings}
+
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
+        self.calls.append(sequence.name)
+        first = np.zeros(sequence.size(0), np.uint8)
+        for item in sequence.objects():
+            first[item.mask] = item.id
+        for index in range(len(sequence)):
+            yield Made(np.roll(first, 2 * index, axis=1), 0.5 if index else None)
+
+
+def shift(settings: int = 0) -> Method:
+    return Method("shift", Shift([], settings))
+
+
+# --- what is counted -------------------------------------------------------------------------------------------
+
+
+def test_means_are_over_objects_and_not_over_sequences(root: Path) -> None:
+    report = evaluate_masks(data(root), [shift(), Method("identity", Identity())])
+    tracked, identity = report.methods
+    assert list(tracked.sequences) == list(identity.sequences) == ["two", "one"]
+    moved, still = tracked.sequences["two"].objects[1], tracked.sequences["two"].objects[5]
+    assert moved.region.mean == moved.contour.mean == 1.0
+    # Frames 1 to 4, moved by 2, 4, 6 and 8 of 8 pixels.
+    still_mean = np.mean([6 / 10, 4 / 12, 2 / 14, 0])
+    assert still.region.mean == pytest.approx(still_mean, abs=1e-12)
+    assert identity.sequences["two"].objects[5].region.mean == 1.0
+    assert identity.sequences["one"].objects[1].region.mean == pytest.approx(still_mean, abs=1e-12)
+
+    table = mask_table(report)
+    assert list(table.columns[1].cells) == [
+        f"{100 * (1 + still_mean) / 2:.1f}",
+        "100.0",
+        f"{100 * (2 + still_mean) / 3:.1f}",
+    ]
+    assert str(list(table.columns[0].cells)[-1]) == "mean of 3 objects"
+    assert list(table.columns[4].cells) == ["0.500"] * 3
+    assert list(table.columns[-1].cells) == ["", "", ""]
+
+
+def test_many_methods_are_shown_one_a_row(root: Path) -> None:
+    methods = [Method(f"m{index}", Identity()) for index in range(4)]
+    table = mask_table(evaluate_masks(data(root), methods))
+    assert [str(cell) for cell in table.columns[0].cells] == ["m0", "m1", "m2", "m3"]
+
+
+def test_void_pixels_count_for_no_object(tmp_path: Path) -> None:
+    first, wrong = square(2, 3, 1), square(2, 20, 1)
+    later = np.maximum(first, square(2, 20, VOID))
+    add_sequence(tmp_path, "only", [first, later, later, first])
+    (sequence,) = data(tmp_path).sequences
+    score = score_sequence(sequence, [np.maximum(first, wrong)] * 4)[1]
+    assert score.frames.tolist() == [1, 2]
+    assert score.region_similarity.tolist() == [1, 1]
+    assert score.contour_accuracy.tolist() == [1, 1]
+    with pytest.raises(CorrflowError, match="expected 4 masks"):
+        score_sequence(sequence, [first] * 3)
+
+
+def test_random_sequences_of_several_objects_agree_with_each_object_scored_alone(tmp_path: Path) -> None:
+    """Multi-object masks with void, some objects gone and some frames empty, against the measures mask by mask."""
+    generator = np.random.default_rng(5)
+    for case in range(12):
+        truths, found = generator.integers(0, 4, (2, 5, HEIGHT // 4, WIDTH // 4), np.uint8).repeat(4, 2).repeat(4, 3)
+        truths[3, :4] = VOID
+        truths[2][truths[2] == 1] = 0
+        found[case % 5] = 0
+        truths[0, 0, :12] = [1] * 4 + [2] * 4 + [3] * 4
+        add_sequence(tmp_path, f"case{case}", list(truths), split=f"s{case}")
+        (sequence,) = davis_data(tmp_path, f"s{case}", None, "480p", ()).sequences
+        for object_id, score in score_sequence(sequence, found).items():
+            pairs = [
+                (np.where(t == VOID, 0, p) == object_id, t == object_id) for p, t in zip(found, truths, strict=True)
+            ]
+            assert score.region_similarity.tolist() == [region_similarity(*pair) for pair in pairs[1:-1]]
+            assert score.contour_accuracy.tolist() == [contour_accuracy(*pair) for pair in pairs[1:-1]]
+            assert (score.region.mean, score.region.recall, score.region.decay) == mean_recall_decay(
+                score.region_similarity
+            )
+
+
+def test_objects_that_appear_later_are_added_where_they_are_given(tmp_path: Path) -> None:
+    for index in range(5):
+        picture = tmp_path / "JPEGImages" / "clip" / f"{index:05d}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), np.full((HEIGHT, WIDTH, 3), 100, np.uint8))
+    both = np.maximum(square(2, 3, 1), square(13, 20, 2))
+    for index, mask in {0: square(2, 3, 1), 2: both, 4: both}.items():
+        save(mask, tmp_path / "Annotations" / "clip" / f"{index:05d}.png")
+    vos = youtube_vos_data(tmp_path, ())
+    for maker in (Identity(), FlowWarp()):
+        masks = [made.mask for made in maker.masks(vos.sequences[0], 1)]
+        assert [np.unique(mask).tolist() for mask in masks] == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    (method,) = evaluate_masks(vos, [Method("identity", Identity())]).methods
+    scores = method.sequences["clip"].objects
+    assert {object_id: score.frames.tolist() for object_id, score in scores.items()} == {1: [2, 4], 2: [4]}
+    assert [score.region.mean for score in scores.values()] == [1, 1]
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------
+
+
+def keep(root: Path, results: Path, method: Method, **options: Any) -> list[str]:
+    """Names of the sequences that were computed, in one run that keeps its results."""
+    evaluate_masks(data(root), [method], results=results, **options)
+    assert isinstance(method.maker, Shift)
+    return method.maker.calls
+
+
+def test_results_are_used_again_where_nothing_changed(root: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    first = evaluate_masks(data(root), [shift()], results=results)
+    again = evaluate_masks(data(root), [shift()], results=results)
+    assert not any(score.reused for score in first.methods[0].sequences.values())
+    assert all(score.reused for score in again.methods[0].sequences.values())
+    strip = [json.loads(json.dumps(as_json(item))) for item in (first, again)]
+    for item in strip:
+        for sequence in item["methods"][0]["sequences"].values():
+            del sequence["reused"]
+    assert strip[0] == strip[1]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(root: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    evaluate_masks(data(root, "two"), [shift()], results=results)
+    assert keep(root, results, shift()) == ["one"]
+
+
+def touch_frame(root: Path, results: Path) -> None:
+    frame = root / "JPEGImages" / "480p" / "one" / "00004.jpg"
+    cv2.imwrite(str(frame), np.full((HEIGHT, WIDTH, 3), 77, np.uint8))
+
+
+def touch_truth(root: Path, results: Path) -> None:
+    save(square(2, 2), root / "Annotations" / "480p" / "one" / "00004.png")
+
+
+def touch_mask(root: Path, results: Path) -> None:
+    save(square(2, 2, 1), results / "masks" / "shift" / "one" / "00004.png")
+
+
+def remove_mask(root: Path, results: Path) -> None:
+    (results / "masks" / "shift" / "one" / "00004.png").unlink()
+
+
+def cut_scores(root: Path, results: Path) -> None:
+    path = results / "scores" / "shift" / "one.json"
+    path.write_text(path.read_text()[:-40])
+
+
+def empty_scores(root: Path, results: Path) -> None:
+    (results / "scores" / "shift" / "one.json").write_text("{}")
+
+
+@pytest.mark.parametrize("change", [touch_frame, touch_truth, touch_mask, remove_mask, cut_scores, empty_scores])
+def test_results_are_computed_again_where_something_changed(
+    root: Path, tmp_path: Path, change: Callable[[Path, Path], None]
+) -> None:
+    results = tmp_path / "results"
+    assert keep(root, results, shift()) == ["two", "one"]
+    change(root, results)
+    assert keep(root, results, shift()) == ["one"]
+    assert keep(root, results, shift()) == []
+
+
+def test_other_settings_other_code_and_fresh_compute_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    keep(root, results, shift())
+    assert keep(root, results, shift(settings=1)) == ["two", "one"]
+    assert keep(root, results, shift(settings=1), fresh=True) == ["two", "one"]
+    other = {**program(), "code": "0" * 64}
+    monkeypatch.setattr("corrflow.evaluate.results.program", lambda: other)
+    assert keep(root, results, shift(settings=1)) == ["two", "one"]
+
+
+def test_kept_masks_score_the_same_from_their_folder(root: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    report = evaluate_masks(data(root), [shift()], results=results)
+    scored = CliRunner().invoke(
+        cli.app, ["score", str(results / "masks" / "shift"), "--gt", str(root), "--out", str(tmp_path / "again")]
+    )
+    assert scored.exit_code == 0, scored.output
+    written = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert written["methods"][0]["mean_over_objects"] == as_json(report)["methods"][0]["mean_over_objects"]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------
+
+
+PREDICTED = Path("masks/shift/one/00002.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        pytest.param(lambda path: path.unlink(), "missing 00002.png", id="missing"),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-30]), "cannot be decoded: {path}", id="cut off"),
+        pytest.param(lambda path: save(square(2, 2, 1)[:-1], path), "size 40x24, got 40x23 in {path}", id="size"),
+        pytest.param(lambda path: save(square(2, 2, 3), path), r"ids [1], got [3] in {path}", id="strange id"),
+        pytest.param(
+            lambda path: save(np.maximum(square(2, 2, 1), square(13, 2, 255)), path),
+            "got [255] in {path}",
+            id="id and 255",
+        ),
+        pytest.param(lambda path: path.parent.rename(path.parent.with_name("x")), "a folder of masks", id="sequence"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_named(
+    root: Path, tmp_path: Path, spoil: Callable[[Path], None], found: str
+) -> None:
+    results = tmp_path / "results"
+    evaluate_masks(data(root), [shift()], results=results)
+    spoil(results / PREDICTED)
+    scored = CliRunner().invoke(cli.app, ["score", str(results / "masks" / "shift"), "--gt", str(root)])
+    assert scored.exit_code == 2
+    assert found.format(path=results / PREDICTED) in scored.stderr
+    assert len(scored.stderr.strip().splitlines()) == 1 or "frames" in scored.stderr.splitlines()[0]
+
+
+def test_predictions_of_0_and_255_and_without_the_first_frame_are_taken(root: Path, tmp_path: Path) -> None:
+    for index in range(1, 6):
+        save(square(1, 2 + 2 * index), tmp_path / "mine" / "one" / f"{index:05d}.png")
+    scored = CliRunner().invoke(
+        cli.app, ["score", str(tmp_path / "mine"), "--gt", str(root), "--sequence", "one"], catch_exceptions=False
+    )
+    assert scored.exit_code == 0, scored.output
+    assert "100.0" in scored.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--sequence", "ghost"], "(two, one), got ghost"),
+        (["--rows", "3"], "rows between"),
+        (["--protocol", "stc"], "a protocol among"),
+        (["--baseline", "magic"], "baselines among identity, lab, flow"),
+        (["--artifact", "no/such"], "an artifact folder or zip at no/such"),
+        (["--artifact", "untrained:giant"], "cannot make untrained:giant: expected a preset among"),
+        (["--encoder", "no.onnx"], "an encoder as ONNX at no.onnx"),
+        (["--encoder", "no.onnx", "--encoder-mean", "a"], "three numbers"),
+        (["--encoder", "no.onnx", "--encoder-std", "1,0,1"], "positive for std"),
+        (["--encoder", "no.onnx", "--encoder-layout", "chw"], "encoder layout among"),
+        (["--attributes", "no.json", "--baseline", "identity"], "expected attributes as JSON"),
+        (["--out", "/proc/nowhere"], "a folder to write to"),
+        (["--baseline", "flow", "--baseline", "flow", "--artifact", "bundled", "--artifact", "bundled"], "twice"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_options_are_one_line_before_anything_is_tracked(root: Path, options: list[str], found: str) -> None:
+    done = CliRunner().invoke(cli.app, ["davis", str(root), *options])
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert found in done.stderr
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+
+
+def test_parallel_scores_are_those_of_one_process(root: Path) -> None:
+    one, two = (
+        as_json(evaluate_masks(data(root), [Method("identity", Identity())], workers=workers)) for workers in (1, 2)
+    )
+    assert one == two
+
+
+def test_errors_of_worker_processes_arrive_as_they_are(root: Path) -> None:
+    (sequence,) = data(root, "one").sequences
+    sequence.annotation_path(1).write_text("no picture")
+    job = Job(Method("identity", Identity()), sequence, 1, None)
+    with pytest.raises(InputError, match="cannot be decoded"):
+        list(run_jobs(run_job, [job], workers=2, frames=6, show_progress=False))
+
+
+# --- files of a report -----------------------------------------------------------------------------------------
+
+
+def test_official_csv_has_the_official_columns_and_rounding(root: Path) -> None:
+    report = evaluate_masks(data(root), [shift()])
+    files = official_csv(report, report.methods[0])
+    assert list(files) == ["global_results-val.csv", "per-sequence_results-val.csv"]
+    header, values = files["global_results-val.csv"].splitlines()
+    assert header == "J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay"
+    means = as_json(report)["methods"][0]["mean_over_objects"]
+    assert values.split(",")[:2] == [f"{means['J&F']:.3f}", f"{means['J']:.3f}"]
+    lines = files["per-sequence_results-val.csv"].splitlines()
+    assert [line.split(",")[0] for line in lines] == ["Sequence", "two_1", "two_5", "one_1"]
+    assert lines[1] == "two_1,1.000,1.000"
+
+
+def test_official_decay_is_a_switch_that_reaches_every_score(tmp_path: Path) -> None:
+    masks = [square(2, 2 + (index > 150), 1) for index in range(400)]
+    add_sequence(tmp_path, "long", masks)
+    right, official = (
+        evaluate_masks(data(tmp_path), [Method("identity", Identity())], official_decay=switch).methods[0]
+        for switch in (False, True)
+    )
+    right, official = (method.sequences["long"].objects[1] for method in (right, official))
+    assert right.region.mean == official.region.mean
+    assert right.region.decay > 0.1
+    assert official.region.decay == mean_recall_decay(official.region_similarity, official_uint8_bins=True)[2]
+    assert official.region.decay != right.region.decay
+
+
+def test_a_decay_that_is_no_number_is_null_in_json(root: Path) -> None:
+    report = evaluate_masks(data(root, "one"), [shift()])
+    method = report.methods[0]
+    score = method.sequences["one"]
+    odd = replace(score.objects[1], region=replace(score.objects[1].region, decay=np.nan))
+    changed = replace(report, methods=(replace(method, sequences={"one": replace(score, objects={1: odd})}),))
+    assert json.loads(json.dumps(as_json(changed), allow_nan=False))["methods"][0]["sequences"]["one"]["objects"]["1"][
+        "J"
+    ] == {"mean": 1, "recall": 1, "decay": None}
+
+
+class Links(HTMLParser):
+    """Collects whatever a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+        self.pictures = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.pictures += tag == "img"
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_fetches_nothing(root: Path, tmp_path: Path) -> None:
+    evil = Method("<script>alert(1)</script>&", Identity())
+    report = evaluate_masks(data(root), [shift(), evil], results=tmp_path / "results")
+    page = html_page(report, data(root).sequences, {"two": ("OCC", "<b>")})
+    reader = Links()
+    reader.feed(page)
+    assert reader.open == []
+    assert reader.pictures == 6  # one for each object of each method
+    assert all(link.startswith("data:image/jpeg;base64,") for link in reader.found)
+    assert "<script" not in page and "@import" not in page and "url(" not in page
+    assert "OCC (1)" in page and "&lt;b&gt;" in page
+
+
+def test_drift_is_the_mean_over_objects_at_equal_shares_of_their_length() -> None:
+    short = object_score([1, 2], [1.0, 0.0], [1, 1])
+    long = object_score([1, 2, 3], [1.0, 1.0, 0.0], [1, 1, 1])
+    places, values = drift([short, long], points=3)
+    assert places.tolist() == [0, 50, 100]
+    assert values.tolist() == [1, 0.75, 0]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_attributes_are_read_in_both_forms(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"attributes{suffix}"
+    if suffix == ".json":
+        path.write_text('{"bear": ["OCC", "FM"], "cows": []}')
+    else:
+        pytest.importorskip("yaml")
+        path.write_text("sequences:\n- {name: bear, attributes: [OCC, FM], year: 2016}\n- name: cows\n")
+    assert read_attributes(path) == {"bear": ("OCC", "FM"), "cows": ()}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"bear": 3}', '{"sequences": [3]}', '{"bear": [1]}', "{"])
+def test_files_that_hold_no_attributes_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "attributes.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="expected attributes"):
+        read_attributes(path)
+
+
+def test_failed_writes_leave_the_old_result(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "results"
+    first = evaluate_masks(data(root, "one"), [shift()], results=results).methods[0].sequences["one"]
+    path = results / "scores" / "shift" / "one.json"
+    old = path.read_text()
+    monkeypatch.setattr("os.replace", lambda source, target: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        ResultFolder(results).save("shift", "one", {}, replace(first, frames=3))
+    assert path.read_text() == old
+    assert [item.name for item in path.parent.iterdir()] == ["one.json"]
