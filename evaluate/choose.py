@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -117,8 +117,7 @@ def _unit_length(artifact: Artifact) -> bool:
     return bool(model.get("unit_norm", True)) if isinstance(model, dict) else True
 
 
-def settings_of(name: str, protocol: str, rows: int | None) -> tuple[Path, TrackingSettings]:
+def settings_of(name: str, protocol: str) -> tuple[Path, TrackingSettings]:
     """Path of one artifact that a user named, and its settings under a protocol."""
     path = artifact_path(Path(name))
-    settings = apply_protocol(protocol, load_artifact(path).settings)
-    return path, settings if rows is None else replace(settings, rows=rows)
+    return path, apply_protocol(protocol, load_artifact(path).settings)

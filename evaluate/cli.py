@@ -42,6 +42,7 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Folder for report.html, report.json, CSV files and masks; a run given again goes on there."),
 ]
+PointOut = Annotated[Path | None, typer.Option(help="Also write every video's scores to this JSON file.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute everything again, whatever the folder holds.")]
 Attributes = Annotated[
     Path | None, typer.Option(help="Attributes of the sequences: JSON {name: [attribute]}, or DAVIS's db_info.yaml.")
@@ -179,6 +180,134 @@ def score(
 
         data = commands.data_of_layout(layout, gt, split, year, resolution, sequence or [])
         commands.run_score(predictions, data, commands.Outputs(out, attributes), workers, official_decay)
+
+
+@app.command()
+def jhmdb(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="JHMDB's folder, or one clip's.")],
+    split: Annotated[int | None, typer.Option(min=1, max=3, help="Test clips of this split only.")] = None,
+    drop_lost: Annotated[
+        bool,
+        typer.Option("--drop-lost", help="Leave lost joints out, as common public code does; else they are wrong."),
+    ] = False,
+    artifact: Artifacts = None,
+    protocol: Protocols = None,
+    baseline: Baselines = None,
+    rows: Rows = None,
+    workers: Workers = 1,
+    out: PointOut = None,
+) -> None:
+    """Track the joints of the first frame through JHMDB's clips and print PCKinstance and PCKmax (percent).
+
+    Examples:
+
+        corrflow-eval jhmdb JHMDB --split 1 --workers 2
+
+        corrflow-eval jhmdb JHMDB --split 1 --baseline identity --baseline flow --artifact bundled --drop-lost
+    """
+    with errors_reported():
+        from corrflow.evaluate import point_commands
+
+        chosen = point_commands.Chosen(artifact, protocol, baseline, rows, workers, out)
+        point_commands.run_jhmdb(root, split, drop_lost, chosen)
+
+
+@app.command()
+def badja(
+    annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="Folder of JSON files, or one of them.")],
+    root: Annotated[Path, typer.Option(help="Folder that the files' paths start from.")],
+    artifact: Artifacts = None,
+    protocol: Protocols = None,
+    baseline: Baselines = None,
+    rows: Rows = None,
+    workers: Workers = 1,
+    out: PointOut = None,
+) -> None:
+    """Track the joints of animals and print the share within 0.2 * sqrt(area of the mask) (percent).
+
+    Examples:
+
+        corrflow-eval badja BADJA/joint_annotations --root BADJA
+
+        corrflow-eval badja bear.json --root BADJA --baseline identity --artifact bundled
+    """
+    with errors_reported():
+        from corrflow.evaluate import point_commands
+
+        chosen = point_commands.Chosen(artifact, protocol, baseline, rows, workers, out)
+        point_commands.run_badja(annotations, root, chosen)
+
+
+@app.command()
+def tapvid(
+    file: Annotated[Path, typer.Argument(metavar="PICKLE", help="Published pickle; nothing in it is executed.")],
+    queries: Annotated[str, typer.Option(help="first or strided.")] = "first",
+    native: Annotated[bool, typer.Option("--native", help="Track at the videos' own size, not at 256x256.")] = False,
+    artifact: Artifacts = None,
+    protocol: Protocols = None,
+    baseline: Baselines = None,
+    rows: Rows = None,
+    workers: Workers = 1,
+    out: PointOut = None,
+) -> None:
+    """Track TAP-Vid's points and print average Jaccard, share within 1 to 16 pixels and occlusion accuracy (percent).
+
+    Examples:
+
+        corrflow-eval tapvid tapvid_davis.pkl --queries first --workers 2
+
+        corrflow-eval tapvid tapvid_rgb_stacking.pkl --queries strided --baseline flow
+    """
+    with errors_reported():
+        from corrflow.evaluate import point_commands
+
+        chosen = point_commands.Chosen(artifact, protocol, baseline, rows, workers, out)
+        point_commands.run_tapvid(file, queries, native, chosen)
+
+
+@app.command()
+def search(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")],
+    split: Annotated[
+        str, typer.Option(help="List of sequences; never the one that results are reported on.")
+    ] = "train",
+    artifact: Annotated[str, typer.Option(help="Artifact to choose settings for.")] = "bundled",
+    protocol: Annotated[str, typer.Option(help="Where to start from.")] = "default",
+    rows: Annotated[str, typer.Option(help="Working sizes to try, with commas.")] = "",
+    radius: Annotated[str, typer.Option(help="Window radii to try, in cells.")] = "6,8,12",
+    recent: Annotated[str, typer.Option(help="Numbers of last frames to try as references.")] = "3,5,10",
+    top_k: Annotated[str, typer.Option(help="Numbers of kept scores to try; 0 is all.")] = "5,10,20",
+    temperature: Annotated[str, typer.Option(help="Temperatures to try.")] = "0.05,0.07,0.1",
+    grid: Annotated[bool, typer.Option("--grid", help="Try every combination, not one setting after another.")] = False,
+    slowest: Annotated[float, typer.Option(min=0, help="Most seconds a frame; 0 for any.")] = 0.0,
+    workers: Workers = 1,
+    sequence: Sequences = None,
+    year: Year = None,
+    resolution: Resolution = "480p",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for settings.json and every result; given again it goes on there.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help="Also write an artifact with the chosen settings here.")] = None,
+) -> None:
+    """Choose tracking settings by measured J&F and seconds per frame, and write them into an artifact.
+
+    An empty list keeps what the artifact has. --write needs corrflow[export].
+
+    Examples:
+
+        corrflow-eval search DAVIS --split train --rows 240,480 --out search --write artifacts/tuned
+
+        corrflow-eval search DAVIS --split train --sequence bear --radius 8,12 --recent 5 --grid --slowest 0.5
+    """
+    with errors_reported():
+        from corrflow.evaluate import commands
+        from corrflow.evaluate.choose import settings_of
+        from corrflow.evaluate.search import Asked, run_search
+
+        space = commands.search_space(rows, radius, recent, top_k, temperature)
+        data = commands.davis_data(root, split, year, resolution, sequence or [])
+        path, start = settings_of(artifact, protocol)
+        run_search(data, path, start, Asked(space, grid, slowest, workers, out, write))
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -19,7 +20,10 @@ from corrflow.evaluate.html import html_page
 from corrflow.evaluate.masks import DataSet, Method, evaluate_masks, reused_count
 from corrflow.evaluate.methods import Predictions
 from corrflow.evaluate.report import MaskReport, mask_table, print_whole, write_files
+from corrflow.evaluate.search import Space
 from corrflow.plugins.errors import InputError
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,14 @@ def data_of_layout(
     if layout == "youtube-vos":
         return youtube_vos_data(root, names)
     raise InputError(f"expected a layout among davis and youtube-vos, got {layout!r}; choose one of those")
+
+
+def search_space(rows: str, radius: str, recent: str, top_k: str, temperature: str) -> Space:
+    """The values to try, from the lists as they were typed."""
+    typed = {"rows": rows, "radius": radius, "recent": recent, "top-k": top_k}
+    whole = {name: _list(name, text, int, "whole numbers") for name, text in typed.items()}
+    warm = _list("temperature", temperature, float, "numbers")
+    return Space(whole["rows"], whole["radius"], whole["recent"], whole["top-k"], warm)
 
 
 def run_masks(
@@ -130,6 +142,13 @@ def _prepare(outputs: Outputs) -> None:
     # Why a kept result was not used is worth a line; what the back end chose is not, here.
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
     logging.getLogger("corrflow").setLevel(logging.WARNING)
+
+
+def _list(name: str, text: str, kind: Callable[[str], N], what: str) -> tuple[N, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise InputError(f"expected --{name} as {what} with commas, got {text!r}") from error
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

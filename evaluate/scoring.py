@@ -11,30 +11,46 @@ from corrflow.evaluate.metrics import ObjectScore, contour_accuracy, object_scor
 from corrflow.plugins.errors import CorrflowError
 
 
-def score_sequence(sequence: MaskSequence, masks: Iterable[np.ndarray]) -> dict[int, ObjectScore]:
-    """Score every object of a sequence on the frames that its data set counts, by id in ascending order.
+class SequenceScorer:
+    """Takes the masks of a sequence one after another and scores every object on the frames its data set counts.
 
-    masks: T of [H, W] uint8 with the object ids of the annotation, first frame to last
-
-    Pixels that the annotation leaves void count for no object. Raises CorrflowError for another number of masks.
+    Pixels that the annotation leaves void count for no object.
     """
-    scored = sequence.scored
-    measured: dict[int, list[tuple[float, float]]] = {object_id: [] for object_id in sorted(scored)}
-    count = 0
-    for index, mask in enumerate(masks):
-        count += 1
-        ids = [object_id for object_id in measured if index in scored[object_id]]
+
+    def __init__(self, sequence: MaskSequence) -> None:
+        self._sequence, self._scored = sequence, sequence.scored
+        self._measured: dict[int, list[tuple[float, float]]] = {object_id: [] for object_id in sorted(self._scored)}
+        self._seen = 0
+
+    def add(self, mask: np.ndarray) -> None:
+        """The next frame's mask, [H, W] uint8 with the object ids of the annotation."""
+        index = self._seen
+        self._seen += 1
+        ids = [object_id for object_id in self._measured if index in self._scored[object_id]]
         if not ids:
-            continue
-        truth = sequence.annotation(index)
+            return
+        truth = self._sequence.annotation(index)
         # Void pixels belong to no object on either side; the official metrics mask them in the same way.
         counted = np.where(truth == VOID, 0, mask)
         for object_id in ids:
             pair = counted == object_id, truth == object_id
-            measured[object_id].append((region_similarity(*pair), contour_accuracy(*pair)))
-    if count != len(sequence):
-        raise CorrflowError(f"expected {len(sequence)} masks for sequence {sequence.name}, got {count}")
-    return {
-        object_id: object_score(scored[object_id], *np.array(pairs, np.float64).T)
-        for object_id, pairs in measured.items()
-    }
+            self._measured[object_id].append((region_similarity(*pair), contour_accuracy(*pair)))
+
+    def scores(self) -> dict[int, ObjectScore]:
+        """By object id, ascending. Raises CorrflowError where masks are missing or too many."""
+        if self._seen != len(self._sequence):
+            raise CorrflowError(
+                f"expected {len(self._sequence)} masks for sequence {self._sequence.name}, got {self._seen}"
+            )
+        return {
+            object_id: object_score(self._scored[object_id], *np.array(pairs, np.float64).T)
+            for object_id, pairs in self._measured.items()
+        }
+
+
+def score_sequence(sequence: MaskSequence, masks: Iterable[np.ndarray]) -> dict[int, ObjectScore]:
+    """Score a sequence from T masks [H, W] uint8, first frame to last; see `SequenceScorer`."""
+    scorer = SequenceScorer(sequence)
+    for mask in masks:
+        scorer.add(mask)
+    return scorer.scores()

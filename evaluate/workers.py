@@ -28,13 +28,14 @@ def frame_done() -> None:
 
 
 def run_jobs(
-    run: Callable[[J], R], jobs: Sequence[J], workers: int, frames: int, show_progress: bool
+    run: Callable[[J], R], jobs: Sequence[J], workers: int, frames: int, show_progress: bool, label: str = "frames"
 ) -> Iterator[tuple[J, R]]:
     """Every job with its result, in the order they end.
 
     run:     a function of a module, since it is sent to other processes; calls `frame_done`
     workers: processes; 1 runs the jobs here, one after another
     frames:  how many there are in all jobs
+    label:   what the progress bar says
 
     Raises InputError for no workers, what a job raises, and CorrflowError when a process dies.
     """
@@ -50,7 +51,7 @@ def run_jobs(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not show_progress) as progress:
-        task = progress.add_task("frames", total=frames)
+        task = progress.add_task(label, total=frames)
         if workers > 1:
             yield from _in_processes(run, jobs, workers, lambda done: progress.update(task, completed=done))
         else:

@@ -24,6 +24,7 @@ app = typer.Typer(
     Examples:
       corrflow-export onnx runs/first artifacts/first --size 480x854
       corrflow-export onnx untrained:quarter artifacts/untrained
+      corrflow-export settings bundled artifacts/tuned search/settings.json
     """
 )
 def export() -> None: ...
@@ -79,6 +80,31 @@ def onnx(
             table.add_row(difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}")
         console.print(table)
         console.print(f"wrote {artifact}; next: corrflow-track VIDEO --init MASK.png --artifact {artifact}")
+
+
+@app.command()
+def settings(
+    source: Annotated[Path, typer.Argument(help="Artifact to take the encoder from, or bundled.")],
+    artifact: Annotated[Path, typer.Argument(help="Folder to write the new artifact to.")],
+    file: Annotated[Path, typer.Argument(help="Tracking settings as JSON: settings.json of corrflow-eval search.")],
+) -> None:
+    """Write an artifact with other tracking settings; its propagate.onnx is made anew and compared first.
+
+    Example:
+
+        corrflow-export settings bundled artifacts/tuned search/settings.json
+    """
+    with errors_reported():
+        try:
+            from corrflow.export.settings import export_with_settings, read_settings
+        except ImportError as error:
+            raise InputError(
+                f"exporting needs {error.name}, which is not installed: pip install 'corrflow[export]'"
+            ) from error
+        from corrflow.runtime.artifact import artifact_path, load_artifact
+
+        apart = export_with_settings(load_artifact(artifact_path(source)), read_settings(file), artifact)
+        print(f"wrote {artifact}; its propagation differs from the fused kernel by at most {apart:.1e}")
 
 
 def _size(text: str) -> tuple[int, int]:

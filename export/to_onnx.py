@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from corrflow.export.compare import Difference, differences, enforce
-from corrflow.export.graphs import encode_model, propagate_model
+from corrflow.export.graphs import encode_model
+from corrflow.export.propagation import propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import ENCODE, PROPAGATE, TrackingSettings, save_artifact
 from corrflow.train.checkpoint import Checkpoint, load_checkpoint

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.export.graphs import propagate_model
+from corrflow.export.propagation import propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
 from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
