@@ -85,7 +85,7 @@ class MaskSequence:
             return inside.astype(np.uint8)
         raise InputError(
             f"expected a mask of 0 and 255, as in the sequence's first frame, found the values "
-            f"{_distinct(values)[:8]} in {path}; take the masks of one data set"
+            f"{distinct(values)[:8]} in {path}; take the masks of one data set"
         )
 
     def annotation_path(self, index: int) -> Path:
@@ -108,7 +108,7 @@ class MaskSequence:
         seen: set[int] = set()
         found: dict[int, tuple[int, ...]] = {}
         for index in self._annotated if self.objects_appear else self._annotated[:1]:
-            new = tuple(value for value in _distinct(self.annotation(index)) if value not in {0, VOID, *seen})
+            new = tuple(value for value in distinct(self.annotation(index)) if value not in {0, VOID, *seen})
             if new:
                 found[index] = new
                 seen |= set(new)
@@ -159,7 +159,7 @@ class MaskSequence:
     def _holds_one_object(self) -> bool:
         # The first frame decides for the whole sequence: a later frame of object ids may hold nothing but void.
         first = read_indexed_png(self.annotation_path(self._annotated[0]))
-        return set(_distinct(first)) in ({0, VOID}, {VOID})
+        return set(distinct(first)) in ({0, VOID}, {VOID})
 
 
 def open_davis(
@@ -285,6 +285,6 @@ def _picture_size(path: Path) -> tuple[int, int]:
         ) from error
 
 
-def _distinct(values: np.ndarray) -> list[int]:
+def distinct(values: np.ndarray) -> list[int]:
     """The values that occur, ascending."""
     return np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()

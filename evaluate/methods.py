@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from corrflow.evaluate.datasets import VOID, MaskSequence
+from corrflow.evaluate.datasets import VOID, MaskSequence, distinct
 from corrflow.evaluate.encoders import LabBackend, OnnxEncoder, OnnxEncoderBackend
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import TrackingSettings, load_artifact
@@ -224,7 +224,7 @@ class Predictions:
                 f"expected a mask of the truth's size {width}x{height}, got {mask.shape[1]}x{mask.shape[0]} in {path};"
                 " write masks at the size of the frames"
             )
-        found = set(np.unique(mask).tolist())
+        found = set(distinct(mask))
         if found <= {0, VOID} and known == {0, 1}:
             return (mask == VOID).astype(np.uint8)
         strange = sorted(found - known)

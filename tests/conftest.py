@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -82,3 +84,50 @@ def moving_square() -> tuple[np.ndarray, np.ndarray]:
         frames.append(frame)
         masks.append(mask)
     return np.stack(frames), np.stack(masks)
+
+
+def save_mask(mask: np.ndarray, path: Path) -> None:
+    """A mask [H, W] uint8 of object ids as an indexed PNG."""
+    from corrflow.runtime.overlay import davis_palette
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(mask)
+    picture.putpalette(davis_palette().tobytes())
+    picture.save(path)
+
+
+def add_davis_sequence(root: Path, name: str, masks: list[np.ndarray], split: str = "val") -> None:
+    """A sequence of flat pictures with these masks, listed in ImageSets/2017/<split>.txt."""
+    for index, mask in enumerate(masks):
+        save_mask(mask, root / "Annotations" / "480p" / name / f"{index:05d}.png")
+        picture = root / "JPEGImages" / "480p" / name / f"{index:05d}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), np.full((*mask.shape, 3), (10 * index % 256, 60, 200), np.uint8))
+    listed = root / "ImageSets" / "2017" / f"{split}.txt"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    with listed.open("a") as file:
+        file.write(f"{name}\n")
+
+
+@pytest.fixture(scope="session")
+def save() -> Callable[[np.ndarray, Path], None]:
+    return save_mask
+
+
+@pytest.fixture(scope="session")
+def add_sequence() -> Callable[..., None]:
+    return add_davis_sequence
+
+
+@pytest.fixture
+def small_davis(tmp_path: Path) -> Path:
+    """Six frames of 24x40 pixels, twice: "two" has object 1, which moves, and 5, which does not; "one" a moving one."""
+    folder = tmp_path / "davis"
+    moving = np.zeros((6, 24, 40), np.uint8)
+    for index, mask in enumerate(moving):
+        mask[1:9, 2 + 2 * index : 10 + 2 * index] = 1
+    still = moving.copy()
+    still[:, 13:21, 2:10] = 5
+    add_davis_sequence(folder, "two", list(still))
+    add_davis_sequence(folder, "one", list(moving * 255))
+    return folder

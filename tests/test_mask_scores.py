@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +15,29 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from corrflow.evaluate import cli
-from corrflow.evaluate.attributes import read_attributes
 from corrflow.evaluate.commands import davis_data, youtube_vos_data
 from corrflow.evaluate.datasets import VOID, MaskSequence
-from corrflow.evaluate.html import drift, html_page
 from corrflow.evaluate.masks import DataSet, Job, Method, evaluate_masks, run_job
 from corrflow.evaluate.methods import FlowWarp, Identity, Made
-from corrflow.evaluate.metrics import contour_accuracy, mean_recall_decay, object_score, region_similarity
-from corrflow.evaluate.report import as_json, mask_table, official_csv
+from corrflow.evaluate.metrics import contour_accuracy, mean_recall_decay, region_similarity
+from corrflow.evaluate.report import as_json, mask_table
 from corrflow.evaluate.results import ResultFolder, program
 from corrflow.evaluate.scoring import score_sequence
 from corrflow.evaluate.workers import run_jobs
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.overlay import davis_palette
 
 HEIGHT, WIDTH = 24, 40
 
 
-def square(top: int, left: int, value: int = 255, size: int = 8) -> np.ndarray:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[top : top + size, left : left + size] = value
-    return mask
-
-
-def save(mask: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(mask)
-    picture.putpalette(davis_palette().tobytes())
-    picture.save(path)
-
-
-def add_sequence(root: Path, name: str, masks: list[np.ndarray], split: str = "val") -> None:
-    for index, mask in enumerate(masks):
-        save(mask, root / "Annotations" / "480p" / name / f"{index:05d}.png")
-        picture = root / "JPEGImages" / "480p" / name / f"{index:05d}.jpg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(picture), np.full((*mask.shape, 3), (10 * index, 60, 200), np.uint8))
-    listed = root / "ImageSets" / "2017" / f"{split}.txt"
-    listed.parent.mkdir(parents=True, exist_ok=True)
-    with listed.open("a") as file:
-        file.write(f"{name}\n")
-
-
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """ "two" has two objects, moving and still; "one" has one that moves."""
-    folder = tmp_path / "davis"
-    moving = [square(1, 2 + 2 * index, 1) for index in range(6)]
-    add_sequence(folder, "two", [np.maximum(mask, square(13, 2, 5)) for mask in moving])
-    add_sequence(folder, "one", [mask * 255 for mask in moving])
-    return folder
+def root(small_davis: Path) -> Path:
+    return small_davis
+
+
+def square(top: int, left: int, value: int = 255) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top : top + 8, left : left + 8] = value
+    return mask
 
 
 def data(root: Path, *names: str) -> DataSet:
@@ -127,7 +99,7 @@ def test_many_methods_are_shown_one_a_row(root: Path) -> None:
     assert [str(cell) for cell in table.columns[0].cells] == ["m0", "m1", "m2", "m3"]
 
 
-def test_void_pixels_count_for_no_object(tmp_path: Path) -> None:
+def test_void_pixels_count_for_no_object(tmp_path: Path, add_sequence) -> None:
     first, wrong = square(2, 3, 1), square(2, 20, 1)
     later = np.maximum(first, square(2, 20, VOID))
     add_sequence(tmp_path, "only", [first, later, later, first])
@@ -140,7 +112,7 @@ def test_void_pixels_count_for_no_object(tmp_path: Path) -> None:
         score_sequence(sequence, [first] * 3)
 
 
-def test_random_sequences_of_several_objects_agree_with_each_object_scored_alone(tmp_path: Path) -> None:
+def test_random_sequences_of_several_objects_agree_with_each_object_scored_alone(tmp_path: Path, add_sequence) -> None:
     """Multi-object masks with void, some objects gone and some frames empty, against the measures mask by mask."""
     generator = np.random.default_rng(5)
     for case in range(12):
@@ -162,7 +134,7 @@ def test_random_sequences_of_several_objects_agree_with_each_object_scored_alone
             )
 
 
-def test_objects_that_appear_later_are_added_where_they_are_given(tmp_path: Path) -> None:
+def test_objects_that_appear_later_are_added_where_they_are_given(tmp_path: Path, save) -> None:
     for index in range(5):
         picture = tmp_path / "JPEGImages" / "clip" / f"{index:05d}.jpg"
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -215,11 +187,11 @@ def touch_frame(root: Path, results: Path) -> None:
 
 
 def touch_truth(root: Path, results: Path) -> None:
-    save(square(2, 2), root / "Annotations" / "480p" / "one" / "00004.png")
+    Image.fromarray(square(2, 2)).save(root / "Annotations" / "480p" / "one" / "00004.png")
 
 
 def touch_mask(root: Path, results: Path) -> None:
-    save(square(2, 2, 1), results / "masks" / "shift" / "one" / "00004.png")
+    Image.fromarray(square(2, 2, 1)).save(results / "masks" / "shift" / "one" / "00004.png")
 
 
 def remove_mask(root: Path, results: Path) -> None:
@@ -269,6 +241,18 @@ def test_kept_masks_score_the_same_from_their_folder(root: Path, tmp_path: Path)
     assert written["methods"][0]["mean_over_objects"] == as_json(report)["methods"][0]["mean_over_objects"]
 
 
+def test_failed_writes_leave_the_old_result(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "results"
+    first = evaluate_masks(data(root, "one"), [shift()], results=results).methods[0].sequences["one"]
+    path = results / "scores" / "shift" / "one.json"
+    old = path.read_text()
+    monkeypatch.setattr("os.replace", lambda source, target: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        ResultFolder(results).save("shift", "one", {}, replace(first, frames=3))
+    assert path.read_text() == old
+    assert [item.name for item in path.parent.iterdir()] == ["one.json"]
+
+
 # --- what is refused -------------------------------------------------------------------------------------------
 
 
@@ -280,10 +264,14 @@ PREDICTED = Path("masks/shift/one/00002.png")
     [
         pytest.param(lambda path: path.unlink(), "missing 00002.png", id="missing"),
         pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-30]), "cannot be decoded: {path}", id="cut off"),
-        pytest.param(lambda path: save(square(2, 2, 1)[:-1], path), "size 40x24, got 40x23 in {path}", id="size"),
-        pytest.param(lambda path: save(square(2, 2, 3), path), r"ids [1], got [3] in {path}", id="strange id"),
         pytest.param(
-            lambda path: save(np.maximum(square(2, 2, 1), square(13, 2, 255)), path),
+            lambda path: Image.fromarray(square(2, 2, 1)[:-1]).save(path), "size 40x24, got 40x23 in {path}", id="size"
+        ),
+        pytest.param(
+            lambda path: Image.fromarray(square(2, 2, 3)).save(path), r"ids [1], got [3] in {path}", id="strange id"
+        ),
+        pytest.param(
+            lambda path: Image.fromarray(np.maximum(square(2, 2, 1), square(13, 2, 255))).save(path),
             "got [255] in {path}",
             id="id and 255",
         ),
@@ -302,7 +290,7 @@ def test_predictions_that_do_not_fit_are_named(
     assert len(scored.stderr.strip().splitlines()) == 1 or "frames" in scored.stderr.splitlines()[0]
 
 
-def test_predictions_of_0_and_255_and_without_the_first_frame_are_taken(root: Path, tmp_path: Path) -> None:
+def test_predictions_of_0_and_255_and_without_the_first_frame_are_taken(root: Path, tmp_path: Path, save) -> None:
     for index in range(1, 6):
         save(square(1, 2 + 2 * index), tmp_path / "mine" / "one" / f"{index:05d}.png")
     scored = CliRunner().invoke(
@@ -356,113 +344,17 @@ def test_errors_of_worker_processes_arrive_as_they_are(root: Path) -> None:
         list(run_jobs(run_job, [job], workers=2, frames=6, show_progress=False))
 
 
-# --- files of a report -----------------------------------------------------------------------------------------
+# --- benchmark -------------------------------------------------------------------------------------------------
 
 
-def test_official_csv_has_the_official_columns_and_rounding(root: Path) -> None:
-    report = evaluate_masks(data(root), [shift()])
-    files = official_csv(report, report.methods[0])
-    assert list(files) == ["global_results-val.csv", "per-sequence_results-val.csv"]
-    header, values = files["global_results-val.csv"].splitlines()
-    assert header == "J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay"
-    means = as_json(report)["methods"][0]["mean_over_objects"]
-    assert values.split(",")[:2] == [f"{means['J&F']:.3f}", f"{means['J']:.3f}"]
-    lines = files["per-sequence_results-val.csv"].splitlines()
-    assert [line.split(",")[0] for line in lines] == ["Sequence", "two_1", "two_5", "one_1"]
-    assert lines[1] == "two_1,1.000,1.000"
+def test_benchmark_compares_equal_values(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from corrflow.evaluate.benchmark import compare
 
-
-def test_official_decay_is_a_switch_that_reaches_every_score(tmp_path: Path) -> None:
-    masks = [square(2, 2 + (index > 150), 1) for index in range(400)]
-    add_sequence(tmp_path, "long", masks)
-    right, official = (
-        evaluate_masks(data(tmp_path), [Method("identity", Identity())], official_decay=switch).methods[0]
-        for switch in (False, True)
-    )
-    right, official = (method.sequences["long"].objects[1] for method in (right, official))
-    assert right.region.mean == official.region.mean
-    assert right.region.decay > 0.1
-    assert official.region.decay == mean_recall_decay(official.region_similarity, official_uint8_bins=True)[2]
-    assert official.region.decay != right.region.decay
-
-
-def test_a_decay_that_is_no_number_is_null_in_json(root: Path) -> None:
-    report = evaluate_masks(data(root, "one"), [shift()])
-    method = report.methods[0]
-    score = method.sequences["one"]
-    odd = replace(score.objects[1], region=replace(score.objects[1].region, decay=np.nan))
-    changed = replace(report, methods=(replace(method, sequences={"one": replace(score, objects={1: odd})}),))
-    assert json.loads(json.dumps(as_json(changed), allow_nan=False))["methods"][0]["sequences"]["one"]["objects"]["1"][
-        "J"
-    ] == {"mean": 1, "recall": 1, "decay": None}
-
-
-class Links(HTMLParser):
-    """Collects whatever a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
-        self.pictures = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.pictures += tag == "img"
-        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "img", "br", "link"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_page_is_whole_and_fetches_nothing(root: Path, tmp_path: Path) -> None:
-    evil = Method("<script>alert(1)</script>&", Identity())
-    report = evaluate_masks(data(root), [shift(), evil], results=tmp_path / "results")
-    page = html_page(report, data(root).sequences, {"two": ("OCC", "<b>")})
-    reader = Links()
-    reader.feed(page)
-    assert reader.open == []
-    assert reader.pictures == 6  # one for each object of each method
-    assert all(link.startswith("data:image/jpeg;base64,") for link in reader.found)
-    assert "<script" not in page and "@import" not in page and "url(" not in page
-    assert "OCC (1)" in page and "&lt;b&gt;" in page
-
-
-def test_drift_is_the_mean_over_objects_at_equal_shares_of_their_length() -> None:
-    short = object_score([1, 2], [1.0, 0.0], [1, 1])
-    long = object_score([1, 2, 3], [1.0, 1.0, 0.0], [1, 1, 1])
-    places, values = drift([short, long], points=3)
-    assert places.tolist() == [0, 50, 100]
-    assert values.tolist() == [1, 0.75, 0]
-
-
-@pytest.mark.parametrize("suffix", [".json", ".yaml"])
-def test_attributes_are_read_in_both_forms(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"attributes{suffix}"
-    if suffix == ".json":
-        path.write_text('{"bear": ["OCC", "FM"], "cows": []}')
-    else:
-        pytest.importorskip("yaml")
-        path.write_text("sequences:\n- {name: bear, attributes: [OCC, FM], year: 2016}\n- name: cows\n")
-    assert read_attributes(path) == {"bear": ("OCC", "FM"), "cows": ()}
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '{"bear": 3}', '{"sequences": [3]}', '{"bear": [1]}', "{"])
-def test_files_that_hold_no_attributes_are_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "attributes.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match="expected attributes"):
-        read_attributes(path)
-
-
-def test_failed_writes_leave_the_old_result(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = tmp_path / "results"
-    first = evaluate_masks(data(root, "one"), [shift()], results=results).methods[0].sequences["one"]
-    path = results / "scores" / "shift" / "one.json"
-    old = path.read_text()
-    monkeypatch.setattr("os.replace", lambda source, target: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        ResultFolder(results).save("shift", "one", {}, replace(first, frames=3))
-    assert path.read_text() == old
-    assert [item.name for item in path.parent.iterdir()] == ["one.json"]
+    assert compare(root, "val", ["one"]) > 0
+    printed = capsys.readouterr().out
+    assert "4 frames of 1 sequences; the same values to 1e-12" in printed
+    assert [line.split("  ")[0].strip() for line in printed.splitlines()[:3]] == [
+        "corrflow",
+        "scikit-image, footprint",
+        "scikit-image, distance",
+    ]
