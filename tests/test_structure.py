@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import typer.main
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,3 +93,24 @@ def test_help_is_quick_and_has_examples(module: str) -> None:
     subprocess.run([sys.executable, "-c", "pass"], check=True)
     bare = time.perf_counter() - start
     assert min(seconds) < max(0.3, 12 * bare)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_documented_commands_have_the_options_they_are_given(page: str) -> None:
+    """Every command line of a code block, held against the command's own --help."""
+    blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / page).read_text(), re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ")
+    for variable, value in re.findall(r'^(\w+)="(.*)"$', lines, re.M):
+        lines = lines.replace(f"${variable}", value)
+    checked = 0
+    for line in re.findall(r"corrflow-(?:track|train|export|eval)[^\n#]*", lines):
+        name, *words = line.split()
+        kind = name.removeprefix("corrflow-")
+        module = {"track": "runtime", "eval": "evaluate"}.get(kind, kind)
+        command = typer.main.get_command(importlib.import_module(f"corrflow.{module}.cli").app)
+        command = getattr(command, "commands", {}).get(words[0], command)
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word for word in words if word.startswith("--")}
+        assert used <= known | {"--help"}, line
+        checked += 1
+    assert checked >= 8
