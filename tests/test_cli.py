@@ -186,5 +186,5 @@ def test_a_wrong_export_is_one_sentence(run: Run, scene: Path, arguments: tuple[
 
 
 def test_a_wrong_data_set_is_one_sentence(run: Run, tmp_path: Path) -> None:
-    code, _, error = run(evaluate, "davis", tmp_path / "none", "--split", "val", "--identity")
+    code, _, error = run(evaluate, "davis", tmp_path / "none", "--split", "val", "--baseline", "identity")
     assert code == 2 and "Traceback" not in error and "expected" in error

@@ -199,7 +199,7 @@ def test_folders_that_are_no_jhmdb_say_what_is_missing(jhmdb: Path, spoil: Any, 
     assert found in str(refusal.value)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1), value=st.integers(0, 255), cut=st.floats(0.02, 1))
 def test_damaged_joints_are_read_or_refused_in_one_sentence(jhmdb: Path, place: float, value: int, cut: float) -> None:
     path = jhmdb / "joint_positions" / "run" / "clip_a" / "joint_positions.mat"
@@ -272,6 +272,37 @@ def test_files_that_are_no_badja_are_refused(badja: Path, spoil: Any, found: str
     with pytest.raises(InputError) as refusal:
         open_badja(badja / "joint_annotations", badja)
     assert found in str(refusal.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=6) | st.integers(-3, 3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["frames", "joints", "visibility", "image_path", "frames_dir"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(json_values, st.sampled_from(["whole", "list", "joints", "visibility", "image_path", "segmentation_path"]))
+def test_any_json_is_a_video_or_one_sentence(badja: Path, value: Any, where: str) -> None:
+    path = badja / "joint_annotations" / "square.json"
+    kept = path.with_suffix(".kept")
+    if not kept.exists():
+        kept.write_text(path.read_text())
+    entries = json.loads(kept.read_text())
+    if where in ("whole", "list"):
+        entries = value if where == "whole" else [value]
+    else:
+        entries[1][where] = value
+    path.write_text(json.dumps(entries))
+    try:
+        open_badja(path, badja)
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
 def tapvid_file(path: Path, frames: np.ndarray, **changes: Any) -> Path:
