@@ -91,14 +91,15 @@ def _run_case(
     for name, call in calls.items():
         report(f"{case.title}: comparing {name}")
         difference[name] = float(np.quantile(np.abs(call() - truth), 0.999))
-    at_best = {**machine.matrix_products(), "copy": machine.memory_copy()}
+    products = machine.matrix_products()
+    at_best = {**products, "copy": machine.memory_copy()}
     timings = time_in_turn({**calls, **at_best}, rounds, report=lambda name: report(f"{case.title}: timing {name}"))
     memory: dict[str, int | None] = {}
     if with_memory:
         for name in calls:
             report(f"{case.title}: memory of {name}")
             memory[name] = extra_memory(name, case, threads)
-    product = min(timings[name].median for name in machine.matrix_products())
+    product = min(timings[name].median for name in products)
     return CaseResult(
         case,
         {

@@ -21,7 +21,7 @@ ALLOWED = {
     "plugins": {"plugins"},
     "runtime": {"runtime", "plugins"},
     "train": {"train", "plugins"},
-    "export": {"export", "train", "runtime", "plugins"},
+    "export": {"export", "evaluate", "train", "runtime", "plugins"},
     "evaluate": {"evaluate", "runtime", "plugins"},
     "bench": {"bench", "evaluate", "export", "train", "runtime", "plugins"},
 }
