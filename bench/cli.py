@@ -27,6 +27,8 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
     Examples:
       corrflow-bench op
       corrflow-bench op --case 12:10 --form fused --form blocked --json op.json
+      corrflow-bench track --artifact bundled --artifact artifacts/int8
+      corrflow-bench track video.mp4 --init mask.png --frames 10000 --rows 240
     """
 )
 def bench() -> None: ...
@@ -58,37 +60,53 @@ def op(
         rows, columns = _sizes(cells, "--cells as rows x columns, such as 120x214")
         windows = [_window(text) for text in case or ["6", "12:10"]]
         _needs_torch()
-        from rich.console import Console
-        from rich.table import Table
+        from corrflow.bench import command
 
-        from corrflow.bench import op as benchmark
-        from corrflow.bench.op_forms import Case
-        from corrflow.bench.report import check_output, environment, wide_console, write_json
-        from corrflow.plugins.local_soft_copy.cpu import available_threads
+        sizes = (rows, columns, channels, classes, references)
+        command.run_op(sizes, windows, form or [], rounds, memory, threads, json)
 
-        check_output(json)
-        threads = threads or available_threads()
-        about, console = environment(threads), wide_console()
-        cases = [Case(rows, columns, channels, classes, references, *window) for window in windows]
-        with Console(stderr=True).status("") as status:
-            results = benchmark.run_cases(cases, form or [], rounds, threads, memory, status.update)
-        console.print(f"{about['processor']}, {threads} threads", highlight=False)
-        for result in results:
-            table = Table(title=result.case.title, title_justify="left")
-            for index, name in enumerate(benchmark.TABLE_COLUMNS):
-                table.add_column(name, justify="right" if index else "left", no_wrap=True)
-            for cells_of_row in benchmark.table_rows(result):
-                table.add_row(*cells_of_row)
-            console.print(table)
-            for name, found in result.forms.items():
-                if found.skipped:
-                    console.print(f"{name}: {found.skipped}", highlight=False)
-            console.print(
-                f"fp32 matrix product {result.product_rate / 1e9:.0f} GFLOP/s, copy {result.copy_rate / 1e9:.1f} GB/s",
-                highlight=False,
+
+@app.command()
+def track(
+    video: Annotated[Path | None, typer.Argument(help="Video file to play [the demo clip].")] = None,
+    init: Annotated[Path | None, typer.Option(help="Mask of its first frame, PNG.")] = None,
+    artifact: Annotated[
+        list[Path] | None, typer.Option(help="Artifact, or bundled; repeat to compare several. [bundled]")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Rows x columns that frames are played at.")] = "480x854",
+    rows: Annotated[list[int] | None, typer.Option(help="Short side worked at; repeat for several. [480, 240]")] = None,
+    recent: Annotated[int, typer.Option(min=0, help="Last frames kept as references, besides the first.")] = 4,
+    timed: Annotated[int, typer.Option(min=1, help="Frames timed in a round, once the memory is full.")] = 30,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every tracker gets.")] = 3,
+    peer: Annotated[bool, typer.Option(help="Time the plain PyTorch tracker as well.")] = True,
+    frames: Annotated[
+        int, typer.Option(min=0, help="In place of all that: one stream of so many frames, memory and pace watched.")
+    ] = 0,
+    threads: Threads = 0,
+    json: Json = None,
+) -> None:
+    """Time tracking one object from a video file to mask files, with every reference at hand.
+
+    The peer is a tracker in plain PyTorch with the first artifact's weights and settings, its windows cut by gather.
+    """
+    with errors_reported():
+        height, width = _sizes(size, "--size as rows x columns, such as 480x854")
+        if (video is None) != (init is None):
+            raise InputError(
+                "expected VIDEO and --init MASK together, got one of them; give both, or none for the demo"
             )
-        if json is not None:
-            write_json(json, {"environment": about, "op": [benchmark.description(result) for result in results]})
+        if frames and frames < 1100:
+            raise InputError(f"expected --frames of at least 1100, got {frames}; memory settles over the first 500")
+        if peer and not frames:
+            _needs_torch()
+        from corrflow.bench import command
+
+        command.run_track(
+            command.TrackRequest(
+                video, init, tuple(artifact or ()), (height, width), tuple(rows or ()), recent, timed, rounds, peer,
+                frames, threads, json,
+            )
+        )  # fmt: skip
 
 
 def _sizes(text: str, expected: str) -> tuple[int, int]:

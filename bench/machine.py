@@ -61,9 +61,9 @@ def matrix_products() -> dict[str, Callable[[], object]]:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return {
-        "matrix product, numpy": lambda: np.matmul(left, right, out=product),
-        "matrix product, torch": lambda: torch.mm(tensors[0], tensors[1], out=tensors[2]),
-        "matrix product, onnxruntime": lambda: session.run(None, {"left": left, "right": right}),
+        "numpy": lambda: np.matmul(left, right, out=product),
+        "torch": lambda: torch.mm(tensors[0], tensors[1], out=tensors[2]),
+        "onnxruntime": lambda: session.run(None, {"left": left, "right": right}),
     }
 
 
