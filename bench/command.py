@@ -79,7 +79,7 @@ def run_track(request: TrackRequest) -> None:
     check_output(request.json)
     threads = request.threads or available_threads()
     cv2.setNumThreads(threads)
-    rows: tuple[int, ...] = request.rows or ((240,) if request.frames else (480, 240))
+    rows = list(request.rows) or ([240] if request.frames else [480, 240])
     about, console = environment(threads), wide_console()
     artifacts = [load_artifact(artifact_path(path)) for path in request.artifacts or (None,)]
     if len({artifact.name for artifact in artifacts}) < len(artifacts):
