@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     \b
     Examples:
       corrflow-export onnx runs/first artifacts/first --size 480x854
+      corrflow-export onnx runs/first artifacts/first-int8 --precision int8 --calibrate videos/
       corrflow-export onnx untrained:quarter artifacts/untrained
       corrflow-export settings bundled artifacts/tuned search/settings.json
     """
@@ -43,6 +45,12 @@ def onnx(
     like: Annotated[
         Path | None, typer.Option(help="Artifact, or bundled, whose tracking settings to take in place of these.")
     ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or int8 for an encoder with 8-bit convolutions.")] = "fp32",
+    calibrate: Annotated[
+        Path | None, typer.Option(help="For int8: folder of videos or pictures of the kind to be tracked.")
+    ] = None,
+    davis: Annotated[Path | None, typer.Option(help="For int8: DAVIS root to score both precisions on.")] = None,
+    split: Annotated[str, typer.Option(help="Split to score them on: ImageSets/<year>/<split>.txt.")] = "val",
 ) -> None:
     """Write encode.onnx, propagate.onnx and artifact.json, held against PyTorch first.
 
@@ -50,6 +58,15 @@ def onnx(
     """
     with errors_reported():
         height, width = _size(size)
+        if precision not in ("fp32", "int8"):
+            raise InputError(f"expected --precision fp32 or int8, got {precision!r}")
+        if (precision == "int8") != (calibrate is not None):
+            raise InputError(
+                "expected --precision int8 and --calibrate FOLDER together, got one of them;"
+                " 8-bit scales are fitted to the frames in that folder"
+            )
+        if davis is not None and calibrate is None:
+            raise InputError("expected --davis with --precision int8, got it alone; corrflow-eval scores an artifact")
         try:
             from corrflow.export.to_onnx import export_artifact
         except ImportError as error:
@@ -73,12 +90,30 @@ def onnx(
                 temperature=temperature,
             )
         console = Console()
-        with console.status("exporting and comparing with PyTorch"):
-            found = export_artifact(run, artifact, settings, (height, width))
+        scored = None if davis is None else (davis, split)
+        # The scores have a progress bar of their own, and two live displays cannot share a terminal.
+        with nullcontext() if scored else console.status("exporting and comparing with PyTorch"):
+            exported = export_artifact(run, artifact, settings, (height, width), calibrate, scored)
         table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime against PyTorch")
-        for difference in found:
+        for difference in exported.differences:
             table.add_row(difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}")
         console.print(table)
+        if (quantised := exported.quantised) is not None:
+            console.print(
+                f"int8 encoder: {quantised.seconds * 1e3:.1f} ms a frame of {height}x{width}, fp32"
+                f" {quantised.seconds_float * 1e3:.1f} ms; mean cosine between their features"
+                f" {quantised.similarity:.4f}; calibrated on {quantised.frames} frames",
+                highlight=False,
+            )
+            if exported.scores is not None:
+                before, after = exported.scores
+                console.print(
+                    f"J&F on {split}: fp32 {100 * before:.1f}, int8 {100 * after:.1f},"
+                    f" lost {100 * (before - after):.1f}",
+                    highlight=False,
+                )
+            if not quantised.is_faster:
+                console.print("int8 is not faster on this processor, so the artifact holds the fp32 encoder")
         console.print(f"wrote {artifact}; next: corrflow-track VIDEO --init MASK.png --artifact {artifact}")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from corrflow.export.compare import Difference, differences, enforce
 from corrflow.export.graphs import encode_model
 from corrflow.export.propagation import propagate_model
+from corrflow.export.quantize import Quantised, quantise
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import ENCODE, PROPAGATE, TrackingSettings, save_artifact
 from corrflow.train.checkpoint import Checkpoint, load_checkpoint
@@ -19,6 +21,20 @@ from corrflow.train.model import Encoder, new_encoder
 
 UNTRAINED = "untrained:"
 ODD_SIZE = (117, 203)  # divisible by nothing that the graphs work in
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export found out.
+
+    differences: how far each graph is from PyTorch
+    quantised:   the 8-bit encoder, where one was asked for; the artifact holds it if it is faster
+    scores:      mean J&F of the floating-point and of the 8-bit artifact, 0..1, where a data set was given
+    """
+
+    differences: list[Difference]
+    quantised: Quantised | None = None
+    scores: tuple[float, float] | None = None
 
 
 def read_encoder(source: str) -> tuple[Encoder, dict[str, Any]]:
@@ -39,11 +55,22 @@ def read_encoder(source: str) -> tuple[Encoder, dict[str, Any]]:
     return checkpoint.encoder(), provenance
 
 
-def export_artifact(source: str, artifact: Path, settings: TrackingSettings, size: tuple[int, int]) -> list[Difference]:
-    """Write the artifact of a run; returns how far each graph is from PyTorch.
+def export_artifact(
+    source: str,
+    artifact: Path,
+    settings: TrackingSettings,
+    size: tuple[int, int],
+    calibrate: Path | None = None,
+    davis: tuple[Path, str] | None = None,
+) -> Exported:
+    """Write the artifact of a run; returns how far each graph is from PyTorch, and what 8 bits cost and gain.
 
-    size: (height, width) at which the graphs are compared, besides an odd one. Raises CorrflowError, with nothing
-    written, where they differ, and InputError where the run or the settings are wrong.
+    size: (height, width) at which the graphs are compared, besides an odd one
+    calibrate: folder of clips to quantise the encoder on; what is written stays in floating point where that is faster
+    davis: root and split of a data set to score both on
+
+    Raises CorrflowError, with nothing written, where graphs differ, and InputError where the run or the settings are
+    wrong.
     """
     encoder, provenance = read_encoder(source)
     if artifact.exists() and not artifact.is_dir():
@@ -60,5 +87,38 @@ def export_artifact(source: str, artifact: Path, settings: TrackingSettings, siz
     }
     found = differences(encoder, files, settings, [size, ODD_SIZE])
     enforce(found)
+    if calibrate is None:
+        save_artifact(artifact, files, channels, settings, provenance)
+        return Exported(found)
+
+    quantised = quantise(files[ENCODE], calibrate, size)
+    integer_files = {**files, ENCODE: quantised.content}
+    scores = None
+    if davis is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            folders = Path(scratch) / "fp32", Path(scratch) / "int8"
+            for folder, own in zip(folders, (files, integer_files), strict=True):
+                save_artifact(folder, own, channels, settings, provenance)
+            scores = _scores(folders, *davis)
+    if quantised.is_faster:
+        files = integer_files
+        provenance = {
+            **provenance,
+            "quantised": {"encode": "int8", "frames": quantised.frames, "similarity": round(quantised.similarity, 4)},
+        }
     save_artifact(artifact, files, channels, settings, provenance)
-    return found
+    return Exported(found, quantised, scores)
+
+
+def _scores(folders: tuple[Path, Path], root: Path, split: str) -> tuple[float, float]:
+    """Mean J&F of both artifacts, 0..1."""
+    from corrflow.evaluate.commands import davis_data
+    from corrflow.evaluate.masks import Method, evaluate_masks
+    from corrflow.evaluate.methods import ArtifactEncoder, Track
+    from corrflow.evaluate.report import mean_scores
+    from corrflow.runtime.artifact import load_artifact
+
+    methods = [Method(path.name, Track(ArtifactEncoder(path), load_artifact(path).settings)) for path in folders]
+    report = evaluate_masks(davis_data(root, split, None, "480p", ()), methods, show_progress=True)
+    first, second = (mean_scores(method.sequences.values())["J&F"] for method in report.methods)
+    return first, second

@@ -7,6 +7,7 @@ Labels are never blended as integers: each object has its own map of numbers fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -126,15 +127,21 @@ def _interpolation(cells: int, working: int, frame: int) -> np.ndarray:
     return matrix
 
 
-def indexed_mask(ids: list[int], labels: np.ndarray) -> np.ndarray:
+def indexed_mask(ids: Sequence[int], labels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """The picture of all objects: each pixel shows the object with the highest soft label above one half.
 
-    labels [N, H, W] float32, of the objects `ids` -> [H, W] uint8. An object's own pixels are those where its label
-    is above one half, whatever the others do. Where several claim a pixel the highest shows, then the lowest id.
+    labels: [H, W] float32 for each of the objects `ids`, at least one -> [H, W] uint8. An object's own pixels are those
+    where its label is above one half, whatever the others do. Where several claim a pixel the highest shows, then the
+    lowest id.
     """
-    if not ids:
-        return np.zeros(labels.shape[1:], np.uint8)
-    order = np.argsort(ids, kind="stable")
-    best = labels[order].argmax(0)
-    shown = np.array(ids, np.uint8)[order][best]
-    return np.where(labels.max(0) > 0.5, shown, np.uint8(0))
+    order = sorted(range(len(ids)), key=lambda index: ids[index])
+    own = labels[order[0]]
+    mask = np.multiply(own > 0.5, ids[order[0]], dtype=np.uint8)
+    if len(order) > 1:
+        # One pass for each object over two running pictures; a stack of all labels would be sorted in memory instead.
+        best = np.maximum(own, np.float32(0.5))
+        for index in order[1:]:
+            higher = labels[index] > best
+            np.copyto(mask, np.uint8(ids[index]), where=higher)
+            np.copyto(best, labels[index], where=higher)
+    return mask

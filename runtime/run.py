@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from corrflow.plugins.errors import InputError
+from corrflow.runtime.pipeline import read_ahead, write_behind
 from corrflow.runtime.sinks import Sink
 from corrflow.runtime.sources import FrameSource
 from corrflow.runtime.tracker import Tracker
@@ -34,7 +35,8 @@ def track_source(
 
     open_sinks is called once the first frame and the objects have been accepted, so that wrong input leaves nothing
     behind. Whatever happens later, what was written so far is closed and valid. Raises InputError for the objects,
-    SourceEndedEarly after the last good frame of a damaged source, CorrflowError from sinks.
+    SourceEndedEarly after the last good frame of a damaged source, CorrflowError from sinks. Frames are decoded ahead
+    and written behind in threads of their own; `report` hears of a frame when it is tracked.
     """
     frames = iter(source)
     first = next(frames, None)
@@ -46,11 +48,11 @@ def track_source(
         sinks = list(open_sinks())
         for sink in sinks:
             stack.callback(sink.close)
-        for frame in chain([first], frames):
+        write = stack.enter_context(write_behind(sinks))
+        for frame in chain([first], stack.enter_context(read_ahead(frames))):
             if count:
                 tracks = tracker.step(frame.image)
-            for sink in sinks:
-                sink.write(frame, tracks)
+            write(frame, tracks)
             count += 1
             report(frame, tracks)
     return Summary(count, time.perf_counter() - begin)

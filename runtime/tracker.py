@@ -187,9 +187,7 @@ class Tracker:
             else _keypoints_track(given, given.points.astype(np.float32), np.ones(len(given.points), np.float32))
             for given in objects
         ]
-        mask = (
-            indexed_mask([given.id for given in masks], np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
-        )
+        mask = indexed_mask([given.id for given in masks], maps) if maps else np.zeros(geometry.frame, np.uint8)
         return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
 
 
@@ -202,7 +200,7 @@ def with_settings(settings: TrackingSettings, rows: int | None = None, recent: i
 
 def _tracks(geometry: Geometry, ids: list[int], maps: list[np.ndarray], tracks: list[ObjectTrack]) -> Tracks:
     """The result of a frame from the mask objects' ids and labels [H, W] and every object's track."""
-    mask = indexed_mask(ids, np.stack(maps)) if maps else np.zeros(geometry.frame, np.uint8)
+    mask = indexed_mask(ids, maps) if maps else np.zeros(geometry.frame, np.uint8)
     return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
 
 

@@ -86,3 +86,15 @@ def test_the_higher_label_above_one_half_shows() -> None:
     labels[2, 0] = [0.0, 0.0, 0.4, 0.2]
     # Objects 9 and 3 tie in the last pixel, where the lower id shows.
     np.testing.assert_array_equal(indexed_mask([9, 3, 5], labels), [[9, 3, 0, 3]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(ids=st.lists(st.integers(1, 255), min_size=1, max_size=5, unique=True), seed=st.integers(0, 1000))
+def test_the_indexed_mask_is_the_argmax_over_all_objects(ids: list[int], seed: int) -> None:
+    # Quarters make ties of every kind, the boundary of one half included.
+    labels = np.random.default_rng(seed).integers(0, 5, (len(ids), 6, 7)).astype(np.float32) / 4
+    got = indexed_mask(ids, labels)
+    assert got.dtype == np.uint8
+    for place in np.ndindex(6, 7):
+        claims = [(-labels[(index, *place)], own) for index, own in enumerate(ids) if labels[(index, *place)] > 0.5]
+        assert got[place] == min(claims, default=(0, 0))[1]

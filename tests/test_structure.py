@@ -19,15 +19,16 @@ else:  # the standard library has it from 3.11 on
     tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("plugins", "runtime", "train", "export", "evaluate")
+ROOMS = ("plugins", "runtime", "train", "export", "evaluate", "bench")
 ALLOWED = {
     "plugins": {"plugins"},
     "runtime": {"runtime", "plugins"},
     "train": {"train", "plugins"},
-    "export": {"export", "train", "runtime", "plugins"},
+    "export": {"export", "evaluate", "train", "runtime", "plugins"},
     "evaluate": {"evaluate", "runtime", "plugins"},
+    "bench": {"bench", "evaluate", "export", "train", "runtime", "plugins"},
 }
-COMMANDS = ("corrflow.train.cli", "corrflow.export.cli", "corrflow.runtime.cli", "corrflow.evaluate.cli")
+COMMANDS = tuple(f"corrflow.{room}.cli" for room in ("train", "export", "runtime", "evaluate", "bench"))
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -13,7 +13,7 @@ from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
 
 try:
-    from corrflow.plugins.local_soft_copy.cpu import _fused
+    from corrflow.plugins.local_soft_copy.cpu import _fused  # pyright: ignore[reportAttributeAccessIssue]
 except ImportError as error:
     _fused = None
     _reason = str(error)

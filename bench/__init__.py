@@ -1,0 +1,1 @@
+"""Measurements: the op, tracking and training beside their peers in one run: corrflow-bench."""

@@ -1,0 +1,143 @@
+"""corrflow-bench: how fast the op, tracking and training are here, beside their peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrflow.plugins.errors import InputError, errors_reported
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
+
+
+@app.callback(
+    help="""Measure speed and memory beside peers in the same run.
+
+    \b
+    Examples:
+      corrflow-bench op
+      corrflow-bench op --case 12:10 --form fused --form blocked --json op.json
+      corrflow-bench track --artifact bundled --artifact artifacts/int8
+      corrflow-bench track video.mp4 --init mask.png --frames 10000 --rows 240
+    """
+)
+def bench() -> None: ...
+
+
+@app.command()
+def op(
+    case: Annotated[
+        list[str] | None, typer.Option(help="Window radius, or RADIUS:TOP_K; repeat for several. [6 and 12:10]")
+    ] = None,
+    cells: Annotated[str, typer.Option(help="Rows x columns of cells.")] = "120x214",
+    channels: Annotated[int, typer.Option(min=1, help="Feature channels, C.")] = 64,
+    classes: Annotated[int, typer.Option(min=1, help="Label channels, N.")] = 8,
+    references: Annotated[int, typer.Option(min=1, help="Reference frames, K.")] = 1,
+    form: Annotated[
+        list[str] | None, typer.Option(help="Only forms whose names contain this; repeat for several.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every form gets.")] = 7,
+    memory: Annotated[bool, typer.Option(help="Measure extra memory, each form in a process of its own.")] = True,
+    threads: Threads = 0,
+    json: Json = None,
+) -> None:
+    """Time every form of LocalSoftCopy on one input: unfold, dense attention, tiles, ONNX, the fused kernels.
+
+    A row shows the median, half the distance between the quartiles, speed against unfold and torch_blocked, arithmetic
+    as a share of this machine's fp32 matrix product, the memory a call adds, and how far it is from torch_blocked.
+    """
+    with errors_reported():
+        rows, columns = _sizes(cells, "--cells as rows x columns, such as 120x214")
+        windows = [_window(text) for text in case or ["6", "12:10"]]
+        _needs_torch()
+        from corrflow.bench import command
+
+        sizes = (rows, columns, channels, classes, references)
+        command.run_op(sizes, windows, form or [], rounds, memory, threads, json)
+
+
+@app.command()
+def track(
+    video: Annotated[Path | None, typer.Argument(help="Video file to play [the demo clip].")] = None,
+    init: Annotated[Path | None, typer.Option(help="Mask of its first frame, PNG.")] = None,
+    artifact: Annotated[
+        list[Path] | None, typer.Option(help="Artifact, or bundled; repeat to compare several. [bundled]")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Rows x columns that frames are played at.")] = "480x854",
+    rows: Annotated[list[int] | None, typer.Option(help="Short side worked at; repeat for several. [480, 240]")] = None,
+    recent: Annotated[int, typer.Option(min=0, help="Last frames kept as references, besides the first.")] = 4,
+    timed: Annotated[int, typer.Option(min=1, help="Frames timed in a round, once the memory is full.")] = 30,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every tracker gets.")] = 3,
+    peer: Annotated[bool, typer.Option(help="Time the plain PyTorch tracker as well.")] = True,
+    frames: Annotated[
+        int, typer.Option(min=0, help="In place of all that: one stream of so many frames, memory and pace watched.")
+    ] = 0,
+    threads: Threads = 0,
+    json: Json = None,
+) -> None:
+    """Time tracking one object from a video file to mask files, with every reference at hand.
+
+    The peer is a tracker in plain PyTorch with the first artifact's weights and settings, its windows cut by gather.
+    """
+    with errors_reported():
+        height, width = _sizes(size, "--size as rows x columns, such as 480x854")
+        if (video is None) != (init is None):
+            raise InputError(
+                "expected VIDEO and --init MASK together, got one of them; give both, or none for the demo"
+            )
+        if frames and frames < 1100:
+            raise InputError(f"expected --frames of at least 1100, got {frames}; memory settles over the first 500")
+        if peer and not frames:
+            _needs_torch()
+        from corrflow.bench import command
+
+        command.run_track(
+            command.TrackRequest(
+                video, init, tuple(artifact or ()), (height, width), tuple(rows or ()), recent, timed, rounds, peer,
+                frames, threads, json,
+            )
+        )  # fmt: skip
+
+
+def _sizes(text: str, expected: str) -> tuple[int, int]:
+    """ "120x214" -> (120, 214); raises InputError."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and 1 <= int(part) <= 8192 for part in parts):
+        raise InputError(f"expected {expected}, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _window(text: str) -> tuple[int, int]:
+    """ "12:10" -> (12, 10), "6" -> (6, 0); raises InputError."""
+    radius, _, top_k = text.partition(":")
+    if not radius.isdecimal() or not (top_k or "0").isdecimal():
+        raise InputError(f"expected --case as RADIUS or RADIUS:TOP_K, such as 6 or 12:10, got {text!r}")
+    return int(radius), int(top_k or 0)
+
+
+def _needs_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"the peers of this benchmark need {error.name}, which is not installed: pip install 'corrflow[export]'"
+        ) from error
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

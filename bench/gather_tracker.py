@@ -1,0 +1,141 @@
+"""A tracker as one would write it in plain PyTorch, for comparison: no unfold and no tiles, dense windows by gather.
+
+The same encoder, memory, window, top_k and temperature as the artifact's, so that its masks are the same. It works
+through a few rows of queries at a time, since the gathered windows of a whole frame would not fit into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.artifact import ENCODE, Artifact, TrackingSettings, last_frames
+from corrflow.runtime.labels import Geometry, indexed_mask
+from corrflow.runtime.tracker import CHANNEL_BLOCK
+
+_WINDOW_BYTES = 64 * 2**20  # gathered at a time
+
+
+class GatherTracker:
+    """Tracks one mask; `start` and `step` take frames [H, W, 3] uint8, BGR, and return masks [H, W] uint8."""
+
+    def __init__(self, artifact: Artifact, settings: TrackingSettings) -> None:
+        if settings.anchors != (0,) or settings.ages != last_frames(len(settings.ages)) or not settings.ages:
+            raise InputError(
+                f"expected the first frame and the last few as references, got anchors {settings.anchors} and ages"
+                f" {settings.ages}; benchmark an artifact exported with --recent"
+            )
+        self._encode = torch_encoder(artifact)
+        self._settings = settings
+
+    def start(self, frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """mask: [H, W] bool."""
+        height, width = frame.shape[:2]
+        self._geometry = Geometry.of((height, width), self._settings.rows)
+        self._upsample = self._geometry.upsampler()
+        labels = torch.zeros(CHANNEL_BLOCK, *self._geometry.cells)
+        labels[0] = torch.from_numpy(self._geometry.mask_to_cells(mask))
+        self._memory = [(self._features(frame), labels)]
+        return mask.astype(np.uint8)
+
+    def step(self, frame: np.ndarray) -> np.ndarray:
+        query = self._features(frame)
+        keys, values = (torch.stack(part) for part in zip(*self._memory, strict=True))
+        labels = gathered_soft_copy(query, keys, values, self._settings)
+        first = len(self._settings.anchors)
+        recent = [*self._memory[first:], (query, labels)]
+        self._memory = self._memory[:first] + recent[-len(self._settings.ages) :]
+        return indexed_mask([1], self._upsample(labels[:1].numpy()))
+
+    def _features(self, frame: np.ndarray) -> Tensor:
+        with torch.inference_mode():
+            return self._encode(torch.from_numpy(self._geometry.shrink(frame))[None])[0]
+
+
+def gathered_soft_copy(query: Tensor, keys: Tensor, values: Tensor, settings: TrackingSettings) -> Tensor:
+    """query [C, H, W], keys [K, C, H, W], values [K, N, H, W] -> [N, H, W], one window for all references."""
+    C, H, W = query.shape
+    K, N = values.shape[:2]
+    radius, dilation = settings.radius[0], settings.dilation[0]
+    offsets = torch.arange(-radius, radius + 1) * dilation
+    down, across = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
+    every_key = keys.permute(0, 2, 3, 1).reshape(K * H * W, C)
+    every_value = values.permute(0, 2, 3, 1).reshape(K * H * W, N)
+    own = query.permute(1, 2, 0).reshape(H * W, C)
+    copied = torch.empty(H * W, N)
+    step = max(1, _WINDOW_BYTES // (4 * C * K * len(down)))
+    for first in range(0, H * W, step):
+        at = torch.arange(first, min(first + step, H * W))
+        y, x = at[:, None] // W + down, at[:, None] % W + across  # [queries, window]
+        inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        place = (y.clamp(0, H - 1) * W + x.clamp(0, W - 1))[:, None] + torch.arange(K)[:, None] * (H * W)
+        place = place.flatten(1)  # [queries, K * window]
+        window = every_key[place.flatten()].unflatten(0, place.shape)  # [queries, K * window, C]
+        score = torch.bmm(window, own[at, :, None])[..., 0] / settings.temperature
+        score = score.masked_fill(~inside.repeat(1, K), float("-inf"))
+        if settings.top_k:
+            score, kept = score.topk(min(settings.top_k, score.shape[1]), 1)
+            place = place.gather(1, kept)
+        copied[at] = (score.softmax(1)[..., None] * every_value[place]).sum(1)
+    return copied.T.reshape(N, H, W)
+
+
+def torch_encoder(artifact: Artifact) -> Callable[[Tensor], Tensor]:
+    """encode.onnx in PyTorch: frame [1, H, W, 3] uint8, BGR -> features [1, C, h, w].
+
+    Reads the nodes that floating-point artifacts are made of. Raises KeyError for any other.
+    """
+    graph = onnx.load_model_from_string(artifact.files[ENCODE]).graph
+    weights = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    nodes = [
+        (
+            node.op_type,
+            list(node.input),
+            node.output[0],
+            {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute},
+        )
+        for node in graph.node
+    ]
+
+    def run(frame: Tensor) -> Tensor:
+        found = {**weights, graph.input[0].name: frame}
+        for operator, inputs, output, attributes in nodes:
+            found[output] = _OPERATORS[operator]([found[name] for name in inputs if name], attributes)
+        return found[graph.output[0].name]
+
+    return run
+
+
+def _convolution(inputs: list[Tensor], attributes: dict) -> Tensor:
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+    assert (top, left) == (bottom, right)
+    image, weight, *bias = inputs
+    image = image.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(image, weight, bias[0] if bias else None, attributes.get("strides", [1, 1]), (top, left))
+
+
+def _pad(inputs: list[Tensor], attributes: dict) -> Tensor:
+    image, pads = inputs[0], inputs[1].tolist()
+    top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
+    return F.pad(image, (left, right, top, bottom), mode="replicate")
+
+
+_OPERATORS: dict[str, Callable[[list[Tensor], dict], Tensor]] = {
+    "Transpose": lambda inputs, attributes: inputs[0].permute(*attributes["perm"]),
+    "Cast": lambda inputs, attributes: inputs[0].float(),
+    "Pad": _pad,
+    "Conv": _convolution,
+    "Relu": lambda inputs, attributes: inputs[0].relu(),
+    "Add": lambda inputs, attributes: inputs[0] + inputs[1],
+    "Pow": lambda inputs, attributes: inputs[0] ** inputs[1],
+    "ReduceSum": lambda inputs, attributes: inputs[0].sum(inputs[1].tolist(), keepdim=True),
+    "Sqrt": lambda inputs, attributes: inputs[0].sqrt(),
+    "Div": lambda inputs, attributes: inputs[0] / inputs[1],
+}

@@ -1,0 +1,62 @@
+"""What every benchmark prints first and writes last: the machine, and a JSON file that appears in one piece."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from corrflow.bench import machine
+from corrflow.plugins.errors import CorrflowError, InputError
+
+TABLE_WIDTH = 110
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """JSON-ready: what the figures depend on besides the code."""
+    from corrflow.plugins.local_soft_copy import cpu
+
+    versions = {}
+    for package in ("corrflow", "numpy", "onnxruntime", "torch", "opencv-python", "av"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "processor": machine.processor(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "cores": cpu.available_threads(),
+        "threads": threads,
+        "load_before": machine.load(),
+        "kernels": list(cpu.kernels()),
+        "versions": versions,
+    }
+
+
+def wide_console() -> Console:
+    """Standard output, never so narrow that a table of figures would be cut."""
+    console = Console()
+    return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
+
+
+def check_output(path: Path | None) -> None:
+    """Raise InputError before hours of measuring where the JSON file could not be written."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise InputError(f"expected --json to name a file in a folder that exists, got {path}; make the folder first")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write the file by rename. Raises CorrflowError where that fails."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CorrflowError(f"expected to write {path}, got an error ({error.strerror}); name another") from error

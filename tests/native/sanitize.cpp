@@ -1,0 +1,168 @@
+// Random shapes through every kernel of the local soft-copy, for the sanitizers to watch: sanitize SEED CASES
+//
+// Every buffer has exactly the size that kernel.h asks for and stands alone on the heap, so that a read or write beside
+// it is seen. Results are held against the definition written down plainly.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "kernel.h"
+
+using corrflow::Job;
+using corrflow::Kernel;
+using corrflow::Reference;
+
+namespace {
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+// The half nearest to a number from 2^-14 to 4 in size, and 0 for smaller ones; exact steps, no denormals.
+std::uint16_t half_of(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const int exponent = int((bits >> 23) & 255) - 127 + 15;
+    if (exponent < 1) return 0;
+    return std::uint16_t((bits >> 16 & 0x8000u) | std::uint32_t(exponent) << 10 | (bits >> 13 & 0x3ffu));
+}
+
+struct Case {
+    int K, C, N, H, W, top_k;
+    bool half;
+    std::vector<int> radius, dilation;
+    std::vector<float> query;
+    std::vector<std::vector<float>> keys, values;
+
+    // The definition: double precision, one query after another; [N]. Ties go to the earlier position, which a stable
+    // sort in scanning order leaves in front.
+    std::vector<double> expected(int y, int x) const {
+        std::vector<double> scores;
+        std::vector<std::pair<int, std::size_t>> places;  // reference, and cell in it
+        for (int k = 0; k < K; ++k)
+            for (int dy = -radius[k]; dy <= radius[k]; ++dy)
+                for (int dx = -radius[k]; dx <= radius[k]; ++dx) {
+                    const int row = y + dy * dilation[k], column = x + dx * dilation[k];
+                    if (row < 0 || row >= H || column < 0 || column >= W) continue;
+                    double score = 0;
+                    for (int c = 0; c < C; ++c)
+                        score += double(query[(c * H + y) * W + x]) * keys[k][(c * H + row) * W + column];
+                    scores.push_back(score / 0.5);
+                    places.emplace_back(k, std::size_t(row) * W + column);
+                }
+        const std::size_t kept = top_k ? std::min<std::size_t>(top_k, scores.size()) : scores.size();
+        double highest = scores[0], total = 0;
+        std::vector<double> sums(N);
+        for (double score : scores) highest = std::max(highest, score);
+        std::vector<std::size_t> order(scores.size());
+        for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+        std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return scores[a] > scores[b]; });
+        for (std::size_t i = 0; i < kept; ++i) {
+            const std::size_t best = order[i];
+            const double weight = std::exp(scores[best] - highest);
+            total += weight;
+            const auto [k, cell] = places[best];
+            for (int n = 0; n < N; ++n) sums[n] += weight * values[k][std::size_t(n) * H * W + cell];
+        }
+        for (double& sum : sums) sum /= total;
+        return sums;
+    }
+};
+
+Case random_case(std::mt19937& random) {
+    const auto between = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+    Case made;
+    made.K = between(1, 3), made.C = between(1, 9), made.N = between(1, 9);
+    made.H = between(1, 20), made.W = between(1, 75);  // more columns than two panels of any kernel
+    made.top_k = between(0, 1) ? between(1, 12) : 0;
+    made.half = between(0, 1) == 1;
+    // Small integers are exact in every precision and make ties.
+    const auto fill = [&](std::size_t count) {
+        std::vector<float> numbers(count);
+        for (float& number : numbers) number = float(between(-2, 2)) / 2;
+        return numbers;
+    };
+    const std::size_t cells = std::size_t(made.H) * made.W;
+    made.query = fill(made.C * cells);
+    for (int k = 0; k < made.K; ++k) {
+        made.radius.push_back(between(0, 5));
+        made.dilation.push_back(between(1, 4));
+        made.keys.push_back(fill(made.C * cells));
+        made.values.push_back(fill(made.N * cells));
+    }
+    return made;
+}
+
+bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
+    std::vector<std::vector<std::uint16_t>> halves(made.K);
+    std::vector<Reference> references;
+    int window = 0;
+    for (int k = 0; k < made.K; ++k) {
+        halves[k].resize(made.keys[k].size());  // no capacity beyond it, in which a read too far would go unseen
+        for (std::size_t i = 0; i < halves[k].size(); ++i) halves[k][i] = half_of(made.keys[k][i]);
+        const void* keys = made.half ? static_cast<const void*>(halves[k].data()) : made.keys[k].data();
+        references.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k]});
+        const int across = std::min(made.radius[k], (made.W - 1) / made.dilation[k]);
+        const int along = std::min(made.radius[k], (made.H - 1) / made.dilation[k]);
+        window += (2 * across + 1) * (2 * along + 1);
+    }
+    std::vector<float> copied(std::size_t(made.N) * made.H * made.W);
+    Job job{};
+    job.query = made.query.data(), job.references = references.data();
+    job.K = made.K, job.C = made.C, job.N = made.N, job.H = made.H, job.W = made.W;
+    job.half_keys = made.half;
+    job.top_k = std::min(made.top_k, window);
+    job.scale = 2.0f;
+    job.copied = copied.data();
+    const std::size_t bytes = (kernel.scratch(job, rows_per_part) + 63) / 64 * 64;
+    std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, bytes));
+    std::memset(scratch.get(), 0xff, bytes);  // NaN, should anything be read before it is written
+    for (int column = 0; column < made.W; column += kernel.columns)
+        for (int row = 0; row < made.H; row += rows_per_part)
+            kernel.panel(job, column, row, std::min(rows_per_part, made.H - row), scratch.get());
+    for (int y = 0; y < made.H; ++y)
+        for (int x = 0; x < made.W; ++x) {
+            const std::vector<double> expected = made.expected(y, x);
+            for (int n = 0; n < made.N; ++n) {
+                const double got = copied[(std::size_t(n) * made.H + y) * made.W + x];
+                if (std::abs(got - expected[n]) < 1e-4) continue;
+                std::fprintf(stderr,
+                             "%s kernel: label %d at (%d, %d) is %g, not %g: K %d, C %d, N %d, H %d, W %d, top_k %d,"
+                             " half %d, radius %d, dilation %d\n",
+                             kernel.name, n, y, x, got, expected[n], made.K, made.C, made.N, made.H, made.W, made.top_k,
+                             made.half, made.radius[0], made.dilation[0]);
+                return false;
+            }
+        }
+    return true;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    if (count != 3) return std::fprintf(stderr, "usage: sanitize SEED CASES\n"), 2;
+    std::mt19937 random(std::strtoul(arguments[1], nullptr, 10));
+    std::vector<const Kernel*> kernels{&corrflow::portable_kernel};
+#ifdef CORRFLOW_X86_KERNELS
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+        kernels.push_back(&corrflow::avx2_kernel);
+        if (__builtin_cpu_supports("avx512f")) kernels.push_back(&corrflow::avx512_kernel);
+    }
+#endif
+    const int cases = std::atoi(arguments[2]);
+    for (int i = 0; i < cases; ++i) {
+        const Case made = random_case(random);
+        const int rows_per_part = std::uniform_int_distribution<int>(1, made.H)(random);
+        for (const Kernel* kernel : kernels)
+            if (!agrees(made, *kernel, rows_per_part)) return 1;
+    }
+    std::printf("%d cases on %zu kernels\n", cases, kernels.size());
+    return 0;
+}
