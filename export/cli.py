@@ -42,8 +42,12 @@ def onnx(
     dilation: Annotated[int, typer.Option(help="Distance between window positions in cells.")] = 1,
     top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
     temperature: Annotated[float, typer.Option(help="Divisor of the scores.")] = 0.07,
+    colour_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="Share of a score that raw colours have beside the features [the run's]."),
+    ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Artifact, or bundled, whose tracking settings to take in place of these.")
+        Path | None, typer.Option(help="Artifact, or bundled, whose settings and colour share to take instead.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, or int8 for an encoder with 8-bit convolutions.")] = "fp32",
     calibrate: Annotated[
@@ -79,7 +83,10 @@ def onnx(
         from corrflow.runtime.artifact import TrackingSettings, artifact_path, last_frames, load_artifact
 
         if like is not None:
-            settings = load_artifact(artifact_path(like)).settings
+            example = load_artifact(artifact_path(like))
+            settings = example.settings
+            if colour_share is None:
+                colour_share = float(example.provenance.get("model", {}).get("colour_share", 0.0))
         else:
             settings = TrackingSettings(
                 rows=min(height, width),
@@ -93,7 +100,7 @@ def onnx(
         scored = None if davis is None else (davis, split)
         # The scores have a progress bar of their own, and two live displays cannot share a terminal.
         with nullcontext() if scored else console.status("exporting and comparing with PyTorch"):
-            exported = export_artifact(run, artifact, settings, (height, width), calibrate, scored)
+            exported = export_artifact(run, artifact, settings, (height, width), calibrate, scored, colour_share)
         table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime against PyTorch")
         for difference in exported.differences:
             table.add_row(difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}")

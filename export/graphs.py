@@ -12,7 +12,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from corrflow.export.propagation import IR_VERSION
 from corrflow.plugins.local_soft_copy import onnx_function
-from corrflow.train.model import PIXEL_MEAN, PIXEL_SCALE, Encoder, ResidualBlock
+from corrflow.train.model import (
+    COLOUR_CHANNELS,
+    COLOUR_PADDING,
+    PIXEL_MEAN,
+    PIXEL_SCALE,
+    STRIDE,
+    Encoder,
+    ResidualBlock,
+    colour_filters,
+    with_colours,
+)
 
 
 class FrameEncoder(nn.Module):
@@ -34,13 +44,23 @@ class FrameEncoder(nn.Module):
             self.stem.weight.copy_(weight.flip(1) / 255)
         self.blocks = nn.Sequential(*(_FusedBlock(block) for block in encoder.blocks))  # type: ignore[arg-type]
         self.head = encoder.head
+        self.colour_share = encoder.config.colour_share
+        if self.colour_share:
+            filters = colour_filters()
+            self.colours = nn.Conv2d(3, COLOUR_CHANNELS, filters.shape[-1], STRIDE).requires_grad_(False)
+            assert self.colours.bias is not None
+            self.colours.weight.copy_(filters.flip(1) / 255)
+            self.colours.bias.copy_(-PIXEL_MEAN * filters.sum((1, 2, 3)))
 
     def forward(self, frame: Tensor) -> Tensor:
-        x = frame.permute(0, 3, 1, 2).float()
-        x = F.relu(self.stem(F.pad(x, (2, 4, 2, 4), mode="replicate")))
+        pixels = frame.permute(0, 3, 1, 2).float()
+        x = F.relu(self.stem(F.pad(pixels, (2, 4, 2, 4), mode="replicate")))
         features = self.head(self.blocks(x))
         if self.unit_norm:
             features = features / features.square().sum(1, keepdim=True).add(1e-12).sqrt()
+        if self.colour_share:
+            colours = self.colours(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
+            features = with_colours(features, colours, self.colour_share)
         return features
 
 

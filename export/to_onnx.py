@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from corrflow.export.quantize import Quantised, quantise
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import ENCODE, PROPAGATE, TrackingSettings, save_artifact
 from corrflow.train.checkpoint import Checkpoint, load_checkpoint
-from corrflow.train.config import preset
+from corrflow.train.config import ModelConfig, preset
 from corrflow.train.model import Encoder, new_encoder
 
 UNTRAINED = "untrained:"
@@ -37,15 +37,21 @@ class Exported:
     scores: tuple[float, float] | None = None
 
 
-def read_encoder(source: str) -> tuple[Encoder, dict[str, Any]]:
+def read_encoder(source: str, colour_share: float | None = None) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a run folder or checkpoint file, or a new one for "untrained:PRESET", and where it is from.
 
+    colour_share: None for the one it was trained with. It has no weights, so any encoder takes any.
     Raises InputError where there is none.
     """
+
+    def shape(model: ModelConfig) -> ModelConfig:
+        return model if colour_share is None else replace(model, colour_share=colour_share)
+
     if source.startswith(UNTRAINED):
-        model = preset(source.removeprefix(UNTRAINED))
+        model = shape(preset(source.removeprefix(UNTRAINED)))
         return new_encoder(model, seed=0), {"model": asdict(model), "untrained": True}
     checkpoint: Checkpoint = load_checkpoint(Path(source))
+    checkpoint = replace(checkpoint, model=shape(checkpoint.model))
     provenance = {
         "model": asdict(checkpoint.model),
         "train": asdict(checkpoint.train),
@@ -62,17 +68,19 @@ def export_artifact(
     size: tuple[int, int],
     calibrate: Path | None = None,
     davis: tuple[Path, str] | None = None,
+    colour_share: float | None = None,
 ) -> Exported:
     """Write the artifact of a run; returns how far each graph is from PyTorch, and what 8 bits cost and gain.
 
     size: (height, width) at which the graphs are compared, besides an odd one
     calibrate: folder of clips to quantise the encoder on; what is written stays in floating point where that is faster
     davis: root and split of a data set to score both on
+    colour_share: see ModelConfig; None for what the run has
 
     Raises CorrflowError, with nothing written, where graphs differ, and InputError where the run or the settings are
     wrong.
     """
-    encoder, provenance = read_encoder(source)
+    encoder, provenance = read_encoder(source, colour_share)
     if artifact.exists() and not artifact.is_dir():
         raise InputError(f"expected a folder to write the artifact to, got the file {artifact}; name another")
     with warnings.catch_warnings():
@@ -80,7 +88,7 @@ def export_artifact(
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         encode = encode_model(encoder)
-    channels = encoder.config.feature_channels
+    channels = encoder.channels
     files = {
         ENCODE: encode.SerializeToString(),
         PROPAGATE: propagate_model(settings.attributes, channels).SerializeToString(),

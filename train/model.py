@@ -14,6 +14,7 @@ from corrflow.train.config import ModelConfig
 STRIDE = 4
 # Grey level and contrast of an average picture; one for all channels, so that a zeroed channel means mid-grey in each.
 PIXEL_MEAN, PIXEL_SCALE = 0.45, 0.25
+OPPONENT_WEIGHT = 1.5
 
 
 class ResidualBlock(nn.Module):
@@ -36,6 +37,41 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
+def colour_filters() -> Tensor:
+    """Filters [27, 3, 12, 12] of stride 4 on RGB around zero: mean colour of each of the 3x3 cells around a cell.
+
+    A colour is lightness, red against green, and yellow against blue, the latter two weighted up as they vary less.
+    """
+    opponents = torch.tensor(
+        [
+            [0.299, 0.587, 0.114],
+            [OPPONENT_WEIGHT, -OPPONENT_WEIGHT, 0.0],
+            [OPPONENT_WEIGHT / 2, OPPONENT_WEIGHT / 2, -OPPONENT_WEIGHT],
+        ]
+    )
+    filters = torch.zeros(3, 3, 3, 3, 3 * STRIDE, 3 * STRIDE)
+    for y in range(3):
+        for x in range(3):
+            rows, columns = (slice(i * STRIDE, (i + 1) * STRIDE) for i in (y, x))
+            filters[y, x, :, :, rows, columns] = opponents[:, :, None, None] / STRIDE**2
+    return filters.flatten(0, 2)
+
+
+# Pixels to repeat around a picture so that the cell in the middle of a filter is the one the feature stands for.
+COLOUR_PADDING = (STRIDE, 2 * STRIDE - 1, STRIDE, 2 * STRIDE - 1)
+COLOUR_CHANNELS = 27
+
+
+def with_colours(features: Tensor, colours: Tensor, share: float) -> Tensor:
+    """Unit features [B, C, h, w] and colours [B, 27, h, w] -> unit features [B, C + 27, h, w].
+
+    The product of two of them is (1 - share) times that of the features plus share times that of the colours.
+    """
+    # The floor keeps noise in the dark and grey from being blown up to unit length.
+    colours = colours / colours.square().sum(1, keepdim=True).add(1e-4).sqrt()
+    return torch.cat([features * (1 - share) ** 0.5, colours * share**0.5], 1)
+
+
 class Encoder(nn.Module):
     """Normalised pictures [B, 3, H, W], RGB -> features [B, C, ceil(H / 4), ceil(W / 4)].
 
@@ -45,6 +81,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.colours: Tensor
         first, second, third, fourth = config.widths
         self.config = config
         self.stem = nn.Conv2d(3, first, 7, 2, bias=False)
@@ -60,6 +97,8 @@ class Encoder(nn.Module):
             ResidualBlock(fourth, fourth, 1),
         )
         self.head = nn.Conv2d(fourth, config.feature_channels, 3, 1, 1)
+        if config.colour_share:
+            self.register_buffer("colours", colour_filters() * PIXEL_SCALE, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         x = F.pad(image, (2, 4, 2, 4), mode="replicate")
@@ -67,7 +106,15 @@ class Encoder(nn.Module):
         features = self.head(self.blocks(x))
         if self.config.unit_norm:
             features = features / features.square().sum(1, keepdim=True).add(1e-12).sqrt()
+        if self.config.colour_share:
+            colours = F.conv2d(F.pad(image, COLOUR_PADDING, mode="replicate"), self.colours, stride=STRIDE)
+            features = with_colours(features, colours, self.config.colour_share)
         return features
+
+    @property
+    def channels(self) -> int:
+        """Feature channels that come out."""
+        return self.config.feature_channels + (COLOUR_CHANNELS if self.config.colour_share else 0)
 
 
 def normalise(image: Tensor) -> Tensor:
