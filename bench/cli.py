@@ -28,6 +28,7 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
       corrflow-bench op
       corrflow-bench op --case 12:10 --form fused --form blocked --json op.json
       corrflow-bench track --artifact bundled --artifact artifacts/int8
+      corrflow-bench train --preset quarter --precision bfloat16 --data videos/
       corrflow-bench track video.mp4 --init mask.png --frames 10000 --rows 240
     """
 )
@@ -107,6 +108,28 @@ def track(
                 frames, threads, json,
             )
         )  # fmt: skip
+
+
+@app.command()
+def train(
+    preset: Annotated[list[str] | None, typer.Option(help="Encoder; repeat for several. [quarter]")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="float32 or bfloat16; repeat for several. [float32]")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips a step.")] = 4,
+    crop: Annotated[int, typer.Option(min=32, help="Side of the square training frames, in pixels.")] = 192,
+    data: Annotated[Path | None, typer.Option(help="Folder of videos, to time drawing clips as well.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every part gets.")] = 5,
+    threads: Threads = 0,
+    json: Json = None,
+) -> None:
+    """Time a training step and its parts: encoder, op, data, and the op's forward pass in the fused kernel."""
+    with errors_reported():
+        _needs_torch()
+        from corrflow.bench import command
+
+        presets, precisions = preset or ["quarter"], precision or ["float32"]
+        command.run_train(presets, precisions, batch, crop, rounds, data, threads, json)
 
 
 def _sizes(text: str, expected: str) -> tuple[int, int]:

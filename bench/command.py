@@ -160,3 +160,40 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def run_train(
+    presets: Sequence[str], precisions: Sequence[str], batch: int, crop: int, rounds: int, data: Path | None,
+    threads: int, json: Path | None,
+) -> None:  # fmt: skip
+    """corrflow-bench train. Raises InputError for unknown presets and precisions and for a folder without videos."""
+    from corrflow.bench import train
+    from corrflow.train.config import TrainConfig
+
+    check_output(json)
+    threads = threads or available_threads()
+    about, console = environment(threads), wide_console()
+    results = []
+    with Console(stderr=True).status("") as status, tempfile.TemporaryDirectory() as cache:
+        for name in presets:
+            for precision in precisions:
+                config = TrainConfig(batch=batch, crop=crop, precision=precision, threads=threads)
+
+                def report(part: str, title: str = f"{name}, {precision}") -> None:
+                    status.update(f"{title}: {part}")
+
+                results.append(train.measure(name, precision, config, rounds, data, Path(cache), report))
+    console.print(
+        f"{about['processor']}, {threads} threads, {batch} clips of 3 frames of {crop}x{crop}", highlight=False
+    )
+    for result in results:
+        rows = [
+            [part, f"{timing.median * 1e3:.1f}", f"{100 * timing.spread:.0f} %", f"{100 * result.share(part):.0f} %"]
+            for part, timing in result.timings.items()
+        ]
+        title = f"{result.preset}, {result.precision}: {1 / result.timings[train.STEP].median:.2f} steps/s"
+        console.print(_table(title, ("part", "ms", "±", "of the step"), rows))
+        if result.ceiling is not None:
+            console.print(f"with the fused kernel for the op's forward pass alone: {result.ceiling:.2f} times as fast")
+    if json is not None:
+        write_json(json, {"environment": about, "train": [train.description(result) for result in results]})

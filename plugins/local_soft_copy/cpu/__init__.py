@@ -13,7 +13,10 @@ from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
 
 try:
-    from corrflow.plugins.local_soft_copy.cpu import _fused  # pyright: ignore[reportAttributeAccessIssue]
+    import corrflow.plugins.local_soft_copy.cpu._fused as _fused  # pyright: ignore[reportMissingImports]
+except ModuleNotFoundError:
+    _fused = None
+    _reason = "no working compiler when corrflow was installed"
 except ImportError as error:
     _fused = None
     _reason = str(error)

@@ -1,0 +1,140 @@
+"""corrflow-bench train: steps a second, and where a step's time goes: encoder, op, data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corrflow.bench.rounds import Timing, time_in_turn
+from corrflow.plugins.local_soft_copy import cpu, torch_blocked
+from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.train.config import TrainConfig, preset
+from corrflow.train.loop import Learner
+from corrflow.train.model import STRIDE
+
+STEP, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
+    "whole step",
+    "encoder, forward and backward",
+    "op, forward and backward",
+    "op, forward alone",
+    "op, forward alone, fused kernel",
+    "data, drawn beside the step",
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """One preset in one precision: the parts of a step by name."""
+
+    preset: str
+    precision: str
+    timings: dict[str, Timing]
+
+    def share(self, part: str) -> float:
+        """A part's time as a share of the whole step's."""
+        return self.timings[part].median / self.timings[STEP].median
+
+    @property
+    def ceiling(self) -> float | None:
+        """How many times as fast a step would be with the fused kernel in place of the op's forward pass and its
+        backward pass as it is; None where the kernel is not built."""
+        if OP_FUSED not in self.timings:
+            return None
+        step, forward, fused = (self.timings[name].median for name in (STEP, OP_FORWARD, OP_FUSED))
+        return step / (step - forward + fused)
+
+
+def measure(
+    name: str, precision: str, config: TrainConfig, rounds: int, data: Path | None, cache: Path, report: Callable
+) -> TrainResult:
+    """Time the parts of a step in turn. data: folder of videos to draw clips from; None leaves that part out."""
+    torch.set_num_threads(config.threads)
+    generator = np.random.default_rng(0)
+    colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
+    learner = Learner.fresh(preset(name), config, colours.float())
+    size = (config.batch, config.frames, config.crop, config.crop, 3)
+    clips = generator.integers(0, 256, size, np.uint8)
+    calls: dict[str, Callable[[], object]] = {
+        STEP: lambda: learner.step(clips, 0),
+        ENCODER: _encoder_pass(learner, config),
+        OP: lambda: [_differentiate(*pair) for pair in pairs],
+        OP_FORWARD: lambda: [_copy(*pair) for pair in pairs],
+    }
+    pairs = _pairs(learner, config)
+    if cpu.kernels():
+        attributes = _attributes(config)
+        arrays = [
+            (query.detach().numpy(), keys.detach().numpy(), values.detach().numpy()) for query, keys, values, _ in pairs
+        ]
+        calls[OP_FUSED] = lambda: [cpu.local_soft_copy(*own, attributes, config.threads) for own in arrays]
+    if data is not None:
+        calls[DATA] = _drawing(data, cache, config)
+    return TrainResult(name, precision, time_in_turn(calls, rounds, report=report))
+
+
+def _attributes(config: TrainConfig) -> Attributes:
+    return Attributes((config.radius or config.crop // STRIDE,), temperature=config.temperature)
+
+
+def _pairs(learner: Learner, config: TrainConfig) -> list[tuple[Tensor, Tensor, Tensor, Attributes]]:
+    """What a step copies: forward with the true and the own colours, back with every cycle that has turned."""
+    side, channels = config.crop // STRIDE, learner.encoder.config.feature_channels
+    widths = [2] * (config.frames - 1) + list(range(1, config.frames))
+    pairs = []
+    for width in widths:
+        features = torch.randn(config.batch, 2, channels, side, side)
+        features = torch.nn.functional.normalize(features, dim=2).requires_grad_()
+        values = torch.rand(config.batch, 1, width * config.colours, side, side, requires_grad=True)
+        pairs.append((features[:, 0].detach().requires_grad_(), features[:, 1:].detach().requires_grad_(), values,
+                      _attributes(config)))  # fmt: skip
+    return pairs
+
+
+def _copy(query: Tensor, keys: Tensor, values: Tensor, attributes: Attributes) -> Tensor:
+    with torch.no_grad():
+        return torch_blocked.local_soft_copy(query, keys, values, attributes)
+
+
+def _differentiate(query: Tensor, keys: Tensor, values: Tensor, attributes: Attributes) -> object:
+    copied = torch_blocked.local_soft_copy(query, keys, values, attributes)
+    return torch.autograd.grad(copied.sum(), (query, keys, values))
+
+
+def _encoder_pass(learner: Learner, config: TrainConfig) -> Callable[[], object]:
+    images = torch.randn(config.batch * config.frames, 3, config.crop, config.crop)
+    images = images.contiguous(memory_format=torch.channels_last)
+    parameters = list(learner.encoder.parameters())
+
+    def call() -> object:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+            features = learner.encoder(images)
+        return torch.autograd.grad(features.float().square().sum(), parameters)
+
+    return call
+
+
+def _drawing(data: Path, cache: Path, config: TrainConfig) -> Callable[[], object]:
+    from corrflow.train.clips import ClipSampler, find_videos, open_cache
+
+    videos = open_cache(find_videos(data), config.frames_per_second, 256, cache, lambda done, total: None)
+    sampler, steps = ClipSampler(videos, None, config), iter(range(10**9))
+    return lambda: sampler.clips(next(steps), config.batch)
+
+
+def description(result: TrainResult) -> dict[str, Any]:
+    """JSON-ready."""
+    return {
+        "preset": result.preset,
+        "precision": result.precision,
+        "steps_per_second": 1 / result.timings[STEP].median,
+        "parts": {
+            name: {"seconds": asdict(timing), "share": result.share(name)} for name, timing in result.timings.items()
+        },
+        "ceiling_with_fused_forward": result.ceiling,
+    }
