@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from corrflow.evaluate.datasets import MaskSequence, open_davis
+from corrflow.export.to_onnx import read_encoder
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifact import Artifact, TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.memory import MemoryRing
 from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from corrflow.runtime.tracker import Tracker, with_settings
 from corrflow.runtime.tracks import KeypointsObject
-from corrflow.train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 ROWS = 144  # less than the bundled model works at, for the time it takes
@@ -31,7 +31,8 @@ class TorchBackend:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self._encoder = load_checkpoint(ROOT / "checkpoints" / "quarter").encoder()
+        share = artifact.provenance["model"]["colour_share"]
+        self._encoder, _ = read_encoder(str(ROOT / "checkpoints" / "quarter"), share)
 
     def encode(self, frame: np.ndarray) -> np.ndarray:
         from corrflow.export.compare import torch_features
