@@ -117,7 +117,7 @@ def bytes_needed(name: str, case: Case) -> int:
     """A lower bound of what a form takes at once, to refuse in time what would not fit."""
     window, queries = (2 * case.radius + 1) ** 2, case.rows * case.columns
     if name == UNFOLD:  # the windows and their product with the query
-        return 4 * queries * window * (2 * case.channels + case.references * case.classes)
+        return 4 * queries * window * 2 * case.channels
     return 0
 
 
