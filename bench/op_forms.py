@@ -192,7 +192,7 @@ def _onnx_call(case: Case, threads: int) -> Call:
     try:
         import onnxruntime
 
-        from corrflow.export.graphs import propagate_model
+        from corrflow.export.propagation import propagate_model
     except ImportError as error:
         raise Unavailable(f"{error.name} is not installed") from None
     options = onnxruntime.SessionOptions()
