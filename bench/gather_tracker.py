@@ -138,4 +138,6 @@ _OPERATORS: dict[str, Callable[[list[Tensor], dict], Tensor]] = {
     "ReduceSum": lambda inputs, attributes: inputs[0].sum(inputs[1].tolist(), keepdim=True),
     "Sqrt": lambda inputs, attributes: inputs[0].sqrt(),
     "Div": lambda inputs, attributes: inputs[0] / inputs[1],
+    "Mul": lambda inputs, attributes: inputs[0] * inputs[1],
+    "Concat": lambda inputs, attributes: torch.cat(inputs, attributes["axis"]),
 }

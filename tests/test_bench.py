@@ -19,7 +19,7 @@ from corrflow.bench.extra_memory import extra_memory
 from corrflow.bench.gather_tracker import GatherTracker, gathered_soft_copy, torch_encoder
 from corrflow.bench.op_forms import Case, Unavailable
 from corrflow.bench.rounds import Timing, time_in_turn
-from corrflow.runtime.artifact import TrackingSettings, load_artifact
+from corrflow.runtime.artifact import TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
@@ -184,3 +184,11 @@ def test_wrong_options_are_one_sentence(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2, result.output
     assert "expected" in result.output
+
+
+def test_the_plain_tracker_knows_every_operator_of_the_bundled_encoder() -> None:
+    artifact = load_artifact(bundled_artifact_path())
+    frame = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    with torch.inference_mode():
+        features = torch_encoder(artifact)(torch.from_numpy(frame)[None])[0].numpy()
+    np.testing.assert_allclose(features, open_backend("auto", artifact, 1).encode(frame), atol=1e-4)
