@@ -28,6 +28,8 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+        # Its threads would go on spinning for a while on the cores that decoding and the kernel need next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._encode = onnxruntime.InferenceSession(
                 artifact.files[ENCODE], options, providers=["CPUExecutionProvider"]
