@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import spec
-from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, device_architecture
+from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, cuda_core, device_architecture
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
 
@@ -104,7 +104,7 @@ def _register_aot(trt: Any) -> None:
         if storage_of(query.dtype) is None or not query.dtype == keys.dtype == values.dtype:
             raise CorrflowError(_wrong_types(query.dtype, keys.dtype, values.dtype))
         # Networks are strongly typed, so there is nothing to choose: one type, plain layout, one tactic.
-        name = {"FLOAT": "FP32", "HALF": "FP16"}.get(query.dtype.name, query.dtype.name)
+        name = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16"}[query.dtype.name]
         return [qdp.AutoTuneCombination(", ".join([name] * 4), "LINEAR", [1])]
 
     @qdp.aot_impl(PLUGIN_ID)
@@ -246,11 +246,10 @@ def _v3_creator(trt: Any) -> Any:
 
         def enqueue(self, input_desc, output_desc, inputs, outputs, workspace, stream):
             assert self.launch is not None, "TensorRT calls on_shape_change before enqueue"
-            from cuda.core import LaunchConfig, Stream, launch  # pyright: ignore[reportMissingImports]
-
-            config = LaunchConfig(grid=self.launch.grid, block=self.launch.block)
-            where = Stream.from_handle(stream)
-            launch(where, config, self.kernel(self.launch), *inputs, *self.arguments, *outputs)
+            cuda = cuda_core()
+            config = cuda.LaunchConfig(grid=self.launch.grid, block=self.launch.block)
+            where = cuda.Stream.from_handle(stream)
+            cuda.launch(where, config, self.kernel(self.launch), *inputs, *self.arguments, *outputs)
 
         def kernel(self, planned: Launch):
             if planned.source not in self.kernels:

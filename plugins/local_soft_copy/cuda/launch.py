@@ -206,5 +206,5 @@ def _shared_bytes(rows: int, groups: int, some: int, depth: int, shared_classes:
 def _source(definitions: dict[str, int | str]) -> str:
     lines = [f"#define {name} {value}" for name, value in definitions.items()]
     name = "local_soft_copy.cu"
-    kernel = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    kernel = files("corrflow.plugins.local_soft_copy.cuda").joinpath(name).read_text(encoding="utf-8")
     return "\n".join([*lines, f'#line 1 "{name}"', kernel])

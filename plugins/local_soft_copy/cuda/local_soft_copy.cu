@@ -11,10 +11,6 @@
 #error "launch.py writes the definitions that this file is compiled with"
 #endif
 
-#ifndef __CUDACC__
-#include "cuda_on_cpu.h"  // the tests run this source on the CPU: threads, barriers and the functions below
-#endif
-
 namespace {
 
 constexpr int CHANNELS = CORRFLOW_CHANNELS;
@@ -50,11 +46,17 @@ constexpr int VISITS = (SIDE + STEP - 1) / STEP;
 constexpr float LOWEST = -3.402823466e38f;
 constexpr unsigned NOWHERE = 0xffffffffu;
 
-#ifdef __CUDACC__
+}  // namespace
+
+#ifndef __CUDACC__
+#include "cuda_on_cpu.h"  // the tests run this source on the CPU: threads, barriers and what stands below
+#else
 
 #if defined(CORRFLOW_FLOAT16) || (defined(CORRFLOW_BFLOAT16) && __CUDA_ARCH__ >= 800)
 #define CORRFLOW_TENSOR_CORES 1
 #endif
+
+namespace {
 
 #if defined(CORRFLOW_FLOAT32)
 
@@ -150,7 +152,12 @@ struct Scores {
 };
 
 #endif  // CORRFLOW_TENSOR_CORES
+
+}  // namespace
+
 #endif  // __CUDACC__
+
+namespace {
 
 #ifndef CORRFLOW_TENSOR_CORES
 
@@ -331,7 +338,7 @@ struct State<0> {
 #pragma unroll
         for (int n = 0; n < OWN_CLASSES; ++n) {
             const float sum = sums[n] + __shfl_xor_sync(ALL, sums[n], 1);
-            if (writes && n < classes && n % 2 == (threadIdx.x & 1)) copied[n * plane] = storage(sum / total);
+            if (writes && n < classes && n % 2 == (int)(threadIdx.x & 1)) copied[n * plane] = storage(sum / total);
         }
     }
 };
