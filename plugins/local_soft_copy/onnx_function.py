@@ -5,7 +5,7 @@ the same attributes for those who have a kernel of their own. One band of tiles 
 keeps the memory to one band's scores. The tiles are those of torch_blocked.py; a dilated window is cut out of the
 undilated patch by the bias, which keeps the function short and makes dilation slow here.
 
-B, C, K, N, H and W stay free where all references share one window; otherwise K is the number of windows.
+B, C, K, N, H and W stay free.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ def function(attributes: Attributes) -> onnx.FunctionProto:
         "batch": add.size("query", 0),
         "channels": add.size("query", 1),
         "classes": add.size("values", 2),
+        "references": add.size("keys", 1),
     }
     first_column = add("Mul", add("Range", *_scalars(add, 0, columns, 1)), add.constant(T))
     outer["first_column"] = add("Unsqueeze", first_column, one)  # [columns, 1]
@@ -158,7 +159,11 @@ def _band(attributes: Attributes, outer: dict[str, str], halo: int) -> onnx.Grap
 
     inside = add("Transpose", patches(outer["frame"], 0), perm=[1, 0, 2])  # [columns, P, P]
     inside = add("Reshape", inside, add.shape(outer["columns"], 1, 1, P * P))
-    near = add.constant(_window_masks(attributes, halo))  # [T * T, 1 or K, P * P]
+    near = add.constant(_window_masks(attributes, halo))  # [T * T, 1 or the number of windows, P * P]
+    if not attributes.uniform:
+        last = add.constant(len(attributes.distinct_windows) - 1)
+        own = add("Min", add("Range", *_scalars(add, 0, outer["references"], 1)), last)
+        near = add("Gather", near, own, axis=1)  # [T * T, K, P * P]
     outside = add("Less", add("Mul", inside, near), add.constant(np.float32(0.5)))
     bias = add("Where", outside, add.constant(np.float32(EXCLUDED)), add.constant(np.float32(0)))
 
