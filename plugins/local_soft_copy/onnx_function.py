@@ -134,6 +134,7 @@ def node(query: str, keys: str, values: str, copied: str, attributes: Attributes
 
     aot: TensorRT is to compile the plugin's kernel into the engine, which it can do from 10.9 on
     """
+    plugin: dict[str, Any] = PLUGIN_ATTRIBUTES | {"aot": 1} if aot else PLUGIN_ATTRIBUTES
     return helper.make_node(
         NAME,
         [query, keys, values],
@@ -143,7 +144,7 @@ def node(query: str, keys: str, values: str, copied: str, attributes: Attributes
         dilation=list(attributes.dilation),
         top_k=attributes.top_k,
         temperature=float(attributes.temperature),
-        **(PLUGIN_ATTRIBUTES | ({"aot": 1} if aot else {})),
+        **plugin,
     )
 
 
