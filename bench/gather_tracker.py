@@ -60,26 +60,28 @@ class GatherTracker:
 
 
 def gathered_soft_copy(query: Tensor, keys: Tensor, values: Tensor, settings: TrackingSettings) -> Tensor:
-    """query [C, H, W], keys [K, C, H, W], values [K, N, H, W] -> [N, H, W], one window for all references."""
+    """query [C, H, W], keys [K, C, H, W], values [K, N, H, W] -> [N, H, W]."""
     C, H, W = query.shape
     K, N = values.shape[:2]
-    radius, dilation = settings.radius[0], settings.dilation[0]
-    offsets = torch.arange(-radius, radius + 1) * dilation
-    down, across = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
+    windows = []  # of each reference: its number, and the offsets down and across
+    for k, (radius, dilation) in enumerate(settings.attributes.windows(K)):
+        offsets = torch.arange(-radius, radius + 1) * dilation
+        grid = torch.cartesian_prod(offsets, offsets)
+        windows.append(torch.cat([torch.full((len(grid), 1), k), grid], 1))
+    reference, down, across = torch.cat(windows).T
     every_key = keys.permute(0, 2, 3, 1).reshape(K * H * W, C)
     every_value = values.permute(0, 2, 3, 1).reshape(K * H * W, N)
     own = query.permute(1, 2, 0).reshape(H * W, C)
     copied = torch.empty(H * W, N)
-    step = max(1, _WINDOW_BYTES // (4 * C * K * len(down)))
+    step = max(1, _WINDOW_BYTES // (4 * C * len(down)))
     for first in range(0, H * W, step):
         at = torch.arange(first, min(first + step, H * W))
         y, x = at[:, None] // W + down, at[:, None] % W + across  # [queries, window]
         inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-        place = (y.clamp(0, H - 1) * W + x.clamp(0, W - 1))[:, None] + torch.arange(K)[:, None] * (H * W)
-        place = place.flatten(1)  # [queries, K * window]
-        window = every_key[place.flatten()].unflatten(0, place.shape)  # [queries, K * window, C]
+        place = reference * (H * W) + y.clamp(0, H - 1) * W + x.clamp(0, W - 1)
+        window = every_key[place.flatten()].unflatten(0, place.shape)  # [queries, windows, C]
         score = torch.bmm(window, own[at, :, None])[..., 0] / settings.temperature
-        score = score.masked_fill(~inside.repeat(1, K), float("-inf"))
+        score = score.masked_fill(~inside, float("-inf"))
         if settings.top_k:
             score, kept = score.topk(min(settings.top_k, score.shape[1]), 1)
             place = place.gather(1, kept)

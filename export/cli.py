@@ -39,7 +39,9 @@ def onnx(
     size: Annotated[str, typer.Option(help="Rows x columns to work at; other sizes run as well.")] = "480x854",
     recent: Annotated[int, typer.Option(help="Last frames kept as references, besides the first.")] = 5,
     radius: Annotated[int, typer.Option(help="Window radius in cells of 4 pixels.")] = 8,
-    dilation: Annotated[int, typer.Option(help="Distance between window positions in cells.")] = 1,
+    dilation: Annotated[
+        str, typer.Option(help="Distance between window positions in cells; two such as 1,2: first frame, others.")
+    ] = "1",
     top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
     temperature: Annotated[float, typer.Option(help="Divisor of the scores.")] = 0.07,
     colour_share: Annotated[
@@ -92,7 +94,7 @@ def onnx(
                 rows=min(height, width),
                 ages=last_frames(recent),
                 radius=(radius,),
-                dilation=(dilation,),
+                dilation=_dilations(dilation),
                 top_k=top_k,
                 temperature=temperature,
             )
@@ -155,6 +157,14 @@ def _size(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not all(16 <= int(p) <= 8192 for p in parts):
         raise InputError(f"expected --size as rows x columns from 16 to 8192, such as 480x854, got {text!r}")
     return int(parts[0]), int(parts[1])
+
+
+def _dilations(text: str) -> tuple[int, ...]:
+    """ "1,2" -> (1, 2); raises InputError."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise InputError(f"expected --dilation as one whole number or two such as 1,2, got {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def main() -> None:

@@ -32,16 +32,15 @@ def propagate_model(
 ) -> onnx.ModelProto:
     """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w].
 
-    One LocalSoftCopy node and its function body. All sizes but C are free (K where all references share a window),
-    unless `sizes` fixes them; the body then has no loop, as TensorRT wants it.
+    One LocalSoftCopy node and its function body. All sizes but C are free, unless `sizes` fixes them; the body then has
+    no loop, as TensorRT wants it.
 
     half: all four are float16 and not float32
     aot:  see onnx_function.node
     body: False leaves the function out: the parser of TensorRT 10.3 prefers it to a plugin
     """
     number = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    K: str | int = "references" if attributes.uniform else len(attributes.distinct_windows)
-    N, h, w = "classes", "h", "w"
+    K, N, h, w = "references", "classes", "h", "w"
     if sizes is not None:
         K, N, (h, w) = sizes.references, sizes.labels, sizes.cells
     graph = helper.make_graph(

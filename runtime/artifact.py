@@ -37,7 +37,8 @@ class TrackingSettings:
     rows:          short side in pixels that frames are shrunk to before encoding; 0 keeps every frame as it is
     anchors:       frames that stay references for ever, counted from the one that an object was given on, which is 0
     ages:          references that move along: 1 is the frame before, 2 the one before that
-    radius, dilation, top_k, temperature: attributes of LocalSoftCopy, built into propagate.onnx
+    radius, dilation, top_k, temperature: attributes of LocalSoftCopy, built into propagate.onnx. Where two radii or
+                   dilations are given, the first is that of the one anchor and the second that of the other references
     dilate_after:  0, or the age past which a reference is searched more widely: `dilation` times
                    min(4, 1 + age // dilate_after), as in MAST (Lai et al., 2020); needs a back end that takes any
                    attributes
@@ -72,9 +73,12 @@ class TrackingSettings:
                 f"expected the first frame (anchor 0) or the one before (age 1) among the references, got anchors"
                 f" {list(self.anchors)} and ages {list(self.ages)}; add one of them"
             )
-        if len(self.radius) != 1 or len(self.dilation) != 1:
+        most = max(len(self.radius), len(self.dilation))
+        if most > 2 or (most == 2 and self.anchors != (0,)):
             raise InputError(
-                f"expected one radius and one dilation for all references, got {self.radius} and {self.dilation}"
+                "expected one radius and one dilation for all references, or one for the first frame (anchor 0, alone)"
+                f" and one for the others, got radius {list(self.radius)} and dilation {list(self.dilation)} with"
+                f" anchors {list(self.anchors)}"
             )
         if not 0 <= self.dilate_after <= LATEST_ANCHOR:
             raise InputError(f"expected dilate_after from 0 to {LATEST_ANCHOR}, got {self.dilate_after}")
@@ -94,11 +98,12 @@ class TrackingSettings:
         """How to search references of these ages."""
         if not self.dilate_after or max(ages) <= self.dilate_after:
             return self.attributes
+        radii, dilations = zip(*self.attributes.windows(len(ages)), strict=True)
         widened = tuple(
-            self.dilation[0] * (min(LARGEST_DILATION, 1 + age // self.dilate_after) if age > self.dilate_after else 1)
-            for age in ages
+            dilation * (min(LARGEST_DILATION, 1 + age // self.dilate_after) if age > self.dilate_after else 1)
+            for age, dilation in zip(ages, dilations, strict=True)
         )
-        return Attributes(self.radius, widened, self.top_k, self.temperature)
+        return Attributes(radii, widened, self.top_k, self.temperature)
 
 
 def last_frames(count: int) -> tuple[int, ...]:

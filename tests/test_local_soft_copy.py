@@ -44,6 +44,8 @@ CASES = {
     "dilation": Case(1, 2, 8, 2, 13, 8, Attributes((2,), (3,))),
     "dilation beyond the frame": Case(1, 1, 4, 2, 4, 5, Attributes((2,), (7,))),
     "window per reference": Case(1, 3, 8, 2, 17, 11, Attributes((3, 1, 2), (1, 2, 4))),
+    "more references than windows": Case(1, 4, 8, 2, 17, 11, Attributes((3,), (1, 2), top_k=5)),
+    "fewer references than windows": Case(1, 1, 8, 2, 17, 11, Attributes((3, 1, 2), (1, 2, 4))),
     "window per reference, top_k": Case(2, 2, 8, 2, 9, 11, Attributes((3, 1), (1, 3), top_k=4)),
     "many classes": Case(1, 1, 8, 21, 8, 16, Attributes((2,))),
 }
@@ -219,9 +221,11 @@ def test_attributes_out_of_range_are_refused(arguments: dict) -> None:
         Attributes(**arguments)
 
 
-def test_windows_must_fit_the_references() -> None:
-    with pytest.raises(InputError, match="1 or 3 radii"):
-        Attributes((1, 2)).windows(3)
+def test_the_last_window_given_is_that_of_all_further_references() -> None:
+    attributes = Attributes((3, 2), (1, 2))
+    assert attributes.windows(1) == ((3, 1),)
+    assert attributes.windows(4) == ((3, 1), (2, 2), (2, 2), (2, 2))
+    assert Attributes((3,), (1, 2)).windows(3) == ((3, 1), (3, 2), (3, 2))
 
 
 @pytest.mark.parametrize("form", [torch_reference, torch_blocked], ids=["torch_reference", "torch_blocked"])

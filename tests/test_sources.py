@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from corrflow.plugins.errors import InputError, SourceEndedEarly
-from corrflow.runtime import sources
+from corrflow.runtime import video_source
 from corrflow.runtime.sources import open_source
 from corrflow.runtime.tracks import Frame
 
@@ -282,8 +282,8 @@ def test_rotation_of_the_metadata_is_applied(tmp_path: Path, rotation: int) -> N
 
 def test_video_is_decoded_lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    convert = sources._upright_image
-    monkeypatch.setattr(sources, "_upright_image", lambda frame: decoded.append(1) or convert(frame))
+    convert = video_source.upright_image
+    monkeypatch.setattr(video_source, "upright_image", lambda frame: decoded.append(1) or convert(frame))
     with open_source(str(make_video(tmp_path / "long.mp4", 200))) as source:
         assert len(decoded) == 1
         frames: Iterator[Frame] = iter(source)

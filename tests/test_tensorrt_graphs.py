@@ -6,6 +6,7 @@ here runs an engine.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from corrflow.export.propagation import Sizes, propagate_model
 from corrflow.export.quantize import quantise
 from corrflow.export.step import fixed_encode, graphs_of_settings, no_step, step_model
 from corrflow.plugins.errors import InputError
+from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifact import (
     ENCODE,
     ENCODE_FP16,
@@ -48,10 +50,12 @@ def encoders(artifact: Artifact, moving_square, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["encode", "propagate", "step"])
+@pytest.mark.parametrize("name", ["encode", "propagate", "step", "step, two windows"])
 def test_the_builder_takes(name: str, precision: str, artifact: Artifact, encoders: dict[str, bytes]) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
     half, settings = precision != "fp32", artifact.settings
+    if name == "step, two windows":
+        settings = replace(settings, dilation=(1, 2))
     encode = encoders[PRECISIONS[precision]]
     if name == "encode":
         model = fixed_encode(encode, FRAME)
@@ -74,20 +78,25 @@ def test_the_builder_takes(name: str, precision: str, artifact: Artifact, encode
     assert engine is not None and engine.nbytes > 10_000
 
 
-@pytest.mark.parametrize("anchors", [(0,), ()], ids=["first frame", "no first frame"])
+@pytest.mark.parametrize(
+    ("anchors", "dilation"),
+    [((0,), (1,)), ((), (1,)), ((0,), (1, 2))],
+    ids=["first frame", "no first frame", "first frame with a window of its own"],
+)
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
 def test_the_step_graph_tracks_as_the_tracker_does(
-    anchors: tuple[int, ...], hard: bool, artifact: Artifact, moving_square
+    anchors: tuple[int, ...], dilation: tuple[int, ...], hard: bool, artifact: Artifact, moving_square
 ) -> None:
-    """From an empty memory past a full one: the same labels as the back end with its memory."""
+    """From the first frame alone past a full memory: the same labels as the back end with its memory."""
     import onnxruntime
 
     # Noise of each frame's own: a still background would tie over references, which the memory's ring has in turn.
     noise = np.random.default_rng(1).integers(0, 40, moving_square[0].shape, np.uint8)
     frames = moving_square[0] + noise
-    settings = TrackingSettings(64, anchors, (1, 2, 3), (2,), (1,), 10, 0.1, hard_labels=hard)
-    graph = graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)[STEP]
-    step = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    settings = TrackingSettings(64, anchors, (1, 2, 3), (2,), dilation, 10, 0.1, hard_labels=hard)
+    graphs = graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)
+    step = onnxruntime.InferenceSession(graphs[STEP], providers=["CPUExecutionProvider"])
+    artifact = replace(artifact, files=artifact.files | graphs, settings=settings)
     backend = open_backend("onnx-function", artifact, threads=1)
     memory = backend.new_memory(settings, LABELS, CELLS)
     labels = np.random.default_rng(0).random((LABELS, *CELLS), np.float32)
@@ -123,3 +132,9 @@ def test_the_node_names_the_plugin_and_the_function_can_be_left_out(aot: bool, a
     assert (attributes["plugin_namespace"], attributes["plugin_version"]) == (b"corrflow", b"1")
     assert ("aot" in attributes) == aot
     assert not model.functions
+
+
+def test_wide_windows_make_no_large_files() -> None:
+    """The bundled model's windows: a mask of every query and patch position would be 1.6 MB in single precision."""
+    model = propagate_model(Attributes((12,), (1, 2), top_k=5), channels=91)
+    assert len(model.SerializeToString()) < 30_000

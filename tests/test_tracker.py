@@ -163,6 +163,7 @@ def test_references_past_an_age_are_searched_more_widely() -> None:
     ages = [1, 15, 16, 30, 45, 600]
     assert [named.attributes_for([age]).dilation for age in ages] == [(2,), (2,), (4,), (6,), (8,), (8,)]
     assert named.attributes_for([30, 1]).dilation == (6, 2)
+    assert replace(named, dilation=(1, 2)).attributes_for([30, 16]).dilation == (3, 4)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,8 @@ def test_only_the_fused_kernel_takes_settings_that_are_not_built_in(backend: Bac
         ({"ages": (3, 1)}, "ascending"),
         ({"ages": (0, 1)}, "from 1 to 64"),
         ({"anchors": tuple(range(17))}, "at most 16"),
-        ({"radius": (3, 4)}, "one radius"),
+        ({"radius": (3, 4, 5)}, "one radius"),
+        ({"dilation": (1, 2), "anchors": (0, 5)}, "one radius"),
         ({"dilate_after": -1}, "dilate_after"),
         ({"temperature": 0.0}, "temperature"),
     ],

@@ -5,8 +5,8 @@ the same attributes for those who have a kernel of their own. One band of tiles 
 keeps the memory to one band's scores. The tiles are those of torch_blocked.py; a dilated window is cut out of the
 undilated patch by the bias, which keeps the function short and makes dilation slow here.
 
-B, C, K, N, H and W stay free where all references share one window; otherwise K is the number of windows. TensorRT has
-no use for a loop, so the bands can be written out one after another instead, for a height that is known.
+B, C, K, N, H and W stay free. TensorRT has no use for a loop, so the bands can be written out one after another
+instead, for a height that is known.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def function(attributes: Attributes, height: int | None = None, half: bool = Fal
         "batch": add.size("query", 0),
         "channels": add.size("query", 1),
         "classes": add.size("values", 2),
-        "near": add.constant(_window_masks(attributes, halo)),  # [T * T, 1 or K, P * P]
+        "near": _near(add, attributes, halo),
     }
     first_column = add("Mul", add("Range", *_scalars(add, 0, columns, 1)), add.constant(T))
     outer["first_column"] = add("Unsqueeze", first_column, one)  # [columns, 1]
@@ -213,12 +213,25 @@ def _band(add: _Nodes, attributes: Attributes, outer: dict[str, str], halo: int,
     return add("MatMul", add("Softmax", score, axis=3), values)
 
 
-def _window_masks(attributes: Attributes, halo: int) -> np.ndarray:
-    """[T * T, 1 or K, P * P] float32: 1 where a patch position belongs to a query's window."""
+def _near(add: _Nodes, attributes: Attributes, halo: int) -> str:
+    """[T * T, 1 or K, P * P] float32: 1 where a patch position belongs to a query's window, 0 elsewhere.
+
+    A window is as wide as it is high, so what the file holds is one side of each, [T, windows, P].
+    """
     T, P = TILE, TILE + 2 * halo
     offset = np.arange(P)[None, :] - halo - np.arange(T)[:, None]  # [T, P]
-    masks = []
-    for radius, dilation in attributes.distinct_windows:
-        near = (abs(offset) <= radius * dilation) & (offset % dilation == 0)
-        masks.append((near[:, None, :, None] & near[None, :, None, :]).reshape(T * T, P * P))
-    return np.stack(masks, 1).astype(np.float32)
+    sides = np.stack(
+        [
+            (abs(offset) <= radius * dilation) & (offset % dilation == 0)
+            for radius, dilation in attributes.distinct_windows
+        ],
+        axis=1,
+    ).astype(np.float32)
+    side = add.constant(sides)
+    if not attributes.uniform:
+        last = add.constant(sides.shape[1] - 1)
+        own = add("Min", add("Range", *_scalars(add, 0, add.size("keys", 1), 1)), last)
+        side = add("Gather", side, own, axis=1)  # [T, K, P]
+    vertical = add("Unsqueeze", side, add.constant([1, 4]))  # [T, 1, K, P, 1]
+    horizontal = add("Unsqueeze", side, add.constant([0, 3]))  # [1, T, K, 1, P]
+    return add("Reshape", add("Mul", vertical, horizontal), add.constant([T * T, -1, P * P]))

@@ -27,8 +27,9 @@ VERSION = 1
 class Attributes:
     """How to search and how to weigh.
 
-    radius:      window radius in cells, one for all references or one for each
-    dilation:    distance between neighbouring window positions in cells, one for all references or one for each
+    radius:      window radius in cells, of the first reference, the second, and so on; the last one given is that of
+                 all further references, so that one value is for all
+    dilation:    distance between neighbouring window positions in cells, likewise
     top_k:       scores kept per query position over all references together; 0 keeps all
     temperature: the scores' divisor before the softmax, > 0
 
@@ -42,10 +43,12 @@ class Attributes:
 
     def __post_init__(self) -> None:
         if not self.radius or any(radius < 0 for radius in self.radius):
-            raise InputError(f"LocalSoftCopy: expected radii >= 0, got {self.radius}; give one, or one per reference")
+            raise InputError(
+                f"LocalSoftCopy: expected radii >= 0, got {self.radius}; give one for all, or one for each"
+            )
         if not self.dilation or any(dilation < 1 for dilation in self.dilation):
             raise InputError(
-                f"LocalSoftCopy: expected dilations >= 1, got {self.dilation}; give one, or one per reference"
+                f"LocalSoftCopy: expected dilations >= 1, got {self.dilation}; give one for all, or one for each"
             )
         lengths = {len(self.radius), len(self.dilation)} - {1}
         if len(lengths) > 1:
@@ -65,22 +68,17 @@ class Attributes:
 
     @property
     def distinct_windows(self) -> tuple[tuple[int, int], ...]:
-        """(radius, dilation) once where all references share it, otherwise of each reference."""
+        """(radius, dilation) once where all references share it, otherwise as many as are given."""
         if self.uniform:
             return ((self.radius[0], self.dilation[0]),)
         return self.windows(max(len(self.radius), len(self.dilation)))
 
     def windows(self, references: int) -> tuple[tuple[int, int], ...]:
-        """(radius, dilation) of each of `references` references; raises InputError where the lengths differ."""
-        for name, given in (("radii", self.radius), ("dilations", self.dilation)):
-            if len(given) not in (1, references):
-                raise InputError(
-                    f"LocalSoftCopy: expected 1 or {references} {name} for {references} references,"
-                    f" got {len(given)}; give one for all, or one per reference"
-                )
-        radii = self.radius * references if len(self.radius) == 1 else self.radius
-        dilations = self.dilation * references if len(self.dilation) == 1 else self.dilation
-        return tuple(zip(radii, dilations, strict=True))
+        """(radius, dilation) of each of `references` references."""
+        return tuple(
+            (self.radius[min(k, len(self.radius) - 1)], self.dilation[min(k, len(self.dilation) - 1)])
+            for k in range(references)
+        )
 
 
 def copied_shape(query: Sequence[int], keys: Sequence[int], values: Sequence[int]) -> tuple[int, int, int, int]:

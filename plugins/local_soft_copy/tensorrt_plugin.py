@@ -1,0 +1,278 @@
+"""LocalSoftCopy as a TensorRT plugin, in the form that suits the version; all forms launch cuda/local_soft_copy.cu.
+
+    "aot"   10.16 and later, 11: quickly deployable, compiled ahead of time. The kernel is in the engine, which then
+            runs without Python and without this package.
+    "v3"    10.3 up to 10.15 (JetPack 6.2, 7.0 and 7.1): IPluginV3. Its enqueue launches the kernel on TensorRT's
+            stream, so this has to be registered before an engine is loaded, too.
+    "none"  anything else: the ONNX function has to do (--plugin off).
+
+TensorRT is imported by none of this; the caller hands over the module. The annotations are read by TensorRT, so they
+cannot be postponed here.
+"""
+
+import ctypes
+import re
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy import spec
+from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, cuda_core, device_architecture
+from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan
+from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
+
+PLUGIN_NAME = spec.NAME
+PLUGIN_NAMESPACE = spec.DOMAIN
+PLUGIN_VERSION = str(spec.VERSION)  # quickly deployable plugins have no other than "1"
+PLUGIN_ID = f"{PLUGIN_NAMESPACE}::{PLUGIN_NAME}"
+
+Form = Literal["aot", "v3", "none"]
+_STORAGE: dict[str, Storage] = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+_creators: list[Any] = []  # TensorRT keeps a bare pointer
+
+
+def form_for(version: str) -> Form:
+    """The form of the plugin for TensorRT's version, such as "10.3.0" or "11.4.0.106"."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if not found or (number := (int(found[1]), int(found[2]))) < (10, 3):
+        return "none"
+    return "aot" if number >= (10, 16) else "v3"
+
+
+def register(trt: Any) -> Form:
+    """Register the plugin with this TensorRT module, once however often it is called; returns its form.
+
+    Raises InputError where this version has no form.
+    """
+    form = form_for(trt.__version__)
+    if form == "none":
+        raise InputError(
+            f"expected TensorRT 10.3 or later for the plugin, got {trt.__version__}; install a later one or build"
+            " from the function (--plugin off)"
+        )
+    if form == "aot":
+        _register_aot(trt)
+    else:
+        _register_v3(trt)
+    return form
+
+
+def storage_of(data_type: Any) -> Storage | None:
+    """The kernel's storage for a TensorRT data type, or None where it has none."""
+    return _STORAGE.get(data_type.name)
+
+
+def attributes_from(fields: dict[str, Any]) -> Attributes:
+    """Attributes from a node's fields, arrays of any integer or floating type; what is missing has its default."""
+    default = Attributes()
+    values = {name: np.asarray(value).ravel() for name, value in fields.items()}
+
+    def integers(name: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(int(value) for value in values[name]) if name in values else otherwise
+
+    return Attributes(
+        radius=integers("radius", default.radius),
+        dilation=integers("dilation", default.dilation),
+        top_k=integers("top_k", (default.top_k,))[0],
+        temperature=float(values["temperature"][0]) if "temperature" in values else default.temperature,
+    )
+
+
+def _register_aot(trt: Any) -> None:
+    import tensorrt.plugin as qdp  # pyright: ignore[reportMissingImports]
+
+    if hasattr(qdp.op, PLUGIN_NAMESPACE) and hasattr(getattr(qdp.op, PLUGIN_NAMESPACE), PLUGIN_NAME):
+        return
+
+    @qdp.register(PLUGIN_ID)
+    def describe(
+        query: qdp.TensorDesc,
+        keys: qdp.TensorDesc,
+        values: qdp.TensorDesc,
+        radius: NDArray[np.int64],
+        dilation: NDArray[np.int64],
+        top_k: int,
+        temperature: float,
+    ) -> qdp.TensorDesc:
+        batch, _, height, width = query.shape_expr
+        return qdp.from_shape_expr((batch, values.shape_expr[2], height, width), values.dtype)
+
+    @qdp.autotune(PLUGIN_ID)
+    def combinations(query, keys, values, outputs):
+        if storage_of(query.dtype) is None or not query.dtype == keys.dtype == values.dtype:
+            raise CorrflowError(_wrong_types(query.dtype, keys.dtype, values.dtype))
+        # Networks are strongly typed, so there is nothing to choose: one type, plain layout, one tactic.
+        name = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16"}[query.dtype.name]
+        return [qdp.AutoTuneCombination(", ".join([name] * 4), "LINEAR", [1])]
+
+    @qdp.aot_impl(PLUGIN_ID)
+    def implement(
+        query, keys, values, radius, dilation, top_k, temperature, outputs, tactic
+    ) -> tuple[str, str, qdp.KernelLaunchParams, qdp.SymIntExprs]:
+        fields = {"radius": radius, "dilation": dilation, "top_k": top_k, "temperature": temperature}
+        launch = _largest_launch(query, keys, values, attributes_from(fields))
+        ptx = compile_kernel(launch, device_architecture(), "ptx").code
+        # Sizes that the engine leaves free are expressions; launch.py has the same formulas for numbers.
+        batch, _, height, width = query.shape_expr
+        parameters = qdp.KernelLaunchParams()
+        parameters.grid_x = qdp.cdiv(width, launch.tile[0])
+        parameters.grid_y = qdp.cdiv(height, launch.tile[1])
+        parameters.grid_z = batch * launch.class_blocks
+        parameters.block_x = launch.block[0]
+        integers = qdp.SymIntExprs(3)
+        for index, size in enumerate((height, width, keys.shape_expr[1])):
+            integers[index] = qdp.SymInt32(size)
+        return launch.entry_point, ptx.decode() if isinstance(ptx, bytes) else ptx, parameters, integers
+
+
+def _largest_launch(query: Any, keys: Any, values: Any, attributes: Attributes) -> Launch:
+    """The launch for the largest sizes of the engine; channels and classes have to be fixed."""
+    storage = storage_of(query.dtype)
+    if storage is None or not query.dtype == keys.dtype == values.dtype:
+        raise CorrflowError(_wrong_types(query.dtype, keys.dtype, values.dtype))
+
+    def largest(tensor: Any, axis: int) -> int:
+        size = int(tensor.shape[axis])
+        return size if size >= 0 else int(tensor.shape.max[axis])
+
+    for name, tensor, axis in (("channels", query, 1), ("classes", values, 2)):
+        if int(tensor.shape[axis]) < 0:
+            raise InputError(
+                f"the plugin is compiled for a given number of {name}, got a free one; build the engine for one"
+            )
+    return plan(
+        channels=largest(query, 1),
+        classes=largest(values, 2),
+        references=largest(keys, 1),
+        height=largest(query, 2),
+        width=largest(query, 3),
+        batch=largest(query, 0),
+        attributes=attributes,
+        storage=storage,
+    )
+
+
+def _wrong_types(*types: Any) -> str:
+    names = ", ".join(kind.name for kind in types)
+    return f"LocalSoftCopy: expected query, keys and values all FLOAT, all HALF or all BF16, got {names}; add casts"
+
+
+def _register_v3(trt: Any) -> None:
+    if _creators:
+        return
+    creator = _v3_creator(trt)
+    if not trt.get_plugin_registry().register_creator(creator, PLUGIN_NAMESPACE):
+        raise CorrflowError(f"TensorRT {trt.__version__} refused to register the plugin {PLUGIN_ID}")
+    _creators.append(creator)
+
+
+def _v3_creator(trt: Any) -> Any:
+    """An instance of the creator class, which can only be written once its base classes are there."""
+
+    class Plugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
+        def __init__(self, attributes: Attributes) -> None:
+            trt.IPluginV3.__init__(self)
+            trt.IPluginV3OneCore.__init__(self)
+            trt.IPluginV3OneBuild.__init__(self)
+            trt.IPluginV3OneRuntime.__init__(self)
+            self.num_outputs = 1
+            self.plugin_name = PLUGIN_NAME
+            self.plugin_version = PLUGIN_VERSION
+            self.plugin_namespace = PLUGIN_NAMESPACE
+            self.attributes = attributes
+            # TensorRT reads the fields after the call that hands them over: the arrays have to live as long as this.
+            self.arrays = {
+                "radius": np.array(attributes.radius, np.int32),
+                "dilation": np.array(attributes.dilation, np.int32),
+                "top_k": np.array([attributes.top_k], np.int32),
+                "temperature": np.array([attributes.temperature], np.float32),
+            }
+            self.kernels: dict[str, Any] = {}  # by source; clones share it
+            self.launch: Launch | None = None
+
+        def get_capability_interface(self, kind):
+            return self
+
+        def clone(self):
+            copy = Plugin(self.attributes)
+            copy.kernels = self.kernels
+            return copy
+
+        def attach_to_context(self, context):
+            return self.clone()
+
+        def get_fields_to_serialize(self):
+            return trt.PluginFieldCollection(_fields(trt, self.arrays))
+
+        def get_output_data_types(self, types):
+            return [types[2]]
+
+        def get_output_shapes(self, inputs, shape_inputs, builder):
+            query, _, values = inputs
+            shape = trt.DimsExprs(4)
+            for axis, size in enumerate((query[0], values[2], query[2], query[3])):
+                shape[axis] = size
+            return [shape]
+
+        def supports_format_combination(self, position, descriptions, inputs):
+            here, first = descriptions[position].desc, descriptions[0].desc
+            linear = here.format == trt.TensorFormat.LINEAR
+            return linear and here.type == first.type and storage_of(here.type) is not None
+
+        def configure_plugin(self, inputs, outputs):
+            pass  # sizes may still be free here
+
+        def set_tactic(self, tactic):
+            pass
+
+        def on_shape_change(self, inputs, outputs):
+            query, keys, values = (tuple(description.dims) for description in inputs)
+            copied_shape(query, keys, values)
+            storage = storage_of(inputs[0].type)
+            assert storage is not None, "TensorRT chose a combination that supports_format_combination refused"
+            self.launch = plan(
+                channels=query[1],
+                classes=values[2],
+                references=keys[1],
+                height=query[2],
+                width=query[3],
+                batch=query[0],
+                attributes=self.attributes,
+                storage=storage,
+            )
+            self.arguments = tuple(ctypes.c_int32(size) for size in (query[2], query[3], keys[1]))
+
+        def enqueue(self, input_desc, output_desc, inputs, outputs, workspace, stream):
+            assert self.launch is not None, "TensorRT calls on_shape_change before enqueue"
+            cuda = cuda_core()
+            config = cuda.LaunchConfig(grid=self.launch.grid, block=self.launch.block)
+            where = cuda.Stream.from_handle(stream)
+            cuda.launch(where, config, self.kernel(self.launch), *inputs, *self.arguments, *outputs)
+
+        def kernel(self, planned: Launch):
+            if planned.source not in self.kernels:
+                compiled = compile_kernel(planned, device_architecture())
+                self.kernels[planned.source] = compiled.get_kernel(planned.entry_point)
+            return self.kernels[planned.source]
+
+    class Creator(trt.IPluginCreatorV3One):
+        def __init__(self) -> None:
+            trt.IPluginCreatorV3One.__init__(self)
+            self.name = PLUGIN_NAME
+            self.plugin_namespace = PLUGIN_NAMESPACE
+            self.plugin_version = PLUGIN_VERSION
+            self.arrays = Plugin(Attributes()).arrays
+            self.field_names = trt.PluginFieldCollection(_fields(trt, self.arrays))
+
+        def create_plugin(self, name, fields, phase):
+            # By name, and whatever type was declared: the parser hands over 64-bit integers, the engine 32-bit ones.
+            return Plugin(attributes_from({field.name: field.data for field in fields}))
+
+    return Creator()
+
+
+def _fields(trt: Any, arrays: dict[str, np.ndarray]) -> list[Any]:
+    kinds = {"i": trt.PluginFieldType.INT32, "f": trt.PluginFieldType.FLOAT32}
+    return [trt.PluginField(name, array, kinds[array.dtype.kind]) for name, array in arrays.items()]
