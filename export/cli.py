@@ -48,8 +48,12 @@ def onnx(
         float | None,
         typer.Option(min=0, max=0.99, help="Share of a score that raw colours have beside the features [the run's]."),
     ] = None,
+    coarse_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the learned part for features at half the size [the run's]."),
+    ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Artifact, or bundled, whose settings and colour share to take instead.")
+        Path | None, typer.Option(help="Artifact, or bundled, whose settings and shares to take instead.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, or int8 for an encoder with 8-bit convolutions.")] = "fp32",
     calibrate: Annotated[
@@ -87,8 +91,11 @@ def onnx(
         if like is not None:
             example = load_artifact(artifact_path(like))
             settings = example.settings
+            shares = example.provenance.get("model", {})
             if colour_share is None:
-                colour_share = float(example.provenance.get("model", {}).get("colour_share", 0.0))
+                colour_share = float(shares.get("colour_share", 0.0))
+            if coarse_share is None:
+                coarse_share = float(shares.get("coarse_share", 0.0))
         else:
             settings = TrackingSettings(
                 rows=min(height, width),
@@ -102,7 +109,9 @@ def onnx(
         scored = None if davis is None else (davis, split)
         # The scores have a progress bar of their own, and two live displays cannot share a terminal.
         with nullcontext() if scored else console.status("exporting and comparing with PyTorch"):
-            exported = export_artifact(run, artifact, settings, (height, width), calibrate, scored, colour_share)
+            exported = export_artifact(
+                run, artifact, settings, (height, width), calibrate, scored, colour_share, coarse_share
+            )
         table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime against PyTorch")
         for difference in exported.differences:
             table.add_row(difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}")

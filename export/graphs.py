@@ -20,7 +20,9 @@ from corrflow.train.model import (
     STRIDE,
     Encoder,
     ResidualBlock,
+    at_two_sizes,
     colour_filters,
+    of_unit_length,
     with_colours,
 )
 
@@ -48,7 +50,7 @@ class FrameEncoder(nn.Module):
             self.stem.weight.copy_(weight.flip(1) / 255)
         self.blocks = nn.Sequential(*(_FusedBlock(block) for block in encoder.blocks))  # type: ignore[arg-type]
         self.head = encoder.head
-        self.colour_share = encoder.config.colour_share
+        self.colour_share, self.coarse_share = encoder.config.colour_share, encoder.config.coarse_share
         if self.colour_share:
             filters = colour_filters()
             self.colours = nn.Conv2d(3, COLOUR_CHANNELS, filters.shape[-1], STRIDE).requires_grad_(False)
@@ -59,13 +61,15 @@ class FrameEncoder(nn.Module):
             for part in (self.stem, self.blocks, self.head):
                 part.half()
 
-    def forward(self, frame: Tensor) -> Tensor:
-        pixels = frame.float().permute(0, 3, 1, 2)  # in this order: TensorRT moves no bytes, only numbers
+    def learned(self, pixels: Tensor) -> Tensor:
         padded = F.pad(pixels, (2, 4, 2, 4), mode="replicate")
         x = F.relu(self.stem(padded.half() if self.half_precision else padded))
         features = self.head(self.blocks(x)).float()
-        if self.unit_norm:
-            features = features / features.square().sum(1, keepdim=True).add(1e-12).sqrt()
+        return of_unit_length(features) if self.unit_norm else features
+
+    def forward(self, frame: Tensor) -> Tensor:
+        pixels = frame.float().permute(0, 3, 1, 2)  # in this order: TensorRT moves no bytes, only numbers
+        features = at_two_sizes(self.learned, pixels, self.coarse_share)
         if self.colour_share:
             colours = self.colours(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
             features = with_colours(features, colours, self.colour_share)

@@ -44,15 +44,18 @@ class Exported:
     scores: tuple[float, float] | None = None
 
 
-def read_encoder(source: str, colour_share: float | None = None) -> tuple[Encoder, dict[str, Any]]:
+def read_encoder(
+    source: str, colour_share: float | None = None, coarse_share: float | None = None
+) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a run folder or checkpoint file, or a new one for "untrained:PRESET", and where it is from.
 
-    colour_share: None for the one it was trained with. It has no weights, so any encoder takes any.
+    colour_share, coarse_share: None for those it was trained with. They have no weights, so any encoder takes any.
     Raises InputError where there is none.
     """
 
     def shape(model: ModelConfig) -> ModelConfig:
-        return model if colour_share is None else replace(model, colour_share=colour_share)
+        asked = {"colour_share": colour_share, "coarse_share": coarse_share}
+        return replace(model, **{name: share for name, share in asked.items() if share is not None})
 
     if source.startswith(UNTRAINED):
         model = shape(preset(source.removeprefix(UNTRAINED)))
@@ -76,6 +79,7 @@ def export_artifact(
     calibrate: Path | None = None,
     davis: tuple[Path, str] | None = None,
     colour_share: float | None = None,
+    coarse_share: float | None = None,
 ) -> Exported:
     """Write the artifact of a run; returns how far each graph is from PyTorch, and what 8 bits cost and gain.
 
@@ -83,12 +87,12 @@ def export_artifact(
     calibrate: folder of clips to quantise the encoder on; encode.onnx stays in floating point where that is faster, and
                TensorRT's encoder of 8 bits is written in any case
     davis: root and split of a data set to score both on
-    colour_share: see ModelConfig; None for what the run has
+    colour_share, coarse_share: see ModelConfig; None for what the run has
 
     Raises CorrflowError, with nothing written, where graphs differ, and InputError where the run or the settings are
     wrong.
     """
-    encoder, provenance = read_encoder(source, colour_share)
+    encoder, provenance = read_encoder(source, colour_share, coarse_share)
     if artifact.exists() and not artifact.is_dir():
         raise InputError(f"expected a folder to write the artifact to, got the file {artifact}; name another")
     with warnings.catch_warnings():

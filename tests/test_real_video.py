@@ -31,8 +31,10 @@ class TorchBackend:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        share = artifact.provenance["model"]["colour_share"]
-        self._encoder, _ = read_encoder(str(ROOT / "checkpoints" / "quarter"), share)
+        model = artifact.provenance["model"]
+        self._encoder, _ = read_encoder(
+            str(ROOT / "checkpoints" / "quarter"), model["colour_share"], model["coarse_share"]
+        )
 
     def encode(self, frame: np.ndarray) -> np.ndarray:
         from corrflow.export.compare import torch_features

@@ -19,18 +19,26 @@ class ModelConfig:
     unit_norm:       features of length one; the paper's raw dot products are False with temperature 1
     colour_share:    0, or the share of a score that the raw colours around a cell have beside the learned features
                      (not in the paper; needs unit_norm)
+    coarse_share:    0, or the share of the learned features' part of a score that features of the picture at half its
+                     size have, 1 for all of it (not in the paper; needs unit_norm)
     """
 
     widths: tuple[int, int, int, int] = (64, 128, 256, 256)
     feature_channels: int = 64
     unit_norm: bool = True
     colour_share: float = 0.0
+    coarse_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.colour_share < 1 or (self.colour_share and not self.unit_norm):
             raise InputError(
                 f"expected a colour share from 0 to below 1, and 0 for features that are not of unit length, got"
                 f" {self.colour_share} with unit_norm {self.unit_norm}"
+            )
+        if not 0 <= self.coarse_share <= 1 or (self.coarse_share and not self.unit_norm):
+            raise InputError(
+                f"expected a coarse share from 0 to 1, and 0 for features that are not of unit length, got"
+                f" {self.coarse_share} with unit_norm {self.unit_norm}"
             )
 
 

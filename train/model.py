@@ -5,6 +5,8 @@ Every width follows from `ModelConfig`; one shared encoder serves all frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,8 +70,37 @@ def with_colours(features: Tensor, colours: Tensor, share: float) -> Tensor:
     The product of two of them is (1 - share) times that of the features plus share times that of the colours.
     """
     # The floor keeps noise in the dark and grey from being blown up to unit length.
-    colours = colours / colours.square().sum(1, keepdim=True).add(1e-4).sqrt()
-    return torch.cat([features * (1 - share) ** 0.5, colours * share**0.5], 1)
+    return side_by_side(features, of_unit_length(colours, 1e-4), share)
+
+
+def of_unit_length(features: Tensor, floor: float = 1e-12) -> Tensor:
+    """Features [B, C, h, w] divided by their lengths over the channels; `floor` is added to the squares' sum."""
+    return features / features.square().sum(1, keepdim=True).add(floor).sqrt()
+
+
+def side_by_side(features: Tensor, others: Tensor, share: float) -> Tensor:
+    """Unit features [B, C, h, w] and [B, D, h, w] -> [B, C + D, h, w], in whose products the others have this share."""
+    return torch.cat([features * (1 - share) ** 0.5, others * share**0.5], 1)
+
+
+def halved(image: Tensor) -> Tensor:
+    """Means of 2x2 pixels, of fewer at the end of odd sides: [B, 3, H, W] -> [B, 3, ceil(H / 2), ceil(W / 2)]."""
+    return F.avg_pool2d(F.pad(image, (0, 1, 0, 1), mode="replicate"), 2)
+
+
+def at_two_sizes(learned: Callable[[Tensor], Tensor], image: Tensor, coarse_share: float) -> Tensor:
+    """Unit features of a picture, or beside them those of the picture at half its size, on the cells of the whole.
+
+    learned: [B, 3, H, W] -> unit features [B, C, ceil(H / 4), ceil(W / 4)]
+    """
+    if not coarse_share:
+        return learned(image)
+    # Cell i of the half picture has its centre at cell 2i + 0.5 of the whole, as the interpolation takes it.
+    coarse = F.interpolate(learned(halved(image)), scale_factor=2.0, mode="bilinear", align_corners=False)
+    # Not -(-side // STRIDE): exported, a division of negative numbers rounds the other way.
+    rows, columns = ((side + STRIDE - 1) // STRIDE for side in image.shape[-2:])
+    coarse = of_unit_length(coarse[:, :, :rows, :columns])
+    return coarse if coarse_share == 1 else side_by_side(learned(image), coarse, coarse_share)
 
 
 class Encoder(nn.Module):
@@ -100,12 +131,15 @@ class Encoder(nn.Module):
         if config.colour_share:
             self.register_buffer("colours", colour_filters() * PIXEL_SCALE, persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def learned(self, image: Tensor) -> Tensor:
+        """What the convolutions make of a picture of one size."""
         x = F.pad(image, (2, 4, 2, 4), mode="replicate")
         x = F.relu(self.stem_norm(self.stem(x)))
         features = self.head(self.blocks(x))
-        if self.config.unit_norm:
-            features = features / features.square().sum(1, keepdim=True).add(1e-12).sqrt()
+        return of_unit_length(features) if self.config.unit_norm else features
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = at_two_sizes(self.learned, image, self.config.coarse_share)
         if self.config.colour_share:
             colours = F.conv2d(F.pad(image, COLOUR_PADDING, mode="replicate"), self.colours, stride=STRIDE)
             features = with_colours(features, colours, self.config.colour_share)
@@ -114,7 +148,8 @@ class Encoder(nn.Module):
     @property
     def channels(self) -> int:
         """Feature channels that come out."""
-        return self.config.feature_channels + (COLOUR_CHANNELS if self.config.colour_share else 0)
+        sizes = 2 if 0 < self.config.coarse_share < 1 else 1
+        return sizes * self.config.feature_channels + (COLOUR_CHANNELS if self.config.colour_share else 0)
 
 
 def normalise(image: Tensor) -> Tensor:

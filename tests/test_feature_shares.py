@@ -1,4 +1,5 @@
-"""Raw colours beside the learned features: what they are, and that they count as much as they should."""
+"""What stands beside the learned features, raw colours and features at half size: what it is, and that it counts as
+much as it should."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from corrflow.plugins.errors import InputError
 from corrflow.train.config import ModelConfig, preset
-from corrflow.train.model import OPPONENT_WEIGHT, Encoder, normalise
+from corrflow.train.model import OPPONENT_WEIGHT, Encoder, at_two_sizes, normalise
 
 SMALL = ModelConfig(widths=(4, 4, 4, 4), feature_channels=8)
 
@@ -67,3 +68,28 @@ def test_a_share_that_makes_no_sense_is_refused(share: float, unit_norm: bool) -
 
 def test_presets_are_the_paper_s() -> None:
     assert preset("quarter").colour_share == 0
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 83), (62, 85)], ids=str)
+def test_features_at_half_size_lie_on_the_cells_of_the_whole_picture(size: tuple[int, int]) -> None:
+    """A smooth picture has nearly the same features at either size where the encoder only looks at brightness."""
+    height, width = size
+    whole = torch.linspace(0, 1, width).expand(1, 3, height, width)
+
+    def brightness(image: torch.Tensor) -> torch.Tensor:
+        mean = torch.nn.functional.avg_pool2d(image[:, :1], 4, ceil_mode=True)
+        return torch.cat([mean.cos(), mean.sin()], 1)
+
+    fine, coarse = at_two_sizes(brightness, whole, 0.0), at_two_sizes(brightness, whole, 1.0)
+    assert coarse.shape == fine.shape == (1, 2, -(-height // 4), -(-width // 4))
+    torch.testing.assert_close(coarse[..., 1:-4], fine[..., 1:-4], atol=2e-3, rtol=0)
+    both = at_two_sizes(brightness, whole, 0.3)
+    product = torch.einsum("bchw,bcij->bhwij", both, both)
+    parts = [torch.einsum("bchw,bcij->bhwij", part, part) for part in (fine, coarse)]
+    torch.testing.assert_close(product, 0.7 * parts[0] + 0.3 * parts[1])
+
+
+@pytest.mark.parametrize(("unit_norm", "share"), [(True, 1.1), (True, -0.1), (False, 0.5)])
+def test_coarse_shares_that_make_no_score_are_refused(unit_norm: bool, share: float) -> None:
+    with pytest.raises(InputError, match="coarse share"):
+        ModelConfig(unit_norm=unit_norm, coarse_share=share)
