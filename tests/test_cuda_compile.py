@@ -28,7 +28,7 @@ PARAMETERS = ["u64", "u64", "u64", "u32", "u32", "u32", "u64"]
 def kernel(
     channels: int = 91,
     classes: int = 8,
-    radius: int = 12,
+    radius: tuple[int, ...] = (12,),
     top_k: int = 10,
     storage: Storage = "float16",
     references: int = 6,
@@ -41,19 +41,19 @@ def kernel(
         references=references,
         height=height,
         width=width,
-        attributes=Attributes((radius,), (1,), top_k, 0.07),
+        attributes=Attributes(radius, (1,), top_k, 0.07),
         storage=storage,
     )
 
 
 KERNELS = {
-    "float16 top 10": kernel(),
-    "float16 softmax": kernel(top_k=0),
-    "float16 top 32, 128 channels": kernel(channels=128, top_k=MOST_KEPT),
-    "float16 softmax, 32 classes, 128 channels": kernel(channels=128, classes=32, top_k=0),
-    "float32 top 10": kernel(storage="float32"),
-    "float32 softmax, 32 classes": kernel(classes=32, top_k=0, storage="float32"),
-    "bfloat16 top 16": kernel(top_k=16, storage="bfloat16"),
+    "float16, top 10": kernel(),
+    "float16, all scores": kernel(top_k=0),
+    "float16, top 32, 128 channels": kernel(channels=128, top_k=MOST_KEPT),
+    "bfloat16, top 10, a window of its own for the first reference": kernel(radius=(24, 12), storage="bfloat16"),
+    "bfloat16, all scores, 16 classes": kernel(classes=16, top_k=0, storage="bfloat16"),
+    "float32, top 10": kernel(storage="float32"),
+    "float32, all scores, 32 classes": kernel(classes=32, top_k=0, storage="float32"),
 }
 
 
