@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,25 @@ def test_nvcc_compiles_every_kernel_without_spills(architecture: str, nvcc: str,
     known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
     if architecture not in known.split():
         pytest.skip(f"this nvcc does not know {architecture}")
-    for name, launch in KERNELS.items():
-        (tmp_path / "kernel.cu").write_text(launch.source)
-        command = [nvcc, *launch.options, f"-arch={architecture}", "-cubin", "-Xptxas=-v", "-o", "kernel.cubin"]
-        done = subprocess.run([*command, "kernel.cu"], capture_output=True, text=True, cwd=tmp_path)
-        report = done.stdout + done.stderr
-        assert done.returncode == 0, f"{name}: {report[-2000:]}"
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(lambda item: cubin_report(nvcc, *item, architecture, tmp_path), KERNELS.items()))
+    for (name, launch), report in zip(KERNELS.items(), reports, strict=True):
         assert f"entry function '{launch.entry_point}' for '{architecture}'" in report
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report, name
         assert int(re.search(r"(\d+) bytes smem", report)[1]) == launch.shared_bytes <= SHARED_LIMIT, name  # type: ignore[index]
         registers = int(re.search(r"Used (\d+) registers", report)[1])  # type: ignore[index]
         assert registers * launch.block[0] <= 65536, f"{name}: a multiprocessor has no room for one block"
+
+
+def cubin_report(nvcc: str, name: str, launch: Launch, architecture: str, folder: Path) -> str:
+    """What ptxas says of registers, spills and shared memory."""
+    name = re.sub(r"\W+", "-", name)
+    source = folder / f"{name}.cu"
+    source.write_text(launch.source)
+    command = [nvcc, *launch.options, f"-arch={architecture}", "-cubin", "-Xptxas=-v", "-o", f"{name}.cubin"]
+    done = subprocess.run([*command, source.name], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16"])

@@ -23,7 +23,7 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 
 NATIVE = Path(__file__).parent / "native"
 COMPILER = os.environ.get("CXX", "g++")
-OPTIONS = "-std=c++17 -O1 -pipe -Wall -Wextra -Werror -Wno-unknown-pragmas -fno-strict-aliasing".split()
+OPTIONS = ["-std=c++17", "-O1", "-pipe", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
 FORWARDS, BACKWARDS, SHUFFLED = 0, 1, 7
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=shared_memory")
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
