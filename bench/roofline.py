@@ -77,8 +77,8 @@ def work(frame: Frame, storage: Storage) -> Work:
         lefts = np.arange(0, frame.width, SIDE)
         across = np.minimum(lefts + SIDE + reach, frame.width) - np.maximum(lefts - reach, 0)
         chunks = np.ceil(across / chunk).sum()
-        y = np.arange(frame.height)
-        searched = sum((np.abs(y - at) <= reach) & ((y - at) % dilation == 0) for at in y).sum()  # (query row, key row)
+        apart = np.subtract.outer(np.arange(frame.height), np.arange(frame.height))
+        searched = np.count_nonzero((np.abs(apart) <= reach) & (apart % dilation == 0))  # query rows by key rows
         cached += seen * across.sum() * (frame.channels + shared_classes) * size
         loads += seen * chunks * chunk * (steps * SIDE + shared_classes)
         products += searched * chunks * groups * steps
@@ -94,8 +94,14 @@ def work(frame: Frame, storage: Storage) -> Work:
     shared += visits * WARP * 4 * (1 if kept else 1 + frame.classes)
     once = frame.height * frame.width * size
     memory = once * (frame.channels + frame.classes + frame.references * (frame.channels + frame.classes))
-    counts = (memory, cached, shared, products * 2 * SIDE**3, instructions)
-    return Work(*map(float, counts), math.prod(launch.grid))
+    return Work(
+        memory=float(memory),
+        cached=float(cached),
+        shared=float(shared),
+        operations=float(products * 2 * SIDE**3),
+        instructions=float(instructions),
+        blocks=math.prod(launch.grid),
+    )
 
 
 def milliseconds(counted: Work, device: Device, storage: Storage) -> dict[str, float]:

@@ -50,12 +50,12 @@ def kernel(
 KERNELS = {
     "float16, top 10": kernel(),
     "float16, all scores": kernel(top_k=0),
-    "float16, top 32, 128 channels": kernel(channels=128, top_k=MOST_KEPT),
     "bfloat16, top 10, a window of its own for the first reference": kernel(radius=(24, 12), storage="bfloat16"),
     "bfloat16, all scores, 16 classes": kernel(classes=16, top_k=0, storage="bfloat16"),
     "float32, top 10": kernel(storage="float32"),
     "float32, all scores, 32 classes": kernel(classes=32, top_k=0, storage="float32"),
 }
+LONGEST_LIST = {"float16, top 32, 128 channels": kernel(channels=128, top_k=MOST_KEPT)}  # on two of the GPUs, for time
 
 
 def parameters(ptx: str) -> list[str]:
@@ -78,9 +78,12 @@ def test_nvcc_compiles_every_kernel_without_spills(architecture: str, nvcc: str,
     known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
     if architecture not in known.split():
         pytest.skip(f"this nvcc does not know {architecture}")
+    kernels = KERNELS | (LONGEST_LIST if architecture in ("sm_87", "sm_120") else {})
     with ThreadPoolExecutor(2) as pool:
-        reports = list(pool.map(lambda item: cubin_report(nvcc, *item, architecture, tmp_path), KERNELS.items()))
-    for (name, launch), report in zip(KERNELS.items(), reports, strict=True):
+        reports = list(
+            pool.map(lambda item: cubin_report(nvcc, item[0], item[1], architecture, tmp_path), kernels.items())
+        )
+    for (name, launch), report in zip(kernels.items(), reports, strict=True):
         assert f"entry function '{launch.entry_point}' for '{architecture}'" in report
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report, name
         assert int(re.search(r"(\d+) bytes smem", report)[1]) == launch.shared_bytes <= SHARED_LIMIT, name  # type: ignore[index]
