@@ -1,7 +1,7 @@
 """How to compile and launch local_soft_copy.cu: its definitions, grid and shared memory as a pure function of integers.
 
 The kernel is compiled for given channels, classes, windows, top_k, temperature and storage; height, width, batch and
-the number of references (where all share one window) stay free. Its arguments, in this order:
+the number of references stay free. Its arguments, in this order:
 
     query       const storage*   [B, C, H, W]
     keys        const storage*   [B, K, C, H, W]
@@ -88,7 +88,7 @@ def plan(
     batch: int = 1,
 ) -> Launch:
     """The kernel for these sizes. One that was compiled for a frame serves every other with the same channels, classes,
-    attributes and storage; only the grid differs (and the references, where each has a window of its own).
+    attributes and storage, and with as many references or fewer; only the grid differs.
 
     Raises InputError for what the kernel cannot do: too many channels for shared memory, a top_k above MOST_KEPT that
     is below the number of scores, or sizes beyond a grid or 32-bit positions.

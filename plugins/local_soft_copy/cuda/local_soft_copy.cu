@@ -346,14 +346,14 @@ struct State<0> {
     }
 };
 
-// Radius and dilation of a reference.
+// Radius and dilation of a reference; the last window is that of all further references.
 __device__ void window_of(int reference, int& radius, int& dilation) {
     constexpr int radii[] = {CORRFLOW_RADII}, dilations[] = {CORRFLOW_DILATIONS};
     radius = radii[0];
     dilation = dilations[0];
 #pragma unroll
     for (int i = 1; i < CORRFLOW_WINDOWS; ++i) {
-        if (reference != i) continue;
+        if (reference < i) continue;
         radius = radii[i];
         dilation = dilations[i];
     }

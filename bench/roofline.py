@@ -1,0 +1,137 @@
+"""python -m corrflow.bench.roofline: what the CUDA kernel has to do for a frame, and the least time a GPU needs for it.
+
+Counted from the kernel's own tiles, not measured: the kernel has not run on a GPU. docs/cuda.md says what is assumed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from corrflow.plugins.local_soft_copy.cuda.launch import SIDE, WARP, Storage, plan
+from corrflow.plugins.local_soft_copy.spec import Attributes
+
+# Instructions of a warp, read off the source.
+LOAD, PRODUCT, GROUP, VISIT = 10, 12, 40, 8
+
+
+@dataclass(frozen=True)
+class Device:
+    """Data-sheet figures; per_clock: matrix operations of one multiprocessor, each multiply-add being two."""
+
+    name: str
+    multiprocessors: int
+    gigahertz: float
+    gigabytes_per_second: float
+    matrix_per_clock: int
+
+
+DEVICES = (Device("Jetson AGX Orin 64 GB", 16, 1.3, 204.8, 1024), Device("GeForce RTX 4070", 46, 2.475, 504.2, 512))
+PLAIN_PER_CLOCK = 256  # single precision, of one multiprocessor
+L2_BYTES_PER_CLOCK, SHARED_BYTES_PER_CLOCK, ISSUED_PER_CLOCK = 32, 128, 4
+BLOCKS = 2  # of one multiprocessor at a time
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of a whole frame: bytes of device memory, L2 and shared memory, multiply-adds times two, warp instructions."""
+
+    memory: float
+    cached: float
+    shared: float
+    operations: float
+    instructions: float
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    height: int = 120
+    width: int = 214
+    channels: int = 91
+    classes: int = 8
+    references: int = 6
+    radius: int = 12
+    top_k: int = 10
+
+    @property
+    def attributes(self) -> Attributes:
+        return Attributes((self.radius,), (1,), self.top_k, 0.07)
+
+
+def work(frame: Frame, storage: Storage) -> Work:
+    """Counts what every block does, clipped at the borders of the frame as the kernel does it."""
+    sizes = {name: getattr(frame, name) for name in ("height", "width", "channels", "classes", "references")}
+    launch = plan(**sizes, attributes=frame.attributes, storage=storage)
+    defined = dict(line.split()[1:3] for line in launch.source.splitlines() if line.startswith("#define CORRFLOW_"))
+    size, groups, kept = (4 if storage == "float32" else 2), int(defined["CORRFLOW_GROUPS"]), frame.top_k
+    rows, steps, chunk = launch.tile[1], math.ceil(frame.channels / SIDE), groups * SIDE
+    shared_classes = 0 if kept else frame.classes
+    cached = shared = products = folded = loads = visits = 0.0
+    for radius, dilation in frame.attributes.windows(frame.references):
+        reach = radius * dilation
+        tops = np.arange(0, frame.height, rows)
+        seen = (np.minimum(tops + rows + reach, frame.height) - np.maximum(tops - reach, 0)).sum()  # rows, all tiles
+        lefts = np.arange(0, frame.width, SIDE)
+        across = np.minimum(lefts + SIDE + reach, frame.width) - np.maximum(lefts - reach, 0)
+        chunks = np.ceil(across / chunk).sum()
+        apart = np.subtract.outer(np.arange(frame.height), np.arange(frame.height))
+        searched = np.count_nonzero((np.abs(apart) <= reach) & (apart % dilation == 0))  # query rows by key rows
+        cached += seen * across.sum() * (frame.channels + shared_classes) * size
+        loads += seen * chunks * chunk * (steps * SIDE + shared_classes)
+        products += searched * chunks * groups * steps
+        folded += searched * np.ceil(across / SIDE).sum()
+        visits += searched * np.ceil(across / SIDE).sum() * math.ceil(SIDE / (2 * dilation))
+    lanes = np.arange(1, int(visits / (math.ceil(frame.width / SIDE) * frame.height)) + 1)
+    inserts = (1 - (1 - np.minimum(1, kept / lanes)) ** WARP).sum() if kept else 0  # in any lane of the warp
+    per_visit = VISIT + (0 if kept else 4 + 2 * frame.classes)
+    warps = math.ceil(frame.width / SIDE) * frame.height
+    instructions = loads / WARP * LOAD + products * PRODUCT + folded * GROUP + visits * per_visit
+    instructions += warps * inserts * 5 * kept
+    shared += loads * size + products * 2 * SIDE * SIDE * size + folded * SIDE * SIDE * 4
+    shared += visits * WARP * 4 * (1 if kept else 1 + frame.classes)
+    once = frame.height * frame.width * size
+    memory = once * (frame.channels + frame.classes + frame.references * (frame.channels + frame.classes))
+    return Work(
+        memory=float(memory),
+        cached=float(cached),
+        shared=float(shared),
+        operations=float(products * 2 * SIDE**3),
+        instructions=float(instructions),
+        blocks=math.prod(launch.grid),
+    )
+
+
+def milliseconds(counted: Work, device: Device, storage: Storage) -> dict[str, float]:
+    """The least time of each resource, and "bound": that of the slowest with the last wave of blocks half empty."""
+    clocks = device.multiprocessors * device.gigahertz * 1e6  # in a millisecond
+    per_clock = PLAIN_PER_CLOCK if storage == "float32" else device.matrix_per_clock
+    times = {
+        "memory": counted.memory / (device.gigabytes_per_second * 1e6),
+        "L2": counted.cached / (clocks * L2_BYTES_PER_CLOCK),
+        "shared": counted.shared / (clocks * SHARED_BYTES_PER_CLOCK),
+        "products": counted.operations / (clocks * per_clock),
+        "instructions": counted.instructions / (clocks * ISSUED_PER_CLOCK),
+    }
+    waves = counted.blocks / (device.multiprocessors * BLOCKS)
+    return {**times, "bound": max(times.values()) * math.ceil(waves) / waves}
+
+
+def table() -> str:
+    """Markdown, in milliseconds."""
+    lines = [
+        "| GPU | kernel | memory | L2 | shared | products | instructions | bound |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    scores: tuple[tuple[str, int], ...] = (("top 10", 10), ("all scores", 0))
+    for device in DEVICES:
+        for name, top_k in scores:
+            times = milliseconds(work(Frame(top_k=top_k), "float16"), device, "float16")
+            lines.append(f"| {device.name} | {name} | {' | '.join(f'{time:.2f}' for time in times.values())} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

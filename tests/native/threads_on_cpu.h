@@ -1,0 +1,39 @@
+// What a kernel and the threads that run it know of each other. It includes little: every kernel is compiled with it.
+#pragma once
+#include <cstddef>
+
+namespace on_cpu {
+
+struct Index {
+    unsigned x, y, z;
+};
+
+enum class Wait { none, warp, block, ended };
+
+// A thread of the block as the kernel sees it.
+struct Thread {
+    Index index{};
+    long collective = 0;  // warp-wide instructions so far
+};
+
+extern Thread* current;
+extern Index block_index;
+
+[[noreturn]] void fail(const char* what);
+void pause(Wait wait, int line);
+unsigned exchange(unsigned bits, int mask, int line);
+
+inline float exchange(float value, int mask, int line) {
+    unsigned bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    bits = exchange(bits, mask, line);
+    __builtin_memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+// What a compiled kernel tells of itself, and one thread's work.
+extern const std::size_t stored_bytes, classes;
+void kernel(const void* query, const void* keys, const void* values, int height, int width, int references,
+            void* copied);
+
+}  // namespace on_cpu
