@@ -29,6 +29,7 @@ ALLOWED = {
     "bench": {"bench", "evaluate", "export", "train", "runtime", "plugins"},
 }
 COMMANDS = tuple(f"corrflow.{room}.cli" for room in ("train", "export", "runtime", "evaluate", "bench"))
+COMMANDS += ("corrflow.runtime.doctor_cli",)
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -1,0 +1,55 @@
+"""corrflow-doctor: the shell around `doctor.examine`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from corrflow.plugins.errors import errors_reported
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(
+    help="""Say what works on this machine, why the rest does not, and what to do about it.
+
+    Each back end tracks a small clip. Exit code 1 where something is broken; what is only absent is no illness.
+
+    \b
+    Examples:
+      corrflow-doctor
+      corrflow-doctor --json > report.json
+    """
+)
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+    with errors_reported():
+        from corrflow.runtime.doctor import examine, healthy
+
+        findings = []
+        if json:
+            import platform
+            from dataclasses import asdict
+            from json import dumps
+
+            findings = list(examine())
+            machine = {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine()}
+            report = {"healthy": healthy(findings), "machine": machine, "findings": [asdict(f) for f in findings]}
+            print(dumps(report, indent=2))
+        else:
+            for finding in examine():
+                findings.append(finding)
+                print(f"{finding.state:<7} {finding.part}: {finding.detail}", flush=True)
+                if finding.remedy:
+                    print(f"{'':<7} -> {finding.remedy}")
+        if not healthy(findings):
+            raise SystemExit(1)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""corrflow-doctor says what is wrong for each way of being wrong, and its self-tests can fail."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from corrflow.plugins.local_soft_copy import cpu
+from corrflow.runtime import doctor
+from corrflow.runtime.doctor import CHECKS, Finding, examine, healthy
+from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+FUSED, FUNCTION = "back end onnxruntime, fused kernel", "back end onnx-function"
+
+
+def finding(part: str, monkeypatch: pytest.MonkeyPatch) -> Finding:
+    """What one check alone says."""
+    monkeypatch.setattr(doctor, "CHECKS", {part: CHECKS[part]})
+    (found,) = examine()
+    return found
+
+
+def test_the_report_is_json_and_the_function_works_here() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "corrflow.runtime.doctor_cli", "--json"], capture_output=True, text=True
+    )
+    report = json.loads(done.stdout)
+    by_part = {entry["part"]: entry for entry in report["findings"]}
+    assert list(by_part) == list(CHECKS)
+    assert by_part[FUNCTION]["state"] == by_part["video files"]["state"] == "works"
+    assert all(entry["remedy"] for entry in report["findings"] if entry["state"] == "absent")
+    assert done.returncode == (0 if report["healthy"] else 1)
+    assert done.stderr == ""
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, corrflow.runtime.doctor_cli\n"
+        "print([name for name in ('numpy', 'onnxruntime', 'cv2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_two_onnxruntimes_over_each_other_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = finding("onnxruntime", monkeypatch)
+    assert found.state == "broken" and "onnxruntime-gpu 1.31.0" in found.detail
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in found.remedy
+    assert not healthy([found])
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+def test_every_fused_kernel_is_tried_and_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = finding(FUSED, monkeypatch)
+    assert found.state == "works" and all(kernel in found.detail for kernel in cpu.kernels())
+    overlap = re.search(r"truth (\d\.\d+)$", found.detail)
+    assert overlap and float(overlap[1]) > 0.85
+
+
+def test_a_kernel_that_was_not_built_is_absent_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_reason", "no working compiler")
+    found = finding(FUSED, monkeypatch)
+    assert (found.state, found.remedy) == ("absent", "install a C++ compiler, then corrflow again")
+    assert "no working compiler" in found.detail and healthy([found])
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "-")
+def test_a_kernel_with_wrong_numbers_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = cpu.local_soft_copy
+    monkeypatch.setattr(cpu, "local_soft_copy", lambda *args, **kwargs: right(*args, **kwargs) + np.float32(1e-3))
+    found = finding(FUSED, monkeypatch)
+    assert found.state == "broken" and "from the ONNX function" in found.detail
+    assert "--backend onnx-function" in found.remedy
+
+
+def test_a_back_end_that_loses_the_object_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = OnnxRuntimeBackend.propagate
+    monkeypatch.setattr(OnnxRuntimeBackend, "propagate", lambda *args: 1 - right(*args))
+    found = finding(FUNCTION, monkeypatch)
+    assert found.state == "broken" and "overlap with the truth 0" in found.detail
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no such instruction\nand more")
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "encode", refuse)
+    found = finding(FUNCTION, monkeypatch)
+    assert found.state == "broken" and found.detail == "RuntimeError: no such instruction" and found.remedy
+
+
+@pytest.mark.parametrize(("build", "state"), [("NO", "absent"), ("YES (1.20.3)", "works")])
+def test_gstreamer_is_read_from_the_build(build: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: f"  Video I/O:\n    GStreamer:      {build}\n")
+    found = finding("OpenCV's GStreamer", monkeypatch)
+    assert found.state == state and bool(found.remedy) == (state == "absent")
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "reason"),
+    [(0, "works", "CUDA 12.6, GPUs: 1"), (100, "absent", "finds no GPU"), (999, "broken", "cuInit gives 999")],
+    ids=["works", "no GPU", "broken"],
+)
+def test_the_driver_is_asked(code: int, state: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(value: int):
+        def call(reference) -> int:
+            reference._obj.value = value
+            return 0
+
+        return call
+
+    driver = SimpleNamespace(cuInit=lambda _: code, cuDriverGetVersion=put(12060), cuDeviceGetCount=put(1))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
+    found = finding("NVIDIA driver", monkeypatch)
+    assert found.state == state and reason in found.detail
+
+
+def test_no_driver_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert finding("NVIDIA driver", monkeypatch).state == "absent"
+
+
+@pytest.mark.parametrize(
+    ("program", "state", "reason"),
+    [
+        ("__version__ = '11.4.0.106'", "found", "into the engine"),
+        ("__version__ = '10.3.0'", "found", "registered before loading"),
+        ("__version__ = '8.6.1'", "absent", "older than the plugin"),
+        ("raise ImportError('libnvinfer.so.10: cannot open shared object file')", "broken", "libnvinfer.so.10"),
+    ],
+    ids=["11.4", "10.3", "8.6", "library missing"],
+)
+def test_tensorrt_is_told_apart(program: str, state: str, reason: str, tmp_path, monkeypatch) -> None:
+    (tmp_path / "tensorrt.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    found = finding("TensorRT", monkeypatch)
+    sys.modules.pop("tensorrt", None)
+    assert found.state == state and reason in found.detail
