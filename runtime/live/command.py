@@ -103,7 +103,8 @@ def run_camera(
         for sink in sinks:
             if not sink.close(max(0.1, deadline - time.monotonic())):
                 logger.warning("%s: still busy; its last frames are left out", sink.name)
-        _say(console, session, time.monotonic() - began)
+        if error is None or session.processed:
+            _say(console, session, time.monotonic() - began)
         if error is None and session.busy:
             # The model cannot be interrupted; taking it down under a running step would crash.
             sys.stderr.flush()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from corrflow.plugins.errors import CorrflowError
 from corrflow.runtime.live.results import LiveResult
@@ -21,6 +21,9 @@ DEPTH = 8
 """Frames that may wait for a slow output."""
 
 FIRST_WAIT, LONGEST_WAIT = 2.0, 30.0  # seconds before a failed output is tried again
+
+
+_LiveSink = TypeVar("_LiveSink", bound="LiveSink")
 
 
 class LiveSink(Protocol):
@@ -36,6 +39,12 @@ class LiveSink(Protocol):
     def close(self) -> None:
         """Finish; what was written stays valid."""
         ...
+
+    def __enter__(self: _LiveSink) -> _LiveSink:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 class Output:
@@ -67,9 +76,6 @@ class Output:
         self._stop.set()
         self._thread.join(timeout)
         return not self._thread.is_alive()
-
-    def status(self) -> dict[str, Any]:
-        return {"name": self.name, "written": self.written, "lost": self.lost, "error": self.error}
 
     def _work(self) -> None:
         sink: LiveSink | None = None

@@ -99,7 +99,9 @@ class StreamReader:
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._shown = address.shown
-        options = {"fflags": "nobuffer+discardcorrupt", "flags": "low_delay"}
+        # nobuffer throws away what was looked at to tell the format: old pictures of a camera, wanted ones of a pipe.
+        nobuffer = "" if address.kind == "input" else "nobuffer+"
+        options = {"fflags": f"{nobuffer}discardcorrupt", "flags": "low_delay"}
         form = None
         target: object = address.target
         if address.kind == "network" and address.target.startswith("rtsp"):
