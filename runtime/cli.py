@@ -40,7 +40,7 @@ def track(
     save: Annotated[Path | None, typer.Option(help="Video with the tracks drawn in (.mp4 or .mkv).")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for one palette PNG a frame, as DAVIS has them.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Keypoints of every frame as CSV.")] = None,
-    jsonl: Annotated[Path | None, typer.Option(help="Everything as JSON, one line a frame; masks with --camera only.")] = None,
+    jsonl: Annotated[Path | None, typer.Option(help="Everything as JSON, one line a frame; live, masks too.")] = None,
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -89,7 +88,7 @@ def live_address(text: str) -> Address | None:
         size, rate = _size_and_rate(text, query)
         return Address("pipeline", csi_pipeline(int(number), size or (1280, 720), rate or 30))
     if body == "screen":
-        return Address("screen", "", *_size_and_rate(text, query))
+        return Address("screen", "", None, _size_and_rate(text, query)[1])
     if body == "-":
         return _standard_input(text, query)
     if separator and re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme.lower()) and scheme.lower() != "file":
@@ -145,19 +144,3 @@ def _size_and_rate(text: str, query: str, others: tuple[str, ...] = ()) -> tuple
             f" {name}={value}; correct it"
         )
     return size, rate
-
-
-def screen_input() -> tuple[str, str]:
-    """FFmpeg's device and input for the screen of this machine: (format, name)."""
-    import os
-
-    if sys.platform == "win32":
-        return "gdigrab", "desktop"
-    if sys.platform == "darwin":
-        return "avfoundation", "Capture screen 0:none"
-    display = os.environ.get("DISPLAY")
-    if not display:
-        raise InputError(
-            "expected a screen to look at, got no DISPLAY in the environment; start it in a session with one"
-        )
-    return "x11grab", display

@@ -16,7 +16,7 @@ from av.error import FFmpegError
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.frame_source import NOMINAL_FRAMES_PER_SECOND, FrameSource, reason_text
-from corrflow.runtime.live.address import Address, screen_input
+from corrflow.runtime.live.address import Address
 
 MOST_PIXELS = 8192 * 8192
 
@@ -44,7 +44,7 @@ def open_reader(address: Address, timeout: float) -> Reader:
     """
     if address.kind in ("camera", "pipeline"):
         return OpenCvReader(address)
-    return StreamReader(address, timeout)
+    return ScreenReader(address.rate or 15) if address.kind == "screen" else StreamReader(address, timeout)
 
 
 class OpenCvReader:
@@ -95,7 +95,7 @@ def require_gstreamer(pipeline: str) -> None:
 
 
 class StreamReader:
-    """Whatever FFmpeg opens: network streams, standard input, the screen. Damaged pictures are left out."""
+    """Whatever FFmpeg opens: network streams and standard input. Damaged pictures are left out."""
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._shown = address.shown
@@ -106,9 +106,6 @@ class StreamReader:
         target: object = address.target
         if address.kind == "network" and address.target.startswith("rtsp"):
             options["rtsp_transport"] = "tcp"  # over UDP a lost packet smears the picture until the next key frame
-        elif address.kind == "screen":
-            form, target = screen_input()
-            options["framerate"] = str(address.rate or 15)
         elif address.kind == "input":
             # A descriptor of our own without a buffer: Python's would be locked by a blocked read when it exits.
             target = open(os.dup(0), "rb", buffering=0)  # noqa: SIM115  # the container's until it is closed
@@ -165,6 +162,46 @@ class StreamReader:
                         yield np.asarray(picture.to_ndarray(format="bgr24"), np.uint8)
             except (FFmpegError, ValueError):
                 continue  # a damaged packet; the next key frame is whole again
+
+
+class ScreenReader:
+    """This machine's first screen, a given number of times a second.
+
+    FFmpeg's own grabber is of no use here: PyAV and OpenCV bring an X library each, and it crashes between them.
+    """
+
+    def __init__(self, rate: int) -> None:
+        try:
+            import mss
+            from mss.exception import ScreenShotError
+        except ImportError:
+            raise InputError(
+                "expected the package mss for the source screen, got none; pip install 'corrflow[live]'"
+            ) from None
+        self._failure: type[Exception] = ScreenShotError
+        try:
+            self._screens = mss.MSS()
+            self._monitor = self._screens.monitors[1]
+        except (ScreenShotError, OSError, IndexError) as error:
+            raise InputError(
+                f"expected a screen to look at, got none ({error}); start it in a session with one"
+            ) from None
+        self._interval, self._due = 1 / rate, time.monotonic()
+
+    def read(self) -> np.ndarray | None:
+        now = time.monotonic()
+        time.sleep(max(0.0, self._due - now))
+        self._due = max(self._due, now) + self._interval
+        try:
+            picture = self._screens.grab(self._monitor)
+        except self._failure as error:
+            raise ReaderFailed(f"the screen cannot be read ({error})") from None
+        return np.ascontiguousarray(
+            np.frombuffer(picture.raw, np.uint8).reshape(picture.height, picture.width, 4)[..., :3]
+        )
+
+    def close(self) -> None:
+        self._screens.close()
 
 
 class PacedReader:
