@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -252,6 +253,59 @@ def test_raw_pictures_come_through_a_pipe(live, moving_square) -> None:
     run.error = error.decode()
     assert run.process.returncode == 0, run.error
     assert run.counts()[0] == 8 and run.lines()[-1]["size"] == [98, 66]
+
+
+def test_a_stream_over_udp_is_tracked_though_it_is_met_midway(live, moving_square) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"udp://127.0.0.1:{probe.getsockname()[1]}"
+    over = threading.Event()
+
+    def send() -> None:
+        with av.open(f"{address}?pkt_size=1316", "w", format="mpegts") as container:
+            stream = container.add_stream("libx264", rate=30, options={"tune": "zerolatency", "g": "5"})
+            stream.height, stream.width, stream.pix_fmt = 66, 98, "yuv420p"
+            while not over.wait(INTERVAL):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(moving_square[0][0], format="bgr24")))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        run = live(address, "--init", "mask.png", "--jsonl", "out.jsonl")
+        run.wait_for(lambda: len(run.lines()) > 10)
+        assert run.stop(signal.SIGTERM) < 2.0
+    finally:
+        over.set()
+        sender.join(10)
+    captured, tracked, dropped, _ = run.counts()
+    assert captured == tracked + dropped and run.lines()[-1]["size"] == [98, 66]
+
+
+def test_a_model_that_hangs_does_not_keep_it_from_ending(serve, live, tmp_path: Path, small_artifact: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from corrflow.runtime.tracker import Tracker\n"
+        "from corrflow.runtime.cli import main\n"
+        "Tracker.step = lambda self, frame: (print('stepping', flush=True), time.sleep(60))\n"
+        "sys.argv[0] = 'corrflow-track'\n"
+        "main()\n"
+    )
+    arguments = ["--camera", serve((0, 1, "on")).url, "--init", "mask.png", "--save", "out.mkv"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments, "--artifact", str(small_artifact)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "stepping\n"
+        begin = time.monotonic()
+        process.terminate()
+        error = process.communicate(timeout=20)[1]
+        assert time.monotonic() - begin < 2.0
+        assert process.returncode == 0 and "1 tracked" in error, error
+    finally:
+        process.kill()
+        process.communicate()
+    assert frame_count(tmp_path / "out.mkv") == 1
 
 
 @pytest.mark.parametrize(
