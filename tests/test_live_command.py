@@ -353,3 +353,21 @@ def test_no_window_is_opened_where_there_is_no_screen(tmp_path: Path, monkeypatc
     with pytest.raises(SystemExit):
         app(["--camera", "0", "--init", "mask.png", "--show"])
     assert "got no DISPLAY" in capfd.readouterr().err
+
+
+def test_an_opencv_without_windows_is_said_in_one_sentence(tmp_path: Path, monkeypatch, capfd, moving_square) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "imshow", refuse)
+    monkeypatch.setattr(cv2, "waitKey", refuse)
+    monkeypatch.setattr(cv2, "destroyAllWindows", refuse)
+    Path("clip").mkdir()
+    cv2.imwrite("clip/0.png", moving_square[0][0])
+    Image.fromarray(moving_square[1][0].astype(np.uint8)).save("mask.png")
+    with pytest.raises(SystemExit) as stopped:
+        app(["--camera", "clip", "--init", "mask.png", "--show"])
+    assert stopped.value.code == 2
+    assert "expected an OpenCV with windows" in capfd.readouterr().err

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
@@ -153,17 +153,25 @@ def _run(session: Session, stop: Event, show: bool, console: Console) -> BaseExc
     thread.start()
     status = _Status(console)
     shown: LiveResult | None = None
-    while thread.is_alive() and not stop.is_set():
-        newer = session.latest.newer(shown, 0.05)
-        if newer is not None:
-            shown = newer
-        if show and not _show(newer):
-            break
-        status.say(session)
+    try:
+        while thread.is_alive() and not stop.is_set():
+            newer = session.latest.newer(shown, 0.05)
+            if newer is not None:
+                shown = newer
+            if show and not _show(newer):
+                break
+            status.say(session)
+    except cv2.error as error:
+        errors.append(
+            InputError(
+                f"expected an OpenCV with windows for --show, got {error.err!r}; install opencv-python, not headless"
+            )
+        )
     session.stop.set()
     thread.join(_STEP_GRACE)
     if show:
-        cv2.destroyAllWindows()
+        with suppress(cv2.error):
+            cv2.destroyAllWindows()
     status.end()
     return errors[0] if errors else None
 
