@@ -24,6 +24,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
       corrflow-track video.mp4 --init mask.png --save out.mp4 --masks masks/
       corrflow-track frames/ --keypoints points.csv --csv tracks.csv --jsonl tracks.jsonl
       corrflow-track "frames/*.jpg" --init cat.png --init dog.png --artifact artifacts/first
+      corrflow-track --camera 0 --init mask.png --save live.mkv --save-reference cat.npz
+      corrflow-track --camera rtsp://camera/stream --reference cat.npz --jsonl tracks.jsonl
+
+    --camera takes a number, /dev/video0, v4l2://, csi://0, rtsp://, http://, udp://, - (standard input; raw pictures
+    as "-?raw=bgr24&size=640x480"), screen, a GStreamer pipeline, or a file played at its own pace. Ctrl-C ends it.
     """
 )
 def track(
@@ -35,29 +40,59 @@ def track(
     save: Annotated[Path | None, typer.Option(help="Video with the tracks drawn in (.mp4 or .mkv).")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for one palette PNG a frame, as DAVIS has them.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Keypoints of every frame as CSV.")] = None,
-    jsonl: Annotated[Path | None, typer.Option(help="Everything but the masks as JSON, one line a frame.")] = None,
+    jsonl: Annotated[Path | None, typer.Option(help="Everything as JSON, one line a frame; live, masks too.")] = None,
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime or onnx-function (no fused kernel).")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
+    camera: Annotated[str | None, typer.Option(help="Live source; frames that come too fast are dropped.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="With --camera: what to track, as --save-reference kept it.")
+    ] = None,
+    save_reference: Annotated[
+        Path | None, typer.Option(help="With --camera: keep the first frame and its objects.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="With --camera: a window; q closes it.")] = False,
+    timeout: Annotated[
+        float, typer.Option(help="With --camera: seconds without a frame before it is opened anew.")
+    ] = 5.0,
     demo: Annotated[bool, typer.Option("--demo", help="Render a clip, track it, and say how well that went.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what --demo writes.")] = Path("corrflow-demo"),
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which back end was picked and why.")] = False,
 ) -> None:
     with errors_reported():
+        live_only = {"--reference": reference, "--save-reference": save_reference, "--show": show}
+        if camera is None and (given := [name for name, value in live_only.items() if value]):
+            raise InputError(f"expected {given[0]} with --camera, got it without; add --camera SOURCE")
+        if camera is not None and (source or demo or masks or csv):
+            raise InputError(
+                "expected --camera with --save, --jsonl or --show, got SOURCE, --demo, --masks or --csv as well; leave"
+                " that out"
+            )
+        if camera is not None and bool(reference) == bool(init or keypoints):
+            raise InputError(
+                "expected either --init or --keypoints for the first frame of --camera, or --reference, got"
+                f" {'both' if reference else 'neither'}; say what to track"
+            )
         if demo and (source or init or keypoints):
             raise InputError("expected --demo alone, got a source or objects as well; leave out one of them")
-        if not demo and source is None:
+        if not demo and source is None and camera is None:
             raise InputError("expected a SOURCE to track, got none; name a video, or try corrflow-track --demo")
-        if not demo and not init and not keypoints:
+        if not demo and camera is None and not init and not keypoints:
             raise InputError(
                 "expected --init MASK.png or --keypoints POINTS.csv, got neither; say what to track on the first frame"
             )
         from corrflow.runtime import command
 
         model = command.Model(artifact, backend, threads, rows, recent, verbose)
-        if demo:
+        if camera is not None:
+            from corrflow.runtime.live.command import LiveOutputs, run_camera
+
+            run_camera(
+                camera, init or [], keypoints, reference, LiveOutputs(save, jsonl, show, save_reference), model, timeout
+            )
+        elif demo:
             command.run_demo(model, out)
         else:
             assert source is not None

@@ -18,6 +18,7 @@ from corrflow.runtime.artifact import artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.demo import DemoSource
 from corrflow.runtime.initial import read_keypoints, read_mask_objects
+from corrflow.runtime.live.address import live_address
 from corrflow.runtime.run import Summary, track_source
 from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
 from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
@@ -88,11 +89,11 @@ class Outputs:
 def run_track(source: str, masks: Sequence[Path], keypoints: Path | None, outputs: Outputs, model: Model) -> None:
     """corrflow-track SOURCE: raises InputError before anything is written, CorrflowError midway."""
     console = Console(stderr=True)
-    objects: list[TrackedObject] = list(read_mask_objects(masks))
-    if keypoints is not None:
-        objects += read_keypoints(keypoints, max((given.id for given in objects), default=0) + 1)
+    objects = read_objects(masks, keypoints)
     if outputs.csv is not None and keypoints is None:
         raise InputError("expected --keypoints with --csv, which holds points only; leave out --csv or give points")
+    if live_address(source) is not None and not os.path.exists(source):
+        raise InputError(f"expected a video, a folder or a pattern, got {source!r}; put --camera before a live source")
     with open_source(source) as frames:
         if not outputs.paths():
             outputs = replace(outputs, save=Path(f"{frames.name}_tracked.mp4"))
@@ -102,6 +103,14 @@ def run_track(source: str, masks: Sequence[Path], keypoints: Path | None, output
         with model.tracker() as tracker:
             summary = _with_progress(console, frames, tracker, objects, outputs)
     _say(console, summary, outputs)
+
+
+def read_objects(masks: Sequence[Path], keypoints: Path | None) -> list[TrackedObject]:
+    """The objects of mask files and, with the ids after theirs, of a file of keypoints."""
+    objects: list[TrackedObject] = list(read_mask_objects(masks))
+    if keypoints is not None:
+        objects += read_keypoints(keypoints, max((given.id for given in objects), default=0) + 1)
+    return objects
 
 
 def run_demo(model: Model, folder: Path) -> None:

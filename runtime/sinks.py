@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import av
-import cv2
 import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.overlay import davis_palette, draw_overlay
 from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+from corrflow.runtime.video_encoding import add_h264_stream, encodable
 
-_VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 _Sink = TypeVar("_Sink", bound="Sink")
 
@@ -60,7 +59,7 @@ class MaskFolderSink(Sink):
     def __init__(self, folder: str | Path) -> None:
         """Make the folder where it is missing. Raises InputError where nothing can be written into it."""
         self._folder = Path(folder)
-        _prepare(self._folder / "mask.png")
+        prepare_place(self._folder / "mask.png")
         self._palette = davis_palette().tobytes()
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
@@ -72,7 +71,7 @@ class MaskFolderSink(Sink):
             os.replace(_part(path), path)
         except OSError as error:
             _part(path).unlink(missing_ok=True)
-            raise _write_failed(path, error) from None
+            raise write_failed(path, error) from None
 
     def close(self) -> None:
         pass
@@ -90,36 +89,30 @@ class VideoSink(Sink):
         Raises InputError for another suffix, a pace that is not positive, or a place that cannot be written to.
         """
         self._path = Path(path)
-        if self._path.suffix.lower() not in _VIDEO_FORMATS:
+        if self._path.suffix.lower() not in VIDEO_FORMATS:
             raise InputError(
-                f"expected a video path that ends in {', '.join(_VIDEO_FORMATS)}, got {str(path)!r}; rename it to .mp4"
+                f"expected a video path that ends in {', '.join(VIDEO_FORMATS)}, got {str(path)!r}; rename it to .mp4"
             )
         # Containers and encoders hold the pace as a ratio of 32-bit numbers.
         self._rate = Fraction(frames_per_second).limit_denominator(100_000)
         if self._rate <= 0:
             raise InputError(f"expected more than 0 frames per second for {str(path)!r}, got {frames_per_second}")
-        _prepare(self._path)
+        prepare_place(self._path)
         self._container: OutputContainer | None = None
         self._failed = False
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
-        picture = draw_overlay(frame.image, tracks)
-        height, width = picture.shape[:2]
-        # Half the pixels carry no colour of their own in 4:2:0, which needs even sides; cropping would lose tracks.
-        picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        height, width = frame.image.shape[:2]
+        picture = encodable(draw_overlay(frame.image, tracks))
         try:
             if self._container is None:
-                self._open(*picture.shape[:2])
-            if picture.shape[:2] != self._size:
+                self._open(picture.height, picture.width)
+            if (picture.height, picture.width) != self._size:
                 raise CorrflowError(f"expected frames of one size for {self._path.name}, got {width}x{height} midway")
-            # Without the tags, players guess by the picture's height and show other colours.
-            encoded = av.VideoFrame.from_ndarray(np.asarray(picture, np.uint8), format="bgr24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            self._mux(encoded)
+            self._mux(picture)
         except (FFmpegError, OSError) as error:
             self._failed = True
-            raise _write_failed(self._path, error) from None
+            raise write_failed(self._path, error) from None
 
     def close(self) -> None:
         container, self._container = self._container, None
@@ -135,20 +128,14 @@ class VideoSink(Sink):
         except (FFmpegError, OSError) as error:
             part.unlink(missing_ok=True)
             if not self._failed:  # otherwise reported already, and this only follows from it
-                raise _write_failed(self._path, error) from None
+                raise write_failed(self._path, error) from None
 
     def _open(self, height: int, width: int) -> None:
-        file_format = _VIDEO_FORMATS[self._path.suffix.lower()]
+        file_format = VIDEO_FORMATS[self._path.suffix.lower()]
         options = {} if file_format == "matroska" else {"movflags": "faststart"}  # to play while it still downloads
         self._container = av.open(str(_part(self._path)), "w", format=file_format, options=options)
-        self._stream = self._container.add_stream(
-            "libx264", rate=self._rate, options={"preset": "veryfast", "crf": "20"}
-        )
-        self._stream.height, self._stream.width = self._size = height, width
-        self._stream.pix_fmt = "yuv420p"
-        context = self._stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries = context.color_trc = 1  # BT.709 in both lists of the standard
+        self._size = height, width
+        self._stream = add_h264_stream(self._container, self._rate, self._size, {})
 
     def _mux(self, picture: av.VideoFrame) -> None:
         assert self._container is not None
@@ -161,7 +148,7 @@ class _TableSink(Sink):
     def __init__(self, path: str | Path) -> None:
         """Raises InputError where the path cannot be written to."""
         self._path = Path(path)
-        _prepare(self._path)
+        prepare_place(self._path)
         # Unbuffered, so that a failure shows in the frame that causes it and nothing is left to fail at the end.
         self._file = _part(self._path).open("wb", buffering=0)
         self._is_empty = True
@@ -178,7 +165,7 @@ class _TableSink(Sink):
             with suppress(OSError):
                 self._file.truncate(end)
                 self._file.seek(end)
-            raise _write_failed(self._path, error) from None
+            raise write_failed(self._path, error) from None
         self._is_empty = False
 
     def close(self) -> None:
@@ -192,7 +179,7 @@ class _TableSink(Sink):
             else:
                 os.replace(part, self._path)
         except OSError as error:
-            raise _write_failed(self._path, error) from None
+            raise write_failed(self._path, error) from None
 
     _header = ""
 
@@ -231,12 +218,13 @@ class JsonLinesSink(_TableSink):
             "frame": frame.index,
             "time": _rounded(frame.time, 6),
             "name": frame.name,
-            "objects": [_object_record(track) for track in tracks.objects],
+            "objects": [object_record(track) for track in tracks.objects],
         }
         return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _object_record(track: ObjectTrack) -> dict[str, object]:
+def object_record(track: ObjectTrack) -> dict[str, object]:
+    """An object of one frame as JSON has it; see `JsonLinesSink`."""
     return {
         "id": track.id,
         "name": track.name,
@@ -275,7 +263,7 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def _prepare(path: Path) -> None:
+def prepare_place(path: Path) -> None:
     """Make the path's folder and prove that a file can be written there, before any work is spent."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +277,7 @@ def _prepare(path: Path) -> None:
         ) from None
 
 
-def _write_failed(path: Path, error: Exception) -> CorrflowError:
+def write_failed(path: Path, error: Exception) -> CorrflowError:
     reason = getattr(error, "strerror", None) or type(error).__name__
     return CorrflowError(
         f"expected to write {str(path)!r}, got an error ({reason}); free some space or choose another place"

@@ -1,0 +1,224 @@
+"""What corrflow-track --camera does around the loop: the source, signals, the window, last words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event, Thread
+
+import cv2
+from rich.console import Console
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.command import Model, read_objects
+from corrflow.runtime.live.address import live_address
+from corrflow.runtime.live.capture import Capture, Patience
+from corrflow.runtime.live.files import LiveJsonLinesSink, LiveVideoSink, check_recording
+from corrflow.runtime.live.outputs import Output
+from corrflow.runtime.live.readers import PacedReader, open_reader
+from corrflow.runtime.live.reference import Reference, load_reference, save_reference
+from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.live.session import Session
+from corrflow.runtime.overlay import draw_overlay
+from corrflow.runtime.sinks import VIDEO_FORMATS
+from corrflow.runtime.sources import open_source
+
+logger = logging.getLogger("corrflow")
+
+_WINDOW = "corrflow"
+_STEP_GRACE = 0.8  # seconds that a step may still take once the run is to stop
+_CLOSING = 0.7  # seconds that all outputs together have to finish then
+
+
+@dataclass(frozen=True)
+class LiveOutputs:
+    """Where live results go, and where what the objects looked like is kept."""
+
+    save: Path | None
+    jsonl: Path | None
+    show: bool
+    reference: Path | None
+
+    def check(self) -> None:
+        """Raise InputError for what cannot be written or shown, before any camera is opened."""
+        if self.save is not None:
+            check_recording(self.save, tuple(VIDEO_FORMATS))
+        for path in (self.jsonl, self.reference):
+            if path is not None:
+                check_recording(path, ())
+        if self.show and sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
+            raise InputError("expected a screen for --show, got no DISPLAY in the environment; use --save instead")
+
+    def open(self) -> list[Output]:
+        outputs = []
+        if (video := self.save) is not None:
+            outputs.append(Output(str(video), lambda: LiveVideoSink(video)))
+        if (lines := self.jsonl) is not None:
+            outputs.append(Output(str(lines), lambda: LiveJsonLinesSink(lines)))
+        return outputs
+
+
+def run_camera(
+    source: str,
+    masks: Sequence[Path],
+    keypoints: Path | None,
+    reference: Path | None,
+    outputs: LiveOutputs,
+    model: Model,
+    timeout: float,
+) -> None:
+    """corrflow-track --camera SOURCE, until the source ends, the window is closed, or SIGINT or SIGTERM.
+
+    Raises InputError before anything is written, CorrflowError midway.
+    """
+    console = Console(stderr=True)
+    start = load_reference(reference) if reference is not None else read_objects(masks, keypoints)
+    patience = Patience(opening=2 * timeout, reading=timeout)
+    capture, name = open_capture(source, patience)
+    if outputs.save is None and outputs.jsonl is None and not outputs.show:
+        outputs = replace(outputs, save=Path(f"{name}_tracked.mkv"))
+    outputs.check()
+    with _stopped_by_signals() as stop, model.tracker() as tracker:
+
+        def keep(began: Reference) -> None:
+            if outputs.reference is not None:
+                try:
+                    save_reference(began, outputs.reference)
+                except CorrflowError as error:
+                    logger.warning("%s", error)
+
+        sinks = outputs.open()
+        session = Session(capture, tracker, start, sinks, keep)
+        began = time.monotonic()
+        error = _run(session, stop, outputs.show, console)
+        # After a signal two seconds are all there is; at the end of a file the rest may be written in peace.
+        deadline = time.monotonic() + (_CLOSING if stop.is_set() else 30)
+        for sink in sinks:
+            if not sink.close(max(0.1, deadline - time.monotonic())):
+                logger.warning("%s: still busy; its last frames are left out", sink.name)
+        if error is None or session.processed:
+            _say(console, session, time.monotonic() - began)
+        if error is None and session.busy:
+            # The model cannot be interrupted; taking it down under a running step would crash.
+            sys.stderr.flush()
+            os._exit(0)
+    if error is not None:
+        raise error
+
+
+def open_capture(source: str, patience: Patience) -> tuple[Capture, str]:
+    """A capture of any source, not started yet, and its name for files.
+
+    Raises InputError for what is neither a live source nor a file.
+    """
+    address = live_address(source)
+    if address is not None:
+        endless = address.kind != "input"
+        return Capture(lambda: open_reader(address, patience.reading), patience, endless), address.name
+    with open_source(source) as frames:  # which says what is wrong with it
+        name = frames.name
+    return Capture(lambda: PacedReader(open_source(source)), patience, endless=False), name
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Event]:
+    """An event that SIGINT and SIGTERM set while the context lasts."""
+    stop = Event()
+    former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _run(session: Session, stop: Event, show: bool, console: Console) -> BaseException | None:
+    """Track in a thread, so that signals and the window are heard of at once; returns the error that ended it."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            session.run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=work, name="corrflow-tracking", daemon=True)
+    thread.start()
+    status = _Status(console)
+    shown: LiveResult | None = None
+    try:
+        while thread.is_alive() and not stop.is_set():
+            newer = session.latest.newer(shown, 0.05)
+            if newer is not None:
+                shown = newer
+            if show and not _show(newer):
+                break
+            status.say(session)
+    except cv2.error as error:
+        errors.append(
+            InputError(
+                f"expected an OpenCV with windows for --show, got {error.err!r}; install opencv-python, not headless"
+            )
+        )
+    session.stop.set()
+    thread.join(_STEP_GRACE)
+    if show:
+        with suppress(cv2.error):
+            cv2.destroyAllWindows()
+    status.end()
+    return errors[0] if errors else None
+
+
+def _show(result: LiveResult | None) -> bool:
+    """Draw a result, if there is a new one; False once the user closes the window or presses q or Escape."""
+    if result is not None:
+        cv2.imshow(_WINDOW, draw_overlay(result.frame.image, result.tracks))
+    key = cv2.waitKey(1) & 0xFF
+    opened = result is None or cv2.getWindowProperty(_WINDOW, cv2.WND_PROP_VISIBLE) >= 1
+    return key not in (ord("q"), 27) and opened
+
+
+class _Status:
+    """A line that says how the run is doing: rewritten on a terminal, now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._terminal = console, console.is_terminal
+        self._interval = 0.5 if self._terminal else 10.0
+        self._due = time.monotonic() + self._interval
+
+    def say(self, session: Session) -> None:
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self._interval
+        counts, pace = session.capture.counts, session.pace
+        text = (
+            f"{pace.frames_per_second():.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
+            f" {session.processed} tracked, {counts.dropped} dropped, {session.capture.state[0]}"
+        )
+        self._console.print(text.ljust(78) if self._terminal else text, end="\r" if self._terminal else "\n")
+
+    def end(self) -> None:
+        if self._terminal:
+            self._console.print(" " * 78, end="\r")
+
+
+def _say(console: Console, session: Session, seconds: float) -> None:
+    counts, pace = session.capture.counts, session.pace
+    console.print(
+        f"captured {counts.captured} frames: {session.processed} tracked, {counts.dropped} dropped,"
+        f" {max(0, counts.connections - 1)} reconnects"
+    )
+    console.print(
+        f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
+        f" 99 % below {1000 * pace.latency(99):.0f} ms"
+    )
+    for sink in session.outputs:
+        lost = f", {sink.lost} lost ({sink.error or 'it was too slow'})" if sink.lost else ""
+        console.print(f"{sink.name}: {sink.written} frames{lost}", highlight=False, soft_wrap=True)
