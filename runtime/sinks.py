@@ -30,6 +30,9 @@ from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
 
 _VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
+CLOCK = 90_000
+"""Ticks a second of written videos, as broadcasts have: every usual pace is a whole number of them."""
+
 _Sink = TypeVar("_Sink", bound="Sink")
 
 
@@ -60,7 +63,7 @@ class MaskFolderSink(Sink):
     def __init__(self, folder: str | Path) -> None:
         """Make the folder where it is missing. Raises InputError where nothing can be written into it."""
         self._folder = Path(folder)
-        _prepare(self._folder / "mask.png")
+        prepare(self._folder / "mask.png")
         self._palette = davis_palette().tobytes()
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
@@ -68,11 +71,11 @@ class MaskFolderSink(Sink):
         image = Image.fromarray(np.ascontiguousarray(tracks.mask))
         image.putpalette(self._palette)
         try:
-            image.save(_part(path), format="PNG")
-            os.replace(_part(path), path)
+            image.save(part_of(path), format="PNG")
+            os.replace(part_of(path), path)
         except OSError as error:
-            _part(path).unlink(missing_ok=True)
-            raise _write_failed(path, error) from None
+            part_of(path).unlink(missing_ok=True)
+            raise write_failed(path, error) from None
 
     def close(self) -> None:
         pass
@@ -85,7 +88,7 @@ class VideoSink(Sink):
         """Check the path; the frame size comes with the first frame.
 
         path:              its suffix says the container: .mp4, .m4v, .mov or .mkv
-        frames_per_second: of the video, constant
+        frames_per_second: announced in the file; every picture is shown at its frame's own time
 
         Raises InputError for another suffix, a pace that is not positive, or a place that cannot be written to.
         """
@@ -98,9 +101,9 @@ class VideoSink(Sink):
         self._rate = Fraction(frames_per_second).limit_denominator(100_000)
         if self._rate <= 0:
             raise InputError(f"expected more than 0 frames per second for {str(path)!r}, got {frames_per_second}")
-        _prepare(self._path)
+        prepare(self._path)
         self._container: OutputContainer | None = None
-        self._failed = False
+        self._failed, self._tick = False, -1
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
         picture = draw_overlay(frame.image, tracks)
@@ -116,16 +119,19 @@ class VideoSink(Sink):
             encoded = av.VideoFrame.from_ndarray(np.asarray(picture, np.uint8), format="bgr24").reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
+            # Two frames never share a tick, so that none is lost where a source repeats its times.
+            self._tick = max(self._tick + 1, round(frame.time * CLOCK))
+            encoded.pts, encoded.time_base = self._tick, Fraction(1, CLOCK)
             self._mux(encoded)
         except (FFmpegError, OSError) as error:
             self._failed = True
-            raise _write_failed(self._path, error) from None
+            raise write_failed(self._path, error) from None
 
     def close(self) -> None:
         container, self._container = self._container, None
         if container is None:
             return
-        part = _part(self._path)
+        part = part_of(self._path)
         try:
             try:
                 container.mux(self._stream.encode(None))
@@ -135,18 +141,19 @@ class VideoSink(Sink):
         except (FFmpegError, OSError) as error:
             part.unlink(missing_ok=True)
             if not self._failed:  # otherwise reported already, and this only follows from it
-                raise _write_failed(self._path, error) from None
+                raise write_failed(self._path, error) from None
 
     def _open(self, height: int, width: int) -> None:
         file_format = _VIDEO_FORMATS[self._path.suffix.lower()]
         options = {} if file_format == "matroska" else {"movflags": "faststart"}  # to play while it still downloads
-        self._container = av.open(str(_part(self._path)), "w", format=file_format, options=options)
+        self._container = av.open(str(part_of(self._path)), "w", format=file_format, options=options)
         self._stream = self._container.add_stream(
             "libx264", rate=self._rate, options={"preset": "veryfast", "crf": "20"}
         )
         self._stream.height, self._stream.width = self._size = height, width
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
+        context.time_base = Fraction(1, CLOCK)
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries = context.color_trc = 1  # BT.709 in both lists of the standard
 
@@ -161,9 +168,9 @@ class _TableSink(Sink):
     def __init__(self, path: str | Path) -> None:
         """Raises InputError where the path cannot be written to."""
         self._path = Path(path)
-        _prepare(self._path)
+        prepare(self._path)
         # Unbuffered, so that a failure shows in the frame that causes it and nothing is left to fail at the end.
-        self._file = _part(self._path).open("wb", buffering=0)
+        self._file = part_of(self._path).open("wb", buffering=0)
         self._is_empty = True
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
@@ -178,13 +185,13 @@ class _TableSink(Sink):
             with suppress(OSError):
                 self._file.truncate(end)
                 self._file.seek(end)
-            raise _write_failed(self._path, error) from None
+            raise write_failed(self._path, error) from None
         self._is_empty = False
 
     def close(self) -> None:
         if self._file.closed:
             return
-        part = _part(self._path)
+        part = part_of(self._path)
         try:
             self._file.close()
             if self._is_empty:
@@ -192,7 +199,7 @@ class _TableSink(Sink):
             else:
                 os.replace(part, self._path)
         except OSError as error:
-            raise _write_failed(self._path, error) from None
+            raise write_failed(self._path, error) from None
 
     _header = ""
 
@@ -270,26 +277,26 @@ def _text(number: float, digits: int) -> str:
     return f"{number:.{digits}f}" if math.isfinite(number) else ""
 
 
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
     """Where a file is written before it is whole: beside its path, since a rename is atomic only within one disk."""
     return path.with_name(f".{path.name}.part")
 
 
-def _prepare(path: Path) -> None:
+def prepare(path: Path) -> None:
     """Make the path's folder and prove that a file can be written there, before any work is spent."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        _part(path).touch()
-        _part(path).unlink()
+        part_of(path).touch()
+        part_of(path).unlink()
     except OSError as error:
         raise InputError(
             f"expected to write to {str(path)!r}, got an error ({error.strerror}); choose another place"
         ) from None
 
 
-def _write_failed(path: Path, error: Exception) -> CorrflowError:
+def write_failed(path: Path, error: Exception) -> CorrflowError:
     reason = getattr(error, "strerror", None) or type(error).__name__
     return CorrflowError(
         f"expected to write {str(path)!r}, got an error ({reason}); free some space or choose another place"
