@@ -17,6 +17,9 @@ from corrflow.plugins.errors import InputError
 from corrflow.runtime.sinks import Sink, part_of, prepare, write_failed
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
+LARGEST_SIDE = 32768
+"""Pixels: a picture is only as large as its JSON says, which may say anything."""
+
 
 class CocoSink(Sink):
     """One JSON file for all frames, written as they come: nothing grows in memory but the objects' names."""
@@ -111,6 +114,8 @@ def read_coco(path: Path) -> tuple[int | str, list[TrackedObject]]:
         picture = next(entry for entry in content["images"] if entry["id"] in labelled)
         categories = {entry["id"]: entry for entry in content.get("categories", [])}
         size = int(picture["height"]), int(picture["width"])
+        if not all(1 <= side <= LARGEST_SIDE for side in size):
+            raise ValueError(f"a picture of {size[1]}x{size[0]}")
         objects: list[TrackedObject] = []
         for entry in annotations:
             objects += _objects(entry, categories.get(entry.get("category_id"), {}), size)
@@ -155,7 +160,7 @@ def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     elif [int(side) for side in segmentation["size"]] != [height, width]:
         raise ValueError(f"a mask of {segmentation['size']} on a picture of {[height, width]}")
     elif isinstance(segmentation["counts"], list):
-        # The library writes past its buffer where runs are longer than the picture.
+        # Checked here rather than left to the library, which decodes in C.
         runs = [int(run) for run in segmentation["counts"]]
         if min(runs, default=-1) < 0 or sum(runs) != height * width:
             raise ValueError("run lengths that do not fill the picture")

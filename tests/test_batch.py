@@ -8,7 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,13 +18,15 @@ import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.batch.items import Item, find_items, shard_of
 from corrflow.runtime.batch.job import RECEIPT
 from corrflow.runtime.batch.labels_by_name import read_labels
-from corrflow.runtime.tracks import KeypointsObject, MaskObject
+from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject
 
 FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay")
 UNEVEN = [0, 40, 130, 170, 400, 410, 900, 940]  # milliseconds
@@ -108,7 +112,7 @@ def plant(folder: Path, count: int) -> tuple[set[str], set[str]]:
             save_square(labels / name / "00003.png", 3)
         else:
             save_square(labels / f"{name}.png", size=size)
-        if number % 3 == 0:
+        if number % 3 == 0 or kind == "late":
             (labels / f"{name}.csv").write_text(f"frame,name,x,y\n{3 if kind == 'late' else 0},corner,32,30\n")
         (bad if kind in ("cut", "empty", "sound", "text") else good).add(name)
     return good, bad
@@ -253,7 +257,7 @@ def test_masks_read_back_from_every_format_are_the_same(one_of_each: Path, tmp_p
         (tmp_path / "clip.json").write_text(json.dumps(loaded.dataset | chosen))
         labels = read_labels(tmp_path, "clip")
         first, points = labels.objects
-        assert labels.frame == index and isinstance(first, MaskObject) and np.array_equal(first.mask, mask)
+        assert labels.frames == (index,) and isinstance(first, MaskObject) and np.array_equal(first.mask, mask)
         rows = (out / "points.csv").read_text().splitlines()
         folder = tmp_path / f"csv{index}"
         folder.mkdir()
@@ -261,7 +265,7 @@ def test_masks_read_back_from_every_format_are_the_same(one_of_each: Path, tmp_p
         (from_csv,) = read_labels(folder, "clip").objects
         assert isinstance(points, KeypointsObject) and isinstance(from_csv, KeypointsObject)
         assert points.points == pytest.approx(from_csv.points, abs=0.01)
-        assert read_labels(folder, "clip").frame == index
+        assert read_labels(folder, "clip").frames == (index,)
 
 
 def test_changed_labels_redo_that_item_alone(tmp_path: Path, small_artifact: Path) -> None:
@@ -310,7 +314,7 @@ def test_items_come_from_folders_patterns_and_lists(tmp_path: Path) -> None:
     ("files", "reason"),
     [
         ({}, "got none"),
-        ({"clip/00001.png": 1, "clip/00002.png": 2}, "on one frame, got 2"),
+        ({"clip/00001.png": 1, "clip/00002.png": 2}, "on one frame, got labels for 2"),
         ({"clip.json": "[]"}, "COCO JSON"),
         ({"clip.json": '{"annotations": [], "images": []}'}, "got 0 pictures"),
         (
@@ -340,7 +344,7 @@ def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> N
     save_square(tmp_path / "clip" / "7" / "00002.png")
     save_square(tmp_path / "clip" / "cat" / "00002.png", 3)
     labels = read_labels(tmp_path, "clip")
-    assert labels.frame == "00002" and {(given.id, given.name) for given in labels.objects} == {(7, ""), (8, "cat")}
+    assert labels.frames == ("00002",) and {(given.id, given.name) for given in labels.objects} == {(7, ""), (8, "cat")}
 
 
 @pytest.mark.parametrize(
@@ -360,3 +364,39 @@ def test_wrong_options_are_one_sentence_and_write_nothing(
     done = finish(command(one_of_each, tmp_path / "out", small_artifact, *options))
     assert done.returncode == 2 and reason in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_index_and_a_name_may_mean_one_frame_and_are_refused_where_they_do_not(tmp_path: Path) -> None:
+    save_square(tmp_path / "clip" / "00003.png")
+    (tmp_path / "clip.csv").write_text("frame,name,x,y\n3,a,30,20\n")
+    labels, picture = read_labels(tmp_path, "clip"), np.zeros((64, 96, 3), np.uint8)
+    assert not labels.are_on(Frame(picture, 2, 0.0, "00002")) and labels.are_on(Frame(picture, 3, 0.0, "00003"))
+    with pytest.raises(InputError, match="on one frame"):
+        labels.are_on(Frame(picture, 2, 0.0, "00003"))  # a folder that begins with 00001
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    counts=st.one_of(st.text("0123456789:;<=>?@ABCPQabcmno", max_size=40), st.lists(st.integers(-5, 300), max_size=9)),
+    points=st.lists(st.one_of(st.none(), st.floats(), st.text(max_size=3)), max_size=7),
+    side=st.one_of(st.integers(-1, 40), st.just(10**9), st.none()),
+)
+def test_random_coco_gives_objects_or_one_sentence(counts: object, points: list[object], side: int | None) -> None:
+    entry = {"image_id": 1, "segmentation": {"size": [side, 12], "counts": counts}, "keypoints": points}
+    for kept in ("segmentation", "keypoints"):
+        content = {
+            "images": [{"id": 1, "height": side, "width": 12, "file_name": "3.jpg"}],
+            "annotations": [{"image_id": 1, kept: entry[kept]}],
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "clip.json").write_text(json.dumps(content))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools under NumPy 2
+                try:
+                    labels = read_labels(Path(folder), "clip")
+                except InputError:
+                    continue
+        assert labels.frames == ("3",)
+        for given_object in labels.objects:
+            if isinstance(given_object, MaskObject):
+                assert given_object.mask.shape == (side, 12)

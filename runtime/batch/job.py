@@ -89,7 +89,7 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
     """
     made_from = fingerprint(job, item)
     labels = read_labels(job.labels, item.name)
-    staged, spools = job.staging / item.name, job.staging / f"{item.name}.spools"
+    staged, spools = job.staging / "results" / item.name, job.staging / "spools" / item.name
     for folder in (staged, spools):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -106,18 +106,18 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
                 count += 1
                 report(count, source.frame_count)
         (staged / RECEIPT).write_text(json.dumps({"frames": count, "made_from": made_from}) + "\n")
-        _publish(staged, job.out / item.name)
+        _publish(staged, job.out / item.name, job.staging / "old" / item.name)
     finally:
         for folder in (staged, spools):
             shutil.rmtree(folder, ignore_errors=True)
     return count
 
 
-def _publish(staged: Path, final: Path) -> None:
+def _publish(staged: Path, final: Path, old: Path) -> None:
     """Put a whole folder in its place; between the two renames a kill leaves no result, never half of one."""
     if final.exists():
-        old = staged.with_name(f"{staged.name}.old")
         shutil.rmtree(old, ignore_errors=True)
+        old.parent.mkdir(exist_ok=True)
         os.rename(final, old)
         os.rename(staged, final)
         shutil.rmtree(old, ignore_errors=True)

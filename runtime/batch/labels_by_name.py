@@ -17,25 +17,39 @@ from corrflow.plugins.errors import InputError
 from corrflow.runtime.coco import read_coco
 from corrflow.runtime.initial import read_mask_objects
 from corrflow.runtime.points_csv import read_points_of_frame
-from corrflow.runtime.tracks import Frame, MaskObject, TrackedObject
+from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject
 
 FIRST = 0
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Objects and the one frame that they are given on: its index from 0, or its name."""
+    """Objects and the one frame that they are given on.
 
-    frame: int | str
+    frames: what files call it: its index from 0, its name, or both
+    """
+
+    frames: tuple[int | str, ...]
     objects: tuple[TrackedObject, ...]
 
     def are_on(self, frame: Frame) -> bool:
-        """A name of digits alone also means the frame of that number, whatever the zeros before it."""
-        if isinstance(self.frame, int):
-            return self.frame == frame.index
-        if self.frame == frame.name:
-            return True
-        return self.frame.isdecimal() and frame.name.isdecimal() and int(self.frame) == int(frame.name)
+        """Raises InputError where the frame is meant by one file and not by another."""
+        meant = [_means(key, frame) for key in self.frames]
+        if any(meant) and not all(meant):
+            raise _several(self.frames)
+        return all(meant)
+
+
+def _means(key: int | str, frame: Frame) -> bool:
+    """A name of digits alone also means the frame of that number, whatever the zeros before it."""
+    if isinstance(key, int):
+        return key == frame.index
+    return key == frame.name or (key.isdecimal() and frame.name.isdecimal() and int(key) == int(frame.name))
+
+
+def _several(frames: Sequence[int | str]) -> InputError:
+    named = ", ".join(map(str, frames[:4]))
+    return InputError(f"expected labels on one frame, got labels for {len(frames)} ({named}); keep one frame's")
 
 
 def label_files(folder: Path, name: str) -> list[Path]:
@@ -69,12 +83,11 @@ def read_labels(folder: Path, name: str) -> Labels:
             found.append(read_coco(path))
     for frame, paths in per_object.items():
         found.append((frame, list(_masks_of_folders(paths))))
-    frames = list(dict.fromkeys(frame for frame, _ in found))
-    if len(frames) > 1:
-        raise InputError(
-            f"expected labels of {name!r} on one frame, got {len(frames)} ({', '.join(map(str, frames[:4]))}); keep one"
-        )
-    return Labels(frames[0], _with_own_ids([given for _, objects in found for given in objects]))
+    frames = tuple(dict.fromkeys(frame for frame, _ in found))
+    # An index and a name may be one frame, which shows when the frames are read.
+    if len(frames) > 2 or len({type(frame) for frame in frames}) < len(frames):
+        raise _several(frames)
+    return Labels(frames, _with_own_ids([given for _, objects in found for given in objects]))
 
 
 def _masks_of_folders(paths: Sequence[Path]) -> list[MaskObject]:
@@ -91,7 +104,11 @@ def _masks_of_folders(paths: Sequence[Path]) -> list[MaskObject]:
 
 
 def _with_own_ids(objects: Sequence[TrackedObject]) -> tuple[TrackedObject, ...]:
-    """The same objects, those whose id is 0 or already taken with the next ones after the highest."""
+    """The objects, those whose id is 0 or already taken with the next ones after the highest; masks choose first.
+
+    A mask's id is the value that its labeller drew, points are numbered here.
+    """
+    objects = sorted(objects, key=lambda given: isinstance(given, KeypointsObject))
     highest = max((given.id for given in objects), default=0)
     taken: set[int] = set()
     own = []

@@ -37,7 +37,7 @@ def track_whole(
             if labelled is None:
                 raise InputError(
                     f"expected labels on one of the {len(earlier)} frames of {source.name}, got labels for frame "
-                    f"{labels.frame}; frames count from 0"
+                    f"{' or '.join(map(str, labels.frames))}; frames count from 0"
                 )
             if len(earlier):
                 tracker.start(labelled.image, labels.objects)
