@@ -10,10 +10,11 @@ import torch
 
 from corrflow.plugins.errors import CorrflowError
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
-from corrflow.runtime.artifact import ENCODE, PROPAGATE, TrackingSettings
+from corrflow.runtime.artifact import ENCODE, ENCODE_FP16, PROPAGATE, STEP, TrackingSettings
 from corrflow.train.model import Encoder, normalise
 
 FEATURES_TOLERANCE = 1e-4
+HALF_TOLERANCE = 2e-3  # of the largest feature; convolutions in 16 bits round to 11
 LABELS_TOLERANCE = 1e-4
 
 
@@ -41,13 +42,17 @@ def torch_features(encoder: Encoder, frame: np.ndarray) -> torch.Tensor:
 def differences(
     encoder: Encoder, files: dict[str, bytes], settings: TrackingSettings, sizes: Sequence[tuple[int, int]]
 ) -> list[Difference]:
-    """Run both graphs beside PyTorch on made-up pictures of these sizes (height, width) and one and all references."""
+    """Run the graphs beside PyTorch on made-up pictures of these sizes (height, width) and one and all references."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    encode = onnxruntime.InferenceSession(files[ENCODE], options, providers=["CPUExecutionProvider"])
-    propagate = onnxruntime.InferenceSession(files[PROPAGATE], options, providers=["CPUExecutionProvider"])
+    sessions = {
+        name: onnxruntime.InferenceSession(files[name], options, providers=["CPUExecutionProvider"])
+        for name in (ENCODE, ENCODE_FP16, PROPAGATE, STEP)
+        if name in files
+    }
+    encode, propagate, step = sessions[ENCODE], sessions[PROPAGATE], sessions.get(STEP)
     generator = np.random.default_rng(0)
     found = []
     for height, width in sizes:
@@ -56,6 +61,9 @@ def differences(
         expected = torch.cat([torch_features(encoder, frame) for frame in frames])
         got = np.concatenate([np.asarray(encode.run(None, {"frame": frame[None]})[0]) for frame in frames])
         found.append(Difference(ENCODE, size, _largest(expected.numpy(), got), FEATURES_TOLERANCE))
+        half = np.asarray(sessions[ENCODE_FP16].run(None, {"frame": frames[:1]})[0], np.float32)
+        scale = max(1.0, float(expected.abs().max()))
+        found.append(Difference(ENCODE_FP16, size, _largest(expected[:1].numpy(), half) / scale, HALF_TOLERANCE))
 
         values = generator.random((settings.references, 8, *got.shape[-2:]), np.float32)
         for count in sorted({1, settings.references}):
@@ -65,6 +73,10 @@ def differences(
             truth = local_soft_copy(query, keys, copied, settings.attributes).numpy()
             case = f"{size}, {count} reference{'s' if count > 1 else ''}"
             found.append(Difference(PROPAGATE, case, _largest(truth, labels), LABELS_TOLERANCE))
+            if step is not None:
+                memory = {"frame": frames[:1], "keys": inputs["keys"], "values": inputs["values"]}
+                labels = np.asarray(step.run(["labels"], memory)[0])
+                found.append(Difference(STEP, case, _largest(truth, labels), LABELS_TOLERANCE))
     return found
 
 

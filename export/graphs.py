@@ -26,14 +26,18 @@ from corrflow.train.model import (
 
 
 class FrameEncoder(nn.Module):
-    """[1, H, W, 3] uint8, BGR -> [1, C, ceil(H / 4), ceil(W / 4)] float32: an encoder ready to run.
+    """[1, H, W, 3] uint8, BGR -> [1, C, ceil(H / 4), ceil(W / 4)] float32 or float16: an encoder ready to run.
 
     Batch normalisation goes into the convolutions. So do the pixel's scaling and the order of colours: the first
     padding repeats pixels instead of writing zeros, so both commute with it.
+
+    half: convolve in float16, for TensorRT. Lengths and raw colours stay in float32: squares of small numbers vanish in
+    16 bits, and colours have no training that would forgive their rounding.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, half: bool = False) -> None:
         super().__init__()
+        self.half_precision = half
         encoder = copy.deepcopy(encoder).eval()
         self.unit_norm = encoder.config.unit_norm
         self.stem = _fused(encoder.stem, encoder.stem_norm)
@@ -51,17 +55,21 @@ class FrameEncoder(nn.Module):
             assert self.colours.bias is not None
             self.colours.weight.copy_(filters.flip(1) / 255)
             self.colours.bias.copy_(-PIXEL_MEAN * filters.sum((1, 2, 3)))
+        if half:
+            for part in (self.stem, self.blocks, self.head):
+                part.half()
 
     def forward(self, frame: Tensor) -> Tensor:
-        pixels = frame.permute(0, 3, 1, 2).float()
-        x = F.relu(self.stem(F.pad(pixels, (2, 4, 2, 4), mode="replicate")))
-        features = self.head(self.blocks(x))
+        pixels = frame.float().permute(0, 3, 1, 2)  # in this order: TensorRT moves no bytes, only numbers
+        padded = F.pad(pixels, (2, 4, 2, 4), mode="replicate")
+        x = F.relu(self.stem(padded.half() if self.half_precision else padded))
+        features = self.head(self.blocks(x)).float()
         if self.unit_norm:
             features = features / features.square().sum(1, keepdim=True).add(1e-12).sqrt()
         if self.colour_share:
             colours = self.colours(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
             features = with_colours(features, colours, self.colour_share)
-        return features
+        return features.half() if self.half_precision else features
 
 
 class _FusedBlock(nn.Module):
@@ -96,12 +104,15 @@ def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     return fused.requires_grad_(False)
 
 
-def encode_model(encoder: Encoder) -> onnx.ModelProto:
-    """frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32."""
+def encode_model(encoder: Encoder, half: bool = False) -> onnx.ModelProto:
+    """frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32.
+
+    half: float16, see FrameEncoder
+    """
     example = torch.zeros(1, 90, 122, 3, dtype=torch.uint8)
     free = {1: torch.export.Dim("height", min=8), 2: torch.export.Dim("width", min=8)}
     program = torch.onnx.export(
-        FrameEncoder(encoder),
+        FrameEncoder(encoder, half),
         (example,),
         input_names=["frame"],
         output_names=["features"],

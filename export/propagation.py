@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx
 from onnx import TensorProto, helper
 
@@ -11,28 +13,61 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 IR_VERSION = 9  # the newest that TensorRT 10.3 and older ONNX runtimes read
 
 
-def propagate_model(attributes: Attributes, channels: int) -> onnx.ModelProto:
-    """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w], all float32.
+@dataclass(frozen=True)
+class Sizes:
+    """What a graph for TensorRT is fixed to: K references, N label channels, and (height, width) in cells."""
 
-    One LocalSoftCopy node and its function body; all but C is free.
+    references: int
+    labels: int
+    cells: tuple[int, int]
+
+
+def propagate_model(
+    attributes: Attributes,
+    channels: int,
+    sizes: Sizes | None = None,
+    half: bool = False,
+    aot: bool = False,
+    body: bool = True,
+) -> onnx.ModelProto:
+    """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w].
+
+    One LocalSoftCopy node and its function body. All sizes but C are free, unless `sizes` fixes them; the body then has
+    no loop, as TensorRT wants it.
+
+    half: all four are float16 and not float32
+    aot:  see onnx_function.node
+    body: False leaves the function out: the parser of TensorRT 10.3 prefers it to a plugin
     """
-    number = TensorProto.FLOAT
+    number = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    K, N, h, w = "references", "classes", "h", "w"
+    if sizes is not None:
+        K, N, (h, w) = sizes.references, sizes.labels, sizes.cells
     graph = helper.make_graph(
-        [onnx_function.node("query", "keys", "values", "labels", attributes)],
+        [onnx_function.node("query", "keys", "values", "labels", attributes, aot)],
         "propagate",
         [
-            helper.make_tensor_value_info("query", number, [1, channels, "h", "w"]),
-            helper.make_tensor_value_info("keys", number, [1, "references", channels, "h", "w"]),
-            helper.make_tensor_value_info("values", number, [1, "references", "classes", "h", "w"]),
+            helper.make_tensor_value_info("query", number, [1, channels, h, w]),
+            helper.make_tensor_value_info("keys", number, [1, K, channels, h, w]),
+            helper.make_tensor_value_info("values", number, [1, K, N, h, w]),
         ],
-        [helper.make_tensor_value_info("labels", number, [1, "classes", "h", "w"])],
+        [helper.make_tensor_value_info("labels", number, [1, N, h, w])],
     )
+    return finished(graph, attributes, sizes, half, body)
+
+
+def finished(
+    graph: onnx.GraphProto, attributes: Attributes, sizes: Sizes | None, half: bool, body: bool
+) -> onnx.ModelProto:
+    """A model of a graph that holds the node, with the function body or without it; checked where it can be."""
+    functions = [onnx_function.function(attributes, None if sizes is None else sizes.cells[0], half)] if body else []
     model = helper.make_model(
         graph,
         opset_imports=onnx_function.opset_imports(),
-        functions=[onnx_function.function(attributes)],
+        functions=functions,
         ir_version=IR_VERSION,
         producer_name="corrflow",
     )
-    onnx.checker.check_model(model, full_check=True)
+    if body:
+        onnx.checker.check_model(model, full_check=True)
     return model

@@ -4,6 +4,8 @@ Activations are unsigned 8-bit integers and weights signed ones, one scale for e
 QuantizeLinear and DequantizeLinear pairs that onnxruntime fuses into integer convolutions when it loads them. The first
 convolution stays in floating point: its three input channels are too few for the integer kernels, which take eight
 times as long for it, and it is where rounding would cost most.
+
+TensorRT wants other 8 bits than a processor: signed activations and no zero points. So the same frames make two graphs.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from corrflow.plugins.errors import CorrflowError, InputError
@@ -36,14 +39,18 @@ class Quantised:
     """An 8-bit encoder and what it is worth.
 
     content:    encode.onnx
-    frames:     how many it was calibrated on
-    similarity: mean cosine between its features and the floating-point encoder's, on other frames where there are any
+    engine:     the encoder for TensorRT; its features are float16, as what it is followed by works in 16 bits
+    frames:     how many both were calibrated on
+    similarity, engine_similarity: mean cosine between features of 8 bits and the floating-point encoder's, on other
+                frames where there are any
     seconds, seconds_float: of encoding a frame of the working size here, medians in turn
     """
 
     content: bytes
+    engine: bytes
     frames: int
     similarity: float
+    engine_similarity: float
     seconds: float
     seconds_float: float
 
@@ -62,17 +69,19 @@ def quantise(encode: bytes, folder: Path, size: tuple[int, int]) -> Quantised:
     # Every third frame is kept back, to be asked about features that no scale was fitted to.
     asked = frames[2::3] or frames
     fitted = [frame for index, frame in enumerate(frames) if index % 3 != 2]
-    content = _quantised(encode, fitted)
+    content, engine = _quantised(encode, fitted), _half_features(_quantised(encode, fitted, for_tensorrt=True))
     original, integer = _session(encode), _session(content)
-    similarity = float(np.mean([_cosine(_features(original, frame), _features(integer, frame)) for frame in asked]))
-    if not similarity >= LEAST_SIMILARITY:
+    similarity = _similarity(original, integer, asked)
+    engine_similarity = _similarity(original, _session(engine), asked)
+    if not min(similarity, engine_similarity) >= LEAST_SIMILARITY:
         raise CorrflowError(
             f"expected features of 8 bits that resemble the encoder's own (mean cosine of at least {LEAST_SIMILARITY}),"
-            f" got {similarity:.3f}; calibrate on more frames of the kind to be tracked, or stay with --precision fp32"
+            f" got {similarity:.3f}, and {engine_similarity:.3f} for TensorRT; calibrate on more frames of the kind to"
+            " be tracked, or stay with --precision fp32"
         )
     frame = cv2.resize(asked[0], size[::-1], interpolation=cv2.INTER_LINEAR)
     seconds_float, seconds = _seconds_in_turn([original, integer], frame)
-    return Quantised(content, len(fitted), similarity, seconds, seconds_float)
+    return Quantised(content, engine, len(fitted), similarity, engine_similarity, seconds, seconds_float)
 
 
 def calibration_frames(folder: Path, rows: int) -> list[np.ndarray]:
@@ -123,7 +132,7 @@ class _Frames(CalibrationDataReader):
         return None if frame is None else {"frame": frame[None]}  # type: ignore[return-value]
 
 
-def _quantised(encode: bytes, frames: Sequence[np.ndarray]) -> bytes:
+def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool = False) -> bytes:
     model = onnx.load_model_from_string(encode)
     first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     logger, level = logging.getLogger(), logging.getLogger().level
@@ -139,12 +148,20 @@ def _quantised(encode: bytes, frames: Sequence[np.ndarray]) -> bytes:
                 op_types_to_quantize=["Conv", "Relu", "Add"],
                 nodes_to_exclude=[first],
                 per_channel=True,
-                activation_type=QuantType.QUInt8,
+                activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 # 7 bits of a weight: processors without VNNI would let sums of two products overflow.
-                reduce_range=True,
+                reduce_range=not for_tensorrt,
                 # The mean of the frames' extremes: one frame's would take the resolution from all others.
-                extra_options={"CalibMovingAverage": True},
+                extra_options={
+                    "CalibMovingAverage": True,
+                    "ActivationSymmetric": for_tensorrt,
+                    "WeightSymmetric": True,
+                    # TensorRT adds a bias in floating point, after the integer sums.
+                    "QuantizeBias": not for_tensorrt,
+                    # It also rounds the weights itself.
+                    "AddQDQPairToWeight": for_tensorrt,
+                },
             )
         finally:
             logger.setLevel(level)
@@ -158,6 +175,26 @@ def _quantised(encode: bytes, frames: Sequence[np.ndarray]) -> bytes:
     return quantised.SerializeToString()
 
 
+def _half_features(encode: bytes) -> bytes:
+    """The graph with its features [1, C, h, w] in float16."""
+    model = onnx.load_model_from_string(encode)
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["float_features" if name == output.name else name for name in node.output]
+        node.input[:] = ["float_features" if name == output.name else name for name in node.input]
+    model.graph.node.append(helper.make_node("Cast", ["float_features"], [output.name], to=TensorProto.FLOAT16))
+    output.type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _similarity(
+    original: onnxruntime.InferenceSession, integer: onnxruntime.InferenceSession, frames: Sequence[np.ndarray]
+) -> float:
+    """Mean cosine between the features of two encoders."""
+    return float(np.mean([_cosine(_features(original, frame), _features(integer, frame)) for frame in frames]))
+
+
 def _session(content: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -165,7 +202,7 @@ def _session(content: bytes) -> onnxruntime.InferenceSession:
 
 
 def _features(session: onnxruntime.InferenceSession, frame: np.ndarray) -> np.ndarray:
-    return np.asarray(session.run(None, {"frame": frame[None]})[0])
+    return np.asarray(session.run(None, {"frame": frame[None]})[0], np.float32)
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> float:

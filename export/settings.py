@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from corrflow.export.propagation import propagate_model
+from corrflow.export.step import graphs_of_settings
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import PROPAGATE, Artifact, TrackingSettings, save_artifact, settings_from_json
+from corrflow.runtime.artifact import (
+    ENCODE,
+    PROPAGATE,
+    STEP,
+    Artifact,
+    TrackingSettings,
+    save_artifact,
+    settings_from_json,
+)
 
 TOLERANCE = 1e-4
 _CELLS = (30, 53)
@@ -36,8 +44,8 @@ def export_with_settings(artifact: Artifact, settings: TrackingSettings, target:
         raise InputError(f"expected a new folder for the artifact, got {target}, which exists; name another")
     if cpu.unavailable():
         raise InputError(f"the new graph is compared with another form of the op: {cpu.unavailable()}")
-    files = dict(artifact.files)
-    files[PROPAGATE] = propagate_model(settings.attributes, artifact.channels).SerializeToString()
+    files = {name: content for name, content in artifact.files.items() if name != STEP}
+    files |= graphs_of_settings(files[ENCODE], settings, artifact.channels)
     apart = _difference(files[PROPAGATE], settings, artifact.channels)
     if not apart <= TOLERANCE:
         raise CorrflowError(

@@ -11,10 +11,17 @@ from typing import Any
 
 from corrflow.export.compare import Difference, differences, enforce
 from corrflow.export.graphs import encode_model
-from corrflow.export.propagation import propagate_model
 from corrflow.export.quantize import Quantised, quantise
+from corrflow.export.step import graphs_of_settings
 from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import ENCODE, PROPAGATE, TrackingSettings, save_artifact
+from corrflow.runtime.artifact import (
+    ENCODE,
+    ENCODE_FP16,
+    ENCODE_FP32,
+    ENCODE_INT8,
+    TrackingSettings,
+    save_artifact,
+)
 from corrflow.train.checkpoint import Checkpoint, load_checkpoint
 from corrflow.train.config import ModelConfig, preset
 from corrflow.train.model import Encoder, new_encoder
@@ -73,7 +80,8 @@ def export_artifact(
     """Write the artifact of a run; returns how far each graph is from PyTorch, and what 8 bits cost and gain.
 
     size: (height, width) at which the graphs are compared, besides an odd one
-    calibrate: folder of clips to quantise the encoder on; what is written stays in floating point where that is faster
+    calibrate: folder of clips to quantise the encoder on; encode.onnx stays in floating point where that is faster, and
+               TensorRT's encoder of 8 bits is written in any case
     davis: root and split of a data set to score both on
     colour_share: see ModelConfig; None for what the run has
 
@@ -87,12 +95,9 @@ def export_artifact(
         warnings.simplefilter("ignore")  # the exporter's remarks on its own internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        encode = encode_model(encoder)
+        encode, half = (encode_model(encoder, half).SerializeToString() for half in (False, True))
     channels = encoder.channels
-    files = {
-        ENCODE: encode.SerializeToString(),
-        PROPAGATE: propagate_model(settings.attributes, channels).SerializeToString(),
-    }
+    files = {ENCODE: encode, ENCODE_FP16: half} | graphs_of_settings(encode, settings, channels)
     found = differences(encoder, files, settings, [size, ODD_SIZE])
     enforce(found)
     if calibrate is None:
@@ -100,7 +105,9 @@ def export_artifact(
         return Exported(found)
 
     quantised = quantise(files[ENCODE], calibrate, size)
-    integer_files = {**files, ENCODE: quantised.content}
+    files[ENCODE_INT8] = quantised.engine
+    integer_files = files | {ENCODE: quantised.content, ENCODE_FP32: encode}
+    integer_files |= graphs_of_settings(quantised.content, settings, channels)
     scores = None
     if davis is not None:
         with tempfile.TemporaryDirectory() as scratch:

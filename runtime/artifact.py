@@ -23,6 +23,8 @@ from corrflow.runtime.onnx_guard import check_onnx
 FORMAT_VERSION, OLDEST_VERSION = 2, 1
 STRIDE = 4
 DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx"
+# What an artifact may have besides: a step as one graph, and encoders that only TensorRT reads.
+STEP, ENCODE_FP32, ENCODE_FP16, ENCODE_INT8 = "step.onnx", "encode-fp32.onnx", "encode-fp16.onnx", "encode-int8.onnx"
 LARGEST_FILE = 512 * 2**20
 OLDEST_AGE, LATEST_ANCHOR, MOST_ANCHORS, LARGEST_DILATION = 64, 1000, 16, 4
 _REMEDY = "export it again with corrflow-export onnx"

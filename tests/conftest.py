@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,4 +137,17 @@ def small_davis(tmp_path: Path) -> Path:
     still[:, 13:21, 2:10] = 5
     add_davis_sequence(folder, "two", list(still))
     add_davis_sequence(folder, "one", list(moving * 255))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpu_wheels() -> Callable[[str], Path]:
+    """The folder of one of scripts/gpu-wheels; skips where it was not installed, which is a failure in CI."""
+
+    def folder(name: str) -> Path:
+        found = Path(sys.prefix) / "gpu-wheels" / name
+        if not found.is_dir():
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {name}: bash scripts/gpu-wheels installs it")
+        return found
+
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.export.propagation import propagate_model
+from corrflow.export.propagation import Sizes, propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
 from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
@@ -63,8 +64,12 @@ def run_blocked(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attribu
     return local_soft_copy_of(torch_blocked, query, keys, values, attributes)
 
 
-def run_onnx(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
-    model = propagate_model(attributes, query.shape[1]).SerializeToString()
+def run_onnx(
+    query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes, loop: bool = True
+) -> np.ndarray:
+    sizes = None if loop else Sizes(keys.shape[1], values.shape[2], (query.shape[2], query.shape[3]))
+    half = query.dtype == np.float16
+    model = propagate_model(attributes, query.shape[1], sizes, half).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return np.concatenate(
         [
@@ -90,6 +95,7 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
     "torch_reference": run_reference,
     "torch_blocked": run_blocked,
     "onnx_function": run_onnx,
+    "onnx_function, written out": functools.partial(run_onnx, loop=False),
     **FUSED,
 }
 
@@ -161,6 +167,17 @@ def test_half_precision_accumulates_in_single(form, dtype: torch.dtype) -> None:
     assert got.dtype == dtype
     # Only the result is rounded: values up to 1 have half a step of 2^-12 and 2^-9.
     assert (got.double() - expected).abs().max() < (2e-3 if dtype == torch.float16 else 4e-3)
+
+
+@pytest.mark.parametrize("loop", [True, False], ids=["looped", "written out"])
+def test_half_precision_of_the_onnx_function_matches_the_oracle(loop: bool, oracle) -> None:
+    case = CASES["top_k"]
+    query, keys, values = (array.astype(np.float16) for array in inputs(case))
+    got = run_onnx(query, keys, values, case.attributes, loop)
+    windows = list(case.attributes.windows(case.K))
+    expected = oracle(query, keys, values, windows, case.attributes.top_k, case.attributes.temperature)
+    assert got.dtype == np.float16
+    assert np.abs(got - expected).max() < 2e-3
 
 
 @pytest.mark.parametrize(

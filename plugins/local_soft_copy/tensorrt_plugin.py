@@ -30,7 +30,9 @@ PLUGIN_ID = f"{PLUGIN_NAMESPACE}::{PLUGIN_NAME}"
 
 Form = Literal["aot", "v3", "none"]
 _STORAGE: dict[str, Storage] = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-_creators: list[Any] = []  # TensorRT keeps a bare pointer
+# TensorRT keeps bare pointers to creators; its 10.3 bindings corrupt memory where Python deletes a plugin.
+_creators: list[Any] = []
+_plugins: list[Any] = []
 
 
 def form_for(version: str) -> Form:
@@ -93,8 +95,8 @@ def _register_aot(trt: Any) -> None:
         values: qdp.TensorDesc,
         radius: NDArray[np.int64],
         dilation: NDArray[np.int64],
-        top_k: int,
-        temperature: float,
+        top_k: NDArray[np.int64],  # arrays of one: 10.16 cannot make a number of what the parser hands over
+        temperature: NDArray[np.float32],
     ) -> qdp.TensorDesc:
         batch, _, height, width = query.shape_expr
         return qdp.from_shape_expr((batch, values.shape_expr[2], height, width), values.dtype)
@@ -162,6 +164,12 @@ def _wrong_types(*types: Any) -> str:
 def _register_v3(trt: Any) -> None:
     if _creators:
         return
+    probe = np.array([1, 2], np.int32)
+    if list(trt.PluginField("probe", probe, trt.PluginFieldType.INT32).data) != [1, 2]:
+        raise InputError(
+            f"the Python bindings of TensorRT {trt.__version__} misread the arrays of NumPy {np.__version__}: expected"
+            " NumPy before 2.0; install numpy<2"
+        )
     creator = _v3_creator(trt)
     if not trt.get_plugin_registry().register_creator(creator, PLUGIN_NAMESPACE):
         raise CorrflowError(f"TensorRT {trt.__version__} refused to register the plugin {PLUGIN_ID}")
@@ -183,14 +191,10 @@ def _v3_creator(trt: Any) -> Any:
             self.plugin_namespace = PLUGIN_NAMESPACE
             self.attributes = attributes
             # TensorRT reads the fields after the call that hands them over: the arrays have to live as long as this.
-            self.arrays = {
-                "radius": np.array(attributes.radius, np.int32),
-                "dilation": np.array(attributes.dilation, np.int32),
-                "top_k": np.array([attributes.top_k], np.int32),
-                "temperature": np.array([attributes.temperature], np.float32),
-            }
+            self.arrays = _arrays(attributes)
             self.kernels: dict[str, Any] = {}  # by source; clones share it
             self.launch: Launch | None = None
+            _plugins.append(self)
 
         def get_capability_interface(self, kind):
             return self
@@ -263,7 +267,7 @@ def _v3_creator(trt: Any) -> Any:
             self.name = PLUGIN_NAME
             self.plugin_namespace = PLUGIN_NAMESPACE
             self.plugin_version = PLUGIN_VERSION
-            self.arrays = Plugin(Attributes()).arrays
+            self.arrays = _arrays(Attributes())
             self.field_names = trt.PluginFieldCollection(_fields(trt, self.arrays))
 
         def create_plugin(self, name, fields, phase):
@@ -271,6 +275,15 @@ def _v3_creator(trt: Any) -> Any:
             return Plugin(attributes_from({field.name: field.data for field in fields}))
 
     return Creator()
+
+
+def _arrays(attributes: Attributes) -> dict[str, np.ndarray]:
+    return {
+        "radius": np.array(attributes.radius, np.int32),
+        "dilation": np.array(attributes.dilation, np.int32),
+        "top_k": np.array([attributes.top_k], np.int32),
+        "temperature": np.array([attributes.temperature], np.float32),
+    }
 
 
 def _fields(trt: Any, arrays: dict[str, np.ndarray]) -> list[Any]:

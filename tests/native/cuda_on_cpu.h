@@ -189,7 +189,7 @@ inline float exchange(float value, int mask, int line) {
 
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(threads, blocks)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("shared_memory")))
 #define threadIdx (on_cpu::current->index)

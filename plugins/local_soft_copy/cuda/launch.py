@@ -179,7 +179,7 @@ def _layout(channels: int, shared_classes: int, reach: int, size: int) -> _Layou
     groups = math.ceil(across / (chunks * SIDE))
     steps = math.ceil(channels / SIDE)
     for rows in (8, 4, 2, 1):
-        for parts in range(1, max(1, steps // 2) + 1):
+        for parts in range(1, (steps + 1) // 2 + 1):  # slices of two steps at least
             some = math.ceil(steps / parts) * SIDE
             used = _shared_bytes(rows, groups, some, steps * SIDE, shared_classes, size)
             if used <= SHARED_LIMIT:

@@ -43,6 +43,9 @@ constexpr int LANE_CLASSES = (OWN_CLASSES + 1) / 2;
 // Key columns of a group that one of a query's two lanes looks at.
 constexpr int STEP = 2 * CORRFLOW_SMALLEST_DILATION;
 constexpr int VISITS = (SIDE + STEP - 1) / STEP;
+// Blocks of a multiprocessor that registers are shared out for: two where that many fit without spills. To leave the
+// number open makes newer compilers aim for more, and spill.
+constexpr int BLOCKS = TOP_K <= 10 && OWN_CLASSES <= 16 ? 2 : 1;
 constexpr float LOWEST = -3.402823466e38f;
 constexpr unsigned NOWHERE = 0xffffffffu;
 
@@ -358,7 +361,7 @@ __device__ void window_of(int reference, int& radius, int& dilation) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     corrflow_local_soft_copy(const Stored* __restrict__ query, const Stored* __restrict__ keys,
                              const Stored* __restrict__ values, int height, int width, int references,
                              Stored* __restrict__ copied) {

@@ -1,0 +1,21 @@
+"""python tests/nvrtc_alone.py LIBRARY OPTION... < source > ptx: NVRTC called as it is, without cuda-core around it."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+nvrtc: Any = ctypes.CDLL(sys.argv[1])
+options = [option.encode() for option in sys.argv[2:]]
+program, size = ctypes.c_void_p(), ctypes.c_size_t()
+source = sys.stdin.read().encode()
+assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"local_soft_copy.cu", 0, None, None) == 0
+failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+kind = "ProgramLog" if failed else "PTX"
+assert getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)) == 0
+text = ctypes.create_string_buffer(size.value)
+assert getattr(nvrtc, f"nvrtcGet{kind}")(program, text) == 0
+if failed:
+    sys.exit(text.value.decode())
+print(text.value.decode())

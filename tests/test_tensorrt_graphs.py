@@ -1,0 +1,140 @@
+"""TensorRT's own parser and builder take every graph in every precision, on a machine without a GPU.
+
+tensorrt-rtx shares both with TensorRT and needs no driver. It adds no plugins, so it gets the function body. Nothing
+here runs an engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from corrflow.export.propagation import Sizes, propagate_model
+from corrflow.export.quantize import quantise
+from corrflow.export.step import fixed_encode, graphs_of_settings, no_step, step_model
+from corrflow.plugins.errors import InputError
+from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.runtime.artifact import (
+    ENCODE,
+    ENCODE_FP16,
+    ENCODE_INT8,
+    PROPAGATE,
+    STEP,
+    Artifact,
+    TrackingSettings,
+    load_artifact,
+)
+from corrflow.runtime.backend import open_backend
+
+FRAME, CELLS, LABELS = (66, 98), (17, 25), 8
+PRECISIONS = {"fp32": ENCODE, "fp16": ENCODE_FP16, "int8": ENCODE_INT8}
+
+
+@pytest.fixture(scope="module")
+def artifact(small_artifact: Path) -> Artifact:
+    return load_artifact(small_artifact)
+
+
+@pytest.fixture(scope="module")
+def encoders(artifact: Artifact, moving_square, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The encoder of each precision; that of 8 bits is calibrated on the moving square."""
+    folder = tmp_path_factory.mktemp("frames")
+    for index, frame in enumerate(moving_square[0]):
+        cv2.imwrite(str(folder / f"{index}.png"), frame)
+    return artifact.files | {ENCODE_INT8: quantise(artifact.files[ENCODE], folder, FRAME).engine}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["encode", "propagate", "step", "step, two windows"])
+def test_the_builder_takes(name: str, precision: str, artifact: Artifact, encoders: dict[str, bytes]) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    half, settings = precision != "fp32", artifact.settings
+    if name == "step, two windows":
+        settings = replace(settings, dilation=(1, 2))
+    encode = encoders[PRECISIONS[precision]]
+    if name == "encode":
+        model = fixed_encode(encode, FRAME)
+    elif name == "propagate":
+        sizes = Sizes(settings.references, LABELS, CELLS)
+        model = propagate_model(settings.attributes, artifact.channels, sizes, half)
+    else:
+        model = step_model(encode, settings, artifact.channels, LABELS, FRAME, half)
+
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse(model.SerializeToString())
+    assert parsed, [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    engine = builder.build_serialized_network(network, config)
+    assert engine is not None and engine.nbytes > 10_000
+
+
+@pytest.mark.parametrize(
+    ("anchors", "dilation"),
+    [((0,), (1,)), ((), (1,)), ((0,), (1, 2))],
+    ids=["first frame", "no first frame", "first frame with a window of its own"],
+)
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_the_step_graph_tracks_as_the_tracker_does(
+    anchors: tuple[int, ...], dilation: tuple[int, ...], hard: bool, artifact: Artifact, moving_square
+) -> None:
+    """From the first frame alone past a full memory: the same labels as the back end with its memory."""
+    import onnxruntime
+
+    # Noise of each frame's own: a still background would tie over references, which the memory's ring has in turn.
+    noise = np.random.default_rng(1).integers(0, 40, moving_square[0].shape, np.uint8)
+    frames = moving_square[0] + noise
+    settings = TrackingSettings(64, anchors, (1, 2, 3), (2,), dilation, 10, 0.1, hard_labels=hard)
+    graphs = graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)
+    step = onnxruntime.InferenceSession(graphs[STEP], providers=["CPUExecutionProvider"])
+    artifact = replace(artifact, files=artifact.files | graphs, settings=settings)
+    backend = open_backend("onnx-function", artifact, threads=1)
+    memory = backend.new_memory(settings, LABELS, CELLS)
+    labels = np.random.default_rng(0).random((LABELS, *CELLS), np.float32)
+    features = backend.encode(frames[0])
+    memory.remember(features, labels)
+    keys, values = features[None, None], labels[None, None]
+    for count, frame in enumerate(frames[1:], start=2):
+        features = backend.encode(frame)
+        expected = backend.propagate(features, memory)
+        memory.remember(features, (expected > 0.5).astype(np.float32) if hard else expected)
+        got, keys, values = map(np.asarray, step.run(None, {"frame": frame[None], "keys": keys, "values": values}))
+        np.testing.assert_allclose(got[0], expected, rtol=0, atol=1e-5)
+        assert keys.shape[1] == values.shape[1] == min(count, settings.references)
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [TrackingSettings(anchors=(0, 5)), TrackingSettings(ages=(1, 3)), TrackingSettings(dilate_after=15)],
+    ids=["later anchor", "broken run", "widening window"],
+)
+def test_settings_that_one_graph_cannot_hold_have_no_step(settings: TrackingSettings, artifact: Artifact) -> None:
+    assert no_step(settings)
+    assert set(graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)) == {PROPAGATE}
+    with pytest.raises(InputError, match="use encode and propagate"):
+        step_model(artifact.files[ENCODE], settings, artifact.channels)
+
+
+@pytest.mark.parametrize("aot", [False, True], ids=["no aot", "aot"])
+def test_the_node_names_the_plugin_and_the_function_can_be_left_out(aot: bool, artifact: Artifact) -> None:
+    model = propagate_model(artifact.settings.attributes, artifact.channels, aot=aot, body=False)
+    attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in model.graph.node[0].attribute}
+    assert (attributes["plugin_namespace"], attributes["plugin_version"]) == (b"corrflow", b"1")
+    assert ("aot" in attributes) == aot
+    assert not model.functions
+
+
+def test_wide_windows_make_no_large_files() -> None:
+    """The bundled model's windows: a mask of every query and patch position would be 1.6 MB in single precision."""
+    model = propagate_model(Attributes((12,), (1, 2), top_k=5), channels=91)
+    assert len(model.SerializeToString()) < 30_000

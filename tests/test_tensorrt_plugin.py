@@ -1,0 +1,165 @@
+"""The TensorRT plugin lives its life on TensorRT's own Python bindings; stub libraries stand for what needs a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy import tensorrt_plugin
+from corrflow.plugins.local_soft_copy.spec import Attributes
+
+HERE = Path(__file__).parent
+COMPILER = os.environ.get("CXX", "g++")
+LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+OPS = ["radius", "dilation", "top_k", "temperature"]
+
+Life = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory, gpu_wheels: Callable[[str], Path]) -> Life:
+    """life("10.3", "v3") is what a scenario of on_stub_bindings.py saw, or its standard error where it failed."""
+    if sys.platform != "linux" or shutil.which(COMPILER) is None:
+        pytest.skip(f"no {COMPILER} on Linux here, which the stub libraries are built with")
+    folder = tmp_path_factory.mktemp("stubs")
+
+    def run(version: str, scenario: str, numpy: bool = True) -> Any:
+        bindings, major = gpu_wheels(f"tensorrt-{version}"), version.partition(".")[0]
+        stubs = folder / major
+        stubs.mkdir(exist_ok=True)
+        for library in LIBRARIES:
+            name = f"lib{library}.so.{major}"
+            command = [COMPILER, "-shared", "-fPIC", f"-Wl,-soname,{name}", str(HERE / "native/tensorrt_stub.cpp")]
+            subprocess.run([*command, "-o", str(stubs / name)], check=True)
+        own = dict(os.environ)
+        if version == "10.3" and numpy:
+            own["PYTHONPATH"] = str(gpu_wheels("numpy-1.26"))
+        program = [sys.executable, str(HERE / "on_stub_bindings.py"), str(bindings), str(stubs), scenario]
+        done = subprocess.run(program, capture_output=True, text=True, env=own)
+        return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("version", "form"),
+    [
+        ("8.6.1", "none"),
+        ("10.2.0", "none"),
+        ("10.3.0", "v3"),
+        ("10.13.3.9.post1", "v3"),
+        ("10.15.1.29", "v3"),
+        ("10.16.0.72", "aot"),
+        ("11.0.0.114", "aot"),
+        ("11.4.0.106", "aot"),
+        ("12.0", "aot"),
+        ("nonsense", "none"),
+    ],
+)
+def test_the_form_suits_the_version(version: str, form: str) -> None:
+    assert tensorrt_plugin.form_for(version) == form
+
+
+@pytest.mark.parametrize(("version", "form"), [("10.3", "v3"), ("10.16", "aot"), ("11.4", "aot")])
+def test_the_real_module_gets_its_form_once(version: str, form: str, life: Life) -> None:
+    seen = life(version, "form")
+    assert seen["version"].startswith(version)
+    assert (seen["form"], seen["again"]) == (form, form)
+
+
+def test_an_old_tensorrt_is_refused_with_the_remedy() -> None:
+    with pytest.raises(InputError, match=r"expected TensorRT 10.3 or later .* got 8.6.1; .*--plugin off"):
+        tensorrt_plugin.register(SimpleNamespace(__version__="8.6.1"))
+
+
+@pytest.mark.parametrize("version", ["10.3", "10.16", "11.4"])
+def test_the_plugin_of_version_3_lives_its_life(version: str, life: Life) -> None:
+    seen = life(version, "v3")
+    assert seen["fields"] == OPS
+    assert seen["parsed"] and seen["default"] and seen["cloned"] and seen["interfaces"]
+    assert seen["corrupted"] == 0, "of 200 round trips through serialised fields"
+    assert seen["identity"] == ["LocalSoftCopy", "1", "corrflow", 1]
+    assert seen["output type"] == ["HALF"]
+    assert seen["output shape"] == ["B", "N", "H", "W"]
+    assert seen["supported"] == {"half": True, "float": True, "mixed": False, "int8": False, "other layout": False}
+    # Pointers in, sizes, pointer out; two frame sizes share one kernel.
+    first, second = seen["launched"]
+    assert first["arguments"] == [11, 22, 33, 60, 107, 3, 44]
+    assert first["32-bit"] == [False, False, False, True, True, True, False]
+    assert first["stream"] == ["stream", 55]
+    assert (first["grid"], first["block"]) == ([7, 8, 1], [256, 1, 1])
+    assert (second["grid"], second["arguments"][3]) == ([7, 9, 1], 68)
+    assert first["kernel"] == second["kernel"] == ["corrflow_local_soft_copy", True]
+    assert seen["kernels"] == 1
+
+
+def test_bindings_that_misread_this_numpy_are_refused(life: Life) -> None:
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("this NumPy is older than what TensorRT 10.3 misreads")
+    assert "misread the arrays of NumPy" in life("10.3", "form", numpy=False)
+
+
+@pytest.mark.parametrize("version", ["10.16", "11.4"])
+def test_the_ahead_of_time_plugin_is_built_by_tensorrts_template(version: str, life: Life) -> None:
+    seen = life(version, "aot")
+    assert seen["fields"] == OPS and seen["class"] == "_TemplateAOTPlugin" and seen["parsed"]
+    assert seen["output type"] == ["HALF"]
+    assert seen["output shape"] == ["B", "4", "H", "W"]
+    assert seen["combinations"] == [["HALF", "LINEAR"]] * 4
+    assert seen["tactics"] == [1]
+    # The grid stays an expression of what the engine leaves free, and has launch.py's value for the sizes at hand.
+    block = {"block_x": 256, "block_y": 1, "block_z": 1, "shared_mem": 0}
+    assert seen["launch"] == {
+        "grid_x": "CEIL_DIV(W, 16)",
+        "grid_y": "CEIL_DIV(H, 8)",
+        "grid_z": "PROD(B, 1)",
+        **{name: str(value) for name, value in block.items()},
+    }
+    assert seen["values"] == {"grid_x": 7, "grid_y": 8, "grid_z": 1, **block}
+    assert seen["extras"] == ["H", "W", "K"]
+    assert seen["compiled"] == ["sm_87", "ptx", True]
+    assert (seen["kernel"], seen["code"]) == ("corrflow_local_soft_copy", "// the kernel")
+
+
+@pytest.mark.parametrize("version", ["10.16", "11.4"])
+def test_tensorrt_checks_the_signature_that_it_accepted(version: str, life: Life) -> None:
+    refused = life(version, "signatures")
+    assert set(refused) == {"without tactic", "other order"}
+    assert all("does not match the expected input arg schema" in message for message in refused.values())
+
+
+def test_fields_are_read_by_name_whatever_their_type() -> None:
+    fields = {"temperature": np.array([0.5], np.float64), "radius": np.array([3, 1], np.int32), "top_k": 4}
+    assert tensorrt_plugin.attributes_from(fields) == Attributes((3, 1), (1,), 4, 0.5)
+    assert tensorrt_plugin.attributes_from({}) == Attributes()
+
+
+def described(kind: str, *shape: int) -> SimpleNamespace:
+    return SimpleNamespace(dtype=SimpleNamespace(name=kind), shape=shape)
+
+
+def test_free_channels_or_classes_are_refused() -> None:
+    query, keys = described("HALF", 1, 8, -1, -1), described("HALF", 1, 2, 8, -1, -1)
+    with pytest.raises(InputError, match="given number of classes, got a free one"):
+        tensorrt_plugin._largest_launch(query, keys, described("HALF", 1, 2, -1, -1, -1), Attributes())
+    free = described("HALF", 1, -1, 5, 5)
+    with pytest.raises(InputError, match="given number of channels, got a free one"):
+        tensorrt_plugin._largest_launch(free, keys, described("HALF", 1, 2, 3, -1, -1), Attributes())
+
+
+def test_mixed_types_are_refused() -> None:
+    query, keys = described("HALF", 1, 8, 5, 5), described("FLOAT", 1, 2, 8, 5, 5)
+    query.dtype, keys.dtype = SimpleNamespace(name="HALF"), SimpleNamespace(name="FLOAT")
+    with pytest.raises(CorrflowError, match="all FLOAT, all HALF or all BF16, got HALF, FLOAT, HALF; add casts"):
+        tensorrt_plugin._largest_launch(query, keys, described("HALF", 1, 2, 3, 5, 5), Attributes())
