@@ -29,6 +29,9 @@ from corrflow.runtime.video_encoding import add_h264_stream, encodable
 
 VIDEO_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
+CLOCK = 90_000
+"""Ticks a second of written videos, as broadcasts have: every usual pace is a whole number of them."""
+
 _Sink = TypeVar("_Sink", bound="Sink")
 
 
@@ -67,10 +70,10 @@ class MaskFolderSink(Sink):
         image = Image.fromarray(np.ascontiguousarray(tracks.mask))
         image.putpalette(self._palette)
         try:
-            image.save(_part(path), format="PNG")
-            os.replace(_part(path), path)
+            image.save(part_of(path), format="PNG")
+            os.replace(part_of(path), path)
         except OSError as error:
-            _part(path).unlink(missing_ok=True)
+            part_of(path).unlink(missing_ok=True)
             raise write_failed(path, error) from None
 
     def close(self) -> None:
@@ -84,7 +87,7 @@ class VideoSink(Sink):
         """Check the path; the frame size comes with the first frame.
 
         path:              its suffix says the container: .mp4, .m4v, .mov or .mkv
-        frames_per_second: of the video, constant
+        frames_per_second: announced in the file; every picture is shown at its frame's own time
 
         Raises InputError for another suffix, a pace that is not positive, or a place that cannot be written to.
         """
@@ -99,7 +102,7 @@ class VideoSink(Sink):
             raise InputError(f"expected more than 0 frames per second for {str(path)!r}, got {frames_per_second}")
         prepare_place(self._path)
         self._container: OutputContainer | None = None
-        self._failed = False
+        self._failed, self._tick = False, -1
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
         height, width = frame.image.shape[:2]
@@ -109,6 +112,9 @@ class VideoSink(Sink):
                 self._open(picture.height, picture.width)
             if (picture.height, picture.width) != self._size:
                 raise CorrflowError(f"expected frames of one size for {self._path.name}, got {width}x{height} midway")
+            # Two frames never share a tick, so that none is lost where a source repeats its times.
+            self._tick = max(self._tick + 1, round(frame.time * CLOCK))
+            picture.pts, picture.time_base = self._tick, Fraction(1, CLOCK)
             self._mux(picture)
         except (FFmpegError, OSError) as error:
             self._failed = True
@@ -118,7 +124,7 @@ class VideoSink(Sink):
         container, self._container = self._container, None
         if container is None:
             return
-        part = _part(self._path)
+        part = part_of(self._path)
         try:
             try:
                 container.mux(self._stream.encode(None))
@@ -133,9 +139,10 @@ class VideoSink(Sink):
     def _open(self, height: int, width: int) -> None:
         file_format = VIDEO_FORMATS[self._path.suffix.lower()]
         options = {} if file_format == "matroska" else {"movflags": "faststart"}  # to play while it still downloads
-        self._container = av.open(str(_part(self._path)), "w", format=file_format, options=options)
+        self._container = av.open(str(part_of(self._path)), "w", format=file_format, options=options)
         self._size = height, width
         self._stream = add_h264_stream(self._container, self._rate, self._size, {})
+        self._stream.codec_context.time_base = Fraction(1, CLOCK)
 
     def _mux(self, picture: av.VideoFrame) -> None:
         assert self._container is not None
@@ -150,7 +157,7 @@ class _TableSink(Sink):
         self._path = Path(path)
         prepare_place(self._path)
         # Unbuffered, so that a failure shows in the frame that causes it and nothing is left to fail at the end.
-        self._file = _part(self._path).open("wb", buffering=0)
+        self._file = part_of(self._path).open("wb", buffering=0)
         self._is_empty = True
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
@@ -171,7 +178,7 @@ class _TableSink(Sink):
     def close(self) -> None:
         if self._file.closed:
             return
-        part = _part(self._path)
+        part = part_of(self._path)
         try:
             self._file.close()
             if self._is_empty:
@@ -258,7 +265,7 @@ def _text(number: float, digits: int) -> str:
     return f"{number:.{digits}f}" if math.isfinite(number) else ""
 
 
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
     """Where a file is written before it is whole: beside its path, since a rename is atomic only within one disk."""
     return path.with_name(f".{path.name}.part")
 
@@ -269,8 +276,8 @@ def prepare_place(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        _part(path).touch()
-        _part(path).unlink()
+        part_of(path).touch()
+        part_of(path).unlink()
     except OSError as error:
         raise InputError(
             f"expected to write to {str(path)!r}, got an error ({error.strerror}); choose another place"

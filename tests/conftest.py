@@ -15,6 +15,11 @@ from PIL import Image
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--batch-files", type=int, default=16, help="files of the fault suite of corrflow-batch")
+    parser.addoption("--batch-kills", type=int, default=3, help="how often that suite is killed")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real clips with real masks; skips where they are not beside the checkout."""

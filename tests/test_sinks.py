@@ -135,13 +135,13 @@ def test_video_has_every_frame_at_even_size_and_the_given_pace(
     tmp_path: Path, suffix: str, size: tuple[int, int]
 ) -> None:
     path = tmp_path / f"overlay.{suffix}"
-    with VideoSink(path, RATE) as sink:
+    with VideoSink(path, Fraction(25)) as sink:
         write_clip(sink, 7, size)
         assert not path.exists()
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        assert stream.average_rate == RATE
+        assert stream.average_rate == 25
         frames = [frame.to_ndarray(format="bgr24") for frame in container.decode(stream)]
     height, width = size
     assert len(frames) == 7

@@ -28,7 +28,9 @@ ALLOWED = {
     "evaluate": {"evaluate", "runtime", "plugins"},
     "bench": {"bench", "evaluate", "export", "train", "runtime", "plugins"},
 }
-COMMANDS = tuple(f"corrflow.{room}.cli" for room in ("train", "export", "runtime", "evaluate", "bench"))
+COMMANDS = tuple(
+    f"corrflow.{room}.cli" for room in ("train", "export", "runtime", "runtime.batch", "evaluate", "bench")
+)
 COMMANDS += ("corrflow.runtime.doctor_cli",)
 
 
@@ -105,10 +107,10 @@ def test_documented_commands_have_the_options_they_are_given(page: str) -> None:
     for variable, value in re.findall(r'^(\w+)="(.*)"$', lines, re.M):
         lines = lines.replace(f"${variable}", value)
     checked = 0
-    for line in re.findall(r"corrflow-(?:track|train|export|eval)[^\n#]*", lines):
+    for line in re.findall(r"corrflow-(?:track|batch|train|export|eval)[^\n#]*", lines):
         name, *words = line.split()
         kind = name.removeprefix("corrflow-")
-        module = {"track": "runtime", "eval": "evaluate"}.get(kind, kind)
+        module = {"track": "runtime", "batch": "runtime.batch", "eval": "evaluate"}.get(kind, kind)
         command = typer.main.get_command(importlib.import_module(f"corrflow.{module}.cli").app)
         command = getattr(command, "commands", {}).get(words[0], command)
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}

@@ -1,0 +1,1 @@
+"""Many videos in one go: what is to do, who does it, and what became of it."""

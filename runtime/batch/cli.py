@@ -1,0 +1,60 @@
+"""corrflow-batch: the shell around `command.run_batch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrflow.plugins.errors import errors_reported
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(
+    help="""Track through many videos, each from labels on one of its frames, and go on where a run was stopped.
+
+    SOURCES are video files, folders of pictures, folders of either, glob patterns in quotes, or .txt lists of them.
+    Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (first frame), LABELS/clip.json (COCO),
+    LABELS/clip/00012.png (frame 12, counted from 0) or LABELS/clip/OBJECT/00012.png (one mask for each object).
+    Results are in OUT/clip/, the state of every item in OUT/manifest.json. Exit code 1 says that items failed.
+
+    \b
+    Examples:
+      corrflow-batch videos/ --labels labels/ --out results/
+      corrflow-batch "videos/*.mp4" --labels labels/ --out results/ --format coco --format overlay
+      corrflow-batch list.txt --labels labels/ --out results/ --workers 8 --shard 1/4
+    """
+)
+def batch(
+    sources: Annotated[list[str], typer.Argument(help="Videos, folders, glob patterns or .txt lists.")],
+    labels: Annotated[Path, typer.Option(help="Folder of labels, named as the videos are.")],
+    out: Annotated[Path, typer.Option(help="Folder of results, one in it for each video.")],
+    format: Annotated[
+        list[str] | None,
+        typer.Option(help="davis, binary, csv, coco, youtube-vos, jsonl or overlay; several times [davis and jsonl]."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,
+    shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, on one of n machines.")] = "1/1",
+    artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
+    rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
+    recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or onnx-function (no fused kernel).")] = "auto",
+) -> None:
+    with errors_reported():
+        from corrflow.runtime.batch.command import run_batch
+        from corrflow.runtime.command import Model
+
+        model = Model(artifact, backend, threads, rows, recent, False)
+        run_batch(sources, labels, out, format or ["davis", "jsonl"], workers, shard, model)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What corrflow-batch does between reading its options and its exit code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.artifact import artifact_path, load_artifact
+from corrflow.runtime.backend import open_backend
+from corrflow.runtime.batch.items import Item, find_items, shard_numbers, shard_of
+from corrflow.runtime.batch.job import FORMATS, Job, finished_frames
+from corrflow.runtime.batch.manifest import Entry, Manifest
+from corrflow.runtime.batch.workers import run_workers
+from corrflow.runtime.command import Model
+from corrflow.runtime.tracker import Tracker, with_settings
+
+
+def run_batch(
+    sources: Sequence[str],
+    labels: Path,
+    out: Path,
+    formats: Sequence[str],
+    workers: int,
+    shard: str,
+    model: Model,
+) -> None:
+    """Raises InputError before anything is tracked, CorrflowError at the end where items failed."""
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise InputError(f"expected --format among {', '.join(FORMATS)}, got {unknown[0]!r}")
+    if not labels.is_dir():
+        raise InputError(f"expected a folder of labels, got {str(labels)!r}, which is none; check --labels")
+    if workers < 0:
+        raise InputError(f"expected --workers of 0 or more, got {workers}")
+    items = shard_of(find_items(sources), shard)
+    if inside := [item for item in items if item.source.is_relative_to(out.absolute())]:
+        raise InputError(f"expected results apart from the sources, got {str(inside[0].source)!r} in --out")
+    described = _checked(model)
+    index, total = shard_numbers(shard)
+    suffix = "" if total == 1 else f"-{index}-of-{total}"
+    console = Console(stderr=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        staging = out / f".staging{suffix}"
+        with _alone(out / f".lock{suffix}"):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            job = Job(labels.absolute(), out.absolute(), staging.absolute(), tuple(dict.fromkeys(formats)), described)
+            manifest = Manifest(out / f"manifest{suffix}.json", [Entry(item.name, str(item.source)) for item in items])
+            try:
+                _do_all(job, model, items, workers, manifest, console)
+            finally:
+                manifest.write()
+                shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"expected to write to {str(out)!r}, got an error ({error.strerror})") from error
+    failed = [entry for entry in manifest.entries.values() if entry.state == "failed"]
+    for entry in failed:
+        print(f"failed {entry.name}: {entry.reason}", file=sys.stderr)
+    if failed:
+        raise CorrflowError(
+            f"{len(failed)} of {len(items)} items failed; {manifest.path} has the reasons; "
+            "give the same command again for those alone"
+        )
+
+
+def _do_all(job: Job, model: Model, items: Sequence[Item], workers: int, manifest: Manifest, console: Console) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or cores
+    own = Model(
+        model.artifact, model.backend, model.threads or max(1, cores // workers), model.rows, model.recent, False
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(own.threads))  # for the workers' numerical libraries
+    to_do = []
+    for item in items:
+        frames = finished_frames(job, item)
+        if frames is None:
+            to_do.append(item)
+        else:
+            manifest.set(item.name, "done", frames)
+    begin = time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        whole = bars.add_task("all items", total=len(items), completed=len(items) - len(to_do))
+        files: dict[str, TaskID] = {}
+        for event in run_workers(job, own, to_do, workers):
+            name = event.item.name
+            if event.kind == "began":
+                manifest.set(name, "running")
+                if name not in files:
+                    files[name] = bars.add_task(name, total=None)
+            elif event.kind == "frames":
+                bars.update(files[name], completed=event.frames, total=event.announced)
+            else:
+                manifest.set(name, event.kind, event.frames, event.reason)
+                bars.remove_task(files.pop(name))
+                bars.advance(whole)
+    done, failed, frames = manifest.count("done"), manifest.count("failed"), 0
+    frames = sum(manifest.entries[item.name].frames for item in to_do)
+    seconds = time.perf_counter() - begin
+    console.print(
+        f"{done} done ({len(items) - len(to_do)} before), {failed} failed; {frames} frames in {seconds:.1f} s "
+        f"with {workers} workers",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _checked(model: Model) -> str:
+    """The artifact and the settings in words; raises InputError for what every worker would stumble over."""
+    if model.threads < 0:
+        raise InputError(f"expected --threads of 0 or more, got {model.threads}")
+    artifact = load_artifact(artifact_path(model.artifact))
+    settings = with_settings(artifact.settings, model.rows, model.recent)
+    backend = open_backend(model.backend, artifact, 1)
+    try:
+        Tracker(backend, settings)
+        return f"{artifact.sha256} {settings} {backend.name}"
+    finally:
+        backend.close()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two batches on one folder are the user's to avoid
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"expected {str(path.parent)!r} for one run at a time, got another; wait for it"
+            ) from error
+        yield

@@ -1,0 +1,125 @@
+"""One item from its source to its folder of results, which appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.batch.items import Item
+from corrflow.runtime.batch.labels_by_name import label_files, read_labels
+from corrflow.runtime.batch.whole_video import track_whole
+from corrflow.runtime.coco import CocoSink
+from corrflow.runtime.folder_sinks import BinaryMaskSink, YouTubeVosSink
+from corrflow.runtime.pipeline import write_behind
+from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
+from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
+from corrflow.runtime.tracker import Tracker
+
+RECEIPT = "item.json"
+"""The last file of a finished item: what it was made from, and how many frames it has."""
+
+FORMATS: dict[str, Callable[[Path, FrameSource], Sink]] = {
+    "davis": lambda folder, source: MaskFolderSink(folder / "masks"),
+    "binary": lambda folder, source: BinaryMaskSink(folder / "objects"),
+    "csv": lambda folder, source: KeypointCsvSink(folder / "points.csv"),
+    "coco": lambda folder, source: CocoSink(folder / "coco.json"),
+    "youtube-vos": lambda folder, source: YouTubeVosSink(folder / "youtube-vos", source.name),
+    "jsonl": lambda folder, source: JsonLinesSink(folder / "tracks.jsonl"),
+    "overlay": lambda folder, source: VideoSink(
+        folder / "overlay.mp4", source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with every item.
+
+    staging: where folders grow before they are whole; on the disk of `out`
+    formats: keys of FORMATS
+    model:   whatever else results depend on, in words
+    """
+
+    labels: Path
+    out: Path
+    staging: Path
+    formats: tuple[str, ...]
+    model: str
+
+
+def fingerprint(job: Job, item: Item) -> str:
+    """SHA-256 of what the results are made from: the labels' content, the source's names, sizes and times, the model.
+
+    Raises InputError where the source or the labels are not there.
+    """
+    digest = hashlib.sha256(json.dumps([job.model, sorted(job.formats)]).encode())
+    try:
+        files = sorted(item.source.iterdir()) if item.source.is_dir() else [item.source]
+        for path in files:
+            state = path.stat()
+            digest.update(json.dumps([path.name, state.st_size, state.st_mtime_ns]).encode())
+        for path in label_files(job.labels, item.name):
+            digest.update(json.dumps([str(path.relative_to(job.labels)), path.stat().st_size]).encode())
+            digest.update(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"expected to read {error.filename!r}, got an error ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def finished_frames(job: Job, item: Item) -> int | None:
+    """How many frames the item has where it was finished from the same labels, source and model; else None."""
+    try:
+        receipt = json.loads((job.out / item.name / RECEIPT).read_text())
+        return int(receipt["frames"]) if receipt["made_from"] == fingerprint(job, item) else None
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return None
+
+
+def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int | None], None]) -> int:
+    """Track one item; returns its number of frames. report: frames done, and announced or None.
+
+    Raises CorrflowError for what is wrong with it; nothing of it is kept then, and an older result stays.
+    """
+    made_from = fingerprint(job, item)
+    labels = read_labels(job.labels, item.name)
+    staged, spools = job.staging / "results" / item.name, job.staging / "spools" / item.name
+    for folder in (staged, spools):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    try:
+        with open_source(str(item.source)) as source, ExitStack() as stack:
+            sinks: list[Sink] = []
+            for name in job.formats:
+                sinks.append(FORMATS[name](staged, source))
+                stack.callback(sinks[-1].close)
+            write = stack.enter_context(write_behind(sinks))
+            count = 0
+            for frame, tracks in stack.enter_context(closing(track_whole(source, tracker, labels, spools))):
+                write(frame, tracks)
+                count += 1
+                report(count, source.frame_count)
+        (staged / RECEIPT).write_text(json.dumps({"frames": count, "made_from": made_from}) + "\n")
+        _publish(staged, job.out / item.name, job.staging / "old" / item.name)
+    finally:
+        for folder in (staged, spools):
+            shutil.rmtree(folder, ignore_errors=True)
+    return count
+
+
+def _publish(staged: Path, final: Path, old: Path) -> None:
+    """Put a whole folder in its place; between the two renames a kill leaves no result, never half of one."""
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        old.parent.mkdir(exist_ok=True)
+        os.rename(final, old)
+        os.rename(staged, final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(staged, final)

@@ -1,0 +1,82 @@
+"""Frames and tracks on disk, to be read again in any order: what lies before a label is tracked backward."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+
+
+class Spool:
+    """Pictures without loss, each with a JSON header, in one file; memory holds 8 bytes for each."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
+        self._starts = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def append(self, picture: np.ndarray, header: dict[str, Any]) -> None:
+        """picture: [H, W] or [H, W, 3] uint8. Raises OSError where the disk is full."""
+        self._starts.append(self._file.seek(0, 2))
+        encoded = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+        line = json.dumps(header | {"bytes": len(encoded)}).encode() + b"\n"
+        self._file.write(line + encoded)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        self._file.seek(self._starts[index])
+        header = json.loads(self._file.readline())
+        encoded = np.frombuffer(self._file.read(header.pop("bytes")), np.uint8)
+        picture = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+        assert picture is not None  # written above
+        return np.asarray(picture, np.uint8), header
+
+    def close(self) -> None:
+        self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def put_frame(spool: Spool, frame: Frame) -> None:
+    spool.append(frame.image, {"index": frame.index, "time": frame.time, "name": frame.name})
+
+
+def get_frame(spool: Spool, index: int) -> Frame:
+    image, header = spool[index]
+    return Frame(image, **header)
+
+
+def put_tracks(spool: Spool, tracks: Tracks) -> None:
+    spool.append(tracks.mask, {"objects": [_plain(track) for track in tracks.objects]})
+
+
+def get_tracks(spool: Spool, index: int) -> Tracks:
+    mask, header = spool[index]
+    return Tracks(mask, tuple(_track(entry) for entry in header["objects"]))
+
+
+def _plain(track: ObjectTrack) -> dict[str, Any]:
+    # Python writes numbers so that they are read back to the last bit.
+    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(track).items()}
+
+
+def _track(entry: dict[str, Any]) -> ObjectTrack:
+    track: dict[str, Any] = dict(entry)
+    for key in ("points", "point_confidence"):
+        track[key] = None if entry[key] is None else np.array(entry[key], np.float32)
+    track["box"] = entry["box"] and tuple(entry["box"])
+    track["point_names"] = tuple(entry["point_names"])
+    return ObjectTrack(**track)

@@ -1,0 +1,70 @@
+"""Folders of pictures that other tools read: one black and white mask for each object, and YouTube-VOS."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from corrflow.runtime.sinks import MaskFolderSink, Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.tracks import Frame, Tracks
+
+
+class BinaryMaskSink(Sink):
+    """OBJECT/FRAME.png for each mask object, by its id: [H, W] uint8, 255 on the object and 0 elsewhere."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises InputError where nothing can be written into the folder."""
+        self._folder = Path(folder)
+        prepare_place(self._folder / "mask.png")
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        for track in tracks.objects:
+            if track.points is None:
+                picture = (tracks.mask == track.id).astype(np.uint8) * 255
+                _save(self._folder / str(track.id) / f"{frame.name}.png", picture)
+
+    def close(self) -> None:
+        pass
+
+
+class YouTubeVosSink(Sink):
+    """JPEGImages/NAME, Annotations/NAME and meta.json as the YouTube-VOS data set has them."""
+
+    def __init__(self, folder: str | Path, name: str) -> None:
+        """name: of the video. Raises InputError where nothing can be written into the folder."""
+        self._folder, self._name = Path(folder), name
+        self._masks = MaskFolderSink(self._folder / "Annotations" / name)
+        prepare_place(self._folder / "meta.json")
+        self._objects: dict[int, tuple[str, list[str]]] = {}
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        _save(self._folder / "JPEGImages" / self._name / f"{frame.name}.jpg", frame.image)
+        self._masks.write(frame, tracks)
+        for track in tracks.objects:
+            if track.points is None:
+                frames = self._objects.setdefault(track.id, (track.name or "object", []))[1]
+                if track.visible:
+                    frames.append(frame.name)
+
+    def close(self) -> None:
+        objects = {str(id): {"category": name, "frames": frames} for id, (name, frames) in self._objects.items()}
+        path = self._folder / "meta.json"
+        try:
+            part_of(path).write_text(json.dumps({"videos": {self._name: {"objects": objects}}}), encoding="utf-8")
+            os.replace(part_of(path), path)
+        except OSError as error:
+            raise write_failed(path, error) from None
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    """A picture [H, W] or [H, W, 3] BGR uint8, in the format of the path's suffix."""
+    try:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        part_of(path).write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())  # JPEG at OpenCV's quality 95
+        os.replace(part_of(path), path)
+    except OSError as error:
+        raise write_failed(path, error) from None
