@@ -1,4 +1,4 @@
-"""The memory on the host: features and soft labels of the frames that settings refer to, allocated once."""
+"""Which frames are remembered, and the memory on the host: features and soft labels, allocated once."""
 
 from __future__ import annotations
 
@@ -8,32 +8,23 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifact import TrackingSettings
 
 
-class MemoryRing:
-    """One slot for each anchor, then a ring of as many slots as the oldest reference has frames of age.
+class ReferenceSlots:
+    """Which slot each frame goes to: one for each anchor, then a ring as long as the oldest reference has frames of age.
 
-    settings: which frames are references, and how each is searched; labels: N; cells: (h, w); channels: C
+    Says nothing of what is in a slot, so that a memory may be on any device.
     """
 
-    def __init__(self, settings: TrackingSettings, labels: int, cells: tuple[int, int], channels: int) -> None:
+    def __init__(self, settings: TrackingSettings) -> None:
         self._settings = settings
         self._ring = max(settings.ages, default=0)
-        slots = len(settings.anchors) + self._ring
-        self._keys = np.empty((slots, channels, *cells), np.float32)
-        self._values = np.empty((slots, labels, *cells), np.float32)
-        self._frames = np.full(slots, -1)  # the frame in each slot, counted from the first remembered
+        self._frames = np.full(len(settings.anchors) + self._ring, -1)  # counted from the first remembered
         self._remembered = self._in_ring = 0
 
-    @property
-    def labels(self) -> int:
-        return self._values.shape[1]
+    def __len__(self) -> int:
+        return len(self._frames)
 
-    @property
-    def frames(self) -> list[int]:
-        """The frames that are references for the next one, in the order that they are given to the op."""
-        return self._frames[self._wanted()].tolist()
-
-    def remember(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Store the next frame: features [C, h, w], labels [N, h, w], both float32."""
+    def take(self) -> int | None:
+        """The slot that the next frame overwrites, or None for a frame that will never be a reference."""
         frame, anchors = self._remembered, self._settings.anchors
         self._remembered += 1
         if frame in anchors:
@@ -43,8 +34,56 @@ class MemoryRing:
             slot = len(anchors) + self._in_ring % self._ring
             self._in_ring += 1
         else:
-            return
-        self._keys[slot], self._values[slot], self._frames[slot] = features, labels, frame
+            return None
+        self._frames[slot] = frame
+        return slot
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """Slots of the next frame's references, ascending: the order that they are given to the op.
+
+        They are the first slots, without a gap, where the references are the first frame and the last few.
+        """
+        filled = self._frames >= 0
+        recent = np.isin(self._remembered - self._frames, self._settings.ages)
+        return np.flatnonzero(filled & (recent | np.isin(self._frames, self._settings.anchors)))
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames in those slots."""
+        return self._frames[self.wanted].tolist()
+
+    @property
+    def attributes(self) -> Attributes:
+        """How to search them."""
+        return self._settings.attributes_for((self._remembered - self._frames[self.wanted]).tolist())
+
+
+class MemoryRing:
+    """The memory as NumPy arrays.
+
+    settings: which frames are references, and how each is searched; labels: N; cells: (h, w); channels: C
+    """
+
+    def __init__(self, settings: TrackingSettings, labels: int, cells: tuple[int, int], channels: int) -> None:
+        self._slots = ReferenceSlots(settings)
+        self._keys = np.empty((len(self._slots), channels, *cells), np.float32)
+        self._values = np.empty((len(self._slots), labels, *cells), np.float32)
+
+    @property
+    def labels(self) -> int:
+        return self._values.shape[1]
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames that are references for the next one, in the order that they are given to the op."""
+        return self._slots.frames
+
+    def remember(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Store the next frame: features [C, h, w], labels [N, h, w], both float32."""
+        slot = self._slots.take()
+        if slot is not None:
+            self._keys[slot], self._values[slot] = features, labels
 
     def references(self) -> tuple[np.ndarray, np.ndarray, Attributes]:
         """Keys [K, C, h, w] and values [K, N, h, w] of the K references of the next frame, and how to search them.
@@ -52,13 +91,6 @@ class MemoryRing:
         Views where the references lie in the first slots (the first frame and the last few always do), copies
         otherwise.
         """
-        slots = self._wanted()
-        ages = (self._remembered - self._frames[slots]).tolist()
+        slots = self._slots.wanted
         chosen = slice(0, len(slots)) if len(slots) == slots[-1] + 1 else slots
-        return self._keys[chosen], self._values[chosen], self._settings.attributes_for(ages)
-
-    def _wanted(self) -> np.ndarray:
-        """Slots of the references, ascending."""
-        filled = self._frames >= 0
-        recent = np.isin(self._remembered - self._frames, self._settings.ages)
-        return np.flatnonzero(filled & (recent | np.isin(self._frames, self._settings.anchors)))
+        return self._keys[chosen], self._values[chosen], self._slots.attributes
