@@ -9,7 +9,7 @@ from corrflow.runtime.artifact import TrackingSettings
 
 
 class ReferenceSlots:
-    """Which slot each frame goes to: one for each anchor, then a ring as long as the oldest reference has frames of age.
+    """Which slot each frame goes to: one for each anchor, then a ring as long as the oldest reference is old.
 
     Says nothing of what is in a slot, so that a memory may be on any device.
     """

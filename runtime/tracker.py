@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -76,13 +77,12 @@ class Tracker:
 
         Raises InputError for a frame or an object that does not fit.
         """
-        _check_frame(frame)
-        height, width = frame.shape[:2]
+        height, width = self._check_frame(frame)
         geometry = Geometry.of((height, width), self.settings.rows)
         _check_objects(objects, (height, width), ())
         self.reset()
         self._geometry, self._upsample = geometry, geometry.upsampler()
-        self._features = self.backend.encode(geometry.shrink(frame))
+        self._features = self._encode(frame, geometry)
         self._join(objects)
         return self._given(objects)
 
@@ -92,13 +92,13 @@ class Tracker:
         Raises CorrflowError where the size is not that of the first frame, InputError before `start`.
         """
         geometry, upsample = self._started()
-        _check_frame(frame)
-        if frame.shape[:2] != geometry.frame:
+        size = self._check_frame(frame)
+        if size != geometry.frame:
             raise CorrflowError(
-                f"expected frames of {_size(geometry.frame)} as at the start, got {_size(frame.shape[:2])};"
+                f"expected frames of {_size(geometry.frame)} as at the start, got {_size(size)};"
                 " start again with objects on a frame of the new size"
             )
-        self._features = self.backend.encode(geometry.shrink(frame))
+        self._features = self._encode(frame, geometry)
         ids, maps, tracks = [], [], []
         for group in self._groups:
             labels = self.backend.propagate(self._features, group.memory)
@@ -138,6 +138,24 @@ class Tracker:
                 self._groups = [group for group in self._groups if group.members]
                 return
         raise InputError(f"expected an object among {list(self.object_ids)} to remove, got {object_id}")
+
+    def _check_frame(self, frame: Any) -> tuple[int, int]:
+        """(height, width) of a frame. One on the device is for the back end to check further."""
+        on_device = getattr(frame, "__cuda_array_interface__", None)
+        if on_device is not None and getattr(self.backend, "device_frames", False) and len(on_device["shape"]) == 3:
+            return tuple(on_device["shape"][:2])
+        _check_host_frame(frame)
+        return frame.shape[:2]
+
+    def _encode(self, frame: Any, geometry: Geometry) -> Features:
+        if isinstance(frame, np.ndarray):
+            return self.backend.encode(geometry.shrink(frame))
+        if geometry.working != geometry.frame:
+            raise InputError(
+                f"expected frames on the GPU at the size they are tracked at, {_size(geometry.working)}, got"
+                f" {_size(geometry.frame)}; shrink them there, or set rows to 0"
+            )
+        return self.backend.encode(frame)
 
     def _started(self) -> tuple[Geometry, Upsampler]:
         if self._geometry is None or self._upsample is None:
@@ -226,7 +244,7 @@ def _keypoints_track(given: KeypointsObject, points: np.ndarray, heights: np.nda
     )
 
 
-def _check_frame(frame: np.ndarray) -> None:
+def _check_host_frame(frame: np.ndarray) -> None:
     if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
         got = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise InputError(f"expected a frame [H, W, 3] uint8, BGR, got {got}")

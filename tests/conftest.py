@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -151,3 +153,14 @@ def gpu_wheels() -> Callable[[str], Path]:
         return found
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def fakes() -> ModuleType:
+    """tests/fakes.py: a CUDA runtime made of NumPy arrays, and a TensorRT made of ONNX Runtime."""
+    spec = importlib.util.spec_from_file_location("corrflow_fakes", Path(__file__).with_name("fakes.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

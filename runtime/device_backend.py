@@ -1,0 +1,277 @@
+"""A back end whose features and memory stay on the GPU: frames go in, soft labels come out.
+
+What runs the graphs is handed in (`Programs`): engines of TensorRT, or sessions of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.artifact import STRIDE, Artifact, TrackingSettings
+from corrflow.runtime.device import Buffer, CudaDevice, Shared
+from corrflow.runtime.memory import ReferenceSlots
+
+
+class Program(Protocol):
+    """A graph that is ready to run."""
+
+    def enqueue(self, tensors: dict[str, Buffer]) -> None:
+        """Put it on the device's stream. Inputs and outputs by the graph's names, of the sizes that it wants."""
+        ...
+
+
+class Programs(Protocol):
+    """The graphs of an artifact on one device.
+
+    name:       for people
+    storage:    type of features and labels
+    recordable: whether a program can be part of a CUDA graph
+    frame, references, labels: (H, W), the most K and the one N that the programs are built for; None for any
+    """
+
+    name: str
+    storage: np.dtype
+    recordable: bool
+    frame: tuple[int, int] | None
+    references: int | None
+    labels: int | None
+
+    def encode(self) -> Program:
+        """frame [1, H, W, 3] uint8, BGR -> features [1, C, h, w]."""
+        ...
+
+    def propagate(self, references: int) -> Program:
+        """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w]."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Room:
+    """Where a frame of one size and its features are, for all frames of that size."""
+
+    frame: Shared
+    features: Buffer
+
+
+@dataclass(frozen=True)
+class DeviceFeatures:
+    """The features of frame `number`. There is room for one frame: they are good until the next one is encoded."""
+
+    number: int
+    cells: tuple[int, int]
+
+
+class DeviceMemory:
+    """Fulfils `backend.Memory`, on the device. Labels that `propagate` has just returned are not sent back to it."""
+
+    def __init__(
+        self, backend: DeviceBackend, settings: TrackingSettings, labels: int, padded: int, cells: tuple[int, int]
+    ) -> None:
+        device, storage = backend.device, backend.programs.storage
+        self._backend, self._labels, self.cells = backend, labels, cells
+        self.slots = ReferenceSlots(settings)
+        self._keys = device.allocate((len(self.slots), backend.artifact.channels, *cells), storage)
+        self._values = device.allocate((len(self.slots), padded, *cells), storage)
+        # The channels that only fill up are zeros here, so they are zeros in the ring and in all that is copied.
+        self.soft = device.share((1, padded, *cells), storage)
+        self._returned: np.ndarray | None = None
+        self._gathered: tuple[Buffer, Buffer] | None = None
+        self.recorded: dict[Any, Callable[[], None] | None] = {}  # None where it has run once, unrecorded
+
+    @property
+    def labels(self) -> int:
+        return self._labels
+
+    def remember(self, features: DeviceFeatures, labels: np.ndarray) -> None:
+        self._backend.check_fits(features, self)
+        if labels.shape != (self._labels, *self.cells):
+            raise CorrflowError(
+                f"expected labels {[self._labels, *self.cells]} to remember, got {list(labels.shape)}; make a memory"
+                " of that size"
+            )
+        slot = self.slots.take()
+        if slot is None:
+            return
+        device = self._backend.device
+        device.copy(self._keys.entry(slot), self._backend.encoded(features))
+        if labels is not self._returned:
+            device.wait()  # what was last sent from these bytes has to have arrived
+            self.soft.host[0, : self._labels] = labels
+            device.upload(self.soft)
+            self._returned = None
+        device.copy(self._values.entry(slot), self.soft.buffer)
+
+    def references(self) -> tuple[Buffer, Buffer]:
+        """Keys [1, K, C, h, w] and values [1, K, N, h, w], in place where the references are the first slots."""
+        slots = self.slots.wanted.tolist()
+        count = len(slots)
+        if not count:
+            raise CorrflowError("expected a memory with a frame in it, got an empty one; remember a frame first")
+        if count == slots[-1] + 1:
+            return self._keys.first(count).batch(), self._values.first(count).batch()
+        device = self._backend.device
+        if self._gathered is None:
+            keys, values = (device.allocate(ring.shape, ring.dtype) for ring in (self._keys, self._values))
+            self._gathered = keys, values
+        for target, source in zip(self._gathered, (self._keys, self._values), strict=True):
+            for place, slot in enumerate(slots):
+                device.copy(target.entry(place), source.entry(slot))
+        keys, values = self._gathered
+        return keys.first(count).batch(), values.first(count).batch()
+
+    def result(self) -> np.ndarray:
+        """What was propagated, [N, h, w] float32. Read-only, for the device's copy to be its twin."""
+        self._returned = self.soft.host[0, : self._labels].astype(np.float32)
+        self._returned.flags.writeable = False
+        return self._returned
+
+
+class DeviceBackend:
+    """Fulfils `backend.Backend`. Frames may also be on the device already (__cuda_array_interface__).
+
+    Encoding is put off until it is known what follows, so that a whole step (frame in, encoding, propagation, labels
+    out) is one CUDA graph. A step runs once as it is, then it is recorded, then the record is run.
+    """
+
+    any_attributes = False
+    device_frames = True
+
+    def __init__(self, artifact: Artifact, device: CudaDevice, programs: Programs) -> None:
+        self.artifact, self.device, self.programs = artifact, device, programs
+        self.name = programs.name
+        self._room: _Room | None = None
+        self._number = 0
+        self._staged = self._on_host = False  # whether the newest frame is still to be encoded, and from which side
+
+    def encode(self, frame: Any) -> DeviceFeatures:
+        """[H, W, 3] uint8, BGR, a NumPy array or on the device, contiguous."""
+        given = None if isinstance(frame, np.ndarray) else _on_device(frame)
+        height, width = frame.shape[:2] if given is None else given.shape[:2]
+        fixed = self.programs.frame
+        if fixed is not None and (height, width) != fixed:
+            raise InputError(
+                f"expected frames of {fixed[1]}x{fixed[0]}, which the engines are built for, got {width}x{height};"
+                f" build them with corrflow-export engine --size {height}x{width}, or track with another back end"
+            )
+        self.device.wait()  # the frame before may still be on its way out of these bytes
+        room = self._room_for(height, width)
+        if given is None:
+            room.frame.host[0] = frame
+        else:
+            stream = getattr(frame, "__cuda_array_interface__", {}).get("stream")
+            if stream is not None:
+                self.device.wait_for(int(stream))
+            self.device.copy(room.frame.buffer, given)
+            self.device.wait()  # the caller may overwrite its frame
+        self._staged, self._on_host = True, given is None
+        self._number += 1
+        return DeviceFeatures(self._number, room.features.shape[-2:])  # type: ignore[arg-type]
+
+    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> DeviceMemory:
+        """Raises InputError for more labels or references than the programs are built for."""
+        programs = self.programs
+        for what, asked, most, option in (
+            ("label channels", labels, programs.labels, "--objects"),
+            ("references", settings.references, programs.references, "--references"),
+        ):
+            if most is not None and asked > most:
+                raise InputError(
+                    f"expected at most {most} {what}, which the engines are built for, got {asked}; build them with"
+                    f" corrflow-export engine {option} {asked}, or track with another back end"
+                )
+        return DeviceMemory(self, settings, labels, programs.labels or labels, cells)
+
+    def propagate(self, query: DeviceFeatures, memory: DeviceMemory) -> np.ndarray:
+        """Soft labels [N, h, w] float32, read-only."""
+        self.check_fits(query, memory)
+        room = self._room
+        assert room is not None, "there are features"
+        keys, values = memory.references()
+        staged, on_host = self._staged, self._on_host
+        program = self.programs.propagate(keys.shape[1])
+
+        def step() -> None:
+            if staged:
+                self._encode(room, on_host)
+            labels = memory.soft.buffer
+            program.enqueue({"query": room.features, "keys": keys, "values": values, "labels": labels})
+            self.device.download(memory.soft)
+
+        self._run(memory, (room, keys.pointer, keys.shape[1], staged, staged and on_host), step)
+        self._staged = False
+        self.device.wait()
+        return memory.result()
+
+    def encoded(self, features: DeviceFeatures) -> Buffer:
+        """Where these features are once the stream gets there, [1, C, h, w]."""
+        self._check_newest(features)
+        assert self._room is not None, "there are features"
+        if self._staged:
+            self._encode(self._room, self._on_host)
+            self._staged = False
+        return self._room.features
+
+    def check_fits(self, features: DeviceFeatures, memory: DeviceMemory) -> None:
+        """Raise CorrflowError for features that are gone or of another size than the memory."""
+        self._check_newest(features)
+        if features.cells != memory.cells:
+            raise CorrflowError(
+                f"expected features of {list(memory.cells)} cells, as the memory has them, got {list(features.cells)};"
+                " start again at the new size"
+            )
+
+    def close(self) -> None:
+        self.device.wait()
+        self._room = None
+        self.programs.close()
+        self.device.close()
+
+    def _encode(self, room: _Room, on_host: bool) -> None:
+        if on_host:
+            self.device.upload(room.frame)
+        self.programs.encode().enqueue({"frame": room.frame.buffer, "features": room.features})
+
+    def _run(self, memory: DeviceMemory, key: tuple[Any, ...], step: Callable[[], None]) -> None:
+        """Run a step, recorded from the second time on: the first may allocate, which a record cannot hold."""
+        if not self.programs.recordable or key not in memory.recorded:
+            step()
+            memory.recorded[key] = None
+            return
+        launch = memory.recorded[key]
+        if launch is None:
+            launch = memory.recorded[key] = self.device.record(step)
+        launch()
+
+    def _room_for(self, height: int, width: int) -> _Room:
+        if self._room is None or self._room.frame.host.shape[1:3] != (height, width):
+            cells = -(-height // STRIDE), -(-width // STRIDE)
+            features = self.device.allocate((1, self.artifact.channels, *cells), self.programs.storage)
+            self._room = _Room(self.device.share((1, height, width, 3), np.uint8), features)
+        return self._room
+
+    def _check_newest(self, features: DeviceFeatures) -> None:
+        if features.number != self._number:
+            raise CorrflowError(
+                f"expected the features of the newest frame ({self._number}), got those of frame {features.number};"
+                " use features before the next frame is encoded"
+            )
+
+
+def _on_device(frame: Any) -> Buffer:
+    """A frame [H, W, 3] uint8 on the device, as it is. Raises InputError for anything else."""
+    given = getattr(frame, "__cuda_array_interface__", None)
+    if given is None:
+        raise InputError(f"expected a frame as a NumPy array or an array on the GPU, got {type(frame).__name__}")
+    shape, kind, strides = tuple(given["shape"]), given["typestr"], given.get("strides")
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != "|u1":
+        raise InputError(f"expected a frame [H, W, 3] uint8, BGR, on the GPU, got {kind} {list(shape)}; convert it")
+    if strides is not None and tuple(strides) != (shape[1] * 3, 3, 1):
+        raise InputError(f"expected a contiguous frame on the GPU, got strides {list(strides)}; copy it first")
+    return Buffer(int(given["data"][0]), shape, np.dtype(np.uint8), frame)

@@ -1,0 +1,303 @@
+"""The back end for GPUs tracks as the one for CPUs does, on a CUDA runtime made of NumPy arrays (fakes.py)."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime.artifact import Artifact, TrackingSettings, load_artifact
+from corrflow.runtime.backend import open_backend
+from corrflow.runtime.device import CudaDevice
+from corrflow.runtime.device_backend import DeviceBackend
+from corrflow.runtime.onnxruntime_cuda_backend import OnnxRuntimePrograms
+from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.tracks import KeypointsObject, MaskObject
+
+CPU = ("CPUExecutionProvider", {})
+FRAME, CELLS = (66, 98), (17, 25)
+
+
+@pytest.fixture(scope="module")
+def artifact(small_artifact: Path) -> Artifact:
+    loaded = load_artifact(small_artifact)
+    return replace(loaded, settings=replace(loaded.settings, rows=0))
+
+
+@pytest.fixture(params=[False, True], ids=["desktop", "integrated"])
+def cuda(request: pytest.FixtureRequest, fakes: ModuleType) -> Any:
+    return fakes.Cuda(integrated=request.param)
+
+
+@pytest.fixture
+def open_fake(artifact: Artifact, fakes: ModuleType):
+    """open_fake(cuda, settings, **fixed) -> (back end, programs)."""
+
+    def opened(cuda: Any, settings: TrackingSettings = artifact.settings, **fixed: Any) -> tuple[DeviceBackend, Any]:
+        own = replace(artifact, settings=settings)
+        programs = fakes.Streamed(OnnxRuntimePrograms(own, CPU, "cpu"), cuda, **fixed)
+        return DeviceBackend(own, CudaDevice(cuda), programs), programs
+
+    return opened
+
+
+def noisy(frames: np.ndarray) -> np.ndarray:
+    """Noise of each frame's own: a still background would tie over references, which the ring has in turn."""
+    return frames + np.random.default_rng(1).integers(0, 40, frames.shape, np.uint8)
+
+
+def objects(masks: np.ndarray) -> list[Any]:
+    return [MaskObject(1, masks[0]), KeypointsObject(2, np.array([[30.0, 24.0], [60, 40]], np.float32), ("a", "b"))]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{}, {"hard_labels": True}, {"anchors": (0, 2), "ages": (1, 3)}, {"anchors": (), "ages": (1,)}],
+    ids=["first and last three", "hard labels", "slots with gaps", "the frame before"],
+)
+def test_tracks_on_the_device_are_those_of_the_cpu(
+    named: dict[str, Any], cuda, open_fake, artifact: Artifact, moving_square
+) -> None:
+    """With an object that joins late, so that there are two memories; every frame, to 1e-5 in the labels."""
+    frames, masks = noisy(moving_square[0]), moving_square[1]
+    settings = replace(artifact.settings, **named)
+    backend, _ = open_fake(cuda, settings)
+    ours = Tracker(backend)
+    theirs = Tracker(open_backend("onnx-function", replace(artifact, settings=settings), threads=1))
+    for tracker in (ours, theirs):
+        tracker.start(frames[0], objects(masks))
+    for index, frame in enumerate(frames[1:], start=1):
+        got, expected = ours.step(frame), theirs.step(frame)
+        np.testing.assert_array_equal(got.mask, expected.mask)
+        for mine, other in zip(got.objects, expected.objects, strict=True):
+            assert mine.confidence == pytest.approx(other.confidence, abs=1e-5)
+        if index == 3:
+            for tracker in (ours, theirs):
+                tracker.add([MaskObject(3, masks[3])])
+    backend.close()
+    theirs.backend.close()
+
+
+def test_a_step_is_one_graph_with_the_frame_going_in_and_the_labels_coming_out(
+    fakes: ModuleType, open_fake, artifact: Artifact, moving_square
+) -> None:
+    cuda = fakes.Cuda()
+    frames, masks = noisy(np.tile(moving_square[0], (2, 1, 1, 1))), moving_square[1]
+    backend, programs = open_fake(cuda)
+    tracker = Tracker(backend)
+    tracker.start(frames[0], [MaskObject(1, masks[0])])
+    for frame in frames[1:5]:
+        tracker.step(frame)
+    assert (cuda.recorded, cuda.launched) == (0, 0), "K = 1, 2, 3, 4: each ran once as it is"
+    tracker.step(frames[5])
+    assert (cuda.recorded, cuda.launched) == (1, 1)
+    backend.device.wait()
+    allocated = cuda.allocated
+    cuda.copied.clear()
+    programs.runs.clear()
+    for frame in frames[6:]:
+        tracker.step(frame)
+    backend.device.wait()
+    steps = len(frames[6:])
+    assert (cuda.recorded, cuda.launched, cuda.allocated) == (1, 1 + steps, allocated)
+    assert programs.runs == ["encode", "propagate-4"] * steps
+    frame, labels, features = 66 * 98 * 3, 8 * 17 * 25 * 4, artifact.channels * 17 * 25 * 4
+    # The frame in, the labels out, and on the device features and labels into the ring.
+    assert cuda.copied == [frame, labels, features, labels] * steps
+    backend.close()
+
+
+def test_an_integrated_gpu_copies_nothing_between_host_and_device(
+    fakes: ModuleType, open_fake, artifact: Artifact, moving_square
+) -> None:
+    cuda = fakes.Cuda(integrated=True)
+    backend, _ = open_fake(cuda)
+    tracker = Tracker(backend)
+    tracker.start(moving_square[0][0], [MaskObject(1, moving_square[1][0])])
+    backend.device.wait()
+    cuda.copied.clear()
+    tracker.step(moving_square[0][1])
+    backend.device.wait()
+    assert cuda.copied == [artifact.channels * 17 * 25 * 4, 8 * 17 * 25 * 4], "only the ring is written"
+    backend.close()
+
+
+def test_labels_are_padded_to_what_the_engines_take(cuda, open_fake, moving_square) -> None:
+    generator = np.random.default_rng(2)
+    got = []
+    for fixed in ({}, {"labels": 24}):
+        backend, _ = open_fake(cuda, **fixed)
+        memory = backend.new_memory(backend.artifact.settings, 8, CELLS)
+        memory.remember(backend.encode(moving_square[0][0]), np.random.default_rng(3).random((8, *CELLS), np.float32))
+        for frame in moving_square[0][1:6]:
+            features = backend.encode(frame)
+            labels = backend.propagate(features, memory)
+            memory.remember(features, labels if generator.random() < 0.5 else labels.copy())
+        got.append(labels)
+        assert memory.labels == 8 and labels.shape == (8, *CELLS) and not labels.flags.writeable
+        backend.close()
+    np.testing.assert_array_equal(*got)
+
+
+def test_labels_that_were_changed_are_sent_and_not_the_devices_own(cuda, open_fake, moving_square) -> None:
+    """Twice the labels remembered are twice the labels copied: the op is linear in them."""
+    backend, _ = open_fake(cuda, replace(TrackingSettings(0, (), (1,), (2,)), top_k=10, temperature=0.1))
+    start = np.random.default_rng(3).random((8, *CELLS), np.float32)
+    got = []
+    for factor in (1, 2):
+        memory = backend.new_memory(backend.artifact.settings, 8, CELLS)
+        memory.remember(backend.encode(moving_square[0][0]), start)
+        features = backend.encode(moving_square[0][1])
+        labels = backend.propagate(features, memory)
+        memory.remember(features, labels if factor == 1 else labels * np.float32(2))
+        got.append(backend.propagate(backend.encode(moving_square[0][2]), memory))
+    np.testing.assert_allclose(got[1], 2 * got[0], rtol=1e-6)
+    backend.close()
+
+
+class OnDevice:
+    """A frame in the fake device's memory, as torch or CuPy would hand it over."""
+
+    def __init__(self, device: CudaDevice, frame: np.ndarray, **changed: Any) -> None:
+        self.shared = device.share(frame.shape, np.uint8)
+        self.shared.host[...] = frame
+        device.upload(self.shared)
+        self.__cuda_array_interface__ = {
+            "shape": frame.shape,
+            "typestr": "|u1",
+            "data": (self.shared.buffer.pointer, True),
+            "version": 3,
+            "stream": 5,
+        } | changed
+
+
+def test_frames_on_the_device_are_tracked_where_they_are(fakes: ModuleType, open_fake, moving_square) -> None:
+    cuda = fakes.Cuda()
+    frames, masks = noisy(moving_square[0]), moving_square[1]
+    results = []
+    for on_device in (False, True):
+        backend, _ = open_fake(cuda)
+        given: list[Any] = [OnDevice(backend.device, frame) if on_device else frame for frame in frames]
+        tracker = Tracker(backend)
+        tracker.start(given[0], [MaskObject(1, masks[0])])
+        results.append([tracker.step(frame).mask for frame in given[1:]])
+        backend.close()
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_frame_on_the_device_waits_for_the_stream_that_makes_it(fakes: ModuleType, open_fake, moving_square) -> None:
+    cuda = fakes.Cuda()
+    backend, _ = open_fake(cuda)
+    waited: list[int] = []
+    plain = cuda.cudaStreamSynchronize
+    cuda.cudaStreamSynchronize = lambda stream: (waited.append(stream), plain(stream))[1]
+    backend.encode(OnDevice(backend.device, moving_square[0][0]))
+    assert waited == [77, 5, 77]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"typestr": "<f4"}, "uint8, BGR, on the GPU, got <f4"),
+        ({"shape": (66, 98, 4)}, r"got \|u1 \[66, 98, 4\]"),
+        ({"strides": (400, 3, 1)}, "contiguous frame on the GPU, got strides"),
+    ],
+    ids=["float", "four colours", "padded rows"],
+)
+def test_a_frame_on_the_device_that_is_none_is_refused(changed, reason, cuda, open_fake, moving_square) -> None:
+    backend, _ = open_fake(cuda)
+    with pytest.raises(InputError, match=reason):
+        backend.encode(OnDevice(backend.device, moving_square[0][0], **changed))
+
+
+def test_a_frame_on_the_device_is_not_shrunk(cuda, open_fake, artifact: Artifact, moving_square) -> None:
+    backend, _ = open_fake(cuda)
+    tracker = Tracker(backend, replace(artifact.settings, rows=32))
+    with pytest.raises(InputError, match="at the size they are tracked at, 48x32, got 98x66"):
+        tracker.start(
+            OnDevice(backend.device, moving_square[0][0]),  # type: ignore[arg-type]
+            [MaskObject(1, moving_square[1][0])],
+        )
+
+
+def test_what_the_engines_are_not_built_for_is_refused_with_the_option_to_change(cuda, open_fake, artifact) -> None:
+    backend, _ = open_fake(cuda, frame=(64, 96), references=4, labels=8)
+    with pytest.raises(InputError, match=r"frames of 96x64.* got 98x66; build .*--size 66x98"):
+        backend.encode(np.zeros((*FRAME, 3), np.uint8))
+    with pytest.raises(InputError, match=r"at most 8 label channels.* got 16; build .*--objects 16"):
+        backend.new_memory(artifact.settings, 16, (16, 24))
+    with pytest.raises(InputError, match=r"at most 4 references.* got 6; build .*--references 6"):
+        backend.new_memory(replace(artifact.settings, ages=(1, 2, 3, 4, 5)), 8, (16, 24))
+
+
+def test_features_are_good_until_the_next_frame(cuda, open_fake, artifact: Artifact, moving_square) -> None:
+    backend, _ = open_fake(cuda)
+    memory = backend.new_memory(artifact.settings, 8, CELLS)
+    old = backend.encode(moving_square[0][0])
+    with pytest.raises(CorrflowError, match=r"a memory with a frame in it"):
+        backend.propagate(old, memory)
+    backend.encode(moving_square[0][1])
+    with pytest.raises(CorrflowError, match=r"newest frame \(2\), got those of frame 1"):
+        memory.remember(old, np.zeros((8, *CELLS), np.float32))
+    small = backend.encode(moving_square[0][1][:32, :32])
+    with pytest.raises(CorrflowError, match=r"features of \[17, 25\] cells"):
+        backend.propagate(small, memory)
+
+
+def test_a_change_of_size_begins_anew_and_frees_what_was_held(fakes: ModuleType, open_fake, moving_square) -> None:
+    cuda = fakes.Cuda()
+    backend, _ = open_fake(cuda)
+    tracker = Tracker(backend)
+    held = []
+    for turn in range(6):
+        cut = slice(None, 66 if turn % 2 else 50)
+        tracker.start(moving_square[0][0][cut], [MaskObject(1, moving_square[1][0][cut])])
+        for frame in moving_square[0][1:]:
+            tracker.step(frame[cut])
+        gc.collect()
+        held.append(sum(map(len, cuda.memory.values())))
+    assert held[2:4] == held[4:6]
+    backend.close()
+    del tracker, backend
+    gc.collect()
+    assert not cuda.memory and not cuda.graphs
+
+
+def test_no_gpu_is_one_sentence_with_the_remedy(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = fakes.Cuda()
+    cuda.cudaGetDeviceCount = lambda: (35, None)
+    with pytest.raises(InputError, match=r"expected an NVIDIA GPU and its driver, found none \(error 35\); run"):
+        CudaDevice(cuda)
+    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings.runtime", None)
+    with pytest.raises(InputError, match=r"CUDA's Python bindings .* pip install 'cuda-core\[cu12\]'"):
+        CudaDevice()
+
+
+def test_a_failing_gpu_says_which_call_failed(fakes: ModuleType) -> None:
+    cuda = fakes.Cuda()
+    device = CudaDevice(cuda)
+    cuda.cudaMalloc = lambda size: (2, None)
+    with pytest.raises(CorrflowError, match="the GPU failed: cudaMalloc says error 2"):
+        device.allocate((4,), np.float32)
+    with pytest.raises(CorrflowError, match="error 900"):  # and what cannot be recorded leaves the stream usable
+        device.record(device.wait)
+    device.wait()
+
+
+def test_the_fake_has_what_the_real_runtime_has(fakes: ModuleType) -> None:
+    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    for name in (name for name in dir(fakes.Cuda) if name.startswith("cuda")):
+        mine = getattr(fakes.Cuda, name)
+        assert hasattr(real, name)
+        if isinstance(mine, SimpleNamespace):
+            assert {key: int(getattr(getattr(real, name), key)) for key in vars(mine)} == vars(mine)
+        elif isinstance(mine, int):
+            assert getattr(real, name) == mine
+    properties = real.cudaDeviceProp()
+    assert all(hasattr(properties, name) for name in vars(fakes.Cuda().properties))
