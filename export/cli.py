@@ -27,6 +27,7 @@ app = typer.Typer(
       corrflow-export onnx runs/first artifacts/first-int8 --precision int8 --calibrate videos/
       corrflow-export onnx untrained:quarter artifacts/untrained
       corrflow-export settings bundled artifacts/tuned search/settings.json
+      corrflow-export engine artifacts/first --precision fp16
     """
 )
 def export() -> None: ...
@@ -158,6 +159,77 @@ def settings(
 
         apart = export_with_settings(load_artifact(artifact_path(source)), read_settings(file), artifact)
         print(f"wrote {artifact}; its propagation differs from the fused kernel by at most {apart:.1e}")
+
+
+@app.command()
+def engine(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder, or bundled; the engines go beside it.")],
+    precision: Annotated[str, typer.Option(help="fp32, fp16, or int8 (needs an artifact made with it).")] = "fp16",
+    references: Annotated[int | None, typer.Option(help="Most references [the artifact's].")] = None,
+    objects: Annotated[int, typer.Option(help="Label channels: one for a mask, one for a keypoint.")] = 8,
+    size: Annotated[str, typer.Option(help="Rows x columns that frames are tracked at; no other runs.")] = "480x854",
+    plugin: Annotated[str, typer.Option(help="on: the CUDA kernel; off: the ONNX function.")] = "on",
+    frames: Annotated[Path | None, typer.Option(help="Video or pictures to compare on [the demo's clip].")] = None,
+) -> None:
+    """Build TensorRT engines on the machine that will run them; PyTorch is not needed.
+
+    Their labels are compared with onnxruntime's first; what is there already and suits is left alone.
+
+    Example:
+
+        corrflow-export engine artifacts/first --precision fp16 --size 480x854 --objects 8
+    """
+    with errors_reported():
+        frame = _size(size)
+        if plugin not in ("on", "off"):
+            raise InputError(f"expected --plugin on or off, got {plugin!r}")
+        try:
+            from corrflow.export.to_engine import build_engines, pictures
+        except ImportError as error:
+            raise InputError(
+                f"engines need {error.name}, which is not installed: pip install 'corrflow[tensorrt]'"
+            ) from error
+        from rich.console import Console
+        from rich.table import Table
+
+        from corrflow.runtime.artifact import artifact_path, load_artifact
+        from corrflow.runtime.device import CudaDevice
+        from corrflow.runtime.tensorrt_backend import import_tensorrt
+
+        console = Console()
+        loaded = load_artifact(artifact_path(artifact))
+        trt, device = import_tensorrt(), CudaDevice()
+        with console.status("building and comparing with onnxruntime"):
+            built = build_engines(
+                loaded,
+                lambda: pictures(frames),
+                trt,
+                device,
+                precision=precision,
+                frame=frame,
+                references=loaded.settings.references if references is None else references,
+                labels=-(-objects // 8) * 8,  # the tracker has channels in blocks of eight
+                plugin=plugin == "on",
+            )
+        if not built.why:
+            console.print("the engines that are there suit; nothing was built")
+            return
+        console.print(f"built in {built.seconds:.0f} s, because {built.why}", highlight=False)
+        table = Table("engine", "MB", "ms", "slowest layers (ms)", title="layer times on zeros")
+        for timing in built.timings:
+            slowest = "\n".join(f"{ms:.3f} {name[:70]}" for name, ms in timing.layers[:5])
+            table.add_row(timing.name, f"{timing.bytes / 1e6:.1f}", f"{timing.milliseconds:.2f}", slowest)
+        console.print(table)
+        if (found := built.agreement) is not None:
+            console.print(
+                f"against onnxruntime in fp32, {found.frames} frames: another highest label in at most"
+                f" {found.other_winner:.2%} of the cells; labels differ by {found.mean:.1e} on average and"
+                f" {found.largest:.1e} at most",
+                highlight=False,
+            )
+        console.print(
+            f"wrote {loaded.folder}/engines; next: corrflow-track VIDEO --artifact {artifact} --backend tensorrt"
+        )
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -120,6 +120,7 @@ class Artifact:
     files:      content of each file by name
     channels:   feature channels
     provenance: data, minutes and settings of the training
+    folder:     where it was read from, with its engines beside it; None for a zip
     """
 
     name: str
@@ -127,6 +128,7 @@ class Artifact:
     channels: int
     settings: TrackingSettings
     provenance: dict[str, Any]
+    folder: Path | None = None
 
     @property
     def sha256(self) -> str:
@@ -181,7 +183,7 @@ def save_artifact(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write(folder / name, content)
+        write_whole(folder / name, content)
     description = {
         "format": FORMAT_VERSION,
         "stride": STRIDE,
@@ -193,7 +195,7 @@ def save_artifact(
             for name, content in files.items()
         },
     }
-    _write(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+    write_whole(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
 
 
 def load_artifact(path: Path | str) -> Artifact:
@@ -232,7 +234,8 @@ def load_artifact(path: Path | str) -> Artifact:
             )
         if name.endswith(".onnx"):
             check_onnx(f"{path}: {name}", files[name])
-    return Artifact(path.stem if path.suffix == ".zip" else path.name, files, channels, settings, provenance)
+    name = path.stem if path.suffix == ".zip" else path.name
+    return Artifact(name, files, channels, settings, provenance, path if path.is_dir() else None)
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -264,7 +267,8 @@ def _read(path: Path, name: str) -> bytes:
         raise
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears by rename, or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     os.replace(partial, path)

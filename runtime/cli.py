@@ -44,7 +44,9 @@ def track(
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime or onnx-function (no fused kernel).")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")
+    ] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
     camera: Annotated[str | None, typer.Option(help="Live source; frames that come too fast are dropped.")] = None,
     reference: Annotated[

@@ -1,7 +1,7 @@
 """What works here and what does not, why, and what to do about it: what corrflow-doctor prints.
 
-Every check looks at one part and never raises. Parts that can be tried are tried: each back end tracks a made-up clip.
-TensorRT and the driver are only looked for; no engine is run.
+Every check looks at one part and never raises. Parts that can be tried are tried: each back end tracks a made-up clip,
+that of TensorRT where the engines beside the bundled artifact are for the clip's size.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 State = Literal["works", "found", "absent", "broken"]
 _TOLERANCE, _OVERLAP = 1e-4, 0.8
+_CLIP = (96, 128)  # (height, width) of the frames that back ends are tried on
 # Distributions that install the same module over each other.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 _OPENCVS = (
@@ -190,7 +191,35 @@ def _tensorrt() -> Outcome:
     form = form_for(version)
     if form == "none":
         return "absent", f"{version} is older than the plugin, 10.3", "update TensorRT"
-    return "found", f"{version} imports; {forms[form]}; not tried: corrflow-track does not run engines", ""
+    return "found", f"{version} imports; {forms[form]}; its engines are under back end tensorrt", ""
+
+
+def _onnxruntime_cuda() -> Outcome:
+    from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+    from corrflow.runtime.onnxruntime_cuda_backend import open_onnxruntime_cuda, unavailable
+
+    if reason := unavailable():
+        detail, _, remedy = reason.partition("; ")
+        return "absent", detail, f"for a GPU: {remedy}"
+    return _tracks(open_onnxruntime_cuda(load_artifact(bundled_artifact_path())))
+
+
+def _engines() -> Outcome:
+    """Engines beside the bundled artifact; those of another are looked at when they are opened."""
+    from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+    from corrflow.runtime.engines import FOLDER, SIDECAR
+    from corrflow.runtime.tensorrt_backend import open_tensorrt
+
+    if not (bundled_artifact_path() / FOLDER / SIDECAR).is_file():
+        remedy = "on the machine with the GPU: corrflow-export engine bundled"
+        return "absent", "no engines beside the bundled model", remedy
+    backend = open_tensorrt(load_artifact(bundled_artifact_path()))
+    if backend.programs.frame == _CLIP:
+        return _tracks(backend)
+    height, width = backend.programs.frame or (0, 0)
+    backend.close()
+    opened = f"{backend.name}; engines open, and are not tried: their frames are {width}x{height}"
+    return "found", f"{opened}, the test clip's {_CLIP[1]}x{_CLIP[0]}", ""
 
 
 def _cuda_core() -> Outcome:
@@ -205,11 +234,13 @@ CHECKS: dict[str, Callable[[], Outcome]] = {
     "onnxruntime": _onnxruntime,
     "back end onnx-function": _onnx_function,
     "back end onnxruntime, fused kernel": _fused,
+    "back end onnxruntime-cuda": _onnxruntime_cuda,
     "OpenCV": _opencv,
     "OpenCV's GStreamer": _gstreamer,
     "video files": _video,
     "NVIDIA driver": _driver,
     "TensorRT": _tensorrt,
+    "back end tensorrt": _engines,
     "cuda-core": _cuda_core,
 }
 

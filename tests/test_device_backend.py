@@ -272,7 +272,9 @@ def test_a_change_of_size_begins_anew_and_frees_what_was_held(fakes: ModuleType,
 def test_no_gpu_is_one_sentence_with_the_remedy(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = fakes.Cuda()
     cuda.cudaGetDeviceCount = lambda: (35, None)
-    with pytest.raises(InputError, match=r"expected an NVIDIA GPU and its driver, found none \(error 35\); run"):
+    with pytest.raises(
+        InputError, match=r"expected an NVIDIA GPU and its driver, found none \(error 35\); corrflow-doctor"
+    ):
         CudaDevice(cuda)
     monkeypatch.setitem(__import__("sys").modules, "cuda.bindings.runtime", None)
     with pytest.raises(InputError, match=r"CUDA's Python bindings .* pip install 'cuda-core\[cu12\]'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime import doctor
+from corrflow.runtime import artifact, doctor
 from corrflow.runtime.doctor import CHECKS, Finding, examine, healthy
 from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
@@ -40,6 +41,20 @@ def test_the_report_is_json_and_the_function_works_here() -> None:
     assert all(entry["remedy"] for entry in report["findings"] if entry["state"] == "absent")
     assert done.returncode == (0 if report["healthy"] else 1)
     assert done.stderr == ""
+
+
+def test_engines_beside_the_model_are_tried_only_where_they_are_ours(tmp_path, monkeypatch) -> None:
+    """Absent without any; with some that this machine has not signed, broken and not loaded."""
+    model = tmp_path / "model"
+    shutil.copytree(artifact.bundled_artifact_path(), model, ignore=shutil.ignore_patterns("engines"))
+    monkeypatch.setattr(artifact, "bundled_artifact_path", lambda: model)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    found = finding("back end tensorrt", monkeypatch)
+    assert found.state == "absent" and "corrflow-export engine" in found.remedy
+    (model / "engines").mkdir()
+    (model / "engines" / "engines.json").write_text('{"format": 1, "made": {}, "files": {}, "signature": ""}')
+    found = finding("back end tensorrt", monkeypatch)
+    assert found.state == "broken" and "an engine is code" in found.detail
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:

@@ -41,7 +41,7 @@ def batch(
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime or onnx-function (no fused kernel).")] = "auto",
+    backend: Annotated[str, typer.Option(help="As for corrflow-track.")] = "auto",
 ) -> None:
     with errors_reported():
         from corrflow.runtime.batch.command import run_batch

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Everything about the GPU that a machine without one cannot check, in one go: build, compare, time, soak. Writes one
+# report file to send back. Takes about ten minutes; `SOAK=minutes` makes the soak longer.
+#
+#   bash scripts/on_device.sh [report.txt]      with PYTHON=... for an interpreter other than python3
+set -uo pipefail
+cd "$(dirname "$0")/.."
+report=$(realpath -m "${1:-corrflow-device-report.txt}")
+python=${PYTHON:-python3}
+soak=${SOAK:-2}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+failed=0
+
+run() { # run TITLE COMMAND...: the command's output and exit code go into the report; the next one runs in any case
+    local title=$1 code
+    shift
+    printf '\n## %s\n$ %s\n' "$title" "$*"
+    "$@" 2>&1
+    code=$?
+    printf 'exit code %s\n' "$code"
+    [ "$code" -eq 0 ] || failed=$((failed + 1))
+}
+machine() { # clocks and power with every group of measurements; none of these tools is on every machine
+    printf '\n## machine %s\n' "$1"
+    command -v nvpmodel >/dev/null && nvpmodel -q 2>&1
+    command -v jetson_clocks >/dev/null && jetson_clocks --show 2>&1
+    command -v nvidia-smi >/dev/null && nvidia-smi \
+        --query-gpu=name,driver_version,compute_cap,pstate,clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu \
+        --format=csv 2>&1
+    uptime
+}
+export_cli=("$python" -m corrflow.export.cli)
+track_cli=("$python" -m corrflow.runtime.cli)
+bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_path as p; print(p())') || {
+    echo "error: expected corrflow to be installed for $python, found none; pip install '.[tensorrt]'" >&2
+    exit 2
+}
+{
+    echo "# corrflow on a device, $(date -u +%Y-%m-%dT%H:%M:%SZ), $(git rev-parse --short HEAD 2>/dev/null || echo no git)"
+    uname -a
+    head -n 1 /etc/nv_tegra_release 2>/dev/null
+    run "versions" "$python" -m pip list
+    machine "before"
+    run "what works" "$python" -m corrflow.runtime.doctor_cli
+    for choice in "fp32 on" "fp16 on" "fp16 off"; do
+        read -r precision plugin <<<"$choice"
+        artifact=$scratch/$precision-$plugin
+        cp -r "$bundled" "$artifact"
+        rm -rf "$artifact/engines"
+        # The demo's clip is 640x360, tracked as it is.
+        run "build and compare, $precision, plugin $plugin" \
+            "${export_cli[@]}" engine "$artifact" --precision "$precision" --plugin "$plugin" --size 360x640
+        machine "before tracking with $choice"
+        run "track, $precision, plugin $plugin" \
+            "${track_cli[@]}" --demo --artifact "$artifact" --backend tensorrt --verbose --out "$scratch/out"
+        machine "after"
+    done
+    run "a second build does nothing" "${export_cli[@]}" engine "$scratch/fp16-on" --precision fp16 --size 360x640
+    run "track with onnxruntime on the GPU" \
+        "${track_cli[@]}" --demo --backend onnxruntime-cuda --verbose --out "$scratch/out"
+    run "track on the CPU" "${track_cli[@]}" --demo --backend onnxruntime --verbose --out "$scratch/out"
+    machine "before the soak"
+    rounds=0
+    until [ "$SECONDS" -ge "${end:=$((SECONDS + 60 * soak))}" ]; do
+        rounds=$((rounds + 1))
+        run "soak, round $rounds" \
+            "${track_cli[@]}" --demo --artifact "$scratch/fp16-on" --backend tensorrt --out "$scratch/out"
+        [ "$failed" -gt 20 ] && break
+    done
+    machine "after the soak"
+    printf '\n%s commands failed\n' "$failed"
+} > >(tee "$report") 2>&1
+wait
+echo "wrote $report"
+[ "$failed" -eq 0 ]

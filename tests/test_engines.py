@@ -1,0 +1,351 @@
+"""Engines are built, checked, signed, refused and run as they should, on the fake TensorRT and CUDA of fakes.py."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from corrflow.export import to_engine
+from corrflow.export.to_engine import build_engines
+from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.runtime import tensorrt_backend
+from corrflow.runtime.artifact import ENCODE_FP16, PROPAGATE, Artifact, load_artifact
+from corrflow.runtime.backend import open_backend
+from corrflow.runtime.device import CudaDevice
+from corrflow.runtime.engines import FOLDER, KEY, SIDECAR, Made, load_engines, private_folder
+from corrflow.runtime.tensorrt_backend import open_tensorrt
+from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.tracks import MaskObject
+
+FRAME = (66, 98)
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for module in (to_engine, tensorrt_backend):  # the plugin's registration has tests of its own
+        monkeypatch.setattr(module, "register", lambda trt: "aot")
+
+
+@pytest.fixture
+def artifact(small_artifact: Path, tmp_path: Path) -> Artifact:
+    shutil.copytree(small_artifact, tmp_path / "model")
+    return load_artifact(tmp_path / "model")
+
+
+@pytest.fixture
+def build(artifact: Artifact, fakes: ModuleType, moving_square) -> Callable[..., Any]:
+    """build(version, ...) -> (what was built, the fake tensorrt)."""
+
+    def run(version: str = "11.4.0", cuda: Any = None, fake: dict[str, Any] | None = None, **changed: Any) -> Any:
+        cuda = cuda or fakes.Cuda()
+        trt = fakes.tensorrt(cuda, version, **(fake or {}))
+        wanted = {"precision": "fp32", "frame": FRAME, "references": 4, "labels": 8, "plugin": True} | changed
+        return build_engines(artifact, lambda: moving_square[0], trt, CudaDevice(cuda), **wanted), trt
+
+    return run
+
+
+def use(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_built_engine_tracks_as_the_cpu_does(
+    precision: str, build, artifact: Artifact, fakes: ModuleType, moving_square, monkeypatch
+) -> None:
+    cuda = fakes.Cuda()
+    built, trt = build(cuda=cuda, precision=precision)
+    assert built.agreement.frames == 7 and built.agreement.other_winner <= to_engine.ALLOWED[precision]
+    assert [timing.layers for timing in built.timings] == [(("layer b", 1.5), ("layer a", 0.25))] * 5
+    use(trt, monkeypatch)
+    recorded = cuda.recorded
+    artifact = replace(artifact, settings=replace(artifact.settings, rows=0))
+    ours = Tracker(open_tensorrt(artifact, CudaDevice(cuda)))
+    theirs = Tracker(open_backend("onnx-function", artifact, 1))
+    for tracker in (ours, theirs):
+        tracker.start(moving_square[0][0], [MaskObject(1, moving_square[1][0])])
+    for frame in moving_square[0][1:]:
+        got, expected = ours.step(frame).mask > 0, theirs.step(frame).mask > 0
+        assert (got & expected).sum() / (got | expected).sum() > (0.999 if precision == "fp32" else 0.97)
+    assert cuda.recorded - recorded == 1, (
+        "the four sizes of a growing memory ran once as they are, then one was recorded"
+    )
+    assert f"tensorrt 11.4.0, {precision}, plugin" == ours.backend.name
+    ours.backend.close()
+
+
+def test_networks_are_strongly_typed_and_the_timing_cache_is_kept(build) -> None:
+    _, trt = build()
+    assert set(trt.seen.flags) == {1 << 1} and set(trt.seen.verbosity) == {2}
+    assert trt.seen.caches == [b"t" * count for count in range(5)]
+    (kept,) = private_folder().glob("timing-*.cache")
+    assert kept.read_bytes() == b"t" * 5
+
+
+@pytest.mark.parametrize(
+    ("version", "plugin", "aot", "body"),
+    [("11.4.0", True, True, True), ("10.16.1", True, True, True), ("11.4.0", False, False, True)],
+)
+def test_the_graph_suits_the_form_of_the_plugin(version: str, plugin: bool, aot: bool, body: bool, build) -> None:
+    _, trt = build(version, plugin=plugin)
+    for model in trt.seen.models[1:]:
+        assert ("aot" in {entry.name for entry in model.graph.node[0].attribute}, bool(model.functions)) == (aot, body)
+    sizes = [model.graph.input[1].type.tensor_type.shape.dim[1].dim_value for model in trt.seen.models[1:]]
+    assert sizes == [1, 2, 3, 4]
+
+
+def test_tensorrt_10_3_gets_the_plugins_node_alone(artifact: Artifact) -> None:
+    import onnx
+
+    made = SimpleNamespace(
+        tensorrt="10.3.0", precision="fp16", frame=FRAME, references=1, labels=8, plugin=True
+    )  # what _models reads of Made
+    models = dict(to_engine._models(artifact, made))  # type: ignore[arg-type]
+    model = onnx.load_model_from_string(models["propagate-1.engine"])
+    assert not model.functions and [node.op_type for node in model.graph.node] == ["LocalSoftCopy"]
+
+
+def test_engines_are_built_again_only_when_something_differs(build, artifact: Artifact) -> None:
+    first, _ = build()
+    assert "found none" in first.why
+    again, trt = build()
+    assert again.why == "" and not trt.seen.models
+    fewer, trt = build(references=2)
+    assert fewer.why == "references was 4, is 2" and len(trt.seen.models) == 3
+    assert artifact.folder is not None
+    found = sorted(path.name for path in (artifact.folder / FOLDER).glob("*.engine"))
+    assert found == ["encode.engine", "propagate-1.engine", "propagate-2.engine"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"tensorrt": "11.4.1"}, "tensorrt was 11.4.0, is 11.4.1"),
+        ({"gpu": "Orin"}, "gpu was Fake GPU, is Orin"),
+        ({"compute_capability": "12.0"}, "compute capability was 8.7, is 12.0"),
+        ({"precision": "fp16"}, "precision was fp32, is fp16"),
+        ({"frame": (64, 96)}, r"frame was \(66, 98\), is \(64, 96\)"),
+        ({"labels": 16}, "labels was 8, is 16"),
+        ({"plugin": False}, "plugin was True, is False"),
+        ({"onnx": ("", "")}, "the ONNX files have changed"),
+        ({"kernel": ""}, "the CUDA kernel has changed"),
+    ],
+)
+def test_whatever_engines_depend_on_makes_a_difference(changed: dict[str, Any], reason: str) -> None:
+    made = Made("11.4.0", "Fake GPU", "8.7", "fp32", FRAME, 4, 8, True, ("a", "b"), "c")
+    assert made.difference(made) == ""
+    assert re.fullmatch(reason, made.difference(replace(made, **changed)))
+
+
+def test_an_engine_without_the_plugin_is_not_kept(build, artifact: Artifact) -> None:
+    with pytest.raises(CorrflowError, match=r"expected the plugin LocalSoftCopy among .* got Convolution; nothing was"):
+        build(fake={"takes_plugin": False})
+    assert not (artifact.folder / FOLDER).exists()  # type: ignore[operator]
+    build(fake={"takes_plugin": False}, plugin=False)
+
+
+@pytest.mark.parametrize("wrong", [np.nan], ids=["not a number"])
+def test_engines_with_wrong_labels_are_not_kept(wrong: float, build, artifact: Artifact) -> None:
+    with pytest.raises(CorrflowError, match=r"labels differ from onnxruntime's: .* got 100.0%; nothing was written"):
+        build(fake={"wrong": wrong})
+    assert not (artifact.folder / FOLDER).exists()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"precision": "fp64"}, "expected --precision fp32, fp16, int8, got 'fp64'"),
+        ({"precision": "int8"}, "expected encode-int8.onnx for int8, found none; .*--calibrate"),
+        ({"references": 0}, "expected --references from 1 to 80, got 0"),
+        ({"labels": 1000}, "expected --objects from 1 to 256, got 1000"),
+    ],
+    ids=["precision", "no calibration", "references", "objects"],
+)
+def test_what_cannot_be_built_is_one_sentence(changed: dict[str, Any], reason: str, build) -> None:
+    with pytest.raises(InputError, match=reason):
+        build(**changed)
+
+
+def forge(folder: Path) -> None:
+    sidecar = json.loads((folder / SIDECAR).read_text())
+    sidecar["made"]["gpu"] = "Another"
+    (folder / SIDECAR).write_text(json.dumps(sidecar))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no engines": (shutil.rmtree, "expected engines in .*, found none; build them here"),
+    "no sidecar": (lambda folder: (folder / SIDECAR).unlink(), "found none; build them here"),
+    "a forged sidecar": (forge, "built and signed, got others, and an engine is code; build"),
+    "no key": (lambda folder: (private_folder() / KEY).unlink(), "built and signed, got others"),
+    "another key": (lambda folder: (private_folder() / KEY).write_bytes(bytes(32)), "built and signed, got others"),
+    "another engine": (
+        lambda folder: (folder / "encode.engine").write_bytes(b"FAKE"),
+        "encode.engine is not the one that was signed; build",
+    ),
+    "an engine less": (lambda folder: (folder / "propagate-2.engine").unlink(), "expected propagate-2.engine, which"),
+    "no JSON": (lambda folder: (folder / SIDECAR).write_bytes(b"\xff{"), "engines.json is damaged"),
+    "a list": (lambda folder: (folder / SIDECAR).write_text("[]"), "engines.json is damaged"),
+    "a later format": (lambda folder: (folder / SIDECAR).write_text('{"format": 9}'), "format 1, got 9; build"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_engines_that_are_not_ours_are_not_loaded(damage: str, build, artifact: Artifact) -> None:
+    build()
+    load_engines(artifact)
+    break_it, reason = DAMAGE[damage]
+    break_it(artifact.folder / FOLDER)  # type: ignore[operator]
+    with pytest.raises(InputError, match=reason):
+        load_engines(artifact)
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "version", "reason"),
+    [
+        ("", {"name": "Orin"}, "11.4.0", "gpu was Fake GPU, is Orin; build them again"),
+        ("", {"major": 9}, "11.4.0", r"compute capability was 8.7, is 9.7; build"),
+        ("", {}, "10.16.0", r"tensorrt was 11.4.0, is 10.16.0; build"),
+        (PROPAGATE, {}, "11.4.0", "the ONNX files have changed; build"),
+    ],
+    ids=["GPU", "compute capability", "TensorRT", "ONNX"],
+)
+def test_engines_for_something_else_are_refused(
+    name: str, cuda: dict[str, Any], version: str, reason: str, build, artifact: Artifact, fakes, monkeypatch
+) -> None:
+    build()
+    if name:
+        artifact = replace(artifact, files=artifact.files | {name: b"other"})
+    fake = fakes.Cuda(**cuda)
+    use(fakes.tensorrt(fake, version), monkeypatch)
+    with pytest.raises(InputError, match=reason):
+        open_tensorrt(artifact, CudaDevice(fake))
+
+
+def test_the_key_is_the_users_alone(build) -> None:
+    build()
+    assert (private_folder() / KEY).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_command_builds_prints_and_then_leaves_alone(artifact: Artifact, fakes, monkeypatch) -> None:
+    """On the demo's clip, from one end to the other."""
+    from typer.testing import CliRunner
+
+    from corrflow.export.cli import app
+    from corrflow.runtime import device
+
+    cuda = fakes.Cuda()
+    monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda: fakes.tensorrt(cuda))
+    monkeypatch.setattr(device, "CudaDevice", lambda: CudaDevice(cuda))
+    command = ["engine", str(artifact.folder), "--precision", "fp32", "--size", "64x96", "--objects", "3"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert (
+        "1.500 layer b" in said and "against onnxruntime in fp32, 11 frames: another highest label in at most" in said
+    )
+    assert load_engines(artifact).made.labels == 8
+    assert "nothing was built" in CliRunner().invoke(app, command).output
+    assert CliRunner().invoke(app, [*command, "--plugin", "perhaps"]).exit_code == 2
+
+
+def test_onnxruntime_that_does_not_start_cuda_is_refused(artifact: Artifact) -> None:
+    """It goes on with the CPU by itself, and would read the GPU's addresses there."""
+    from corrflow.runtime.onnxruntime_cuda_backend import OnnxRuntimePrograms, unavailable
+
+    if not unavailable():
+        pytest.skip("onnxruntime has CUDA here")
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(InputError, match="to start CUDAExecutionProvider, got CPUExecutionProvider instead; install"),
+    ):
+        OnnxRuntimePrograms(artifact, ("CUDAExecutionProvider", {}), "cuda")
+
+
+def test_no_tensorrt_is_one_sentence(
+    build, artifact: Artifact, fakes, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    build()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    for program, reason in (
+        ("raise ModuleNotFoundError('x', name='tensorrt')", "expected the Python module tensorrt, found none; JetPack"),
+        ("raise ImportError('libnvinfer.so.10: no')", "TensorRT's libraries, found the module without them"),
+        ("__version__ = '8.6.1'", "TensorRT 10.3 or later, got 8.6.1; update"),
+    ):
+        (tmp_path / "tensorrt.py").write_text(program)
+        monkeypatch.syspath_prepend(tmp_path)
+        sys.modules.pop("tensorrt", None)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        with pytest.raises(InputError, match=reason):
+            open_backend("tensorrt", artifact)
+    sys.modules.pop("tensorrt", None)
+
+
+def test_auto_says_why_the_better_ones_do_not_work(artifact: Artifact, caplog: pytest.LogCaptureFixture) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime has CUDA here")
+    with caplog.at_level("INFO", logger="corrflow"):
+        open_backend("auto", artifact, 1).close()
+    said = caplog.messages
+    assert said[0].startswith("not tensorrt: expected engines in") and "corrflow-export engine" in said[0]
+    assert said[1].startswith("not onnxruntime-cuda: expected an onnxruntime with CUDA")
+    assert said[-1].startswith("back end: onnxruntime-cpu")
+    with pytest.raises(InputError, match=r"expected an onnxruntime with CUDA, got .* pip install onnxruntime-gpu"):
+        open_backend("onnxruntime-cuda", artifact)
+
+
+def test_the_real_builder_takes_what_it_is_given(artifact: Artifact) -> None:
+    """tensorrt-rtx has the same builder, and needs no GPU where it is told for which one it builds."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+
+    class Config:
+        """The real one; RTX has its cache in another place, so that of this class is empty."""
+
+        profiling_verbosity: Any = None
+
+        def __init__(self, real: Any) -> None:
+            self.real = real
+            real.num_compute_capabilities = 1
+            real.set_compute_capability(trt.ComputeCapability.SM86, 0)
+
+        def create_timing_cache(self, content: bytes) -> Any:
+            return SimpleNamespace(serialize=lambda: b"")
+
+        def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> None:
+            self.cache = cache
+
+        def get_timing_cache(self) -> Any:
+            return self.cache
+
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            self.real = trt.Builder(logger)
+            self.create_network = self.real.create_network
+
+        def create_builder_config(self) -> Config:
+            return Config(self.real.create_builder_config())
+
+        def build_serialized_network(self, network: Any, config: Config) -> Any:
+            config.real.profiling_verbosity = config.profiling_verbosity
+            return self.real.build_serialized_network(network, config.real)
+
+    real = SimpleNamespace(**{name: getattr(trt, name) for name in dir(trt)} | {"Builder": Builder})
+    made = SimpleNamespace(
+        tensorrt=trt.__version__, precision="fp16", frame=FRAME, references=2, labels=8, plugin=False,
+        gpu="none", compute_capability="8.6",
+    )  # fmt: skip
+    assert ENCODE_FP16 in artifact.files
+    for name, model in to_engine._models(artifact, made):  # type: ignore[arg-type]
+        assert len(to_engine._build(real, made, name, model)) > 10_000  # type: ignore[arg-type]
