@@ -45,9 +45,9 @@ from corrflow.runtime.sources import open_source
 from corrflow.runtime.tensorrt_backend import EngineProgram, TensorRtPrograms
 
 logger = logging.getLogger("corrflow")
-# Share of cells whose highest label may be another than in float32. On a CPU, float16 and 8-bit encoders alone change
-# some: top_k chooses among near-equal scores.
-ALLOWED = {"fp32": 0.005, "fp16": 0.03, "int8": 0.10}
+# Share of cells whose highest label may be another than in float32: top_k chooses among near-equal scores. The same
+# graphs on ONNX Runtime's CPU, which is all that was measured, change none in fp16; the share for int8 is a guess.
+ALLOWED = {"fp32": 0.005, "fp16": 0.01, "int8": 0.10}
 _TIMED_RUNS, _WARM_UP, _COMPARED = 10, 3, 12
 
 

@@ -58,8 +58,8 @@ class TensorRtPrograms:
         self.frame: tuple[int, int] | None = made.frame
         self.references: int | None = made.references
         self.labels: int | None = made.labels
-        if made.plugin:
-            register(trt)  # one that came through IPluginV3 has to be known before its engine is loaded
+        if made.plugin and form_for(made.tensorrt) == "v3":
+            register(trt)  # such an engine asks for the plugin when it is loaded; later ones have the kernel inside
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self.loaded = {
             name: EngineProgram(trt, self._runtime, device, name, engines.contents[name]) for name in made.names

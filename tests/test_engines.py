@@ -22,8 +22,8 @@ from corrflow.runtime import tensorrt_backend
 from corrflow.runtime.artifact import ENCODE_FP16, PROPAGATE, Artifact, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.device import CudaDevice
-from corrflow.runtime.engines import FOLDER, KEY, SIDECAR, Made, load_engines, private_folder
-from corrflow.runtime.tensorrt_backend import open_tensorrt
+from corrflow.runtime.engines import FOLDER, KEY, SIDECAR, Engines, Made, load_engines, private_folder
+from corrflow.runtime.tensorrt_backend import TensorRtPrograms, open_tensorrt
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
 
@@ -230,6 +230,19 @@ def test_engines_for_something_else_are_refused(
     use(fakes.tensorrt(fake, version), monkeypatch)
     with pytest.raises(InputError, match=reason):
         open_tensorrt(artifact, CudaDevice(fake))
+
+
+@pytest.mark.parametrize(("version", "registered"), [("10.3.0", 1), ("11.4.0", 0)])
+def test_only_engines_of_the_older_form_need_the_plugin_to_run(version, registered, fakes, monkeypatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(tensorrt_backend, "register", calls.append)
+    cuda = fakes.Cuda()
+    made = Made(version, "Fake GPU", "8.7", "fp32", FRAME, 1, 8, True, ("", ""), "")
+    with pytest.raises(InputError, match=f"TensorRT {version} refuses encode.engine; build it again"):
+        TensorRtPrograms(
+            fakes.tensorrt(cuda, version), CudaDevice(cuda), Engines(made, {"encode.engine": b"no engine"})
+        )
+    assert len(calls) == registered
 
 
 def test_the_key_is_the_users_alone(build) -> None:
