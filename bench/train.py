@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from corrflow.bench.rounds import Timing, time_in_turn
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.config import TrainConfig, preset
-from corrflow.train.loop import Learner
+from corrflow.train.learner import Learner
 from corrflow.train.model import STRIDE
 
 STEP, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
@@ -123,8 +124,13 @@ def _drawing(data: Path, cache: Path, config: TrainConfig) -> Callable[[], objec
     from corrflow.train.clips import ClipSampler, find_videos, open_cache
 
     videos = open_cache(find_videos(data), config.frames_per_second, 256, cache, lambda done, total: None)
-    sampler, steps = ClipSampler(videos, None, config), iter(range(10**9))
-    return lambda: sampler.clips(next(steps), config.batch)
+    sampler, starts = ClipSampler(videos, None, config), itertools.count(0, config.batch)
+
+    def draw() -> object:
+        first = next(starts)
+        return sampler.clips(range(first, first + config.batch))
+
+    return draw
 
 
 def description(result: TrainResult) -> dict[str, Any]:

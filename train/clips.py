@@ -1,7 +1,7 @@
 """Training clips: videos decoded once into a compact cache of small JPEG frames, and clips drawn from it.
 
-What a step sees is a pure function of the seed and the step's number, so a resumed run sees what an unbroken one
-would have seen.
+A clip is a pure function of the seed and its number, so a resumed run sees what an unbroken one would have seen,
+however many processes share its clips out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -197,7 +197,7 @@ def _shrink(picture: np.ndarray, short_side: int) -> np.ndarray:
 
 
 class ClipSampler:
-    """Draws the clips of a step.
+    """Draws clips.
 
     videos: cache of videos; stills: cache of photographs or None; a share of the clips is made from the latter.
     The sizes, shares and the seed are those of the configuration.
@@ -218,14 +218,15 @@ class ClipSampler:
         weight = np.sqrt(lengths[self._long_enough].astype(np.float64))
         self._probability = weight / weight.sum() if len(weight) else weight
 
-    def clips(self, step: int, batch: int) -> np.ndarray:
-        """The clips of a step: [batch, frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
-        generator = np.random.default_rng([self.config.seed, step])
-        drawn = [
-            self._from_still(generator) if generator.random() < self.stills_share else self._from_video(generator)
-            for _ in range(batch)
-        ]
-        return np.ascontiguousarray(np.stack(drawn)[..., ::-1])
+    def clip(self, number: int) -> np.ndarray:
+        """Clip `number` of the run: [frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
+        generator = np.random.default_rng([self.config.seed, number])
+        still = generator.random() < self.stills_share
+        return np.ascontiguousarray((self._from_still if still else self._from_video)(generator)[..., ::-1])
+
+    def clips(self, numbers: Iterable[int]) -> np.ndarray:
+        """The clips of these numbers: [numbers, frames, crop, crop, 3] uint8, RGB."""
+        return np.stack([self.clip(number) for number in numbers])
 
     def _from_video(self, generator: np.random.Generator) -> np.ndarray:
         video = generator.choice(self._long_enough, p=self._probability)
