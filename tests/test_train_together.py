@@ -112,9 +112,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(sampler: ClipSampler, tmp_path: 
     """Stopped after every step, with everything in the file that a step depends on."""
     config = replace(SMALL, precision=precision, average=0.9, accumulate=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for folder, stops in ((whole, [4]), (parts, [1, 2, 3, 4])):
+    stops: dict[Path, list[int]] = {whole: [4], parts: [1, 2, 3, 4]}
+    for folder, own in stops.items():
         folder.mkdir()
-        for stop in stops:
+        for stop in own:
             saved = loop.resume(folder, preset("quarter"), config)
             learner = loop.prepare(preset("quarter"), config, sampler, None, Processes())
             if saved is not None:
@@ -132,7 +133,7 @@ def test_kills_at_any_point_lose_at_most_one_interval(
     """The run is killed again and again (--train-kills), wherever that meets it, and ends as an unbroken one does."""
     interval, steps = 3, 10_000
     generator = np.random.default_rng(0)
-    kills, seen, resumed = pytestconfig.getoption("--train-kills"), 0, 0
+    kills, seen, resumed = int(pytestconfig.getoption("--train-kills") or 0), 0, 0
     line = command(footage, tmp_path / "killed", "--batch", "1", "--steps", str(steps), "--save-every", str(interval))
     for _ in range(kills):
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
