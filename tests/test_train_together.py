@@ -261,5 +261,27 @@ def test_colorization_is_the_rival_that_the_paper_starts_from(sampler: ClipSampl
     assert learning("colorization", {"radius": 4}, []).radius == 4
 
 
+def test_masks_are_no_videos_and_a_sequence_counts_once(tmp_path: Path) -> None:
+    """The layouts of DAVIS (two sizes) and YouTube-VOS, and a sequence that is there in full size alone."""
+    for name in (
+        "davis/JPEGImages/480p/bear/0.jpg",
+        "davis/JPEGImages/Full-Resolution/bear/0.jpg",
+        "davis/JPEGImages/Full-Resolution/swan/0.jpg",
+        "davis/Annotations/480p/bear/0.png",
+        "davis/Annotations_unsupervised/480p/bear/0.png",
+        "youtube/train/JPEGImages/a1/0.jpg",
+        "youtube/train/Annotations/a1/0.png",
+        "loose/clip.mp4",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(path.relative_to(tmp_path)) for path in find_videos(tmp_path)] == [
+        "davis/JPEGImages/480p/bear",
+        "davis/JPEGImages/Full-Resolution/swan",
+        "loose/clip.mp4",
+        "youtube/train/JPEGImages/a1",
+    ]
+
+
 def codebook() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).uniform(-40, 80, (4, 3)).astype(np.float32))

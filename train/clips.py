@@ -73,22 +73,37 @@ class ClipCache:
 def find_videos(folder: Path) -> list[Path]:
     """Video files below `folder`, and folders of pictures (one video each), in order of their names.
 
-    Raises InputError where there is neither.
+    Of the layouts of DAVIS and YouTube-VOS the frames alone are taken, once: no masks, and where there are frames in
+    480p and in Full-Resolution, those in 480p. Raises InputError where there is neither.
     """
     if not folder.is_dir():
         raise InputError(f"expected a folder of videos or of picture folders, got {folder}, which is no folder")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
-    found += [
+    found = [
         path
         for path in (folder, *folder.rglob("*"))
-        if path.is_dir() and any(child.suffix.lower() in PICTURE_SUFFIXES for child in path.iterdir())
+        if (path.is_dir() and any(child.suffix.lower() in PICTURE_SUFFIXES for child in path.iterdir()))
+        or (path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     ]
+    found = [path for path in found if not _is_no_video_of_its_own(path.relative_to(folder), folder)]
     if not found:
         raise InputError(
             f"expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) or folders of pictures in {folder}, found none;"
             " point --data at the folder that holds them"
         )
     return sorted(found)
+
+
+def _is_no_video_of_its_own(path: Path, folder: Path) -> bool:
+    """Whether this is a folder of masks, or frames that are also there in 480p."""
+    for depth, part in enumerate(path.parts):
+        if part.startswith("Annotations"):
+            return True
+        if (
+            part == "Full-Resolution"
+            and folder.joinpath(*path.parts[:depth], "480p", *path.parts[depth + 1 :]).exists()
+        ):
+            return True
+    return False
 
 
 def find_pictures(folder: Path) -> list[Path]:
