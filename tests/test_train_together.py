@@ -21,6 +21,7 @@ from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
 from corrflow.train.clips import ClipSampler, find_videos, open_cache
 from corrflow.train.config import ABLATIONS, TrainConfig, learning, preset
 from corrflow.train.learner import Learner
+from corrflow.train.pictures import best_matches, feature_picture, match_picture
 from corrflow.train.processes import Processes
 
 SMALL = TrainConfig(steps=4, batch=4, crop=32, radius=2, colours=4, threads=1)
@@ -281,6 +282,36 @@ def test_masks_are_no_videos_and_a_sequence_counts_once(tmp_path: Path) -> None:
         "loose/clip.mp4",
         "youtube/train/JPEGImages/a1",
     ]
+
+
+def test_a_match_is_the_place_of_the_highest_score() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, keys = torch.randn(2, 5, 7, 9, generator=generator)
+    rows, columns = best_matches(query, keys, 2)
+    scores = torch.einsum("cyx,cuv->yxuv", query, keys)
+    for y, x in [(0, 0), (3, 4), (6, 8), (2, 7)]:
+        top, left = max(0, y - 2), max(0, x - 2)
+        window = scores[y, x, top : y + 3, left : x + 3]
+        best = int(window.argmax())
+        expected = (top + best // window.shape[1], left + best % window.shape[1])
+        assert (int(rows[y, x]), int(columns[y, x])) == expected
+
+
+def test_pictures_show_what_the_features_tell_apart() -> None:
+    """Two regions of different features get different colours; a shift of the features is a shift of the matches."""
+    features = torch.zeros(2, 6, 12, 12)
+    features[:, 0, :, :6] = features[:, 1, :, 6:] = 1
+    frames = np.zeros((2, 48, 48, 3), np.uint8)
+    picture = feature_picture(frames, features)
+    assert picture.shape == (96, 96, 3)
+    left, right = picture[50, 4].astype(int), picture[50, 40].astype(int)
+    assert np.abs(left - right).max() == 255 and (picture[48:, :24] == picture[50, 4]).all()
+    moved = torch.nn.functional.normalize(torch.randn(1, 6, 12, 12, generator=torch.Generator().manual_seed(0)), dim=1)
+    rows, columns = best_matches(moved[0].roll(1, 2)[:, :, 1:], moved[0][:, :, 1:], 2)
+    assert torch.equal(columns[:, 1:], torch.arange(10.0).expand(12, -1))  # each from its left neighbour
+    assert torch.equal(rows[:, 1:], torch.arange(12.0)[:, None].expand(-1, 10))
+    drawn = match_picture(frames, torch.cat([moved, moved]), 2)
+    assert drawn.shape == (48, 96, 3) and drawn.any()
 
 
 def codebook() -> torch.Tensor:

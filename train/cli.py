@@ -76,7 +76,9 @@ def train(
     threads: Annotated[int | None, typer.Option(help="CPU threads of a process [its share of all].")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips [~/.cache/corrflow].")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
-    picture_every: Annotated[int, typer.Option(help="Steps between pictures of reconstructions.")] = 200,
+    picture_every: Annotated[
+        int, typer.Option(help="Steps between pictures: copied colours, features, matches.")
+    ] = 200,
 ) -> None:
     with errors_reported():
         if (minutes is None) == (steps is None):

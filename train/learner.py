@@ -17,7 +17,7 @@ from corrflow.train.checkpoint import Checkpoint, optimiser_tensors, restore_opt
 from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, rgb_to_lab
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.losses import Reconstruction, reconstruct
-from corrflow.train.model import STRIDE, Encoder, new_encoder
+from corrflow.train.model import STRIDE, Encoder, new_encoder, normalise
 from corrflow.train.processes import Processes, normalised_together
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,6 +163,15 @@ class Learner:
             with_cycle=config.cycle_weight > 0,
         )
         return result, lab
+
+    def features(self, clip: np.ndarray) -> Tensor:
+        """Features [T, C, S / 4, S / 4] float32 of a clip [T, S, S, 3] uint8, RGB, as they would be in tracking."""
+        frames = torch.from_numpy(clip).to(self.codebook).permute(0, 3, 1, 2) / 255
+        self.encoder.eval()
+        with torch.no_grad():
+            features = self.encoder(normalise(frames))
+        self.encoder.train()
+        return features.float().cpu().contiguous()
 
     def _check(self, loss: Tensor, step: int) -> None:
         if torch.isfinite(loss):

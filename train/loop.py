@@ -21,8 +21,10 @@ from corrflow.train.clips import ClipSampler
 from corrflow.train.colors import fit_colour_codebook
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.learner import Learner
+from corrflow.train.model import STRIDE
+from corrflow.train.pictures import feature_picture, match_picture, reconstruction_picture
 from corrflow.train.processes import Processes
-from corrflow.train.records import Records, reconstruction_picture
+from corrflow.train.records import Records
 
 # Pictures that the colour codebook is fitted to are of clips that no run is long enough to reach.
 CODEBOOK_CLIPS = 2**62
@@ -138,11 +140,12 @@ def train(
             if records is not None:
                 records.add(step, forward, cycle, seconds)
                 if step % picture_every == 0 or step == last:
-                    records.picture(
-                        step,
-                        "reconstruction",
-                        reconstruction_picture(clips, result.lab, result.copied, learner.codebook),
-                    )
+                    copied = reconstruction_picture(clips, result.lab, result.copied, learner.codebook)
+                    features = learner.features(clips[0])
+                    radius = config.radius or config.crop // STRIDE
+                    records.picture(step, "reconstructions", copied)
+                    records.picture(step, "features", feature_picture(clips[0], features))
+                    records.picture(step, "matches", match_picture(clips[0], features, radius))
                 if step % save_every == 0:
                     records.flush()
             if step % save_every == 0:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from corrflow.train.config import TrainConfig
 
@@ -42,30 +40,14 @@ class Records:
         self._writer.add_scalar("schedule/truth_probability", self.config.truth_probability_at(step - 1), step)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture [H, W, 3] uint8, RGB, as `<name>s/<step>.jpg` and in TensorBoard."""
+        """A picture [H, W, 3] uint8, RGB, as `<name>/<step>.png` and in TensorBoard."""
         self._writer.add_image(name, picture, step, dataformats="HWC")
-        folder = self.run / f"{name}s"
+        folder = self.run / name
         folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{step:07d}.jpg"), picture[..., ::-1])
+        cv2.imwrite(str(folder / f"{step:07d}.png"), picture[..., ::-1])
 
     def flush(self) -> None:
         self._log.flush()
-
-
-def reconstruction_picture(clips: np.ndarray, lab: Tensor, copied: Tensor, codebook: Tensor) -> np.ndarray:
-    """For up to four clips, one row each: frame 0, the true last frame, and the last frame in copied colours.
-
-    Returns [rows * S, 3 * S, 3] uint8, RGB. Where the classes have no lightness, it is the true one that is shown.
-    """
-    rows = []
-    for clip in range(min(4, len(copied))):
-        colours = torch.einsum("khw,kc->chw", copied[clip, -1].detach(), codebook)
-        colours = torch.nn.functional.interpolate(colours[None], size=lab.shape[-2:], mode="bilinear")[0]
-        recoloured = torch.cat([lab[clip, -1, : 3 - len(colours)], colours]).permute(1, 2, 0).contiguous().cpu().numpy()
-        rgb = cv2.cvtColor(recoloured.astype(np.float32), cv2.COLOR_Lab2RGB)
-        shown = (rgb.clip(0, 1) * 255).round().astype(np.uint8)
-        rows.append(np.concatenate([clips[clip, 0], clips[clip, -1], shown], 1))
-    return np.concatenate(rows, 0)
 
 
 def _log_up_to(path: Path, step: int) -> Path:
