@@ -126,8 +126,9 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
     steps = learner.config.steps
     console.print(
         f"{parameter_count(learner.encoder) / 1e6:.2f} M parameters, {len(clips)} videos,"
-        f" {len(stills)} photographs, {steps} steps, {config.precision}, {processes.count} processes on"
-        f" {processes.device.type}, {config.threads} threads each"
+        f" {len(stills)} photographs, {steps} steps, {config.precision},"
+        f" {processes.count} {'process' if processes.count == 1 else 'processes'} on {processes.device.type},"
+        f" {config.threads} threads each"
     )
     columns = (*columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
     with Progress(*columns, console=console, refresh_per_second=2) as bars:

@@ -57,14 +57,17 @@ def match_picture(frames: np.ndarray, features: Tensor, radius: int) -> np.ndarr
     S = frames.shape[1]
     picture = np.ascontiguousarray(np.concatenate([frames[0], frames[1]], 1))
     h, w = rows.shape
-    for y in range(MATCH_EVERY // 2, h, MATCH_EVERY):
-        for x in range(MATCH_EVERY // 2, w, MATCH_EVERY):
-            hue = np.array([[[round(179 * y / h), 255, 127 + round(128 * x / w)]]], np.uint8)
+    for x in range(MATCH_EVERY // 2, w, MATCH_EVERY):
+        # One row lower from column to column, or still pictures would have their lines on top of each other.
+        for y in range(x // MATCH_EVERY % MATCH_EVERY, h, MATCH_EVERY):
+            hue = np.array([[[round(179 * x / w), 255, 255]]], np.uint8)
             colour = tuple(int(value) for value in cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0])
             # The centre of cell i is at pixel 4i + 1.5.
             here = (S + round(STRIDE * x + 1.5), round(STRIDE * y + 1.5))
             there = (round(STRIDE * float(columns[y, x]) + 1.5), round(STRIDE * float(rows[y, x]) + 1.5))
             cv2.line(picture, there, here, colour, 1, cv2.LINE_AA)
+            for end in (there, here):
+                cv2.circle(picture, end, 1, colour, -1)
     return picture
 
 
