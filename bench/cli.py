@@ -123,7 +123,10 @@ def train(
     threads: Threads = 0,
     json: Json = None,
 ) -> None:
-    """Time a training step and its parts: encoder, op, data, and the op's forward pass in the fused kernel."""
+    """Time a training step and its parts, beside the same step with unfold in float32; and the memory of both.
+
+    The parts are encoder, op, data, and the op's forward pass in the fused kernel.
+    """
     with errors_reported():
         _needs_torch()
         from corrflow.bench import command

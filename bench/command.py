@@ -193,6 +193,16 @@ def run_train(
         ]
         title = f"{result.preset}, {result.precision}: {1 / result.timings[train.STEP].median:.2f} steps/s"
         console.print(_table(title, ("part", "ms", "±", "of the step"), rows))
+        ours, unfold = (result.frames_per_second(step) for step in (train.STEP, train.UNFOLD))
+        memories = [
+            "-" if size is None else f"{size / 2**20:.0f} MB"
+            for size in (result.memory[train.STEP], result.memory[train.UNFOLD])
+        ]
+        console.print(
+            f"{ours:.1f} frames/s and {memories[0]}; with unfold in float32 {unfold:.1f} frames/s and {memories[1]}:"
+            f" {ours / unfold:.1f} times as fast",
+            highlight=False,
+        )
         if result.ceiling is not None:
             console.print(f"with the fused kernel for the op's forward pass alone: {result.ceiling:.2f} times as fast")
     if json is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import torch
 from torch import Tensor
 
 from corrflow.bench.rounds import Timing, time_in_turn
+from corrflow.bench.step_memory import step_memory, training_step
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.config import TrainConfig, preset
-from corrflow.train.loop import Learner
+from corrflow.train.learner import Learner
 from corrflow.train.model import STRIDE
 
-STEP, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
+STEP, UNFOLD, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
     "whole step",
+    "the same step with unfold in float32",
     "encoder, forward and backward",
     "op, forward and backward",
     "op, forward alone",
@@ -30,11 +33,21 @@ STEP, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
 
 @dataclass(frozen=True)
 class TrainResult:
-    """One preset in one precision: the parts of a step by name."""
+    """One preset in one precision: the parts of a step by name.
+
+    frames: frames of a step; memory: bytes that a step and the same step with unfold in float32 take, each in a
+    process of its own, or None where the system does not say
+    """
 
     preset: str
     precision: str
     timings: dict[str, Timing]
+    frames: int
+    memory: dict[str, int | None]
+
+    def frames_per_second(self, step: str) -> float:
+        """step: STEP or UNFOLD."""
+        return self.frames / self.timings[step].median
 
     def share(self, part: str) -> float:
         """A part's time as a share of the whole step's."""
@@ -58,10 +71,12 @@ def measure(
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
     learner = Learner.fresh(preset(name), config, colours.float())
-    size = (config.batch, config.frames, config.crop, config.crop, 3)
-    clips = generator.integers(0, 256, size, np.uint8)
+    plain = replace(config, precision="float32")
+    report("memory")
+    memory = {STEP: step_memory("tiles", name, config), UNFOLD: step_memory("unfold", name, plain)}
     calls: dict[str, Callable[[], object]] = {
-        STEP: lambda: learner.step(clips, 0),
+        STEP: training_step("tiles", name, config),
+        UNFOLD: training_step("unfold", name, plain),
         ENCODER: _encoder_pass(learner, config),
         OP: lambda: [_differentiate(*pair) for pair in pairs],
         OP_FORWARD: lambda: [_copy(*pair) for pair in pairs],
@@ -75,7 +90,8 @@ def measure(
         calls[OP_FUSED] = lambda: [cpu.local_soft_copy(*own, attributes, config.threads) for own in arrays]
     if data is not None:
         calls[DATA] = _drawing(data, cache, config)
-    return TrainResult(name, precision, time_in_turn(calls, rounds, report=report))
+    timings = time_in_turn(calls, rounds, report=report)
+    return TrainResult(name, precision, timings, config.batch * config.frames, memory)
 
 
 def _attributes(config: TrainConfig) -> Attributes:
@@ -123,8 +139,13 @@ def _drawing(data: Path, cache: Path, config: TrainConfig) -> Callable[[], objec
     from corrflow.train.clips import ClipSampler, find_videos, open_cache
 
     videos = open_cache(find_videos(data), config.frames_per_second, 256, cache, lambda done, total: None)
-    sampler, steps = ClipSampler(videos, None, config), iter(range(10**9))
-    return lambda: sampler.clips(next(steps), config.batch)
+    sampler, starts = ClipSampler(videos, None, config), itertools.count(0, config.batch)
+
+    def draw() -> object:
+        first = next(starts)
+        return sampler.clips(range(first, first + config.batch))
+
+    return draw
 
 
 def description(result: TrainResult) -> dict[str, Any]:
@@ -133,6 +154,8 @@ def description(result: TrainResult) -> dict[str, Any]:
         "preset": result.preset,
         "precision": result.precision,
         "steps_per_second": 1 / result.timings[STEP].median,
+        "frames_per_second": {name: result.frames_per_second(name) for name in (STEP, UNFOLD)},
+        "memory_bytes": result.memory,
         "parts": {
             name: {"seconds": asdict(timing), "share": result.share(name)} for name, timing in result.timings.items()
         },

@@ -19,6 +19,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--batch-files", type=int, default=16, help="files of the fault suite of corrflow-batch")
+    parser.addoption("--train-kills", type=int, default=2, help="how often a training run is killed")
     parser.addoption("--batch-kills", type=int, default=3, help="how often that suite is killed")
 
 

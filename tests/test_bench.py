@@ -19,10 +19,14 @@ from corrflow.bench.extra_memory import extra_memory
 from corrflow.bench.gather_tracker import GatherTracker, gathered_soft_copy, torch_encoder
 from corrflow.bench.op_forms import Case, Unavailable
 from corrflow.bench.rounds import Timing, time_in_turn
+from corrflow.bench.step_memory import training_step
+from corrflow.bench.train import STEP, UNFOLD
 from corrflow.runtime.artifact import TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
+from corrflow.train.config import TrainConfig
+from corrflow.train.learner import StepResult
 
 SMALL = Case(rows=14, columns=19, channels=8, classes=3, references=2, radius=3)
 
@@ -163,6 +167,17 @@ def test_the_train_command_times_every_part(tmp_path: Path) -> None:
     (written,) = json.loads((tmp_path / "train.json").read_text())["train"]
     shares = {name: part["share"] for name, part in written["parts"].items()}
     assert shares["whole step"] == 1 and shares["op, forward alone"] > 0
+    assert set(written["memory_bytes"]) == set(written["frames_per_second"]) == {STEP, UNFOLD}
+    assert "times as fast" in " ".join(result.output.split())
+
+
+def test_the_step_with_unfold_is_the_same_step() -> None:
+    config = TrainConfig(batch=2, crop=32, radius=2, colours=4, threads=1)
+    ours, theirs = (training_step(form, "quarter", config)() for form in ("tiles", "unfold"))
+    assert isinstance(ours, StepResult) and isinstance(theirs, StepResult)
+    assert ours.forward == pytest.approx(theirs.forward, abs=1e-5)
+    assert ours.cycle == pytest.approx(theirs.cycle, abs=1e-5)
+    torch.testing.assert_close(ours.copied, theirs.copied, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -179,9 +179,9 @@ def test_losses_match_a_direct_computation(oracle: Callable[..., np.ndarray]) ->
     assert (alone.forward.item(), alone.cycle.item()) == (pytest.approx(forward, abs=1e-5), 0.0)
 
 
-def test_clips_depend_on_seed_and_step_alone(sampler: ClipSampler) -> None:
-    once = [sampler.clips(step, 3) for step in range(3)]
-    again = [sampler.clips(step, 3) for step in (2, 0, 1)]
+def test_clips_depend_on_seed_and_number_alone(sampler: ClipSampler) -> None:
+    once = [sampler.clips([number, 7]) for number in range(3)]
+    again = [sampler.clips([number, 7]) for number in (2, 0, 1)]
     for first, second in zip(once, [again[1], again[2], again[0]], strict=True):
         assert np.array_equal(first, second)
     assert not np.array_equal(once[0], once[1])
@@ -199,7 +199,7 @@ def test_photographs_move_but_stay_themselves(sampler: ClipSampler) -> None:
     assert sampler.stills is not None
     still = ClipSampler(sampler.videos, sampler.stills, replace(SMALL, stills_share=1.0, crop=48))
     before, after = [], []
-    for clip in still.clips(0, 6):
+    for clip in still.clips(range(6)):
         first, second = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)) for frame in clip[:2])
         flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)  # type: ignore[call-overload]
         places = np.stack(np.meshgrid(np.arange(48), np.arange(48)), -1).astype(np.float32) + flow
@@ -211,7 +211,7 @@ def test_photographs_move_but_stay_themselves(sampler: ClipSampler) -> None:
 
 
 def test_unknown_names_and_ranges_are_refused(footage: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="full, half, quarter, paper, got 'huge'"):
+    with pytest.raises(InputError, match="full, half, quarter, paper, colorization, got 'huge'"):
         preset("huge")
     changes: list[dict[str, Any]] = [{"crop": 30}, {"steps": 0}, {"dropout": 1.5}, {"precision": "int3"}, {"frames": 1}]
     for change in changes:
@@ -278,7 +278,7 @@ def test_minutes_fix_the_number_of_steps(footage: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "missing"])
 def test_a_damaged_checkpoint_is_one_sentence(footage: Path, tmp_path: Path, damage: str) -> None:
-    from corrflow.train.loop import Learner
+    from corrflow.train.learner import Learner
 
     path = tmp_path / FILE_NAME
     if damage != "missing":

@@ -30,6 +30,8 @@ class Checkpoint:
     optimiser:  {"<parameter>/<moment>": tensor} of Adam
     codebook:   [colours, 2 or 3] float32, centroids in the (a, b) plane or in Lab
     provenance: where the weights come from: data, minutes of training, versions
+    average:    moving average of the encoder's state_dict, which is what is exported; empty where none was kept
+    scaler:     [2] float64, float16's loss scale and the steps since it last changed; empty in other precisions
     """
 
     model: ModelConfig
@@ -39,11 +41,13 @@ class Checkpoint:
     optimiser: dict[str, Tensor]
     codebook: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+    scaler: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
     def encoder(self) -> Encoder:
         """The encoder with these weights, in evaluation mode."""
         encoder = Encoder(self.model)
-        encoder.load_state_dict(self.model_state)
+        encoder.load_state_dict(self.average or self.model_state)
         return encoder.eval()
 
 
@@ -51,7 +55,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file whole or not at all (a temporary file, then a rename)."""
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in checkpoint.model_state.items()}
     tensors |= {f"optimiser/{name}": tensor.contiguous() for name, tensor in checkpoint.optimiser.items()}
-    tensors["codebook"] = checkpoint.codebook
+    tensors |= {f"average/{name}": tensor.contiguous() for name, tensor in checkpoint.average.items()}
+    tensors |= {"codebook": checkpoint.codebook, "scaler": checkpoint.scaler}
     description = {
         "format": FORMAT_VERSION,
         "model": asdict(checkpoint.model),
@@ -91,6 +96,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             optimiser=_below("optimiser/", tensors),
             codebook=tensors["codebook"],
             provenance=description["provenance"],
+            average=_below("average/", tensors),
+            scaler=tensors.get("scaler", torch.empty(0, dtype=torch.float64)),
         )
         checkpoint.encoder()
     except InputError:

@@ -1,7 +1,7 @@
 """Training clips: videos decoded once into a compact cache of small JPEG frames, and clips drawn from it.
 
-What a step sees is a pure function of the seed and the step's number, so a resumed run sees what an unbroken one
-would have seen.
+A clip is a pure function of the seed and its number, so a resumed run sees what an unbroken one would have seen,
+however many processes share its clips out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,22 +73,37 @@ class ClipCache:
 def find_videos(folder: Path) -> list[Path]:
     """Video files below `folder`, and folders of pictures (one video each), in order of their names.
 
-    Raises InputError where there is neither.
+    Of the layouts of DAVIS and YouTube-VOS the frames alone are taken, once: no masks, and where there are frames in
+    480p and in Full-Resolution, those in 480p. Raises InputError where there is neither.
     """
     if not folder.is_dir():
         raise InputError(f"expected a folder of videos or of picture folders, got {folder}, which is no folder")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
-    found += [
+    found = [
         path
         for path in (folder, *folder.rglob("*"))
-        if path.is_dir() and any(child.suffix.lower() in PICTURE_SUFFIXES for child in path.iterdir())
+        if (path.is_dir() and any(child.suffix.lower() in PICTURE_SUFFIXES for child in path.iterdir()))
+        or (path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     ]
+    found = [path for path in found if not _is_no_video_of_its_own(path.relative_to(folder), folder)]
     if not found:
         raise InputError(
             f"expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) or folders of pictures in {folder}, found none;"
             " point --data at the folder that holds them"
         )
     return sorted(found)
+
+
+def _is_no_video_of_its_own(path: Path, folder: Path) -> bool:
+    """Whether this is a folder of masks, or frames that are also there in 480p."""
+    for depth, part in enumerate(path.parts):
+        if part.startswith("Annotations"):
+            return True
+        if (
+            part == "Full-Resolution"
+            and folder.joinpath(*path.parts[:depth], "480p", *path.parts[depth + 1 :]).exists()
+        ):
+            return True
+    return False
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -197,7 +212,7 @@ def _shrink(picture: np.ndarray, short_side: int) -> np.ndarray:
 
 
 class ClipSampler:
-    """Draws the clips of a step.
+    """Draws clips.
 
     videos: cache of videos; stills: cache of photographs or None; a share of the clips is made from the latter.
     The sizes, shares and the seed are those of the configuration.
@@ -218,14 +233,15 @@ class ClipSampler:
         weight = np.sqrt(lengths[self._long_enough].astype(np.float64))
         self._probability = weight / weight.sum() if len(weight) else weight
 
-    def clips(self, step: int, batch: int) -> np.ndarray:
-        """The clips of a step: [batch, frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
-        generator = np.random.default_rng([self.config.seed, step])
-        drawn = [
-            self._from_still(generator) if generator.random() < self.stills_share else self._from_video(generator)
-            for _ in range(batch)
-        ]
-        return np.ascontiguousarray(np.stack(drawn)[..., ::-1])
+    def clip(self, number: int) -> np.ndarray:
+        """Clip `number` of the run: [frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
+        generator = np.random.default_rng([self.config.seed, number])
+        still = generator.random() < self.stills_share
+        return np.ascontiguousarray((self._from_still if still else self._from_video)(generator)[..., ::-1])
+
+    def clips(self, numbers: Iterable[int]) -> np.ndarray:
+        """The clips of these numbers: [numbers, frames, crop, crop, 3] uint8, RGB."""
+        return np.stack([self.clip(number) for number in numbers])
 
     def _from_video(self, generator: np.random.Generator) -> np.ndarray:
         video = generator.choice(self._long_enough, p=self._probability)

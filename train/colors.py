@@ -29,6 +29,7 @@ def fit_colour_codebook(pictures: list[np.ndarray], colours: int, lightness: boo
     pictures: [H, W, 3] uint8, RGB; returns [colours, 3] float32, or [colours, 2] without lightness.
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     generator = np.random.default_rng(seed)
     samples = []
@@ -36,7 +37,8 @@ def fit_colour_codebook(pictures: list[np.ndarray], colours: int, lightness: boo
         lab = rgb_to_lab(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
         pixels = (lab if lightness else lab[1:]).flatten(1).T.numpy()
         samples.append(pixels[generator.choice(len(pixels), min(len(pixels), 400), replace=False)])
-    fitted = KMeans(colours, n_init=4, random_state=seed).fit(np.concatenate(samples))  # pyright: ignore[reportArgumentType]
+    with threadpool_limits(1):  # or its sums, and with them the classes, would depend on the number of threads
+        fitted = KMeans(colours, n_init=4, random_state=seed).fit(np.concatenate(samples))  # pyright: ignore[reportArgumentType]
     return torch.from_numpy(fitted.cluster_centers_.astype(np.float32))
 
 
@@ -67,7 +69,7 @@ def bottlenecked(
     """
     B, T = clips.shape[:2]
     factors = torch.from_numpy(generator.uniform(1 - jitter, 1 + jitter, (3, B, T, 1, 1, 1)).astype(np.float32))
-    brightness, contrast, saturation = factors
+    brightness, contrast, saturation = factors.to(clips.device)
     clips = clips * brightness
     clips = (clips - clips.mean((2, 3, 4), keepdim=True)) * contrast + clips.mean((2, 3, 4), keepdim=True)
     luma = (clips * clips.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(2, keepdim=True)
@@ -81,4 +83,4 @@ def bottlenecked(
             missing = generator.choice(3, generator.integers(1, 3), replace=False)
             keep[clip, 0, missing] = 0
             keep[clip] *= 3 / (3 - len(missing))
-    return normalise(clips) * torch.from_numpy(keep)
+    return normalise(clips) * torch.from_numpy(keep).to(clips.device)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from corrflow.plugins.errors import InputError
 from corrflow.train.config import ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from corrflow.train.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,22 @@ class Request:
     start_from: Path | None
     save_every: int
     picture_every: int
+    device: str
 
 
 def available_threads() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores for this process: its share of those that torchrun's processes on this machine may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def choose_precision(asked: str) -> str:
-    """`auto` becomes bfloat16 where the processor multiplies it in hardware, since emulation is 30 times slower."""
+def choose_precision(asked: str, device: str) -> str:
+    """`auto` becomes bfloat16 where it is multiplied in hardware; on a processor, emulation is 30 times slower."""
     if asked != "auto":
         return asked
     torch = _torch()
+    if device != "cpu" and torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     hardware = any(
         getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)() for feature in ("avx512_bf16", "amx_tile")
     )
@@ -45,18 +53,36 @@ def choose_precision(asked: str) -> str:
 
 def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
     """Train, or go on with the run in `request.out`. Raises InputError before anything is written."""
-    torch = _torch()
+    _torch()
+    from corrflow.train.processes import joined
+
+    with joined(request.device) as processes:
+        _run(request, model, config, processes)
+
+
+def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: Processes) -> None:
+    import torch
+
     from corrflow.train import loop
     from corrflow.train.checkpoint import load_checkpoint
     from corrflow.train.clips import ClipSampler, find_pictures, find_videos, open_cache
+    from corrflow.train.learner import Learner
     from corrflow.train.model import parameter_count
 
+    processes.clip_numbers(0, config.batch, config.accumulate)  # raises where they cannot be shared out
     torch.set_num_threads(config.threads)
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not processes.first)
     saved = loop.resume(request.out, model, config)
+    # Nothing is written before everyone has read it.
+    (mean_step,) = processes.mean([float(saved.step if saved else -1)])
+    if mean_step != (saved.step if saved else -1):
+        raise InputError(f"expected every process to see the run in {request.out}; put --out on a shared disk")
     initial = load_checkpoint(request.start_from) if request.start_from else None
     videos, stills = find_videos(request.data), find_pictures(request.stills) if request.stills else []
     cache_folder = request.cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "corrflow"
+    # One process of each machine decodes what the others of that machine then read.
+    if processes.local_rank:
+        processes.wait_for_all()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
     with Progress(*columns, console=console) as bars:
@@ -71,20 +97,22 @@ def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
 
         clips = cached(videos, "decoding videos")
         pictures = cached(stills, "decoding photographs") if stills else None
+    if not processes.local_rank:
+        processes.wait_for_all()
     for cache in (clips, pictures):
         for name, reason in cache.skipped.items() if cache else ():
             console.print(f"left out {name}: {reason}", style="yellow", highlight=False)
 
     sampler = ClipSampler(clips, pictures, config)
     if saved is not None:
-        learner, first = loop.Learner.fresh(model, saved.train, saved.codebook), saved.step
+        learner, first = Learner.fresh(model, saved.train, saved.codebook, processes), saved.step
         learner.load(saved)
         provenance = saved.provenance
         console.print(f"going on with {request.out} at step {first} of {saved.train.steps}")
     else:
         if request.minutes is not None:
-            config = replace(config, steps=loop.steps_in(request.minutes, model, config, sampler))
-        learner, first = loop.prepare(model, config, sampler, initial), 0
+            config = replace(config, steps=loop.steps_in(request.minutes, model, config, sampler, processes))
+        learner, first = loop.prepare(model, config, sampler, initial, processes), 0
         provenance = loop.new_provenance(
             len(clips), int(clips.starts[-1]), len(stills), [path.name for path in (*videos, *stills)]
         )
@@ -98,7 +126,9 @@ def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
     steps = learner.config.steps
     console.print(
         f"{parameter_count(learner.encoder) / 1e6:.2f} M parameters, {len(clips)} videos,"
-        f" {len(stills)} photographs, {steps} steps, {config.precision}, {config.threads} threads"
+        f" {len(stills)} photographs, {steps} steps, {config.precision},"
+        f" {processes.count} {'process' if processes.count == 1 else 'processes'} on {processes.device.type},"
+        f" {config.threads} threads each"
     )
     columns = (*columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
     with Progress(*columns, console=console, refresh_per_second=2) as bars:

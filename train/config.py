@@ -6,6 +6,7 @@ Names and numbers are the paper's (sections 3.2 to 3.5 and 4) unless a field say
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from corrflow.plugins.errors import InputError
 
@@ -47,11 +48,34 @@ PRESETS: dict[str, ModelConfig] = {
     "half": ModelConfig(widths=(32, 64, 128, 128)),
     "quarter": ModelConfig(widths=(16, 32, 64, 64)),
     "paper": ModelConfig(unit_norm=False),
+    "colorization": ModelConfig(unit_norm=False),
+}
+
+# What learns differently under a preset's name: the paper, and the rival that it starts from (Vondrick et al., 2018),
+# which copies the (a, b) colours between pairs of grey frames, each place of one from anywhere in the other.
+LEARNING: dict[str, dict[str, Any]] = {
+    "paper": {"temperature": 1.0, "lightness": False},
+    "colorization": {
+        "temperature": 1.0,
+        "lightness": False,
+        "frames": 2,
+        "radius": 0,
+        "grey_input": True,
+        "cycle_weight": 0.0,
+    },
+}
+
+# The paper's four ingredients, each left out (section 4.3).
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no-colour-dropout": {"grey_input": True},
+    "full-attention": {"radius": 0},
+    "no-scheduled-sampling": {"truth_start": 1.0, "truth_end": 1.0},
+    "no-cycle": {"cycle_weight": 0.0},
 }
 
 
 def preset(name: str) -> ModelConfig:
-    """The named encoder; raises InputError for an unknown name."""
+    """The named encoder; raises InputError for an unknown name. What else the name stands for is in LEARNING."""
     if name not in PRESETS:
         raise InputError(f"expected a preset among {', '.join(PRESETS)}, got {name!r}; choose one of those")
     return PRESETS[name]
@@ -78,6 +102,11 @@ class TrainConfig:
                        both 1 is the ablation without scheduled sampling
     cycle_weight:      weight of the cycle terms; 0 is the ablation
     stills_share:      share of clips made from photographs by random motion, where there are photographs
+    accumulate:        equal parts that a step's clips are computed in, one after another; a part, over all processes
+                       together, is what batch normalisation takes its statistics from
+    average:           0, or how much of a moving average of the weights each step keeps; the average is then exported
+    precision:         float32, bfloat16 or float16 (autocast), or float64, in which arrangements can be compared
+    compile:           whether the encoder goes through torch.compile
     """
 
     steps: int = 1_000_000
@@ -101,6 +130,9 @@ class TrainConfig:
     seed: int = 0
     precision: str = "float32"
     threads: int = 2
+    accumulate: int = 1
+    average: float = 0.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         limits = {
@@ -109,14 +141,17 @@ class TrainConfig:
             "colours": (2, 313), "dropout": (0.0, 1.0), "jitter": (0.0, 1.0),
             "truth_start": (0.0, 1.0), "truth_end": (0.0, 1.0),
             "cycle_weight": (0.0, 1e3), "learning_rate": (0.0, 1.0), "stills_share": (0.0, 1.0), "threads": (1, 1024),
+            "accumulate": (1, 4096), "average": (0.0, 0.999999),
         }  # fmt: skip
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"expected {name} between {low} and {high}, got {getattr(self, name)}")
         if self.crop % 4:
             raise InputError(f"expected a crop that is a multiple of 4 (the encoder's stride), got {self.crop}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise InputError(f"expected precision float32 or bfloat16, got {self.precision!r}")
+        if self.batch % self.accumulate:
+            raise InputError(f"expected a batch that is a multiple of {self.accumulate} (accumulate), got {self.batch}")
+        if self.precision not in ("float32", "bfloat16", "float16", "float64"):
+            raise InputError(f"expected precision float32, bfloat16, float16 or float64, got {self.precision!r}")
 
     def learning_rate_at(self, step: int) -> float:
         """Halved at 40 %, 60 % and 80 % of the run (paper, section 4)."""
@@ -126,3 +161,19 @@ class TrainConfig:
         """Probability of copying true colours, falling linearly over the run (paper, section 3.4.1)."""
         progress = min(step / max(self.steps - 1, 1), 1.0)
         return self.truth_start + (self.truth_end - self.truth_start) * progress
+
+
+def learning(preset_name: str, given: dict[str, Any], ablations: list[str]) -> TrainConfig:
+    """The preset's way of learning with what was given in its place, and without the ingredients named.
+
+    given: fields of TrainConfig. Raises InputError where an ablation sets what was given.
+    """
+    changes = dict(LEARNING.get(preset_name, {})) | given
+    for name in ablations:
+        both = sorted(set(ABLATIONS[name]) & set(given))
+        if both:
+            raise InputError(
+                f"expected --{name} or --{both[0].replace('_', '-')}, got both, and the first sets the second"
+            )
+        changes |= ABLATIONS[name]
+    return TrainConfig(**changes)

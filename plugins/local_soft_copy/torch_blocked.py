@@ -32,7 +32,8 @@ def local_soft_copy(query: Tensor, keys: Tensor, values: Tensor, attributes: Att
         copied = _best_of_all(query, keys, values_wide, windows, attributes.top_k)
     else:
         copied = _softmax_over_all(query, keys, values_wide, windows)
-    return copied.to(values.dtype)
+    # A frame of one tile comes out with its channels last, which nll_loss's backward pass refuses.
+    return copied.to(values.dtype).contiguous()
 
 
 def _softmax_over_all(query: Tensor, keys: Tensor, values: Tensor, windows: tuple[tuple[int, int], ...]) -> Tensor:

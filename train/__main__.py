@@ -1,0 +1,5 @@
+"""torchrun ... -m corrflow.train: the same command as corrflow-train, in many processes."""
+
+from corrflow.train.cli import main
+
+main()
