@@ -13,11 +13,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(
-    help="""Track through many videos, each from labels on one of its frames, and go on where a run was stopped.
+    help="""Track through many videos, each from labels on any of its frames, and go on where a run was stopped.
 
     SOURCES are video files, folders of pictures, folders of either, glob patterns in quotes, or .txt lists of them.
     Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (first frame), LABELS/clip.json (COCO),
     LABELS/clip/00012.png (frame 12, counted from 0) or LABELS/clip/OBJECT/00012.png (one mask for each object).
+    Each label is tracked forward and backward; frames between two labels of an object are blended from both.
     Results are in OUT/clip/, the state of every item in OUT/manifest.json. Exit code 1 says that items failed.
 
     \b
@@ -41,6 +42,10 @@ def batch(
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(help="Keep soft labels in OUT/clip/.passes, so that added labels recompute what they change."),
+    ] = True,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime or onnx-function (no fused kernel).")] = "auto",
 ) -> None:
     with errors_reported():
@@ -48,7 +53,7 @@ def batch(
         from corrflow.runtime.command import Model
 
         model = Model(artifact, backend, threads, rows, recent, False)
-        run_batch(sources, labels, out, format or ["davis", "jsonl"], workers, shard, model)
+        run_batch(sources, labels, out, format or ["davis", "jsonl"], workers, shard, model, keep)
 
 
 def main() -> None:

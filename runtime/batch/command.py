@@ -40,6 +40,7 @@ def run_batch(
     workers: int,
     shard: str,
     model: Model,
+    keep_passes: bool = True,
 ) -> None:
     """Raises InputError before anything is tracked, CorrflowError at the end where items failed."""
     if unknown := [name for name in formats if name not in FORMATS]:
@@ -61,7 +62,8 @@ def run_batch(
         with _alone(out / f".lock{suffix}"):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
-            job = Job(labels.absolute(), out.absolute(), staging.absolute(), tuple(dict.fromkeys(formats)), described)
+            unique = tuple(dict.fromkeys(formats))
+            job = Job(labels.absolute(), out.absolute(), staging.absolute(), unique, described, keep_passes)
             manifest = Manifest(out / f"manifest{suffix}.json", [Entry(item.name, str(item.source)) for item in items])
             try:
                 _do_all(job, model, items, workers, manifest, console)

@@ -14,7 +14,7 @@ from pathlib import Path
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.batch.items import Item
 from corrflow.runtime.batch.labels_by_name import label_files, read_labels
-from corrflow.runtime.batch.whole_video import track_whole
+from corrflow.runtime.batch.whole_video import PassPlaces, track_whole
 from corrflow.runtime.coco import CocoSink
 from corrflow.runtime.folder_sinks import BinaryMaskSink, YouTubeVosSink
 from corrflow.runtime.pipeline import write_behind
@@ -45,6 +45,7 @@ class Job:
     staging: where folders grow before they are whole; on the disk of `out`
     formats: keys of FORMATS
     model:   whatever else results depend on, in words
+    keep_passes: for a later run with further labels
     """
 
     labels: Path
@@ -52,6 +53,7 @@ class Job:
     staging: Path
     formats: tuple[str, ...]
     model: str
+    keep_passes: bool = True
 
 
 def fingerprint(job: Job, item: Item) -> str:
@@ -59,15 +61,24 @@ def fingerprint(job: Job, item: Item) -> str:
 
     Raises InputError where the source or the labels are not there.
     """
-    digest = hashlib.sha256(json.dumps([job.model, sorted(job.formats)]).encode())
+    digest = hashlib.sha256(json.dumps([_video_and_model(job, item), sorted(job.formats)]).encode())
+    try:
+        for path in label_files(job.labels, item.name):
+            digest.update(json.dumps([str(path.relative_to(job.labels)), path.stat().st_size]).encode())
+            digest.update(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"expected to read {error.filename!r}, got an error ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def _video_and_model(job: Job, item: Item) -> str:
+    """What soft labels are made from beside a label. Raises InputError where the source is not there."""
+    digest = hashlib.sha256(job.model.encode())
     try:
         files = sorted(item.source.iterdir()) if item.source.is_dir() else [item.source]
         for path in files:
             state = path.stat()
             digest.update(json.dumps([path.name, state.st_size, state.st_mtime_ns]).encode())
-        for path in label_files(job.labels, item.name):
-            digest.update(json.dumps([str(path.relative_to(job.labels)), path.stat().st_size]).encode())
-            digest.update(path.read_bytes())
     except OSError as error:
         raise InputError(f"expected to read {error.filename!r}, got an error ({error.strerror})") from error
     return digest.hexdigest()
@@ -101,7 +112,8 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
                 stack.callback(sinks[-1].close)
             write = stack.enter_context(write_behind(sinks))
             count = 0
-            for frame, tracks in stack.enter_context(closing(track_whole(source, tracker, labels, spools))):
+            places = PassPlaces(_video_and_model(job, item), job.out / item.name, staged, job.keep_passes)
+            for frame, tracks in stack.enter_context(closing(track_whole(source, tracker, labels, spools, places))):
                 write(frame, tracks)
                 count += 1
                 report(count, source.frame_count)
