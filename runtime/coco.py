@@ -100,13 +100,12 @@ class CocoSink(Sink):
         return annotation
 
 
-def read_coco(path: Path) -> dict[int | str, list[TrackedObject]]:
-    """The objects of each labelled frame, by its `frame_index`, or by the picture's name without suffix.
+def read_coco(content: Any, path: Path) -> dict[int | str, list[TrackedObject]]:
+    """The objects of each labelled frame of the JSON that lies at `path`, by `frame_index` or else the picture's name.
 
     Raises InputError for what is no COCO JSON, and for one without annotations.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
         annotations = [entry for entry in content["annotations"] if not entry.get("iscrowd")]
         if not annotations:
             raise InputError(f"expected annotations in {path}, got none; label at least one picture")
@@ -125,8 +124,6 @@ def read_coco(path: Path) -> dict[int | str, list[TrackedObject]]:
         return found
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"expected COCO JSON in {path}, got a file that cannot be read ({error.strerror})") from error
     # pycocotools reports what it cannot decode with plain exceptions; so do wrong types on the way there.
     except Exception as error:
         raise InputError(

@@ -194,7 +194,7 @@ def test_objects_are_the_same_on_all_frames_by_id_or_name(tmp_path: Path) -> Non
     (tmp_path / "clip.csv").write_text(
         "frame,object,name,x,y\n0,cat,nose,1,2\n0,dog,nose,3,4\n5,dog,nose,5,6\n5,cat,nose,7,8\n9,2,tail,1,1\n"
     )
-    found = read_labels(tmp_path, "clip").objects
+    found = read_labels(tmp_path, "clip", lambda: (64, 96)).objects
     ids = {frame: {one.given.name: one.given.id for one in objects} for frame, objects in found.items()}
     assert ids[0] == {"cat": 3, "dog": 4} == ids[5] and ids[9] == {"": 2}
 

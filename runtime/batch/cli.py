@@ -16,7 +16,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     help="""Track through many videos, each from labels on any of its frames, and go on where a run was stopped.
 
     SOURCES are video files, folders of pictures, folders of either, glob patterns in quotes, or .txt lists of them.
-    Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (first frame), LABELS/clip.json (COCO),
+    Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (points, boxes, DeepLabCut), LABELS/clip.json
+    (COCO, LabelMe), LABELS/clip.xml (CVAT), LABELS/clip/00012.json (LabelMe), LABELS/clip/00012.txt (YOLO),
     LABELS/clip/00012.png (frame 12, counted from 0) or LABELS/clip/OBJECT/00012.png (one mask for each object).
     Each label is tracked forward and backward; frames between two labels of an object are blended from both.
     Results are in OUT/clip/, the state of every item in OUT/manifest.json. Exit code 1 says that items failed.
@@ -34,7 +35,10 @@ def batch(
     out: Annotated[Path, typer.Option(help="Folder of results, one in it for each video.")],
     format: Annotated[
         list[str] | None,
-        typer.Option(help="davis, binary, csv, coco, youtube-vos, jsonl or overlay; several times [davis and jsonl]."),
+        typer.Option(
+            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, tapvid, "
+            "boxes, cutouts, jsonl or overlay; several times [davis and jsonl]."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,

@@ -15,12 +15,18 @@ from corrflow.plugins.errors import InputError
 from corrflow.runtime.batch.items import Item
 from corrflow.runtime.batch.labels_by_name import label_files, read_labels
 from corrflow.runtime.batch.whole_video import PassPlaces, track_whole
+from corrflow.runtime.boxes_csv import BoxCsvSink
 from corrflow.runtime.coco import CocoSink
-from corrflow.runtime.folder_sinks import BinaryMaskSink, YouTubeVosSink
+from corrflow.runtime.cvat import CvatSink
+from corrflow.runtime.deeplabcut import DeepLabCutSink
+from corrflow.runtime.folder_sinks import BinaryMaskSink, CutoutSink, YouTubeVosSink
+from corrflow.runtime.labelme import LabelMeSink
 from corrflow.runtime.pipeline import write_behind
 from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
 from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
+from corrflow.runtime.tapvid import TapVidSink
 from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.yolo import YoloSink
 
 RECEIPT = "item.json"
 """The last file of a finished item: what it was made from, and how many frames it has."""
@@ -31,6 +37,14 @@ FORMATS: dict[str, Callable[[Path, FrameSource], Sink]] = {
     "csv": lambda folder, source: KeypointCsvSink(folder / "points.csv"),
     "coco": lambda folder, source: CocoSink(folder / "coco.json"),
     "youtube-vos": lambda folder, source: YouTubeVosSink(folder / "youtube-vos", source.name),
+    "labelme": lambda folder, source: LabelMeSink(folder / "labelme"),
+    "cvat": lambda folder, source: CvatSink(folder / "cvat.xml"),
+    "yolo-seg": lambda folder, source: YoloSink(folder / "yolo-seg", "segment"),
+    "yolo-pose": lambda folder, source: YoloSink(folder / "yolo-pose", "pose"),
+    "deeplabcut": lambda folder, source: DeepLabCutSink(folder / "deeplabcut.csv"),
+    "tapvid": lambda folder, source: TapVidSink(folder / "tapvid.npz"),
+    "boxes": lambda folder, source: BoxCsvSink(folder / "boxes.csv"),
+    "cutouts": lambda folder, source: CutoutSink(folder / "cutouts"),
     "jsonl": lambda folder, source: JsonLinesSink(folder / "tracks.jsonl"),
     "overlay": lambda folder, source: VideoSink(
         folder / "overlay.mp4", source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
@@ -99,7 +113,7 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
     Raises CorrflowError for what is wrong with it; nothing of it is kept then, and an older result stays.
     """
     made_from = fingerprint(job, item)
-    labels = read_labels(job.labels, item.name)
+    labels = read_labels(job.labels, item.name, lambda: _frame_size(item))
     staged, spools = job.staging / "results" / item.name, job.staging / "spools" / item.name
     for folder in (staged, spools):
         shutil.rmtree(folder, ignore_errors=True)
@@ -123,6 +137,13 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
         for folder in (staged, spools):
             shutil.rmtree(folder, ignore_errors=True)
     return count
+
+
+def _frame_size(item: Item) -> tuple[int, int]:
+    """(height, width), which some labels do not say."""
+    with open_source(str(item.source)) as source:
+        height, width = next(iter(source)).image.shape[:2]
+    return height, width
 
 
 def _publish(staged: Path, final: Path, old: Path) -> None:

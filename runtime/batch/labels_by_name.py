@@ -1,25 +1,36 @@
 """The labels of one video, found by its name in the folder of labels: on one frame, or on several.
 
 NAME.png             masks of the first frame
-NAME.csv             points: name,x,y of the first frame, or with a column `frame` (index from 0) of that frame
-NAME.json            COCO: masks (RLE or polygons) and keypoints of pictures, whose file names name the frames
+NAME.csv             points: name,x,y of the first frame, or with a column `frame` (index from 0) of that frame;
+                     boxes: x0,y0,x1,y1, likewise; or DeepLabCut's
+NAME.json            COCO: masks (RLE or polygons) and keypoints of pictures, whose file names name the frames;
+                     or LabelMe's of the first frame
+NAME.xml             CVAT 1.1, of pictures or of a video
+NAME/FRAME.json      LabelMe, of the frame of that name
+NAME/FRAME.txt       YOLO, for segmentation or, where NAME/data.yaml has kpt_shape, for pose
 NAME/FRAME.png       masks of the frame of that name: its index in a video, the picture's name in a folder
 NAME/OBJECT/FRAME.png  one black and white mask for each object of that frame
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.batch.strands import Packed
+from corrflow.runtime.boxes_csv import is_boxes, read_boxes
 from corrflow.runtime.coco import read_coco
+from corrflow.runtime.cvat import read_cvat
+from corrflow.runtime.deeplabcut import is_deeplabcut, read_deeplabcut
 from corrflow.runtime.initial import read_mask_objects
+from corrflow.runtime.labelme import read_labelme
 from corrflow.runtime.points_csv import read_points_by_frame
 from corrflow.runtime.tracks import Frame, MaskObject, TrackedObject
+from corrflow.runtime.yolo import SETUP, read_yolo
 
 FIRST = 0
 
@@ -56,23 +67,29 @@ class Labels:
 
 def label_files(folder: Path, name: str) -> list[Path]:
     """The files with labels of the video of that name, in a fixed order. Raises InputError where there are none."""
-    files = [path for suffix in (".png", ".csv", ".json") if (path := folder / f"{name}{suffix}").is_file()]
+    files = [path for suffix in (".png", ".csv", ".json", ".xml") if (path := folder / f"{name}{suffix}").is_file()]
     inner = folder / name
     if inner.is_dir():
-        files += sorted(path for pattern in ("*.png", "*/*.png") for path in inner.glob(pattern) if path.is_file())
+        patterns = ("*.png", "*.json", "*.txt", "*/*.png", SETUP)
+        files += sorted(path for pattern in patterns for path in inner.glob(pattern) if path.is_file())
     if not files:
         raise InputError(
-            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, {name}.csv, {name}.json "
-            f"or {name}/FRAME.png"
+            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, .csv, .json or .xml, or "
+            f"{name}/FRAME.png, .json or .txt"
         )
     return files
 
 
-def read_labels(folder: Path, name: str) -> Labels:
-    """Raises InputError for files that cannot be read or that hold no object."""
+def read_labels(folder: Path, name: str, frame_size: Callable[[], tuple[int, int]]) -> Labels:
+    """frame_size: (height, width) of the video's frames, asked for where a file does not say it.
+
+    Raises InputError for files that cannot be read or that hold no object.
+    """
     found: dict[FrameKey, list[Packed]] = {}
     for path in label_files(folder, name):
-        for frame, objects in _read(path, folder, name).items():
+        if path.name == SETUP or (path.suffix == ".txt" and path.stem == "classes"):
+            continue  # belongs to others
+        for frame, objects in _read(path, folder, name, frame_size).items():
             found.setdefault(frame, []).extend(map(Packed.of, objects))
     found = {frame: objects for frame, objects in found.items() if objects}
     if not found:
@@ -80,14 +97,45 @@ def read_labels(folder: Path, name: str) -> Labels:
     return Labels(_with_own_ids(found))
 
 
-def _read(path: Path, folder: Path, name: str) -> dict[int | str, list[TrackedObject]]:
-    if path.parent.parent == folder / name:
+def _read(
+    path: Path, folder: Path, name: str, frame_size: Callable[[], tuple[int, int]]
+) -> Mapping[int | str, Sequence[TrackedObject]]:
+    if path.parent.parent == folder / name and path.suffix == ".png":
         return {path.stem: [_mask_of_folder(path)]}
+    frame = FIRST if path.parent == folder else path.stem
     if path.suffix == ".png":
-        return {FIRST if path.parent == folder else path.stem: [*read_mask_objects([path])]}
+        return {frame: read_mask_objects([path])}
+    if path.suffix == ".txt":
+        return {frame: read_yolo(path, frame_size())}
+    if path.suffix == ".xml":
+        return read_cvat(path)
     if path.suffix == ".csv":
-        return {frame: list(points) for frame, points in read_points_by_frame(path).items()}
-    return read_coco(path)
+        return _read_table(path, frame_size)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"expected JSON in {path}, got a file that cannot be read ({type(error).__name__})") from error
+    if isinstance(content, dict) and "shapes" in content:
+        return {frame: read_labelme(content, path)}
+    if path.parent != folder:
+        raise InputError(f"expected LabelMe JSON in {path}, got no shapes; put COCO beside it, as {name}.json")
+    return read_coco(content, path)
+
+
+def _read_table(path: Path, frame_size: Callable[[], tuple[int, int]]) -> dict[int | str, list[TrackedObject]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first_line = file.readline(1 << 20)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a CSV of points or boxes in {path}, got a file that is none ({error})") from error
+    found: Mapping[int, Sequence[TrackedObject]] | Mapping[int | str, Sequence[TrackedObject]]
+    if is_deeplabcut(first_line):
+        found = read_deeplabcut(path)
+    elif is_boxes(first_line):
+        found = read_boxes(path, frame_size())
+    else:
+        found = read_points_by_frame(path)
+    return {frame: list(objects) for frame, objects in found.items()}
 
 
 def _mask_of_folder(path: Path) -> MaskObject:
