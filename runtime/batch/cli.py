@@ -20,7 +20,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     (COCO, LabelMe), LABELS/clip.xml (CVAT), LABELS/clip/00012.json (LabelMe), LABELS/clip/00012.txt (YOLO),
     LABELS/clip/00012.png (frame 12, counted from 0) or LABELS/clip/OBJECT/00012.png (one mask for each object).
     Each label is tracked forward and backward; frames between two labels of an object are blended from both.
-    Results are in OUT/clip/, the state of every item in OUT/manifest.json. Exit code 1 says that items failed.
+    Results are in OUT/clip/, the state of every item in OUT/manifest.json. OUT/clip/report.html shows the
+    weakest frames and which to label by hand. Exit code 1 says that items failed.
 
     \b
     Examples:
@@ -37,7 +38,7 @@ def batch(
         list[str] | None,
         typer.Option(
             help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, tapvid, "
-            "boxes, cutouts, jsonl or overlay; several times [davis and jsonl]."
+            "boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
@@ -57,7 +58,7 @@ def batch(
         from corrflow.runtime.command import Model
 
         model = Model(artifact, backend, threads, rows, recent, False)
-        run_batch(sources, labels, out, format or ["davis", "jsonl"], workers, shard, model, keep)
+        run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.batch.items import Item
 from corrflow.runtime.batch.labels_by_name import label_files, read_labels
+from corrflow.runtime.batch.report import ReportSink
 from corrflow.runtime.batch.whole_video import PassPlaces, track_whole
 from corrflow.runtime.boxes_csv import BoxCsvSink
 from corrflow.runtime.coco import CocoSink
@@ -46,6 +47,7 @@ FORMATS: dict[str, Callable[[Path, FrameSource], Sink]] = {
     "boxes": lambda folder, source: BoxCsvSink(folder / "boxes.csv"),
     "cutouts": lambda folder, source: CutoutSink(folder / "cutouts"),
     "jsonl": lambda folder, source: JsonLinesSink(folder / "tracks.jsonl"),
+    "report": lambda folder, source: ReportSink(folder / "report.html", source.name),
     "overlay": lambda folder, source: VideoSink(
         folder / "overlay.mp4", source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
     ),
