@@ -29,7 +29,7 @@ from corrflow.runtime.batch.labels_by_name import read_labels
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject
 
 FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay", "labelme", "cvat", "deeplabcut")
-FORMATS += ("yolo-seg", "yolo-pose", "tapvid", "boxes", "cutouts", "report")
+FORMATS += ("yolo-seg", "yolo-pose", "tapvid", "boxes", "cutouts", "report", "sleap")
 UNEVEN = [0, 40, 130, 170, 400, 410, 900, 940]  # milliseconds
 
 

@@ -25,6 +25,7 @@ from corrflow.runtime.labelme import LabelMeSink
 from corrflow.runtime.labels import Geometry
 from corrflow.runtime.polygons import filled, polygons_of
 from corrflow.runtime.sinks import Sink
+from corrflow.runtime.sleap import SleapSink
 from corrflow.runtime.tapvid import TapVidSink
 from corrflow.runtime.tracker import keypoints_track, mask_track, tracks_of
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, Tracks
@@ -77,8 +78,9 @@ def objects_on(labels: Labels, frame: Frame) -> dict[int, MaskObject | Keypoints
         (DeepLabCutSink, "clip.csv", False, True),
         (lambda path: YoloSink(path, "segment"), "clip", True, False),
         (lambda path: YoloSink(path, "pose"), "clip", False, True),
+        (lambda path: SleapSink(path, "clip.mp4"), "clip.slp", False, True),
     ],
-    ids=["labelme", "cvat", "deeplabcut", "yolo-seg", "yolo-pose"],
+    ids=["labelme", "cvat", "deeplabcut", "yolo-seg", "yolo-pose", "sleap"],
 )
 def test_what_a_format_writes_reads_back_without_loss(
     tmp_path: Path, sink: Callable[[Path], Sink], place: str, has_masks: bool, has_points: bool
@@ -167,6 +169,34 @@ def test_supervision_loads_the_same_masks_from_yolo(tmp_path: Path) -> None:
         for identity, name in ((2, "object 2"), (5, "ring")):
             own = [found.mask[i] for i, c in enumerate(found.class_id) if loaded.classes[int(c)] == name]
             assert np.array_equal(np.any(own, 0), tracks.mask == identity)
+
+
+def test_sleap_io_loads_the_same_points_and_writes_labels_that_are_read(tmp_path: Path) -> None:
+    sleap = pytest.importorskip("sleap_io")
+    frames = write(SleapSink(tmp_path / "out.slp", "clip.mp4"))
+    loaded = sleap.load_slp(str(tmp_path / "out.slp"), open_videos=False)
+    for found, (frame, tracks) in zip(loaded.labeled_frames, frames, strict=True):
+        (instance,) = found.instances
+        assert found.frame_idx == frame.index and instance.track.name == "hand"
+        assert instance.skeleton.node_names == ["thumb", "little, finger"]
+        assert instance.numpy() == pytest.approx(tracks.objects[2].points, abs=0.01)
+    skeleton = sleap.Skeleton(["head", "tail"])
+    placed = sleap.Instance.from_numpy(np.array([[1.0, 2.5], [np.nan, np.nan]]), skeleton=skeleton)
+    video = sleap.Video("clip.mp4", open_backend=False)
+    labelled = sleap.LabeledFrame(video=video, frame_idx=9, instances=[placed])
+    sleap.save_slp(sleap.Labels([labelled]), str(tmp_path / "clip.slp"))
+    (one,) = read(tmp_path).objects[9]
+    assert isinstance(one.given, KeypointsObject) and one.given.points.tolist() == [[1, 2.5]]
+    assert one.given.point_names == ("head",)
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5", b"half"], ids=["empty", "text", "cut off"])
+def test_what_is_no_slp_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    write(SleapSink(tmp_path / "clip.slp", "clip.mp4"))
+    whole = (tmp_path / "clip.slp").read_bytes()
+    (tmp_path / "clip.slp").write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
+    with pytest.raises(InputError, match="SLEAP labels"):
+        read(tmp_path)
 
 
 def test_pandas_loads_deeplabcut_csv_as_its_users_do(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
     SOURCES are video files, folders of pictures, folders of either, glob patterns in quotes, or .txt lists of them.
     Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (points, boxes, DeepLabCut), LABELS/clip.json
-    (COCO, LabelMe), LABELS/clip.xml (CVAT), LABELS/clip/00012.json (LabelMe), LABELS/clip/00012.txt (YOLO),
+    (COCO, LabelMe), LABELS/clip.xml (CVAT), .slp (SLEAP), LABELS/clip/00012.json (LabelMe) or .txt (YOLO),
     LABELS/clip/00012.png (frame 12, counted from 0) or LABELS/clip/OBJECT/00012.png (one mask for each object).
     Each label is tracked forward and backward; frames between two labels of an object are blended from both.
     Results are in OUT/clip/, the state of every item in OUT/manifest.json. OUT/clip/report.html shows the
@@ -37,8 +37,8 @@ def batch(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, tapvid, "
-            "boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
+            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, sleap, "
+            "tapvid, boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
@@ -51,6 +51,9 @@ def batch(
         bool,
         typer.Option(help="Keep soft labels in OUT/clip/.passes, so that added labels recompute what they change."),
     ] = True,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Workers on the Ray cluster of RAY_ADDRESS, else of this machine.")
+    ] = False,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime or onnx-function (no fused kernel).")] = "auto",
 ) -> None:
     with errors_reported():
@@ -58,7 +61,7 @@ def batch(
         from corrflow.runtime.command import Model
 
         model = Model(artifact, backend, threads, rows, recent, False)
-        run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep)
+        run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep, ray)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from corrflow.runtime.folder_sinks import BinaryMaskSink, CutoutSink, YouTubeVos
 from corrflow.runtime.labelme import LabelMeSink
 from corrflow.runtime.pipeline import write_behind
 from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
+from corrflow.runtime.sleap import SleapSink
 from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
 from corrflow.runtime.tapvid import TapVidSink
 from corrflow.runtime.tracker import Tracker
@@ -43,6 +44,7 @@ FORMATS: dict[str, Callable[[Path, FrameSource], Sink]] = {
     "yolo-seg": lambda folder, source: YoloSink(folder / "yolo-seg", "segment"),
     "yolo-pose": lambda folder, source: YoloSink(folder / "yolo-pose", "pose"),
     "deeplabcut": lambda folder, source: DeepLabCutSink(folder / "deeplabcut.csv"),
+    "sleap": lambda folder, source: SleapSink(folder / "tracks.slp", source.name),
     "tapvid": lambda folder, source: TapVidSink(folder / "tapvid.npz"),
     "boxes": lambda folder, source: BoxCsvSink(folder / "boxes.csv"),
     "cutouts": lambda folder, source: CutoutSink(folder / "cutouts"),

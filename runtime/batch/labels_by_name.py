@@ -6,6 +6,7 @@ NAME.csv             points: name,x,y of the first frame, or with a column `fram
 NAME.json            COCO: masks (RLE or polygons) and keypoints of pictures, whose file names name the frames;
                      or LabelMe's of the first frame
 NAME.xml             CVAT 1.1, of pictures or of a video
+NAME.slp             SLEAP
 NAME/FRAME.json      LabelMe, of the frame of that name
 NAME/FRAME.txt       YOLO, for segmentation or, where NAME/data.yaml has kpt_shape, for pose
 NAME/FRAME.png       masks of the frame of that name: its index in a video, the picture's name in a folder
@@ -29,6 +30,7 @@ from corrflow.runtime.deeplabcut import is_deeplabcut, read_deeplabcut
 from corrflow.runtime.initial import read_mask_objects
 from corrflow.runtime.labelme import read_labelme
 from corrflow.runtime.points_csv import read_points_by_frame
+from corrflow.runtime.sleap import read_sleap
 from corrflow.runtime.tracks import Frame, MaskObject, TrackedObject
 from corrflow.runtime.yolo import SETUP, read_yolo
 
@@ -67,14 +69,15 @@ class Labels:
 
 def label_files(folder: Path, name: str) -> list[Path]:
     """The files with labels of the video of that name, in a fixed order. Raises InputError where there are none."""
-    files = [path for suffix in (".png", ".csv", ".json", ".xml") if (path := folder / f"{name}{suffix}").is_file()]
+    suffixes = (".png", ".csv", ".json", ".xml", ".slp")
+    files = [path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()]
     inner = folder / name
     if inner.is_dir():
         patterns = ("*.png", "*.json", "*.txt", "*/*.png", SETUP)
         files += sorted(path for pattern in patterns for path in inner.glob(pattern) if path.is_file())
     if not files:
         raise InputError(
-            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, .csv, .json or .xml, or "
+            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, .csv, .json, .xml or .slp, or "
             f"{name}/FRAME.png, .json or .txt"
         )
     return files
@@ -109,6 +112,8 @@ def _read(
         return {frame: read_yolo(path, frame_size())}
     if path.suffix == ".xml":
         return read_cvat(path)
+    if path.suffix == ".slp":
+        return dict(read_sleap(path))
     if path.suffix == ".csv":
         return _read_table(path, frame_size)
     try:

@@ -17,7 +17,7 @@ from corrflow.runtime.tracks import Frame, Tracks
 MOST_SPANS = 240
 """Spans of time that the strip has at most; memory does not grow with the video beyond their pictures."""
 
-DOUBTFUL = 0.8
+DOUBTFUL = 0.7
 """A frame is worth a label where an object's confidence falls below this, or where an object is lost."""
 
 _THUMBNAIL_WIDTH = 320  # pixels
@@ -125,9 +125,10 @@ class ReportSink(Sink):
             for span in self._weakest(max(1, self._frames // 40), _WEAKEST)
         )
         strips = "".join(self._strip(identity) for identity in sorted(self._names))
+        objects = "1 object" if len(self._names) == 1 else f"{len(self._names)} objects"
         return (
             f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n<style>{_STYLE}</style>\n'
-            f"<h1>{title}</h1><p>{self._frames} frames, {len(self._names)} objects. Confidence is how decided the "
+            f"<h1>{title}</h1><p>{self._frames} frames, {objects}. Confidence is how decided the "
             "labels are, from 0 to 1; a decided tracker can still be wrong.\n"
             f"<h2>Frames worth a manual label</h2>{advice}\n<h2>Confidence over time</h2>{strips}\n"
             f"<h2>Weakest frames</h2><div class=pictures>{pictures}</div></html>\n"
