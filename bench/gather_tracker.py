@@ -129,6 +129,18 @@ def _pad(inputs: list[Tensor], attributes: dict) -> Tensor:
     return F.pad(image, (left, right, top, bottom), mode="replicate")
 
 
+def _slice(inputs: list[Tensor], attributes: dict) -> Tensor:
+    image, starts, ends, axes = inputs[:4]
+    assert len(axes) == 1
+    return image.narrow(int(axes), int(starts), int(ends) - int(starts))
+
+
+def _resize(inputs: list[Tensor], attributes: dict) -> Tensor:
+    image, scales = inputs
+    assert attributes["mode"] == b"linear" and scales[:2].tolist() == [1, 1]
+    return F.interpolate(image, scale_factor=scales[2:].tolist(), mode="bilinear", align_corners=False)
+
+
 _OPERATORS: dict[str, Callable[[list[Tensor], dict], Tensor]] = {
     "Transpose": lambda inputs, attributes: inputs[0].permute(*attributes["perm"]),
     "Cast": lambda inputs, attributes: inputs[0].float(),
@@ -139,7 +151,16 @@ _OPERATORS: dict[str, Callable[[list[Tensor], dict], Tensor]] = {
     "Pow": lambda inputs, attributes: inputs[0] ** inputs[1],
     "ReduceSum": lambda inputs, attributes: inputs[0].sum(inputs[1].tolist(), keepdim=True),
     "Sqrt": lambda inputs, attributes: inputs[0].sqrt(),
-    "Div": lambda inputs, attributes: inputs[0] / inputs[1],
+    # Sizes are integers, and are divided as such.
+    "Div": lambda inputs, attributes: torch.div(
+        *inputs, rounding_mode=None if inputs[0].is_floating_point() else "floor"
+    ),
+    "Shape": lambda inputs, attributes: torch.tensor(inputs[0].shape)[attributes["start"] : attributes["end"]],
+    "Squeeze": lambda inputs, attributes: inputs[0].squeeze(),
+    "Reshape": lambda inputs, attributes: inputs[0].reshape(inputs[1].tolist()),
+    "Slice": _slice,
+    "Resize": _resize,
+    "AveragePool": lambda inputs, attributes: F.avg_pool2d(inputs[0], attributes["kernel_shape"]),
     "Mul": lambda inputs, attributes: inputs[0] * inputs[1],
     "Concat": lambda inputs, attributes: torch.cat(inputs, attributes["axis"]),
 }
