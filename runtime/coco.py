@@ -100,31 +100,30 @@ class CocoSink(Sink):
         return annotation
 
 
-def read_coco(path: Path) -> tuple[int | str, list[TrackedObject]]:
-    """The one labelled frame (its `frame_index`, or the picture's name without suffix) and the objects on it.
+def read_coco(content: Any, path: Path) -> dict[int | str, list[TrackedObject]]:
+    """The objects of each labelled frame of the JSON that lies at `path`, by `frame_index` or else the picture's name.
 
-    Raises InputError for what is no COCO JSON, for labels on several pictures, and for none.
+    Raises InputError for what is no COCO JSON, and for one without annotations.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
         annotations = [entry for entry in content["annotations"] if not entry.get("iscrowd")]
-        labelled = {entry["image_id"] for entry in annotations}
-        if len(labelled) != 1:
-            raise InputError(f"expected annotations on one picture in {path}, got {len(labelled)} pictures; keep one")
-        picture = next(entry for entry in content["images"] if entry["id"] in labelled)
+        if not annotations:
+            raise InputError(f"expected annotations in {path}, got none; label at least one picture")
+        pictures = {entry["id"]: entry for entry in content["images"]}
         categories = {entry["id"]: entry for entry in content.get("categories", [])}
-        size = int(picture["height"]), int(picture["width"])
-        if not all(1 <= side <= LARGEST_SIDE for side in size):
-            raise ValueError(f"a picture of {size[1]}x{size[0]}")
-        objects: list[TrackedObject] = []
+        found: dict[int | str, list[TrackedObject]] = {}
         for entry in annotations:
-            objects += _objects(entry, categories.get(entry.get("category_id"), {}), size)
-        index = picture.get("frame_index")
-        return (index if isinstance(index, int) else Path(picture["file_name"]).stem), objects
+            picture = pictures[entry["image_id"]]
+            size = int(picture["height"]), int(picture["width"])
+            if not all(1 <= side <= LARGEST_SIDE for side in size):
+                raise ValueError(f"a picture of {size[1]}x{size[0]}")
+            index = picture.get("frame_index")
+            frame = index if isinstance(index, int) else Path(picture["file_name"]).stem
+            objects = _objects(entry, categories.get(entry.get("category_id"), {}), size)
+            found.setdefault(frame, []).extend(objects)
+        return found
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"expected COCO JSON in {path}, got a file that cannot be read ({error.strerror})") from error
     # pycocotools reports what it cannot decode with plain exceptions; so do wrong types on the way there.
     except Exception as error:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Folders of pictures that other tools read: one black and white mask for each object, and YouTube-VOS."""
+"""Folders of pictures that other tools read: one black and white mask for each object, cut-outs, and YouTube-VOS."""
 
 from __future__ import annotations
 
@@ -25,6 +25,26 @@ class BinaryMaskSink(Sink):
         for track in tracks.objects:
             if track.points is None:
                 picture = (tracks.mask == track.id).astype(np.uint8) * 255
+                _save(self._folder / str(track.id) / f"{frame.name}.png", picture)
+
+    def close(self) -> None:
+        pass
+
+
+class CutoutSink(Sink):
+    """OBJECT/FRAME.png for each mask object in sight: its box of the frame, transparent around the object."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises InputError where nothing can be written into the folder."""
+        self._folder = Path(folder)
+        prepare_place(self._folder / "cutout.png")
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        for track in tracks.objects:
+            if track.box is not None:
+                x0, y0, x1, y1 = track.box
+                alpha = (tracks.mask[y0:y1, x0:x1] == track.id).astype(np.uint8) * 255
+                picture = np.dstack([frame.image[y0:y1, x0:x1], alpha])  # BGRA
                 _save(self._folder / str(track.id) / f"{frame.name}.png", picture)
 
     def close(self) -> None:
@@ -61,7 +81,7 @@ class YouTubeVosSink(Sink):
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
-    """A picture [H, W] or [H, W, 3] BGR uint8, in the format of the path's suffix."""
+    """A picture [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, uint8, in the format of the path's suffix."""
     try:
         path.parent.mkdir(exist_ok=True, parents=True)
         part_of(path).write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())  # JPEG at OpenCV's quality 95

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -52,11 +53,16 @@ def read_keypoints(path: Path, first_id: int) -> list[KeypointsObject]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
+            return keypoints_of(file, path, first_id)
     except FileNotFoundError as error:
         raise InputError(f"expected keypoints in {path}, which does not exist; check the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"expected a CSV of keypoints in {path}, found a file that is none ({error})") from error
+
+
+def keypoints_of(file: TextIO, path: Path, first_id: int) -> list[KeypointsObject]:
+    """As `read_keypoints`, of the open text of what lies at `path`; csv.Error and UnicodeDecodeError pass through."""
+    lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
     if not lines:
         raise InputError(f"expected keypoints in {path}, found none; write one line for each: name,x,y")
     header = [cell.lower() for cell in lines[0]]

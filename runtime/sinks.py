@@ -149,7 +149,7 @@ class VideoSink(Sink):
         self._container.mux(self._stream.encode(picture))
 
 
-class _TableSink(Sink):
+class TableSink(Sink):
     """A text file that grows by whole frames and appears at its path at the end."""
 
     def __init__(self, path: str | Path) -> None:
@@ -194,7 +194,7 @@ class _TableSink(Sink):
         raise NotImplementedError
 
 
-class KeypointCsvSink(_TableSink):
+class KeypointCsvSink(TableSink):
     """A CSV table with one row per point and frame: frame,time,object,point,x,y,confidence.
 
     frame is the index from 0, time in seconds, object the id, point the point's name, x and y in pixels with (0, 0) at
@@ -213,7 +213,7 @@ class KeypointCsvSink(_TableSink):
         return lines.getvalue()
 
 
-class JsonLinesSink(_TableSink):
+class JsonLinesSink(TableSink):
     """One JSON object a line and frame: frame, time, name and objects.
 
     Each object has id, name, confidence, visible, box ([x0, y0, x1, y1], last row and column outside, or null) and

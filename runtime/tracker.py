@@ -79,7 +79,7 @@ class Tracker:
         """
         height, width = self._check_frame(frame)
         geometry = Geometry.of((height, width), self.settings.rows)
-        _check_objects(objects, (height, width), ())
+        check_objects(objects, (height, width), ())
         self.reset()
         self._geometry, self._upsample = geometry, geometry.upsampler()
         self._features = self._encode(frame, geometry)
@@ -92,6 +92,25 @@ class Tracker:
         Raises CorrflowError where the size is not that of the first frame, InputError before `start`.
         """
         geometry, upsample = self._started()
+        soft = self.soft_step(frame)
+        ids, maps, tracks = [], [], []
+        for group in self._groups:
+            for member in group.members:
+                own = soft[member.given.id]
+                if isinstance(member.given, MaskObject):
+                    ids.append(member.given.id)
+                    maps.append(upsample(own)[0])
+                    tracks.append(mask_track(member.given, maps[-1]))
+                else:
+                    tracks.append(keypoints_track(member.given, *geometry.cells_to_points(own)))
+        return tracks_of(geometry, ids, maps, tracks)
+
+    def soft_step(self, frame: np.ndarray) -> dict[int, np.ndarray]:
+        """As `step`, but what it reads its result from: by id, soft labels [n, h, w] float32, 0..1, on cells.
+
+        n is 1 for a mask and the number of points otherwise.
+        """
+        geometry, _ = self._started()
         size = self._check_frame(frame)
         if size != geometry.frame:
             raise CorrflowError(
@@ -99,24 +118,17 @@ class Tracker:
                 " start again with objects on a frame of the new size"
             )
         self._features = self._encode(frame, geometry)
-        ids, maps, tracks = [], [], []
+        soft = {}
         for group in self._groups:
             labels = self.backend.propagate(self._features, group.memory)
             group.memory.remember(self._features, self._remembered(labels, group.members))
-            for member in group.members:
-                own = labels[member.channels]
-                if isinstance(member.given, MaskObject):
-                    ids.append(member.given.id)
-                    maps.append(upsample(own)[0])
-                    tracks.append(_mask_track(member.given, maps[-1]))
-                else:
-                    tracks.append(_keypoints_track(member.given, *geometry.cells_to_points(own)))
-        return _tracks(geometry, ids, maps, tracks)
+            soft |= {member.given.id: labels[member.channels] for member in group.members}
+        return soft
 
     def add(self, objects: Sequence[TrackedObject]) -> Tracks:
         """Track further objects, given on the frame last seen; returns them as they were given."""
         geometry, _ = self._started()
-        _check_objects(objects, geometry.frame, self.object_ids)
+        check_objects(objects, geometry.frame, self.object_ids)
         self._join(objects)
         return self._given(objects)
 
@@ -125,7 +137,7 @@ class Tracker:
         geometry, _ = self._started()
         if given.id not in self.object_ids:
             raise InputError(f"expected an object among {list(self.object_ids)} to correct, got {given.id}")
-        _check_objects([given], geometry.frame, ())
+        check_objects([given], geometry.frame, ())
         self.remove(given.id)
         return self.add([given])
 
@@ -200,9 +212,9 @@ class Tracker:
         masks = [given for given in objects if isinstance(given, MaskObject)]
         maps = [given.mask.astype(np.float32) for given in masks]
         tracks = [
-            _mask_track(given, given.mask.astype(np.float32))
+            mask_track(given, given.mask.astype(np.float32))
             if isinstance(given, MaskObject)
-            else _keypoints_track(given, given.points.astype(np.float32), np.ones(len(given.points), np.float32))
+            else keypoints_track(given, given.points.astype(np.float32), np.ones(len(given.points), np.float32))
             for given in objects
         ]
         mask = indexed_mask([given.id for given in masks], maps) if maps else np.zeros(geometry.frame, np.uint8)
@@ -216,13 +228,16 @@ def with_settings(settings: TrackingSettings, rows: int | None = None, recent: i
     return settings if recent is None else replace(settings, ages=last_frames(recent))
 
 
-def _tracks(geometry: Geometry, ids: list[int], maps: list[np.ndarray], tracks: list[ObjectTrack]) -> Tracks:
+def tracks_of(
+    geometry: Geometry, ids: Sequence[int], maps: Sequence[np.ndarray], tracks: Sequence[ObjectTrack]
+) -> Tracks:
     """The result of a frame from the mask objects' ids and labels [H, W] and every object's track."""
     mask = indexed_mask(ids, maps) if maps else np.zeros(geometry.frame, np.uint8)
     return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
 
 
-def _mask_track(given: MaskObject, label: np.ndarray) -> ObjectTrack:
+def mask_track(given: MaskObject, label: np.ndarray) -> ObjectTrack:
+    """The object with its soft label [H, W] float32 at the frame's size."""
     own = label > 0.5
     columns, rows = np.flatnonzero(own.any(0)), np.flatnonzero(own.any(1))
     if not len(rows):
@@ -231,7 +246,8 @@ def _mask_track(given: MaskObject, label: np.ndarray) -> ObjectTrack:
     return ObjectTrack(given.id, given.name, float(label[own].mean(dtype=np.float64)), True, box)
 
 
-def _keypoints_track(given: KeypointsObject, points: np.ndarray, heights: np.ndarray) -> ObjectTrack:
+def keypoints_track(given: KeypointsObject, points: np.ndarray, heights: np.ndarray) -> ObjectTrack:
+    """The object at points [P, 2] float32 in pixels, with the heights [P] of their soft labels."""
     confidence = heights.clip(0, 1).astype(np.float32)
     return ObjectTrack(
         given.id,
@@ -252,7 +268,7 @@ def _check_host_frame(frame: np.ndarray) -> None:
         raise InputError(f"expected a frame with pixels, got {list(frame.shape)}")
 
 
-def _check_objects(objects: Sequence[TrackedObject], frame: tuple[int, int], taken: tuple[int, ...]) -> None:
+def check_objects(objects: Sequence[TrackedObject], frame: tuple[int, int], taken: tuple[int, ...]) -> None:
     """Raise InputError for the first object that cannot be tracked on a frame of this (height, width)."""
     seen = set(taken)
     for given in objects:

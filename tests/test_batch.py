@@ -28,7 +28,8 @@ from corrflow.runtime.batch.job import RECEIPT
 from corrflow.runtime.batch.labels_by_name import read_labels
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject
 
-FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay")
+FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay", "labelme", "cvat", "deeplabcut")
+FORMATS += ("yolo-seg", "yolo-pose", "tapvid", "boxes", "cutouts", "report", "sleap")
 UNEVEN = [0, 40, 130, 170, 400, 410, 900, 940]  # milliseconds
 
 
@@ -255,17 +256,17 @@ def test_masks_read_back_from_every_format_are_the_same(one_of_each: Path, tmp_p
         # and as labels of a next run
         chosen = {"annotations": [e for e in loaded.dataset["annotations"] if e["image_id"] == index + 1]}
         (tmp_path / "clip.json").write_text(json.dumps(loaded.dataset | chosen))
-        labels = read_labels(tmp_path, "clip")
-        first, points = labels.objects
+        labels = read_labels(tmp_path, "clip", lambda: (64, 96))
+        first, points = (packed.unpacked() for packed in labels.objects[index])
         assert labels.frames == (index,) and isinstance(first, MaskObject) and np.array_equal(first.mask, mask)
         rows = (out / "points.csv").read_text().splitlines()
         folder = tmp_path / f"csv{index}"
         folder.mkdir()
         (folder / "clip.csv").write_text("\n".join([rows[0], rows[index + 1]]))
-        (from_csv,) = read_labels(folder, "clip").objects
+        (from_csv,) = (packed.unpacked() for packed in read_labels(folder, "clip", lambda: (64, 96)).objects[index])
         assert isinstance(points, KeypointsObject) and isinstance(from_csv, KeypointsObject)
         assert points.points == pytest.approx(from_csv.points, abs=0.01)
-        assert read_labels(folder, "clip").frames == (index,)
+        assert read_labels(folder, "clip", lambda: (64, 96)).frames == (index,)
 
 
 def test_changed_labels_redo_that_item_alone(tmp_path: Path, small_artifact: Path) -> None:
@@ -310,13 +311,19 @@ def test_items_come_from_folders_patterns_and_lists(tmp_path: Path) -> None:
         find_items([str(tmp_path / "none")])
 
 
+@pytest.mark.parametrize("name", ["manifest.json.mp4", "Manifest.JSON.mkv", "manifest-1-of-2.json.mp4", ".lock.mp4"])
+def test_a_video_that_is_called_as_a_file_of_the_batch_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match="rename it"):
+        find_items([str(tmp_path / name)])
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
         ({}, "got none"),
-        ({"clip/00001.png": 1, "clip/00002.png": 2}, "on one frame, got labels for 2"),
         ({"clip.json": "[]"}, "COCO JSON"),
-        ({"clip.json": '{"annotations": [], "images": []}'}, "got 0 pictures"),
+        ({"clip.json": '{"annotations": [], "images": []}'}, "got none"),
         (
             {
                 "clip.json": '{"images": [{"id": 1, "height": 4, "width": 4, "file_name": "0.jpg"}], "annotations": '
@@ -324,10 +331,9 @@ def test_items_come_from_folders_patterns_and_lists(tmp_path: Path) -> None:
             },
             "do not fill",
         ),
-        ({"clip.csv": "frame,name,x,y\n0,a,1,1\n1,a,1,1\n"}, "one frame"),
         ({"clip.csv": "frame,name,x,y\n-1,a,1,1\n"}, "index of a frame"),
     ],
-    ids=["none", "two frames", "list", "no annotation", "long runs", "two frames of points", "negative frame"],
+    ids=["none", "list", "no annotation", "long runs", "negative frame"],
 )
 def test_labels_that_cannot_be_used_are_one_sentence(tmp_path: Path, files: dict[str, str | int], reason: str) -> None:
     for name, content in files.items():
@@ -336,15 +342,16 @@ def test_labels_that_cannot_be_used_are_one_sentence(tmp_path: Path, files: dict
         else:
             (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=reason) as caught:
-        read_labels(tmp_path, "clip")
+        read_labels(tmp_path, "clip", lambda: (64, 96))
     assert "\n" not in str(caught.value)
 
 
 def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "7" / "00002.png")
     save_square(tmp_path / "clip" / "cat" / "00002.png", 3)
-    labels = read_labels(tmp_path, "clip")
-    assert labels.frames == ("00002",) and {(given.id, given.name) for given in labels.objects} == {(7, ""), (8, "cat")}
+    labels = read_labels(tmp_path, "clip", lambda: (64, 96))
+    assert labels.frames == ("00002",)
+    assert {(packed.given.id, packed.given.name) for packed in labels.objects["00002"]} == {(7, ""), (8, "cat")}
 
 
 @pytest.mark.parametrize(
@@ -366,13 +373,12 @@ def test_wrong_options_are_one_sentence_and_write_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_index_and_a_name_may_mean_one_frame_and_are_refused_where_they_do_not(tmp_path: Path) -> None:
+def test_an_index_and_a_name_may_mean_one_frame_or_two(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "00003.png")
     (tmp_path / "clip.csv").write_text("frame,name,x,y\n3,a,30,20\n")
-    labels, picture = read_labels(tmp_path, "clip"), np.zeros((64, 96, 3), np.uint8)
-    assert not labels.are_on(Frame(picture, 2, 0.0, "00002")) and labels.are_on(Frame(picture, 3, 0.0, "00003"))
-    with pytest.raises(InputError, match="on one frame"):
-        labels.are_on(Frame(picture, 2, 0.0, "00003"))  # a folder that begins with 00001
+    labels, picture = read_labels(tmp_path, "clip", lambda: (64, 96)), np.zeros((64, 96, 3), np.uint8)
+    assert labels.on(Frame(picture, 2, 0.0, "00002")) == [] and labels.on(Frame(picture, 3, 0.0, "3")) == [3, "00003"]
+    assert labels.on(Frame(picture, 2, 0.0, "00003")) == ["00003"]  # a folder that begins with 00001
 
 
 @settings(max_examples=150, deadline=None)
@@ -393,10 +399,10 @@ def test_random_coco_gives_objects_or_one_sentence(counts: object, points: list[
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools under NumPy 2
                 try:
-                    labels = read_labels(Path(folder), "clip")
+                    labels = read_labels(Path(folder), "clip", lambda: (64, 96))
                 except InputError:
                     continue
-        assert labels.frames == ("3",)
-        for given_object in labels.objects:
+        for packed in labels.objects.get("3", []):
+            given_object = packed.unpacked()
             if isinstance(given_object, MaskObject):
                 assert given_object.mask.shape == (side, 12)

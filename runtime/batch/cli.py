@@ -13,12 +13,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(
-    help="""Track through many videos, each from labels on one of its frames, and go on where a run was stopped.
+    help="""Track through many videos, each from labels on any of its frames, and go on where a run was stopped.
 
     SOURCES are video files, folders of pictures, folders of either, glob patterns in quotes, or .txt lists of them.
-    Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (first frame), LABELS/clip.json (COCO),
+    Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (points, boxes, DeepLabCut), LABELS/clip.json
+    (COCO, LabelMe), LABELS/clip.xml (CVAT), .slp (SLEAP), LABELS/clip/00012.json (LabelMe) or .txt (YOLO),
     LABELS/clip/00012.png (frame 12, counted from 0) or LABELS/clip/OBJECT/00012.png (one mask for each object).
-    Results are in OUT/clip/, the state of every item in OUT/manifest.json. Exit code 1 says that items failed.
+    Each label is tracked forward and backward; frames between two labels of an object are blended from both.
+    Results are in OUT/clip/, the state of every item in OUT/manifest.json. OUT/clip/report.html shows the
+    weakest frames and which to label by hand. Exit code 1 says that items failed.
 
     \b
     Examples:
@@ -33,7 +36,10 @@ def batch(
     out: Annotated[Path, typer.Option(help="Folder of results, one in it for each video.")],
     format: Annotated[
         list[str] | None,
-        typer.Option(help="davis, binary, csv, coco, youtube-vos, jsonl or overlay; several times [davis and jsonl]."),
+        typer.Option(
+            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, sleap, "
+            "tapvid, boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,
@@ -41,6 +47,13 @@ def batch(
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(help="Keep soft labels in OUT/clip/.passes, so that added labels recompute what they change."),
+    ] = True,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Workers on the Ray cluster of RAY_ADDRESS, else of this machine.")
+    ] = False,
     backend: Annotated[str, typer.Option(help="As for corrflow-track.")] = "auto",
 ) -> None:
     with errors_reported():
@@ -48,7 +61,7 @@ def batch(
         from corrflow.runtime.command import Model
 
         model = Model(artifact, backend, threads, rows, recent, False)
-        run_batch(sources, labels, out, format or ["davis", "jsonl"], workers, shard, model)
+        run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep, ray)
 
 
 def main() -> None:

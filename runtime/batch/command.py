@@ -27,6 +27,7 @@ from corrflow.runtime.backend import open_backend
 from corrflow.runtime.batch.items import Item, find_items, shard_numbers, shard_of
 from corrflow.runtime.batch.job import FORMATS, Job, finished_frames
 from corrflow.runtime.batch.manifest import Entry, Manifest
+from corrflow.runtime.batch.on_ray import run_on_ray
 from corrflow.runtime.batch.workers import run_workers
 from corrflow.runtime.command import Model
 from corrflow.runtime.tracker import Tracker, with_settings
@@ -40,6 +41,8 @@ def run_batch(
     workers: int,
     shard: str,
     model: Model,
+    keep_passes: bool = True,
+    on_ray: bool = False,
 ) -> None:
     """Raises InputError before anything is tracked, CorrflowError at the end where items failed."""
     if unknown := [name for name in formats if name not in FORMATS]:
@@ -61,10 +64,11 @@ def run_batch(
         with _alone(out / f".lock{suffix}"):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
-            job = Job(labels.absolute(), out.absolute(), staging.absolute(), tuple(dict.fromkeys(formats)), described)
+            unique = tuple(dict.fromkeys(formats))
+            job = Job(labels.absolute(), out.absolute(), staging.absolute(), unique, described, keep_passes)
             manifest = Manifest(out / f"manifest{suffix}.json", [Entry(item.name, str(item.source)) for item in items])
             try:
-                _do_all(job, model, items, workers, manifest, console)
+                _do_all(job, model, items, workers, on_ray, manifest, console)
             finally:
                 manifest.write()
                 shutil.rmtree(staging, ignore_errors=True)
@@ -80,12 +84,16 @@ def run_batch(
         )
 
 
-def _do_all(job: Job, model: Model, items: Sequence[Item], workers: int, manifest: Manifest, console: Console) -> None:
+def _do_all(
+    job: Job, model: Model, items: Sequence[Item], workers: int, on_ray: bool, manifest: Manifest, console: Console
+) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or cores
-    own = Model(
-        model.artifact, model.backend, model.threads or max(1, cores // workers), model.rows, model.recent, False
-    )
+    if on_ray:
+        run, threads = run_on_ray, model.threads or 1
+    else:
+        run, workers = run_workers, workers or cores
+        threads = model.threads or max(1, cores // workers)
+    own = Model(model.artifact, model.backend, threads, model.rows, model.recent, False)
     os.environ.setdefault("OMP_NUM_THREADS", str(own.threads))  # for the workers' numerical libraries
     to_do = []
     for item in items:
@@ -105,7 +113,7 @@ def _do_all(job: Job, model: Model, items: Sequence[Item], workers: int, manifes
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         whole = bars.add_task("all items", total=len(items), completed=len(items) - len(to_do))
         files: dict[str, TaskID] = {}
-        for event in run_workers(job, own, to_do, workers):
+        for event in run(job, own, to_do, workers):
             name = event.item.name
             if event.kind == "began":
                 manifest.set(name, "running")
@@ -122,7 +130,7 @@ def _do_all(job: Job, model: Model, items: Sequence[Item], workers: int, manifes
     seconds = time.perf_counter() - begin
     console.print(
         f"{done} done ({len(items) - len(to_do)} before), {failed} failed; {frames} frames in {seconds:.1f} s "
-        f"with {workers} workers",
+        f"with {workers or 'all'} workers",
         highlight=False,
         soft_wrap=True,
     )

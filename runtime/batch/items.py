@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from corrflow.runtime.picture_source import is_picture, natural_order
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".h264", ".3gp"}
 )
+
+
+_TAKEN = re.compile(r"\.staging.*|\.lock.*|\.?manifest(-\d+-of-\d+)?\.json(\.part)?|\.{0,2}")
+"""What else lies in the folder of results, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def find_items(sources: Sequence[str]) -> list[Item]:
     sources: video files, folders of pictures, folders of either, glob patterns of either, and lists: text files (.txt)
              with one of these a line, relative to the list
 
-    Raises InputError where one is missing or empty, or two items share one name.
+    Raises InputError where one is missing or empty, two items share one name, or one is called as a file of the batch.
     """
     paths: list[Path] = []
     for source in sources:
@@ -42,6 +47,11 @@ def find_items(sources: Sequence[str]) -> list[Item]:
     items: dict[str, Item] = {}
     for path in sorted(dict.fromkeys(path.absolute() for path in paths), key=natural_order):
         name = path.name if path.is_dir() else path.stem
+        if _TAKEN.fullmatch(name.casefold()):
+            raise InputError(
+                f"expected videos with names of their own, got {str(path)!r}, whose results would be called as a file "
+                f"of the batch is ({name}); rename it"
+            )
         # Names of one spelling but another case are one name on the disks of macOS and Windows.
         other = items.setdefault(name.casefold(), Item(name, path))
         if other.source != path:

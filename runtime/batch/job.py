@@ -14,13 +14,21 @@ from pathlib import Path
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.batch.items import Item
 from corrflow.runtime.batch.labels_by_name import label_files, read_labels
-from corrflow.runtime.batch.whole_video import track_whole
+from corrflow.runtime.batch.report import ReportSink
+from corrflow.runtime.batch.whole_video import PassPlaces, track_whole
+from corrflow.runtime.boxes_csv import BoxCsvSink
 from corrflow.runtime.coco import CocoSink
-from corrflow.runtime.folder_sinks import BinaryMaskSink, YouTubeVosSink
+from corrflow.runtime.cvat import CvatSink
+from corrflow.runtime.deeplabcut import DeepLabCutSink
+from corrflow.runtime.folder_sinks import BinaryMaskSink, CutoutSink, YouTubeVosSink
+from corrflow.runtime.labelme import LabelMeSink
 from corrflow.runtime.pipeline import write_behind
 from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
+from corrflow.runtime.sleap import SleapSink
 from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
+from corrflow.runtime.tapvid import TapVidSink
 from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.yolo import YoloSink
 
 RECEIPT = "item.json"
 """The last file of a finished item: what it was made from, and how many frames it has."""
@@ -31,7 +39,17 @@ FORMATS: dict[str, Callable[[Path, FrameSource], Sink]] = {
     "csv": lambda folder, source: KeypointCsvSink(folder / "points.csv"),
     "coco": lambda folder, source: CocoSink(folder / "coco.json"),
     "youtube-vos": lambda folder, source: YouTubeVosSink(folder / "youtube-vos", source.name),
+    "labelme": lambda folder, source: LabelMeSink(folder / "labelme"),
+    "cvat": lambda folder, source: CvatSink(folder / "cvat.xml"),
+    "yolo-seg": lambda folder, source: YoloSink(folder / "yolo-seg", "segment"),
+    "yolo-pose": lambda folder, source: YoloSink(folder / "yolo-pose", "pose"),
+    "deeplabcut": lambda folder, source: DeepLabCutSink(folder / "deeplabcut.csv"),
+    "sleap": lambda folder, source: SleapSink(folder / "tracks.slp", source.name),
+    "tapvid": lambda folder, source: TapVidSink(folder / "tapvid.npz"),
+    "boxes": lambda folder, source: BoxCsvSink(folder / "boxes.csv"),
+    "cutouts": lambda folder, source: CutoutSink(folder / "cutouts"),
     "jsonl": lambda folder, source: JsonLinesSink(folder / "tracks.jsonl"),
+    "report": lambda folder, source: ReportSink(folder / "report.html", source.name),
     "overlay": lambda folder, source: VideoSink(
         folder / "overlay.mp4", source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
     ),
@@ -45,6 +63,7 @@ class Job:
     staging: where folders grow before they are whole; on the disk of `out`
     formats: keys of FORMATS
     model:   whatever else results depend on, in words
+    keep_passes: for a later run with further labels
     """
 
     labels: Path
@@ -52,6 +71,7 @@ class Job:
     staging: Path
     formats: tuple[str, ...]
     model: str
+    keep_passes: bool = True
 
 
 def fingerprint(job: Job, item: Item) -> str:
@@ -59,15 +79,24 @@ def fingerprint(job: Job, item: Item) -> str:
 
     Raises InputError where the source or the labels are not there.
     """
-    digest = hashlib.sha256(json.dumps([job.model, sorted(job.formats)]).encode())
+    digest = hashlib.sha256(json.dumps([_video_and_model(job, item), sorted(job.formats)]).encode())
+    try:
+        for path in label_files(job.labels, item.name):
+            digest.update(json.dumps([str(path.relative_to(job.labels)), path.stat().st_size]).encode())
+            digest.update(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"expected to read {error.filename!r}, got an error ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def _video_and_model(job: Job, item: Item) -> str:
+    """What soft labels are made from beside a label. Raises InputError where the source is not there."""
+    digest = hashlib.sha256(job.model.encode())
     try:
         files = sorted(item.source.iterdir()) if item.source.is_dir() else [item.source]
         for path in files:
             state = path.stat()
             digest.update(json.dumps([path.name, state.st_size, state.st_mtime_ns]).encode())
-        for path in label_files(job.labels, item.name):
-            digest.update(json.dumps([str(path.relative_to(job.labels)), path.stat().st_size]).encode())
-            digest.update(path.read_bytes())
     except OSError as error:
         raise InputError(f"expected to read {error.filename!r}, got an error ({error.strerror})") from error
     return digest.hexdigest()
@@ -88,7 +117,7 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
     Raises CorrflowError for what is wrong with it; nothing of it is kept then, and an older result stays.
     """
     made_from = fingerprint(job, item)
-    labels = read_labels(job.labels, item.name)
+    labels = read_labels(job.labels, item.name, lambda: _frame_size(item))
     staged, spools = job.staging / "results" / item.name, job.staging / "spools" / item.name
     for folder in (staged, spools):
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,7 +130,8 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
                 stack.callback(sinks[-1].close)
             write = stack.enter_context(write_behind(sinks))
             count = 0
-            for frame, tracks in stack.enter_context(closing(track_whole(source, tracker, labels, spools))):
+            places = PassPlaces(_video_and_model(job, item), job.out / item.name, staged, job.keep_passes)
+            for frame, tracks in stack.enter_context(closing(track_whole(source, tracker, labels, spools, places))):
                 write(frame, tracks)
                 count += 1
                 report(count, source.frame_count)
@@ -111,6 +141,13 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
         for folder in (staged, spools):
             shutil.rmtree(folder, ignore_errors=True)
     return count
+
+
+def _frame_size(item: Item) -> tuple[int, int]:
+    """(height, width), which some labels do not say."""
+    with open_source(str(item.source)) as source:
+        height, width = next(iter(source)).image.shape[:2]
+    return height, width
 
 
 def _publish(staged: Path, final: Path, old: Path) -> None:

@@ -1,121 +1,180 @@
-"""The labels of one video, found by its name in the folder of labels.
+"""The labels of one video, found by its name in the folder of labels: on one frame, or on several.
 
 NAME.png             masks of the first frame
-NAME.csv             points: name,x,y of the first frame, or with a column `frame` (index from 0) of that frame
-NAME.json            COCO: masks (RLE or polygons) and keypoints of one picture, whose file name names the frame
+NAME.csv             points: name,x,y of the first frame, or with a column `frame` (index from 0) of that frame;
+                     boxes: x0,y0,x1,y1, likewise; or DeepLabCut's
+NAME.json            COCO: masks (RLE or polygons) and keypoints of pictures, whose file names name the frames;
+                     or LabelMe's of the first frame
+NAME.xml             CVAT 1.1, of pictures or of a video
+NAME.slp             SLEAP
+NAME/FRAME.json      LabelMe, of the frame of that name
+NAME/FRAME.txt       YOLO, for segmentation or, where NAME/data.yaml has kpt_shape, for pose
 NAME/FRAME.png       masks of the frame of that name: its index in a video, the picture's name in a folder
-NAME/OBJECT/FRAME.png  one black and white mask for each object, all of one frame
+NAME/OBJECT/FRAME.png  one black and white mask for each object of that frame
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from corrflow.plugins.errors import InputError
+from corrflow.runtime.batch.strands import Packed
+from corrflow.runtime.boxes_csv import is_boxes, read_boxes
 from corrflow.runtime.coco import read_coco
+from corrflow.runtime.cvat import read_cvat
+from corrflow.runtime.deeplabcut import is_deeplabcut, read_deeplabcut
 from corrflow.runtime.initial import read_mask_objects
-from corrflow.runtime.points_csv import read_points_of_frame
-from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject
+from corrflow.runtime.labelme import read_labelme
+from corrflow.runtime.points_csv import read_points_by_frame
+from corrflow.runtime.sleap import read_sleap
+from corrflow.runtime.tracks import Frame, MaskObject, TrackedObject
+from corrflow.runtime.yolo import SETUP, read_yolo
 
 FIRST = 0
+
+FrameKey = int | str
+"""A frame's index from 0, or its name; a name of digits alone also means the frame of that number."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Objects and the one frame that they are given on.
+    """The objects by what files call their frame; an object has one id on all of them."""
 
-    frames: what files call it: its index from 0, its name, or both
-    """
+    objects: Mapping[FrameKey, Sequence[Packed]]
 
-    frames: tuple[int | str, ...]
-    objects: tuple[TrackedObject, ...]
+    @property
+    def frames(self) -> tuple[FrameKey, ...]:
+        return tuple(self.objects)
 
-    def are_on(self, frame: Frame) -> bool:
-        """Raises InputError where the frame is meant by one file and not by another."""
-        meant = [_means(key, frame) for key in self.frames]
-        if any(meant) and not all(meant):
-            raise _several(self.frames)
-        return all(meant)
+    def on(self, frame: Frame) -> list[FrameKey]:
+        """The keys that mean this frame."""
+        meant: list[FrameKey] = [frame.index] if frame.index in self.objects else []
+        if frame.name.isdecimal():
+            return meant + self._numbered.get(int(frame.name), [])
+        return meant + [frame.name] * (frame.name in self.objects)
 
-
-def _means(key: int | str, frame: Frame) -> bool:
-    """A name of digits alone also means the frame of that number, whatever the zeros before it."""
-    if isinstance(key, int):
-        return key == frame.index
-    return key == frame.name or (key.isdecimal() and frame.name.isdecimal() and int(key) == int(frame.name))
-
-
-def _several(frames: Sequence[int | str]) -> InputError:
-    named = ", ".join(map(str, frames[:4]))
-    return InputError(f"expected labels on one frame, got labels for {len(frames)} ({named}); keep one frame's")
+    @cached_property
+    def _numbered(self) -> dict[int, list[FrameKey]]:
+        """The names of digits alone by their number, whatever the zeros before it."""
+        numbered: dict[int, list[FrameKey]] = {}
+        for key in self.objects:
+            if isinstance(key, str) and key.isdecimal():
+                numbered.setdefault(int(key), []).append(key)
+        return numbered
 
 
 def label_files(folder: Path, name: str) -> list[Path]:
     """The files with labels of the video of that name, in a fixed order. Raises InputError where there are none."""
-    files = [path for suffix in (".png", ".csv", ".json") if (path := folder / f"{name}{suffix}").is_file()]
+    suffixes = (".png", ".csv", ".json", ".xml", ".slp")
+    files = [path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()]
     inner = folder / name
     if inner.is_dir():
-        files += sorted(path for pattern in ("*.png", "*/*.png") for path in inner.glob(pattern) if path.is_file())
+        patterns = ("*.png", "*.json", "*.txt", "*/*.png", SETUP)
+        files += sorted(path for pattern in patterns for path in inner.glob(pattern) if path.is_file())
     if not files:
         raise InputError(
-            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, {name}.csv, {name}.json "
-            f"or {name}/FRAME.png"
+            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, .csv, .json, .xml or .slp, or "
+            f"{name}/FRAME.png, .json or .txt"
         )
     return files
 
 
-def read_labels(folder: Path, name: str) -> Labels:
-    """Raises InputError for files that cannot be read, that hold no object, or that label several frames."""
-    found: list[tuple[int | str, list[TrackedObject]]] = []
-    per_object: dict[str, list[Path]] = {}
-    for path in label_files(folder, name):
-        if path.parent.parent == folder / name:
-            per_object.setdefault(path.stem, []).append(path)
-        elif path.suffix == ".png":
-            frame = FIRST if path.parent == folder else path.stem
-            found.append((frame, list(read_mask_objects([path]))))
-        elif path.suffix == ".csv":
-            frame, points = read_points_of_frame(path)
-            found.append((frame, list(points)))
-        else:
-            found.append(read_coco(path))
-    for frame, paths in per_object.items():
-        found.append((frame, list(_masks_of_folders(paths))))
-    frames = tuple(dict.fromkeys(frame for frame, _ in found))
-    # An index and a name may be one frame, which shows when the frames are read.
-    if len(frames) > 2 or len({type(frame) for frame in frames}) < len(frames):
-        raise _several(frames)
-    return Labels(frames, _with_own_ids([given for _, objects in found for given in objects]))
+def read_labels(folder: Path, name: str, frame_size: Callable[[], tuple[int, int]]) -> Labels:
+    """frame_size: (height, width) of the video's frames, asked for where a file does not say it.
 
-
-def _masks_of_folders(paths: Sequence[Path]) -> list[MaskObject]:
-    """One object for each folder: a number is its id, another word its name."""
-    objects = []
-    for path in paths:
-        drawn = read_mask_objects([path])
-        if len(drawn) > 1:
-            raise InputError(f"expected a black and white mask of one object in {path}, got {len(drawn)} values")
-        word = path.parent.name
-        number = int(word) if word.isascii() and word.isdigit() else 0
-        objects.append(replace(drawn[0], id=number, name="" if number else word))
-    return objects
-
-
-def _with_own_ids(objects: Sequence[TrackedObject]) -> tuple[TrackedObject, ...]:
-    """The objects, those whose id is 0 or already taken with the next ones after the highest; masks choose first.
-
-    A mask's id is the value that its labeller drew, points are numbered here.
+    Raises InputError for files that cannot be read or that hold no object.
     """
-    objects = sorted(objects, key=lambda given: isinstance(given, KeypointsObject))
-    highest = max((given.id for given in objects), default=0)
-    taken: set[int] = set()
-    own = []
-    for given in objects:
-        if given.id in taken or not given.id:
-            highest += 1
-            given = replace(given, id=highest)
-        taken.add(given.id)
-        own.append(given)
-    return tuple(own)
+    found: dict[FrameKey, list[Packed]] = {}
+    for path in label_files(folder, name):
+        if path.name == SETUP or (path.suffix == ".txt" and path.stem == "classes"):
+            continue  # belongs to others
+        for frame, objects in _read(path, folder, name, frame_size).items():
+            found.setdefault(frame, []).extend(map(Packed.of, objects))
+    found = {frame: objects for frame, objects in found.items() if objects}
+    if not found:
+        raise InputError(f"expected objects in the labels for {name!r} in {str(folder)!r}, got none; label one")
+    return Labels(_with_own_ids(found))
+
+
+def _read(
+    path: Path, folder: Path, name: str, frame_size: Callable[[], tuple[int, int]]
+) -> Mapping[int | str, Sequence[TrackedObject]]:
+    if path.parent.parent == folder / name and path.suffix == ".png":
+        return {path.stem: [_mask_of_folder(path)]}
+    frame = FIRST if path.parent == folder else path.stem
+    if path.suffix == ".png":
+        return {frame: read_mask_objects([path])}
+    if path.suffix == ".txt":
+        return {frame: read_yolo(path, frame_size())}
+    if path.suffix == ".xml":
+        return read_cvat(path)
+    if path.suffix == ".slp":
+        return dict(read_sleap(path))
+    if path.suffix == ".csv":
+        return _read_table(path, frame_size)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"expected JSON in {path}, got a file that cannot be read ({type(error).__name__})") from error
+    if isinstance(content, dict) and "shapes" in content:
+        return {frame: read_labelme(content, path)}
+    if path.parent != folder:
+        raise InputError(f"expected LabelMe JSON in {path}, got no shapes; put COCO beside it, as {name}.json")
+    return read_coco(content, path)
+
+
+def _read_table(path: Path, frame_size: Callable[[], tuple[int, int]]) -> dict[int | str, list[TrackedObject]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first_line = file.readline(1 << 20)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a CSV of points or boxes in {path}, got a file that is none ({error})") from error
+    found: Mapping[int, Sequence[TrackedObject]] | Mapping[int | str, Sequence[TrackedObject]]
+    if is_deeplabcut(first_line):
+        found = read_deeplabcut(path)
+    elif is_boxes(first_line):
+        found = read_boxes(path, frame_size())
+    else:
+        found = read_points_by_frame(path)
+    return {frame: list(objects) for frame, objects in found.items()}
+
+
+def _mask_of_folder(path: Path) -> MaskObject:
+    """The folder is the object: a number is its id, another word its name."""
+    drawn = read_mask_objects([path])
+    if len(drawn) > 1:
+        raise InputError(f"expected a black and white mask of one object in {path}, got {len(drawn)} values")
+    word = path.parent.name
+    number = int(word) if word.isascii() and word.isdigit() else 0
+    return replace(drawn[0], id=number, name="" if number else word)
+
+
+def _with_own_ids(found: Mapping[FrameKey, Sequence[Packed]]) -> dict[FrameKey, list[Packed]]:
+    """The objects with one id each on all frames: its own if it has one that no other took, else the next after all.
+
+    Objects of one id are one, without ids those of one name (of several in a frame, the first with the first and so
+    on). Masks choose first: a mask's id is the value that its labeller drew.
+    """
+    ids: dict[tuple[object, ...], int] = {}
+    highest = max((packed.given.id for objects in found.values() for packed in objects), default=0)
+    own: dict[FrameKey, list[Packed]] = {frame: [] for frame in found}
+    for kind in (True, False):
+        for frame, objects in found.items():
+            seen: dict[tuple[object, ...], int] = {}
+            for packed in objects:
+                given = packed.given
+                if isinstance(given, MaskObject) is not kind:
+                    continue
+                called = (kind, given.id or given.name)
+                seen[called] = seen.get(called, 0) + 1
+                identity = (*called, seen[called])
+                if identity not in ids:
+                    taken = not given.id or given.id in ids.values()
+                    highest += taken
+                    ids[identity] = highest if taken else given.id
+                own[frame].append(replace(packed, given=replace(given, id=ids[identity])))
+    return own

@@ -1,17 +1,16 @@
-"""Frames and tracks on disk, to be read again in any order: what lies before a label is tracked backward."""
+"""Frames on disk, to be read again in any order: what lies before a label is tracked backward."""
 
 from __future__ import annotations
 
 import json
 from array import array
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+from corrflow.runtime.tracks import Frame
 
 
 class Spool:
@@ -57,26 +56,3 @@ def put_frame(spool: Spool, frame: Frame) -> None:
 def get_frame(spool: Spool, index: int) -> Frame:
     image, header = spool[index]
     return Frame(image, **header)
-
-
-def put_tracks(spool: Spool, tracks: Tracks) -> None:
-    spool.append(tracks.mask, {"objects": [_plain(track) for track in tracks.objects]})
-
-
-def get_tracks(spool: Spool, index: int) -> Tracks:
-    mask, header = spool[index]
-    return Tracks(mask, tuple(_track(entry) for entry in header["objects"]))
-
-
-def _plain(track: ObjectTrack) -> dict[str, Any]:
-    # Python writes numbers so that they are read back to the last bit.
-    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(track).items()}
-
-
-def _track(entry: dict[str, Any]) -> ObjectTrack:
-    track: dict[str, Any] = dict(entry)
-    for key in ("points", "point_confidence"):
-        track[key] = None if entry[key] is None else np.array(entry[key], np.float32)
-    track["box"] = entry["box"] and tuple(entry["box"])
-    track["point_names"] = tuple(entry["point_names"])
-    return ObjectTrack(**track)

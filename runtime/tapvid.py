@@ -1,0 +1,62 @@
+"""TAP-Vid's arrays of points as .npz, named as its data sets name them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.tracker import LOST_POINT
+from corrflow.runtime.tracks import Frame, Tracks
+
+
+class TapVidSink(Sink):
+    """points [N, T, 2] float32, (x, y) from 0 to 1 over the picture's sides; occluded [N, T] bool; names [N].
+
+    A pixel's centre lies half a pixel inside: x = (pixel + 0.5) / width. Names are "object/point". Rows wait in a file
+    until the end, 12 bytes for each point and frame. Without points no file appears.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises InputError where the path cannot be written to."""
+        self._path = Path(path)
+        prepare_place(self._path)
+        self._rows_path = part_of(self._path.with_name(f"{self._path.name}.rows"))
+        self._rows = self._rows_path.open("wb")
+        self._names: list[str] = []
+        self._frames = 0
+
+    def write(self, frame: Frame, tracks: Tracks) -> None:
+        tracked = [track for track in tracks.objects if track.points is not None]
+        self._names = [f"{track.name or track.id}/{name}" for track in tracked for name in track.point_names]
+        height, width = tracks.mask.shape
+        for track in tracked:
+            assert track.points is not None and track.point_confidence is not None
+            row = np.empty((len(track.points), 3), np.float32)
+            row[:, :2] = (track.points.astype(np.float64) + 0.5) / (width, height)
+            row[:, 2] = track.point_confidence
+            try:
+                self._rows.write(row.tobytes())
+            except OSError as error:
+                raise write_failed(self._path, error) from None
+        self._frames += 1
+
+    def close(self) -> None:
+        if self._rows.closed:
+            return
+        part = part_of(self._path)
+        try:
+            self._rows.close()
+            if self._names:
+                rows = np.memmap(self._rows_path, np.float32, "r", shape=(self._frames, len(self._names), 3))
+                points, confidence = rows[:, :, :2].swapaxes(0, 1), rows[:, :, 2].T
+                with part.open("wb") as file:
+                    names = np.array(self._names, np.str_)
+                    np.savez_compressed(file, points=points, occluded=confidence <= LOST_POINT, names=names)
+                os.replace(part, self._path)
+        except OSError as error:
+            raise write_failed(self._path, error) from None
+        finally:
+            self._rows_path.unlink(missing_ok=True)

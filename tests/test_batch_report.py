@@ -1,0 +1,66 @@
+"""The report of a video: the weakest frames are those shown, names are inert, and memory stays bounded."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corrflow.runtime.batch.report import MOST_SPANS, ReportSink
+from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+
+
+def write(path: Path, confidences: list[float | None], name: str = "cup") -> tuple[ReportSink, str]:
+    sink = ReportSink(path, "clip")
+    image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
+    for index, confidence in enumerate(confidences):
+        track = ObjectTrack(3, name, confidence or 0.0, confidence is not None)
+        sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (track,)))
+    sink.close()
+    return sink, path.read_text()
+
+
+@pytest.mark.parametrize("count", [30, 1000])
+def test_the_weakest_frames_are_named_and_apart(tmp_path: Path, count: int) -> None:
+    confidences: list[float | None] = [0.95] * count
+    confidences[5] = 0.5
+    confidences[6] = 0.4
+    confidences[-9] = 0.6
+    sink, page = write(tmp_path / "report.html", confidences)
+    assert sink.suggested() == [6, count - 9]
+    assert f"clip/{count - 9:05d}.png" in page and "cup: confidence 0.40" in page
+    pictures = re.findall(r'alt="frame (\d+)"', page)
+    assert {"6", str(count - 9)} <= set(pictures) and len(pictures) <= 12
+    assert page.count("<rect") <= MOST_SPANS
+
+
+def test_where_an_object_is_lost_is_worth_a_label_and_its_absence_is_not(tmp_path: Path) -> None:
+    sink, page = write(tmp_path / "report.html", [0.9] * 20 + [None] * 40)
+    assert sink.suggested() == [20] and "cup: out of sight from here" in page
+
+
+def test_a_sure_video_suggests_nothing(tmp_path: Path) -> None:
+    sink, page = write(tmp_path / "report.html", [0.9] * 20)
+    assert sink.suggested() == [] and "None stands out" in page
+
+
+def test_the_memory_of_a_report_does_not_grow_with_the_video(tmp_path: Path) -> None:
+    sink, _ = write(tmp_path / "report.html", [0.9] * 5000)
+    assert len(sink._spans) <= MOST_SPANS
+    assert [span.first for span in sink._spans] == list(range(0, 5000, sink._length))
+
+
+def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+    _, page = write(tmp_path / "report.html", [0.1] * 3, '<script>alert("x")</script>')
+    tags: set[str] = set()
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            tags.add(tag)
+
+    Parser().feed(page)
+    assert "script" not in tags and "svg" in tags
+    assert not re.search(r'(src|href)="(?!data:)', page)

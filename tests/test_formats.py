@@ -1,0 +1,335 @@
+"""Formats of others: what is written reads back as it was, by their own loaders too; what is broken is refused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given as for_all
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.batch.labels_by_name import Labels, read_labels
+from corrflow.runtime.boxes_csv import BoxCsvSink
+from corrflow.runtime.cvat import CvatSink
+from corrflow.runtime.deeplabcut import DeepLabCutSink
+from corrflow.runtime.folder_sinks import CutoutSink
+from corrflow.runtime.labelme import LabelMeSink
+from corrflow.runtime.labels import Geometry
+from corrflow.runtime.polygons import filled, polygons_of
+from corrflow.runtime.sinks import Sink
+from corrflow.runtime.sleap import SleapSink
+from corrflow.runtime.tapvid import TapVidSink
+from corrflow.runtime.tracker import keypoints_track, mask_track, tracks_of
+from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.yolo import YoloSink
+
+SHAPE = (37, 53)
+
+
+def clip(count: int = 3) -> list[tuple[Frame, Tracks]]:
+    """Frames with a speckled mask 2, a ring 5 called "ring", and two points 7 called "hand"."""
+    dice, found = np.random.default_rng(4), []
+    for index in range(count):
+        speckles, ring = np.zeros(SHAPE, bool), np.zeros(SHAPE, np.uint8)
+        speckles[:, :20] = dice.random((SHAPE[0], 20)) < 0.6
+        cv2.circle(ring, (36, 18), 12 + index, 1, 5)
+        points = dice.uniform(2, 35, (2, 2)).astype(np.float32)
+        given = KeypointsObject(7, points, ("thumb", "little, finger"), "hand")
+        masks = [MaskObject(2, speckles), MaskObject(5, ring.astype(bool), "ring")]
+        full = [one.mask.astype(np.float32) for one in masks]
+        tracks = [mask_track(one, part) for one, part in zip(masks, full, strict=True)]
+        tracks.append(keypoints_track(given, points, np.array([1, 0.01], np.float32)))
+        image = dice.integers(0, 255, (*SHAPE, 3), np.uint8)
+        frame = Frame(image, index, index / 25, f"{index:05d}")
+        found.append((frame, tracks_of(Geometry.of(SHAPE, 0), [2, 5], full, tracks)))
+    return found
+
+
+def write(sink: Sink) -> list[tuple[Frame, Tracks]]:
+    frames = clip()
+    with sink:
+        for frame, tracks in frames:
+            sink.write(frame, tracks)
+    return frames
+
+
+def read(folder: Path) -> Labels:
+    return read_labels(folder, "clip", lambda: SHAPE)
+
+
+def objects_on(labels: Labels, frame: Frame) -> dict[int, MaskObject | KeypointsObject]:
+    found = [packed.unpacked() for key in labels.on(frame) for packed in labels.objects[key]]
+    return {one.id: one for one in found}
+
+
+@pytest.mark.parametrize(
+    ("sink", "place", "has_masks", "has_points"),
+    [
+        (LabelMeSink, "clip", True, True),
+        (CvatSink, "clip.xml", True, True),
+        (DeepLabCutSink, "clip.csv", False, True),
+        (lambda path: YoloSink(path, "segment"), "clip", True, False),
+        (lambda path: YoloSink(path, "pose"), "clip", False, True),
+        (lambda path: SleapSink(path, "clip.mp4"), "clip.slp", False, True),
+    ],
+    ids=["labelme", "cvat", "deeplabcut", "yolo-seg", "yolo-pose", "sleap"],
+)
+def test_what_a_format_writes_reads_back_without_loss(
+    tmp_path: Path, sink: Callable[[Path], Sink], place: str, has_masks: bool, has_points: bool
+) -> None:
+    frames = write(sink(tmp_path / place))
+    for path in tmp_path.glob("clip/labels/*"):
+        path.rename(tmp_path / "clip" / path.name)
+    labels = read(tmp_path)
+    assert len(labels.frames) == len(frames)
+    for frame, tracks in frames:
+        back = objects_on(labels, frame)
+        if has_masks:
+            for identity, name in ((2, ""), (5, "ring")):
+                one = back[identity]
+                assert isinstance(one, MaskObject) and one.name == name
+                assert np.array_equal(one.mask, tracks.mask == identity)
+        if has_points:
+            points = next(one for one in back.values() if isinstance(one, KeypointsObject))
+            assert (points.name, points.point_names) == ("hand", ("thumb", "little, finger"))
+            assert points.points == pytest.approx(tracks.objects[2].points, abs=0.01)
+
+
+def test_boxes_read_back_as_the_pixels_in_them(tmp_path: Path) -> None:
+    frames = write(BoxCsvSink(tmp_path / "clip.csv"))
+    for frame, tracks in frames:
+        back = objects_on(read(tmp_path), frame)
+        for track in tracks.objects[:2]:
+            assert track.box is not None
+            x0, y0, x1, y1 = track.box
+            wanted = np.zeros(SHAPE, bool)
+            wanted[y0:y1, x0:x1] = True
+            one = back[track.id]
+            assert isinstance(one, MaskObject) and np.array_equal(one.mask, wanted) and one.name == track.name
+
+
+def test_cutouts_are_the_frame_where_the_object_is_and_transparent_elsewhere(tmp_path: Path) -> None:
+    for frame, tracks in write(CutoutSink(tmp_path)):
+        for track in tracks.objects[:2]:
+            picture = cv2.imread(str(tmp_path / str(track.id) / f"{frame.name}.png"), cv2.IMREAD_UNCHANGED)
+            assert picture is not None and track.box is not None
+            x0, y0, x1, y1 = track.box
+            assert np.array_equal(picture[..., 3] == 255, tracks.mask[y0:y1, x0:x1] == track.id)
+            assert np.array_equal(picture[..., :3], frame.image[y0:y1, x0:x1])
+
+
+def test_tapvid_arrays_have_its_names_shapes_and_ranges(tmp_path: Path) -> None:
+    frames = write(TapVidSink(tmp_path / "clip.npz"))
+    with np.load(tmp_path / "clip.npz") as arrays_of:
+        points, occluded, names = arrays_of["points"], arrays_of["occluded"], arrays_of["names"]
+    assert points.shape == (2, 3, 2) and points.dtype == np.float32 and occluded.dtype == bool
+    assert names.tolist() == ["hand/thumb", "hand/little, finger"]
+    assert occluded.tolist() == [[False] * 3, [True] * 3]
+    for index, (_, tracks) in enumerate(frames):
+        assert points[:, index] * SHAPE[::-1] - 0.5 == pytest.approx(tracks.objects[2].points, abs=0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.npz"]
+
+
+def test_supervision_loads_the_same_masks_from_labelme(tmp_path: Path) -> None:
+    supervision = pytest.importorskip("supervision")
+    frames = write(LabelMeSink(tmp_path / "labels"))
+    (tmp_path / "images").mkdir()
+    for frame, _ in frames:
+        cv2.imwrite(str(tmp_path / "images" / f"{frame.name}.jpg"), frame.image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it passes over points
+        loaded = supervision.DetectionDataset.from_labelme(str(tmp_path / "images"), str(tmp_path / "labels"))
+    masks = {Path(path).stem: found for path, found in loaded.annotations.items()}
+    for frame, tracks in frames:
+        found = masks[frame.name]
+        by_class = {loaded.classes[int(c)]: found.mask[i] for i, c in enumerate(found.class_id)}
+        assert np.array_equal(by_class["object 2"], tracks.mask == 2)
+        assert np.array_equal(by_class["ring"], tracks.mask == 5)
+
+
+def test_supervision_loads_the_same_masks_from_yolo(tmp_path: Path) -> None:
+    supervision = pytest.importorskip("supervision")
+    frames = write(YoloSink(tmp_path, "segment"))
+    (tmp_path / "images").mkdir()
+    for frame, _ in frames:
+        cv2.imwrite(str(tmp_path / "images" / f"{frame.name}.jpg"), frame.image)
+    setup = str(tmp_path / "data.yaml")
+    loaded = supervision.DetectionDataset.from_yolo(str(tmp_path / "images"), str(tmp_path / "labels"), setup)
+    masks = {Path(path).stem: found for path, found in loaded.annotations.items()}
+    for frame, tracks in frames:
+        found = masks[frame.name]
+        for identity, name in ((2, "object 2"), (5, "ring")):
+            own = [found.mask[i] for i, c in enumerate(found.class_id) if loaded.classes[int(c)] == name]
+            assert np.array_equal(np.any(own, 0), tracks.mask == identity)
+
+
+def test_sleap_io_loads_the_same_points_and_writes_labels_that_are_read(tmp_path: Path) -> None:
+    sleap = pytest.importorskip("sleap_io")
+    frames = write(SleapSink(tmp_path / "out.slp", "clip.mp4"))
+    loaded = sleap.load_slp(str(tmp_path / "out.slp"), open_videos=False)
+    for found, (frame, tracks) in zip(loaded.labeled_frames, frames, strict=True):
+        (instance,) = found.instances
+        assert found.frame_idx == frame.index and instance.track.name == "hand"
+        assert instance.skeleton.node_names == ["thumb", "little, finger"]
+        assert instance.numpy() == pytest.approx(tracks.objects[2].points, abs=0.01)
+    skeleton = sleap.Skeleton(["head", "tail"])
+    placed = sleap.Instance.from_numpy(np.array([[1.0, 2.5], [np.nan, np.nan]]), skeleton=skeleton)
+    video = sleap.Video("clip.mp4", open_backend=False)
+    labelled = sleap.LabeledFrame(video=video, frame_idx=9, instances=[placed])
+    sleap.save_slp(sleap.Labels([labelled]), str(tmp_path / "clip.slp"))
+    (one,) = read(tmp_path).objects[9]
+    assert isinstance(one.given, KeypointsObject) and one.given.points.tolist() == [[1, 2.5]]
+    assert one.given.point_names == ("head",)
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5", b"half"], ids=["empty", "text", "cut off"])
+def test_what_is_no_slp_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    write(SleapSink(tmp_path / "clip.slp", "clip.mp4"))
+    whole = (tmp_path / "clip.slp").read_bytes()
+    (tmp_path / "clip.slp").write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
+    with pytest.raises(InputError, match="SLEAP labels"):
+        read(tmp_path)
+
+
+def test_pandas_loads_deeplabcut_csv_as_its_users_do(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frames = write(DeepLabCutSink(tmp_path / "clip.csv"))
+    table = pandas.read_csv(tmp_path / "clip.csv", header=[0, 1, 2, 3], index_col=0)
+    assert list(table.columns.names) == ["scorer", "individuals", "bodyparts", "coords"]
+    for frame, tracks in frames:
+        row = table.loc[frame.index]["corrflow"]["hand"]["thumb"]
+        points = tracks.objects[2].points
+        assert points is not None and [row["x"], row["y"]] == pytest.approx(points[0], abs=0.01)
+
+
+@settings(max_examples=150, deadline=None)
+@for_all(mask=arrays.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
+def test_polygons_filled_are_the_mask_again(mask: np.ndarray) -> None:
+    polygons = polygons_of(mask)
+    assert all(len(polygon) >= 3 for polygon in polygons)
+    assert np.array_equal(filled(polygons, (mask.shape[0], mask.shape[1])), mask)
+
+
+def test_shapes_drawn_in_labelme_become_objects(tmp_path: Path) -> None:
+    def shape(label: str, kind: str, points: list[list[float]], group: int | None = None) -> dict[str, object]:
+        return {"label": label, "shape_type": kind, "points": points, "group_id": group, "flags": {}}
+
+    shapes = [
+        shape("cat", "rectangle", [[10, 8], [2, 3]]),
+        shape("dog", "circle", [[30, 20], [34, 20]]),
+        shape("nose", "point", [[5.5, 6.5]], 9),
+        shape("way", "linestrip", [[0, 0], [3, 3]]),
+    ]
+    content = {"shapes": shapes, "imageHeight": SHAPE[0], "imageWidth": SHAPE[1], "imagePath": "00004.jpg"}
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "00004.json").write_text(json.dumps(content))
+    cat, dog, nose = (packed.unpacked() for packed in read(tmp_path).objects["00004"])
+    assert isinstance(cat, MaskObject) and np.count_nonzero(cat.mask) == 9 * 6 and cat.mask[3:9, 2:11].all()
+    assert isinstance(dog, MaskObject) and np.count_nonzero(dog.mask) == pytest.approx(np.pi * 4.5**2, rel=0.12)
+    assert isinstance(nose, KeypointsObject) and nose.points.tolist() == [[5.5, 6.5]] and nose.point_names == ("nose",)
+
+
+CVAT_VIDEO = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version>
+<meta><task><original_size><width>53</width><height>37</height></original_size></task></meta>
+<track id="0" label="car" source="manual">
+ <box frame="2" outside="0" occluded="0" keyframe="1" xtl="4.0" ytl="5.0" xbr="14.0" ybr="9.0" z_order="0"></box>
+ <box frame="3" outside="0" occluded="0" keyframe="0" xtl="5.0" ytl="5.0" xbr="15.0" ybr="9.0" z_order="0"></box>
+ <box frame="9" outside="1" occluded="0" keyframe="1" xtl="9.0" ytl="5.0" xbr="19.0" ybr="9.0" z_order="0"></box>
+</track>
+<track id="1" label="person" source="manual">
+ <skeleton frame="6" keyframe="1" z_order="0">
+  <points label="head" outside="0" occluded="0" points="10.50,20.50"></points>
+  <points label="foot" outside="1" occluded="0" points="10.50,30.50"></points>
+ </skeleton>
+</track>
+</annotations>
+"""
+
+
+def test_keyframes_of_cvat_tracks_are_labels(tmp_path: Path) -> None:
+    (tmp_path / "clip.xml").write_text(CVAT_VIDEO)
+    found = read(tmp_path).objects
+    (car,), (person,) = found[2], found[6]
+    assert set(found) == {2, 6} and (car.given.id, person.given.id) == (1, 2)
+    box = car.unpacked()
+    assert isinstance(box, MaskObject) and np.count_nonzero(box.mask) == 40 and box.mask[5:9, 4:14].all()
+    assert isinstance(person.given, KeypointsObject) and person.given.points.tolist() == [[10, 20]]
+
+
+DEEPLABCUT = """scorer,,,anna,anna,anna,anna
+bodyparts,,,snout,snout,tail,tail
+coords,,,x,y,x,y
+labeled-data,clip,img0012.png,10.5,20.25,,
+labeled-data,clip,img0003.png,1,2,3,4
+"""
+
+
+def test_labels_of_deeplabcut_are_read_by_the_number_of_their_picture(tmp_path: Path) -> None:
+    (tmp_path / "clip.csv").write_text(DEEPLABCUT)
+    found = read(tmp_path).objects
+    assert set(found) == {12, 3}
+    (late,), (early,) = found[12], found[3]
+    assert isinstance(late.given, KeypointsObject) and late.given.point_names == ("snout",)
+    assert isinstance(early.given, KeypointsObject) and early.given.points.tolist() == [[1, 2], [3, 4]]
+    assert late.given.id == early.given.id
+
+
+@settings(max_examples=250, deadline=None)
+@for_all(data=st.data())
+@pytest.mark.parametrize("kind", ["labelme", "cvat", "cvat video", "deeplabcut", "boxes", "yolo"])
+def test_damaged_files_give_objects_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    name, text = sound(folder, kind)
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        end = min(len(text), start + data.draw(st.integers(0, 12)))
+        piece = st.one_of(
+            st.sampled_from(["-1", "1e999", "nan", "99999999999", "null", "[]", "{}", '"', ",", "<", "</a>", "\0"]),
+            st.text(max_size=4),
+        )
+        text = text[:start] + data.draw(piece) + text[end:]
+    (folder / name).write_text(text, encoding="utf-8", errors="replace")
+    try:
+        labels = read(folder)
+    except InputError as error:
+        assert ("\n" not in str(error).strip() and str(folder / name) in str(error)) or "labels for" in str(error)
+        return
+    for objects in labels.objects.values():
+        for packed in objects:
+            one = packed.unpacked()
+            assert one.id >= 1
+            assert not isinstance(one, MaskObject) or (one.mask.any() and one.mask.dtype == bool)
+
+
+def sound(folder: Path, kind: str) -> tuple[str, str]:
+    """The name and the text of a file without damage."""
+    if kind == "cvat video":
+        return "clip.xml", CVAT_VIDEO
+    if kind == "deeplabcut":
+        return "clip.csv", DEEPLABCUT
+    name, sink = {
+        "labelme": ("clip.json", LabelMeSink),
+        "cvat": ("clip.xml", CvatSink),
+        "boxes": ("clip.csv", BoxCsvSink),
+        "yolo": ("clip/00000.txt", lambda place: YoloSink(place, "segment")),
+    }[kind]
+    frame, tracks = clip(1)[0]
+    place = folder / "sound"
+    place.mkdir()
+    target = place if kind in ("labelme", "yolo") else place / "file"
+    with sink(target) as written:
+        written.write(frame, tracks)
+    (path,) = [path for path in place.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    (folder / name).parent.mkdir(exist_ok=True)
+    return name, path.read_text()
