@@ -139,6 +139,28 @@ class Tracker:
                 return
         raise InputError(f"expected an object among {list(self.object_ids)} to remove, got {object_id}")
 
+    def rename(self, object_id: int, name: str) -> None:
+        """Call an object something else; raises InputError for one that is not tracked."""
+        for member in (member for group in self._groups for member in group.members):
+            if member.given.id == object_id:
+                member.given = replace(member.given, name=name)
+                return
+        raise InputError(f"expected an object among {list(self.object_ids)} to rename, got {object_id}")
+
+    def adopt(self, other: Tracker) -> None:
+        """Take over another tracker's objects with their memory; its last frame has to be this one's.
+
+        The back end and the settings have to be the same. Raises InputError where sizes or ids do not fit.
+        """
+        geometry, _ = self._started()
+        theirs, _ = other._started()
+        if geometry != theirs or other.backend is not self.backend or other.settings != self.settings:
+            raise InputError("expected a tracker of the same frames, back end and settings, got another")
+        if common := set(self.object_ids) & set(other.object_ids):
+            raise InputError(f"expected every object to have an id of its own, got {sorted(common)} twice")
+        self._groups += other._groups
+        other.reset()
+
     def _started(self) -> tuple[Geometry, Upsampler]:
         if self._geometry is None or self._upsample is None:
             raise InputError("expected start(frame, objects) before the first step")
