@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -203,7 +204,7 @@ def test_the_stream_is_mjpeg_of_the_overlay(serve) -> None:
     page = serve()
     page.draw(strokes=[BOX])
     with av.open(page.url + "/stream", format="mpjpeg", timeout=10) as container:
-        pictures = [frame.to_ndarray(format="bgr24") for _, frame in zip(range(5), container.decode(video=0))]
+        pictures = [frame.to_ndarray(format="bgr24") for frame in islice(container.decode(video=0), 5)]
     assert pictures[0].shape == (66, 98, 3)
     assert any(not np.array_equal(pictures[0], picture) for picture in pictures[1:])
 

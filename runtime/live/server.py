@@ -41,7 +41,7 @@ MOST_VIEWERS = 8
 _LARGEST_BODY = 2**20
 _JPEG_QUALITY = 80
 _COOKIE = "corrflow_token"
-_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
@@ -169,7 +169,7 @@ def make_app(session: Session, control: Control, access: Access) -> Starlette:
         return await run_sync(change, request, await _json(request))
 
     routes = [
-        *(Route(path, page) for path in ("/", "/page.js", "/page.css")),
+        *(Route(path, page) for path in ("/", "/page.js", "/page.css", "/icon.svg")),
         Route("/stream", stream),
         Route("/healthz", healthz),
         Route("/metrics", metrics),

@@ -58,10 +58,15 @@ function freeze() {
   return freezing;
 }
 
+function fit(given) {
+  size = given;
+  $("picture").style.setProperty("--ratio", size[0] / size[1]);  // or the drawing would not lie on what it is drawn on
+}
+
 async function freezeNow() {
   const told = await (await request("POST", "/api/freeze", {})).json();
   frozen = told.frozen;
-  size = told.size;
+  fit(told.size);
   [canvas.width, canvas.height] = size;
   const still = $("still");
   still.src = `/api/frozen/${frozen}`;
@@ -269,7 +274,7 @@ function list(objects) {
 
 async function refresh() {
   const state = await (await request("GET", "/api/state")).json();
-  if (frozen === null && state.size) size = state.size;
+  if (frozen === null && state.size) fit(state.size);
   $("numbers").textContent = state.size
     ? `${state.frames_per_second.toFixed(1)} frames/s · latency ${Math.round(state.latency_ms)} ms · `
       + `${state.dropped} dropped` + (state.source === "running" ? "" : ` · ${state.source}`)
