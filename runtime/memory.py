@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from corrflow.plugins.local_soft_copy.spec import Attributes
@@ -22,6 +24,13 @@ class MemoryRing:
         self._values = np.empty((slots, labels, *cells), np.float32)
         self._frames = np.full(slots, -1)  # the frame in each slot, counted from the first remembered
         self._remembered = self._in_ring = 0
+        self._attributes: Attributes | None = None
+
+    def searched_with(self, attributes: Attributes) -> MemoryRing:
+        """The same references as they are now, in the same memory, searched with other attributes."""
+        view = copy(self)
+        view._attributes = attributes
+        return view
 
     @property
     def labels(self) -> int:
@@ -55,7 +64,7 @@ class MemoryRing:
         slots = self._wanted()
         ages = (self._remembered - self._frames[slots]).tolist()
         chosen = slice(0, len(slots)) if len(slots) == slots[-1] + 1 else slots
-        return self._keys[chosen], self._values[chosen], self._settings.attributes_for(ages)
+        return self._keys[chosen], self._values[chosen], self._attributes or self._settings.attributes_for(ages)
 
     def _wanted(self) -> np.ndarray:
         """Slots of the references, ascending."""

@@ -28,6 +28,7 @@ from corrflow.runtime.live.capture import Capture, Patience
 from corrflow.runtime.live.control import Control
 from corrflow.runtime.live.reference import load_reference
 from corrflow.runtime.live.session import Session
+from corrflow.runtime.presence import PresenceSettings
 from corrflow.runtime.tracker import Tracker
 
 for library in ("starlette", "uvicorn", "prometheus_client"):
@@ -61,7 +62,9 @@ class Page:
         self.backend = open_backend("auto", load_artifact(artifact), threads=1)
         self.scale = [1]
         self.session = Session(
-            Capture(lambda: Loop(frames, self.scale), Patience(1, 1)), Tracker(self.backend), []
+            Capture(lambda: Loop(frames, self.scale), Patience(1, 1)),
+            Tracker(self.backend, presence=PresenceSettings()),
+            [],
         )  # fmt: skip
         self.control = Control(self.session, folder / "recorded.mkv", folder / "kept.npz")
         self.server = Server(self.session, self.control, access)

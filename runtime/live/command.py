@@ -90,7 +90,7 @@ def run_camera(
     if outputs.serve is None and outputs.save is None and outputs.jsonl is None and not outputs.show:
         outputs = replace(outputs, save=Path(f"{name}_tracked.mkv"))
     outputs.check()
-    with _stopped_by_signals() as stop, model.tracker() as tracker:
+    with _stopped_by_signals() as stop, model.tracker(watched=True) as tracker:
 
         def keep(began: Reference) -> None:
             if outputs.reference is not None:

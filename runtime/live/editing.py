@@ -104,7 +104,7 @@ class Editing:
     def give(self, number: int, given: TrackedObject) -> None:
         """Add an object, or correct the one with its id, as it is on a frozen frame; that frame is released."""
         frozen = self.frozen(number)
-        tracker = Tracker(self._tracker.backend, self._tracker.settings)
+        tracker = Tracker(self._tracker.backend, self._tracker.settings, self._tracker.presence)
         tracker.start(frozen.image, [given])  # which says what is wrong with it
         self.release(number)
         self._joining = [one for one in self._joining if one.given.id != given.id]
@@ -172,7 +172,7 @@ class Editing:
         last, seen = resized(image, seen, size)
         self._tracker.start(last, seen)
         for frame, given in hidden:
-            other = Tracker(self._tracker.backend, self._tracker.settings)
+            other = Tracker(self._tracker.backend, self._tracker.settings, self._tracker.presence)
             other.start(*resized(frame, [given], size))
             other.step(last)
             self._tracker.adopt(other)

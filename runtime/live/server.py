@@ -87,7 +87,7 @@ def make_app(session: Session, control: Control, access: Access) -> Starlette:
             response.set_cookie(_COOKIE, request.query_params["token"], httponly=True, samesite="strict")
             return response
         name = request.url.path.strip("/") or "index.html"
-        content = files("corrflow.runtime.live").joinpath("web", name).read_bytes()
+        content = (files("corrflow.runtime.live") / "web" / name).read_bytes()
         return Response(content, media_type=_TYPES[name.rsplit(".", 1)[1]])
 
     async def stream(request: Request) -> Response:
