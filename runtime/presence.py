@@ -30,7 +30,8 @@ class PresenceSettings:
     """When an object is lost and found; measured by `corrflow-eval presence`.
 
     lost_below:    share of its usual agreement below which an object is lost
-    growth:        times its usual area beyond which that share is divided by the excess: a smear grows at once
+    growth, shrinkage: times its usual area beyond and below which that share is divided by the excess: a smear grows at
+                   once, and what is left of an object beside something that hides it is small at once
     found_area:    share of its usual area, in cells, that has to be back
     found_above:   share of its usual agreement that this has to have
     recall_radius, recall_dilation: window of the recall
@@ -40,13 +41,14 @@ class PresenceSettings:
 
     lost_below: float = 0.65
     growth: float = 1.25
+    shrinkage: float = 0.8
     found_area: float = 0.2
     found_above: float = 0.75
     recall_radius: int = 12
     recall_dilation: int = 4
     search_radius: int = 24
     search_dilation: int = 2
-    pace: float = 0.1
+    pace: float = 0.3
 
 
 def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettings | None:
@@ -123,7 +125,9 @@ class Watch:
         agreement, area = _agreement(label, recalled)
         presence.usual, presence.area = presence.usual or agreement, presence.area or area
         presence.share = min(1.0, agreement / presence.usual) if presence.usual else 0.0
-        presence.share /= max(1.0, area / (self._settings.growth * presence.area)) if presence.area else 1.0
+        if presence.area:
+            change = area / presence.area
+            presence.share *= min(1.0, self._settings.growth / max(change, 1e-9), change / self._settings.shrinkage)
         if not area or presence.share < self._settings.lost_below:
             return False
         presence.usual += self._settings.pace * (agreement - presence.usual)

@@ -71,6 +71,11 @@ class Editing:
         """Objects that are not tracked yet."""
         return tuple(one.given for one in self._joining)
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Ids of the objects that are tracked, ascending."""
+        return tuple(sorted(self._given))
+
     def began(self, frame: np.ndarray, objects: Sequence[TrackedObject]) -> None:
         """Note the objects that the tracker was started with."""
         self._given = {one.id: (frame, one) for one in objects}
