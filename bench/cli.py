@@ -28,6 +28,7 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
       corrflow-bench op
       corrflow-bench op --case 12:10 --form fused --form blocked --json op.json
       corrflow-bench track --artifact bundled --artifact artifacts/int8
+      corrflow-bench soak --seconds 1800
       corrflow-bench train --preset quarter --precision bfloat16 --data videos/
       corrflow-bench track video.mp4 --init mask.png --frames 10000 --rows 240
     """
@@ -158,6 +159,21 @@ def _needs_torch() -> None:
         raise InputError(
             f"the peers of this benchmark need {error.name}, which is not installed: pip install 'corrflow[export]'"
         ) from error
+
+
+@app.command()
+def soak(
+    seconds: Annotated[float, typer.Option(help="How long; 1800 for a real one.")] = 20.0,
+    rate: Annotated[float, typer.Option(help="Frames a second of the camera; more than the model can do.")] = 60.0,
+    artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
+    rows: Annotated[int, typer.Option(min=16, help="Short side worked at.")] = 120,
+    threads: Threads = 0,
+) -> None:
+    """Track a made-up camera live while objects come and go; fails where the age of results or memory creeps up."""
+    with errors_reported():
+        from corrflow.bench.soak import run_soak
+
+        run_soak(artifact, seconds, rate, rows, threads)
 
 
 def main() -> None:

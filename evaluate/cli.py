@@ -310,6 +310,36 @@ def search(
         run_search(data, path, start, Asked(space, grid, slowest, workers, out, write))
 
 
+@app.command()
+def presence(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")],
+    split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "train",
+    artifact: Annotated[str, typer.Option(help="Artifact to track with.")] = "bundled",
+    rows: Rows = None,
+    begin: Annotated[int, typer.Option(help="Frame from which the object is hidden.")] = 8,
+    hidden: Annotated[int, typer.Option(help="Frames that it is hidden for.")] = 8,
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Notice that objects are lost, as live.")] = True,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")] = 0,
+    sequence: Sequences = None,
+    year: Year = None,
+    resolution: Resolution = "480p",
+) -> None:
+    """Hide objects behind a plank: are they noticed to be lost, and found again within ten frames?
+
+    Examples:
+
+        corrflow-eval presence DAVIS --split train --rows 240
+
+        corrflow-eval presence DAVIS --split train --rows 240 --no-watch
+    """
+    with errors_reported():
+        from corrflow.evaluate import commands
+        from corrflow.evaluate.presence import Occlusion, run_presence
+
+        data = commands.davis_data(root, split, year, resolution, sequence or [])
+        run_presence(data.sequences, artifact, rows, Occlusion(begin, hidden), watch, threads)
+
+
 def main() -> None:
     app()
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
+from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifact import Artifact, TrackingSettings
 
 logger = logging.getLogger("corrflow")
@@ -26,6 +27,10 @@ class Memory(Protocol):
 
     def remember(self, features: Features, labels: np.ndarray) -> None:
         """Store the next frame: labels [N, h, w] float32. What the settings do not need any longer is overwritten."""
+        ...
+
+    def searched_with(self, attributes: Attributes) -> Memory:
+        """The same references as they are now, searched otherwise; for back ends that take any attributes."""
         ...
 
     @property

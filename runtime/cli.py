@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
       corrflow-track frames/ --keypoints points.csv --csv tracks.csv --jsonl tracks.jsonl
       corrflow-track "frames/*.jpg" --init cat.png --init dog.png --artifact artifacts/first
       corrflow-track --camera 0 --init mask.png --save live.mkv --save-reference cat.npz
+      corrflow-track --camera 0 --serve
       corrflow-track --camera rtsp://camera/stream --reference cat.npz --jsonl tracks.jsonl
 
     --camera takes a number, /dev/video0, v4l2://, csi://0, rtsp://, http://, udp://, - (standard input; raw pictures
@@ -55,6 +58,16 @@ def track(
     save_reference: Annotated[
         Path | None, typer.Option(help="With --camera: keep the first frame and its objects.")
     ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="With --camera: a web page to watch and to draw objects on [127.0.0.1:8080]; others need a token.",
+        ),
+    ] = None,
+    token: Annotated[
+        str, typer.Option(envvar="CORRFLOW_TOKEN", help="With --serve: what to ask for [a new one].")
+    ] = "",
     show: Annotated[bool, typer.Option("--show", help="With --camera: a window; q closes it.")] = False,
     timeout: Annotated[
         float, typer.Option(help="With --camera: seconds without a frame before it is opened anew.")
@@ -64,7 +77,7 @@ def track(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which back end was picked and why.")] = False,
 ) -> None:
     with errors_reported():
-        live_only = {"--reference": reference, "--save-reference": save_reference, "--show": show}
+        live_only = {"--reference": reference, "--save-reference": save_reference, "--show": show, "--serve": serve}
         if camera is None and (given := [name for name, value in live_only.items() if value]):
             raise InputError(f"expected {given[0]} with --camera, got it without; add --camera SOURCE")
         if camera is not None and (source or demo or masks or csv):
@@ -72,10 +85,11 @@ def track(
                 "expected --camera with --save, --jsonl or --show, got SOURCE, --demo, --masks or --csv as well; leave"
                 " that out"
             )
-        if camera is not None and bool(reference) == bool(init or keypoints):
+        given_once = bool(reference) + bool(init or keypoints)
+        if camera is not None and given_once != 1 and not (serve and not given_once):
             raise InputError(
                 "expected either --init or --keypoints for the first frame of --camera, or --reference, got"
-                f" {'both' if reference else 'neither'}; say what to track"
+                f" {'both' if reference else 'neither'}; say what to track, or draw it on the page of --serve"
             )
         if demo and (source or init or keypoints):
             raise InputError("expected --demo alone, got a source or objects as well; leave out one of them")
@@ -89,11 +103,12 @@ def track(
 
         model = command.Model(artifact, backend, threads, rows, recent, verbose)
         if camera is not None:
+            from corrflow.runtime.live.access import parse_access
             from corrflow.runtime.live.command import LiveOutputs, run_camera
 
-            run_camera(
-                camera, init or [], keypoints, reference, LiveOutputs(save, jsonl, show, save_reference), model, timeout
-            )
+            access = parse_access(serve, token) if serve else None
+            outputs = LiveOutputs(save, jsonl, show, save_reference, access)
+            run_camera(camera, init or [], keypoints, reference, outputs, model, timeout)
         elif demo:
             command.run_demo(model, out)
         else:
@@ -101,9 +116,18 @@ def track(
             command.run_track(source, init or [], keypoints, command.Outputs(save, masks, csv, jsonl), model)
 
 
+def with_default_address(arguments: Sequence[str]) -> list[str]:
+    """The arguments with an address after a bare --serve, which Typer has no way to leave out."""
+    given = list(arguments)
+    for index in reversed(range(len(given))):
+        if given[index] == "--serve" and (index + 1 == len(given) or given[index + 1].startswith("-")):
+            given.insert(index + 1, "127.0.0.1:8080")
+    return given
+
+
 def main() -> None:
     """Entry point of the console command."""
-    app()
+    app(with_default_address(sys.argv[1:]))
 
 
 if __name__ == "__main__":

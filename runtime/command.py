@@ -19,6 +19,7 @@ from corrflow.runtime.backend import open_backend
 from corrflow.runtime.demo import DemoSource
 from corrflow.runtime.initial import read_keypoints, read_mask_objects
 from corrflow.runtime.live.address import live_address
+from corrflow.runtime.presence import presence_for
 from corrflow.runtime.run import Summary, track_source
 from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
 from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
@@ -38,8 +39,11 @@ class Model:
     verbose: bool
 
     @contextmanager
-    def tracker(self) -> Iterator[Tracker]:
-        """A tracker on an open back end. Raises InputError where the artifact or the options are wrong."""
+    def tracker(self, watched: bool = False) -> Iterator[Tracker]:
+        """A tracker on an open back end. Raises InputError where the artifact or the options are wrong.
+
+        watched: whether objects are taken for lost and found again, where the back end can
+        """
         if self.verbose:
             logging.basicConfig(format="%(name)s: %(message)s")
             logging.getLogger("corrflow").setLevel(logging.INFO)
@@ -49,7 +53,7 @@ class Model:
         settings = with_settings(artifact.settings, self.rows, self.recent)
         backend = open_backend(self.backend, artifact, self.threads)
         try:
-            yield Tracker(backend, settings)
+            yield Tracker(backend, settings, presence_for(backend, settings) if watched else None)
         finally:
             backend.close()
 

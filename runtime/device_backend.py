@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifact import STRIDE, Artifact, TrackingSettings
 from corrflow.runtime.device import Buffer, CudaDevice, Shared
 from corrflow.runtime.memory import ReferenceSlots
@@ -107,6 +108,10 @@ class DeviceMemory:
             device.upload(self.soft)
             self._returned = None
         device.copy(self._values.entry(slot), self.soft.buffer)
+
+    def searched_with(self, attributes: Attributes) -> DeviceMemory:
+        """Raises CorrflowError: engines have their windows built in."""
+        raise CorrflowError("expected a back end that searches with any attributes, got engines; use onnxruntime")
 
     def references(self) -> tuple[Buffer, Buffer]:
         """Keys [1, K, C, h, w] and values [1, K, N, h, w], in place where the references are the first slots."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from corrflow.plugins.local_soft_copy.spec import Attributes
@@ -69,6 +71,13 @@ class MemoryRing:
         self._slots = ReferenceSlots(settings)
         self._keys = np.empty((len(self._slots), channels, *cells), np.float32)
         self._values = np.empty((len(self._slots), labels, *cells), np.float32)
+        self._attributes: Attributes | None = None
+
+    def searched_with(self, attributes: Attributes) -> MemoryRing:
+        """The same references as they are now, in the same memory, searched with other attributes."""
+        view = copy(self)
+        view._attributes = attributes
+        return view
 
     @property
     def labels(self) -> int:
@@ -93,4 +102,4 @@ class MemoryRing:
         """
         slots = self._slots.wanted
         chosen = slice(0, len(slots)) if len(slots) == slots[-1] + 1 else slots
-        return self._keys[chosen], self._values[chosen], self._slots.attributes
+        return self._keys[chosen], self._values[chosen], self._attributes or self._slots.attributes

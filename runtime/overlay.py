@@ -58,13 +58,13 @@ def draw_overlay(image_bgr: np.ndarray, tracks: Tracks) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _fill_colours() -> np.ndarray:
+def fill_colours() -> np.ndarray:
     """[256, 3] uint8, BGR: the palette lifted, because its first colours are too dark to see on dark pictures."""
     return (255 * (davis_palette()[:, ::-1] / 255) ** 0.45).round().astype(np.uint8)
 
 
 def _colour(object_id: int, whiteness: float = 0.0) -> _Colour:
-    blue, green, red = (round(channel + (255 - channel) * whiteness) for channel in _fill_colours()[object_id].tolist())
+    blue, green, red = (round(channel + (255 - channel) * whiteness) for channel in fill_colours()[object_id].tolist())
     return blue, green, red
 
 
@@ -74,7 +74,7 @@ def _draw_masks(canvas: np.ndarray, mask: np.ndarray, unit: float) -> None:
         return
     # Only the part that the masks cover: blending a whole large frame costs more than all the rest.
     region, labels = canvas[y : y + height, x : x + width], mask[y : y + height, x : x + width]
-    fill = cv2.applyColorMap(labels, _fill_colours()[:, None])
+    fill = cv2.applyColorMap(labels, fill_colours()[:, None])
     region[:] = cv2.copyTo(cv2.addWeighted(region, 1 - FILL_OPACITY, fill, FILL_OPACITY, 0), labels, region)
     thickness = max(1, round(1.8 * unit))
     for object_id in np.unique(labels).tolist():

@@ -8,7 +8,7 @@ frame form a group with a memory of its own, so that adding, correcting or remov
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
 from corrflow.runtime.labels import Geometry, Upsampler, indexed_mask
+from corrflow.runtime.presence import Presence, PresenceSettings, Watch
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
 # Label channels come in blocks of one size, so that the arithmetic of a channel does not depend on its neighbours.
@@ -30,6 +31,7 @@ class _Member:
 
     given: TrackedObject
     channels: slice
+    presence: Presence = field(default_factory=Presence)
 
 
 @dataclass
@@ -38,6 +40,7 @@ class _Group:
 
     members: list[_Member]
     memory: Memory
+    watch: Watch | None = None
 
 
 class Tracker:
@@ -45,10 +48,16 @@ class Tracker:
 
     settings: the artifact's own unless given; radius, dilation, top_k and temperature may differ from those built into
     propagate.onnx where the back end says so. Raises InputError where it does not.
+    presence: when mask objects are taken for lost and found again; None: never, their labels stand as they are
     """
 
-    def __init__(self, backend: Backend, settings: TrackingSettings | None = None) -> None:
-        self.backend = backend
+    def __init__(
+        self,
+        backend: Backend,
+        settings: TrackingSettings | None = None,
+        presence: PresenceSettings | None = None,
+    ) -> None:
+        self.backend, self.presence = backend, presence
         self.settings = settings or backend.artifact.settings
         built_in = backend.artifact.settings.attributes
         if not backend.any_attributes and (self.settings.attributes != built_in or self.settings.dilate_after):
@@ -97,10 +106,13 @@ class Tracker:
         for group in self._groups:
             for member in group.members:
                 own = soft[member.given.id]
-                if isinstance(member.given, MaskObject):
+                if member.presence.lost:
+                    tracks.append(ObjectTrack(member.given.id, member.given.name, 0.0, False))
+                elif isinstance(member.given, MaskObject):
                     ids.append(member.given.id)
                     maps.append(upsample(own)[0])
-                    tracks.append(mask_track(member.given, maps[-1]))
+                    track = mask_track(member.given, maps[-1])
+                    tracks.append(replace(track, confidence=track.confidence * member.presence.share))
                 else:
                     tracks.append(keypoints_track(member.given, *geometry.cells_to_points(own)))
         return tracks_of(geometry, ids, maps, tracks)
@@ -121,6 +133,10 @@ class Tracker:
         soft = {}
         for group in self._groups:
             labels = self.backend.propagate(self._features, group.memory)
+            if group.watch is not None:
+                masks = [one for one in group.members if isinstance(one.given, MaskObject)]
+                watched = [(one.channels.start, one.presence) for one in masks]
+                labels = group.watch.judge(self._features, labels, group.memory, watched)
             group.memory.remember(self._features, self._remembered(labels, group.members))
             soft |= {member.given.id: labels[member.channels] for member in group.members}
         return soft
@@ -169,6 +185,33 @@ class Tracker:
             )
         return self.backend.encode(frame)
 
+    def rename(self, object_id: int, name: str) -> None:
+        """Call an object something else; raises InputError for one that is not tracked."""
+        for member in (member for group in self._groups for member in group.members):
+            if member.given.id == object_id:
+                member.given = replace(member.given, name=name)
+                return
+        raise InputError(f"expected an object among {list(self.object_ids)} to rename, got {object_id}")
+
+    def adopt(self, other: Tracker) -> None:
+        """Take over another tracker's objects with their memory; its last frame has to be this one's.
+
+        The back end and the settings have to be the same. Raises InputError where sizes or ids do not fit.
+        """
+        geometry, _ = self._started()
+        theirs, _ = other._started()
+        if (
+            geometry != theirs
+            or other.backend is not self.backend
+            or other.settings != self.settings
+            or other.presence != self.presence
+        ):
+            raise InputError("expected a tracker of the same frames, back end and settings, got another")
+        if common := set(self.object_ids) & set(other.object_ids):
+            raise InputError(f"expected every object to have an id of its own, got {sorted(common)} twice")
+        self._groups += other._groups
+        other.reset()
+
     def _started(self) -> tuple[Geometry, Upsampler]:
         if self._geometry is None or self._upsample is None:
             raise InputError("expected start(frame, objects) before the first step")
@@ -194,7 +237,10 @@ class Tracker:
         labels[:used] = np.concatenate(maps)
         memory = self.backend.new_memory(self.settings, len(labels), geometry.cells)
         memory.remember(self._features, self._remembered(labels, members))
-        self._groups.append(_Group(members, memory))
+        watch = None
+        if self.presence is not None and any(isinstance(given, MaskObject) for given in objects):
+            watch = Watch(self.backend, self.settings, self.presence, self._features, labels)
+        self._groups.append(_Group(members, memory, watch))
 
     def _remembered(self, labels: np.ndarray, members: list[_Member]) -> np.ndarray:
         """What the memory gets of labels [N, h, w]: themselves, or masks as 0 and 1."""

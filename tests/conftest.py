@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--batch-files", type=int, default=16, help="files of the fault suite of corrflow-batch")
     parser.addoption("--train-kills", type=int, default=2, help="how often a training run is killed")
     parser.addoption("--batch-kills", type=int, default=3, help="how often that suite is killed")
+    parser.addoption("--soak-seconds", type=float, default=10.0, help="seconds of the live soak")
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,10 @@ from rich.console import Console
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.command import Model, read_objects
+from corrflow.runtime.live.access import Access, check_server
 from corrflow.runtime.live.address import live_address
 from corrflow.runtime.live.capture import Capture, Patience
+from corrflow.runtime.live.control import Control
 from corrflow.runtime.live.files import LiveJsonLinesSink, LiveVideoSink, check_recording
 from corrflow.runtime.live.outputs import Output
 from corrflow.runtime.live.readers import PacedReader, open_reader
@@ -45,6 +47,7 @@ class LiveOutputs:
     jsonl: Path | None
     show: bool
     reference: Path | None
+    serve: Access | None = None
 
     def check(self) -> None:
         """Raise InputError for what cannot be written or shown, before any camera is opened."""
@@ -53,6 +56,8 @@ class LiveOutputs:
         for path in (self.jsonl, self.reference):
             if path is not None:
                 check_recording(path, ())
+        if self.serve is not None:
+            check_server()
         if self.show and sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
             raise InputError("expected a screen for --show, got no DISPLAY in the environment; use --save instead")
 
@@ -82,10 +87,10 @@ def run_camera(
     start = load_reference(reference) if reference is not None else read_objects(masks, keypoints)
     patience = Patience(opening=2 * timeout, reading=timeout)
     capture, name = open_capture(source, patience)
-    if outputs.save is None and outputs.jsonl is None and not outputs.show:
+    if outputs.serve is None and outputs.save is None and outputs.jsonl is None and not outputs.show:
         outputs = replace(outputs, save=Path(f"{name}_tracked.mkv"))
     outputs.check()
-    with _stopped_by_signals() as stop, model.tracker() as tracker:
+    with _stopped_by_signals() as stop, model.tracker(watched=True) as tracker:
 
         def keep(began: Reference) -> None:
             if outputs.reference is not None:
@@ -96,11 +101,13 @@ def run_camera(
 
         sinks = outputs.open()
         session = Session(capture, tracker, start, sinks, keep)
+        control = Control(session, Path(f"{name}_recorded.mkv"), outputs.reference or Path(f"{name}_reference.npz"))
         began = time.monotonic()
-        error = _run(session, stop, outputs.show, console)
+        with _served(session, control, outputs.serve, console):
+            error = _run(session, stop, outputs.show, console)
         # After a signal two seconds are all there is; at the end of a file the rest may be written in peace.
         deadline = time.monotonic() + (_CLOSING if stop.is_set() else 30)
-        for sink in sinks:
+        for sink in tuple(session.outputs):
             if not sink.close(max(0.1, deadline - time.monotonic())):
                 logger.warning("%s: still busy; its last frames are left out", sink.name)
         if error is None or session.processed:
@@ -125,6 +132,22 @@ def open_capture(source: str, patience: Patience) -> tuple[Capture, str]:
     with open_source(source) as frames:  # which says what is wrong with it
         name = frames.name
     return Capture(lambda: PacedReader(open_source(source)), patience, endless=False), name
+
+
+@contextmanager
+def _served(session: Session, control: Control, access: Access | None, console: Console) -> Iterator[None]:
+    """The session's page, where one is asked for, while the context lasts."""
+    if access is None:
+        yield
+        return
+    from corrflow.runtime.live.server import Server
+
+    server = Server(session, control, access)
+    console.print(f"open {server.access.url}", highlight=False, soft_wrap=True)
+    try:
+        yield
+    finally:
+        server.close()
 
 
 @contextmanager

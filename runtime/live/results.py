@@ -44,6 +44,11 @@ class Latest:
             self._result = result
             self._condition.notify_all()
 
+    @property
+    def result(self) -> LiveResult | None:
+        """The newest, None before the first."""
+        return self._result
+
     def newer(self, than: LiveResult | None, timeout: float) -> LiveResult | None:
         """The newest result once it is another one than given; None where none comes in time."""
         with self._condition:

@@ -5,26 +5,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import Future, TimeoutError
+from queue import Empty, Full, Queue
 from threading import Event
+from typing import Any, TypeVar
 
 import numpy as np
 
+from corrflow.plugins.errors import CorrflowError
 from corrflow.runtime.frame_source import size_text
 from corrflow.runtime.live.capture import Capture, LiveFrame
+from corrflow.runtime.live.editing import Editing
 from corrflow.runtime.live.outputs import Output
 from corrflow.runtime.live.reference import Reference, resized
 from corrflow.runtime.live.results import Latest, LiveResult, Pace
 from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject, TrackedObject, Tracks
+from corrflow.runtime.tracks import TrackedObject, Tracks
 
 logger = logging.getLogger("corrflow")
+
+_MOST_CALLS = 32
+_Answer = TypeVar("_Answer")
 
 
 class Session:
     """Tracks what a capture delivers until it ends or `stop` is set.
 
-    start: what to track: objects on the first frame of the stream, or a reference, whose frame comes before the stream
+    start: what to track: objects on the first frame of the stream (none, where they are given later), or a reference,
+    whose frame comes before the stream
     began: told the reference once the objects are accepted
     """
 
@@ -38,11 +46,13 @@ class Session:
     ) -> None:
         self.capture, self.latest, self.pace, self.stop = capture, Latest(), Pace(), Event()
         self.processed = 0
-        self.outputs = outputs
+        self.outputs = list(outputs)
         self.busy = False
         """Whether a frame is being tracked just now."""
+        self.editing = Editing(tracker)
+        """Changes of the objects; to be touched through `call` alone."""
+        self._calls: Queue[tuple[Callable[[], Any], Future]] = Queue(_MOST_CALLS)
         self._tracker, self._start, self._began = tracker, start, began
-        self._reference: Reference | None = None
         self._last: tuple[np.ndarray, Tracks] | None = None
         self._begin = 0.0
 
@@ -52,9 +62,11 @@ class Session:
         try:
             while not self.stop.is_set():
                 frame = self.capture.take(0.05)
+                self._answer()
                 if frame is not None:
                     self.busy = True
                     self._publish(frame, self._track(frame.image))
+                    self.editing.passed(frame.image)
                     self.busy = False
                 elif self.capture.ended:
                     break
@@ -62,6 +74,42 @@ class Session:
             self.busy = False
             self.stop.set()
             self.capture.close(0.3)
+
+    def call(self, action: Callable[[], _Answer], timeout: float = 5.0) -> _Answer:
+        """Do something between two frames, in the thread that tracks; returns or raises what it does.
+
+        Raises CorrflowError where the thread is not there within `timeout` seconds; then it is not done.
+        """
+        future: Future[_Answer] = Future()
+        try:
+            self._calls.put_nowait((action, future))
+            return future.result(timeout)
+        except (Full, TimeoutError):
+            if future.cancel() or not future.done():
+                raise CorrflowError("the tracker is busy or has ended; try again in a moment") from None
+            return future.result()
+
+    def freeze(self) -> tuple[int, np.ndarray, Tracks]:
+        """Freeze the newest frame: its number, image and tracks. Raises CorrflowError before the first."""
+
+        def keep() -> tuple[int, np.ndarray, Tracks]:
+            if self._last is None:
+                raise CorrflowError("no frame came yet; wait for the stream")
+            return self.editing.freeze(*self._last).number, *self._last
+
+        return self.call(keep)
+
+    def _answer(self) -> None:
+        while True:
+            try:
+                action, future = self._calls.get_nowait()
+            except Empty:
+                return
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(action())
+                except Exception as error:  # the caller's, who raises it
+                    future.set_exception(error)
 
     def _publish(self, frame: LiveFrame, tracks: Tracks) -> None:
         if not self.processed:
@@ -72,7 +120,7 @@ class Session:
         self.processed += 1
         self.pace.add(latency)
         self.latest.put(result)
-        for output in self.outputs:
+        for output in tuple(self.outputs):
             output.put(result)
 
     def _track(self, image: np.ndarray) -> Tracks:
@@ -80,38 +128,16 @@ class Session:
         if self._last is not None:
             if size != self._last[0].shape[:2]:
                 logger.warning("the stream is %s now; the objects go on there", size_text(size))
-                self._change_size(size)
+                self.editing.change_size(*self._last, size)
             return self._tracker.step(image)
         if isinstance(self._start, Reference):
-            self._reference = self._start
-            self._tracker.start(*resized(self._start.frame, self._start.objects, size))
+            reference = self._start
+            self._tracker.start(*resized(reference.frame, reference.objects, size))
             tracks = self._tracker.step(image)
         else:
-            self._reference = Reference(image, tuple(self._start))
+            reference = Reference(image, tuple(self._start))
             tracks = self._tracker.start(image, self._start)
-        self._began(self._reference)
+        self.editing.began(reference.frame, reference.objects)
+        if reference.objects:
+            self._began(reference)
         return tracks
-
-    def _change_size(self, size: tuple[int, int]) -> None:
-        """Begin anew at another (height, width), under the same ids: what was seen last goes on from the last frame."""
-        assert self._last is not None and self._reference is not None
-        image, tracks = self._last
-        given = {one.id: one for one in self._reference.objects}
-        seen = [
-            _as_seen(given[track.id], tracks)
-            for track in tracks.objects
-            if track.visible and (track.points is not None or (tracks.mask == track.id).any())
-        ]
-        hidden = [one for one in given.values() if one.id not in {track.id for track in seen}]
-        image, seen = resized(image, seen, size)
-        self._tracker.start(*resized(self._reference.frame, hidden, size))
-        self._tracker.step(image)
-        self._tracker.add(seen)
-
-
-def _as_seen(given: TrackedObject, tracks: Tracks) -> TrackedObject:
-    """A visible object as the tracks show it."""
-    if isinstance(given, MaskObject):
-        return replace(given, mask=tracks.mask == given.id)
-    points = next(track.points for track in tracks.objects if track.id == given.id)
-    return given if points is None else replace(given, points=points)

@@ -1,0 +1,238 @@
+"""The page in a real Chromium without a screen, driven by its debugging pipe; skips where none is installed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+for library in ("starlette", "uvicorn", "prometheus_client"):
+    pytest.importorskip(library)
+
+SIZES = {"desktop": (1280, 800, False), "phone": (390, 844, True)}
+
+
+class Browser:
+    """One tab of a headless Chromium, over the DevTools protocol on two pipes (messages end in a zero byte)."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+
+        def connect() -> None:  # Chromium reads from descriptor 3 and writes to 4
+            source, sink = os.dup(theirs_in), os.dup(theirs_out)
+            os.dup2(source, 3)
+            os.dup2(sink, 4)
+
+        self.process = subprocess.Popen(
+            [program, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
+             "--disable-dev-shm-usage", f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            close_fds=False, preexec_fn=connect,
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._buffer, self._count, self._session = b"", 0, ""
+        self.complaints: list[str] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: object) -> dict[str, Any]:
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            got = self._receive()
+            if got.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append(json.dumps(got["params"]))
+            if got.get("id") == self._count:
+                assert "error" not in got, got
+                return got["result"]
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            part = os.read(self._in, 2**20)
+            assert part, "Chromium has ended"
+            self._buffer += part
+        message, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def open(self, url: str, width: int, height: int, phone: bool) -> None:
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
+        )  # fmt: skip
+        self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
+        self.send("Page.navigate", url=url)
+
+    def value(self, expression: str) -> Any:
+        return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while not self.value(f"!!({expression})"):  # an element itself has no value
+            assert time.monotonic() < end, f"{expression} never happened; {self.complaints}"
+            time.sleep(0.05)
+
+    def centre(self, selector: str) -> tuple[float, float]:
+        self.value(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        found = self.value(
+            f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])"
+            f"(document.querySelector({selector!r}).getBoundingClientRect())"
+        )
+        return found[0], found[1]
+
+    def press(self, selector: str) -> None:
+        """A click of the mouse, on the phone as well: taps made from the debugger do not become clicks."""
+        self.drag([self.centre(selector)], touch=False)
+
+    def drag(self, way: list[tuple[float, float]], touch: bool) -> None:
+        if touch:
+            for index, (x, y) in enumerate(way):
+                kind = "touchMove" if index else "touchStart"
+                self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+            self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+            return
+        for index, (x, y) in enumerate(way):
+            kind = "mouseMoved" if index else "mousePressed"
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        x, y = way[-1]
+        self.send("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+
+    def screenshot(self) -> np.ndarray:
+        data = self.send("Page.captureScreenshot", format="png")["data"]
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        return np.asarray(picture, np.uint8)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        os.close(self._out)
+        os.close(self._in)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    opened = Browser(program, tmp_path / "profile")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callable[[], str]]:
+    """Starts corrflow-track --camera --serve on a long clip of the moving square; gives its address."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    frames = moving_square[0].repeat(4, 1).repeat(4, 2)  # as large as it is shown, so that a hand can draw on it
+    way = np.concatenate([frames, frames[-2:0:-1]])
+    for number, frame in enumerate(way):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), frame)
+    for number in range(len(way), 3000):  # over a minute
+        os.link(folder / f"{number % len(way):02d}.png", folder / f"{number}.png")
+    processes: list[subprocess.Popen[str]] = []
+
+    def start() -> str:
+        arguments = ["--camera", str(folder), "--serve", "127.0.0.1:0", "--artifact", str(small_artifact)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "corrflow.runtime.cli", *arguments, "--rows", "128", "--threads", "1"],
+            cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        processes.append(process)
+        assert process.stderr is not None
+        found = re.search(r"open (http\S+)", process.stderr.readline())
+        assert found is not None
+        return found[1]
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.communicate(timeout=10)
+        assert process.returncode == 0
+
+
+# The leftmost column of the square's red, and of the bright outline that the overlay alone has; -1 where there is none.
+LEFT = """
+(() => {
+  const live = document.getElementById('live'), copy = document.createElement('canvas');
+  [copy.width, copy.height] = [live.naturalWidth, live.naturalHeight];
+  const pen = copy.getContext('2d');
+  pen.drawImage(live, 0, 0);
+  const {data} = pen.getImageData(0, 0, copy.width, copy.height);
+  let red = copy.width, bright = copy.width;
+  for (let i = 0; i < data.length; i += 4) {
+    const [r, g, b] = [data[i], data[i + 1], data[i + 2]], column = i / 4 % copy.width;
+    if (r - g > 80 && g < 110) red = Math.min(red, column);
+    if (r > 190 && g > 130 && b > 130) bright = Math.min(bright, column);
+  }
+  return [red, bright].map((column) => column < copy.width ? column : -1);
+})()
+"""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_box_drawn_on_the_running_stream_is_followed_and_removed(
+    browser: Browser, page: Callable[[], str], size: str, tmp_path: Path
+) -> None:
+    width, height, phone = SIZES[size]
+    browser.open(page(), width, height, phone)
+    browser.wait_for("document.getElementById('live') && document.getElementById('live').naturalWidth === 392")
+    browser.wait_for("document.getElementById('numbers').textContent.includes('frames/s')")
+    assert browser.value("document.documentElement.scrollWidth") <= width, "the page is wider than its screen"
+    keep(browser, tmp_path, f"{size}-open")
+
+    assert browser.value(LEFT)[1] < 0
+    shape = "(({width, height}) => width / height)(document.getElementById('canvas').getBoundingClientRect())"
+    browser.wait_for(f"Math.abs({shape} - 98 / 66) < 0.01")
+
+    # Around the square wherever it is: its way leads from (80, 56) to (188, 164) in pixels of the frame.
+    x, y, shown = browser.value(
+        "(({x, y, width}) => [x, y, width / 392])(document.getElementById('canvas').getBoundingClientRect())"
+    )
+    corners = [(x + shown * column, y + shown * row) for column, row in ((66, 42), (150, 120), (206, 180))]
+    browser.drag(corners, phone)
+    browser.wait_for("!document.getElementById('preview').hidden")
+    keep(browser, tmp_path, f"{size}-drawn")
+    browser.value("document.getElementById('name').value = 'square'")
+    browser.press("#track")
+    browser.wait_for("document.querySelector('#objects li.tracked')")
+    assert browser.value("document.querySelector('#objects input').value") == "square"
+
+    places = set()
+    end = time.monotonic() + 30
+    while len(places) < 5:
+        red, bright = browser.value(LEFT)
+        assert bright >= 0 and abs(red - bright) < 24, "the outline is not where the square is"
+        places.add(bright)
+        assert time.monotonic() < end, f"the outline stays at {places}"
+        time.sleep(0.1)
+    keep(browser, tmp_path, f"{size}-tracked")
+
+    browser.press("#objects .remove")
+    browser.wait_for("!document.querySelector('#objects li')")
+    browser.wait_for(f"({LEFT})[1] < 0")
+    assert not browser.complaints
+
+
+def keep(browser: Browser, folder: Path, name: str) -> None:
+    """The screen as a picture in the test's folder, or in $CORRFLOW_SCREENSHOTS for people to look at."""
+    kept = Path(os.environ.get("CORRFLOW_SCREENSHOTS", folder))
+    cv2.imwrite(str(kept / f"{name}.png"), browser.screenshot())
