@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from corrflow.runtime.batch.labels_by_name import Labels, read_labels
 from corrflow.runtime.boxes_csv import BoxCsvSink
 from corrflow.runtime.cvat import CvatSink
 from corrflow.runtime.deeplabcut import DeepLabCutSink
+from corrflow.runtime.deeplabcut_h5 import DeepLabCutH5Sink
 from corrflow.runtime.folder_sinks import CutoutSink
 from corrflow.runtime.labelme import LabelMeSink
 from corrflow.runtime.labels import Geometry
@@ -76,11 +78,12 @@ def objects_on(labels: Labels, frame: Frame) -> dict[int, MaskObject | Keypoints
         (LabelMeSink, "clip", True, True),
         (CvatSink, "clip.xml", True, True),
         (DeepLabCutSink, "clip.csv", False, True),
+        (DeepLabCutH5Sink, "clip.h5", False, True),
         (lambda path: YoloSink(path, "segment"), "clip", True, False),
         (lambda path: YoloSink(path, "pose"), "clip", False, True),
         (lambda path: SleapSink(path, "clip.mp4"), "clip.slp", False, True),
     ],
-    ids=["labelme", "cvat", "deeplabcut", "yolo-seg", "yolo-pose", "sleap"],
+    ids=["labelme", "cvat", "deeplabcut", "deeplabcut-h5", "yolo-seg", "yolo-pose", "sleap"],
 )
 def test_what_a_format_writes_reads_back_without_loss(
     tmp_path: Path, sink: Callable[[Path], Sink], place: str, has_masks: bool, has_points: bool
@@ -191,11 +194,21 @@ def test_sleap_io_loads_the_same_points_and_writes_labels_that_are_read(tmp_path
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5", b"half"], ids=["empty", "text", "cut off"])
-def test_what_is_no_slp_is_one_sentence(tmp_path: Path, content: bytes) -> None:
-    write(SleapSink(tmp_path / "clip.slp", "clip.mp4"))
-    whole = (tmp_path / "clip.slp").read_bytes()
-    (tmp_path / "clip.slp").write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
-    with pytest.raises(InputError, match="SLEAP labels"):
+@pytest.mark.parametrize(
+    ("name", "sink", "called"),
+    [
+        ("clip.slp", lambda path: SleapSink(path, "clip.mp4"), "SLEAP labels"),
+        ("clip.h5", DeepLabCutH5Sink, "DeepLabCut's table"),
+    ],
+    ids=["sleap", "deeplabcut"],
+)
+def test_what_is_no_such_hdf5_is_one_sentence(
+    tmp_path: Path, content: bytes, name: str, sink: Callable[[Path], Sink], called: str
+) -> None:
+    write(sink(tmp_path / name))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
+    with pytest.raises(InputError, match=called):
         read(tmp_path)
 
 
@@ -208,6 +221,81 @@ def test_pandas_loads_deeplabcut_csv_as_its_users_do(tmp_path: Path) -> None:
         row = table.loc[frame.index]["corrflow"]["hand"]["thumb"]
         points = tracks.objects[2].points
         assert points is not None and [row["x"], row["y"]] == pytest.approx(points[0], abs=0.01)
+
+
+def test_pandas_loads_deeplabcut_h5_as_its_users_do(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("tables", reason="pandas reads HDF5 with it")
+    frames = write(DeepLabCutH5Sink(tmp_path / "clip.h5"))
+    table = pandas.read_hdf(tmp_path / "clip.h5")
+    assert list(table.columns.names) == ["scorer", "individuals", "bodyparts", "coords"]
+    assert table.index.tolist() == [frame.index for frame, _ in frames]
+    for frame, tracks in frames:
+        row = table.loc[frame.index]["corrflow"]["hand"]
+        points, confidence = tracks.objects[2].points, tracks.objects[2].point_confidence
+        assert points is not None and confidence is not None
+        for name, place, likelihood in zip(("thumb", "little, finger"), points, confidence, strict=True):
+            assert row[name].loc[["x", "y", "likelihood"]].tolist() == pytest.approx([*place, likelihood], abs=1e-6)
+
+
+def deeplabcut_table(rows: object) -> object:
+    """Labels of one animal as DeepLabCut holds them: snout and tail, the tail of the first row not labelled."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("tables", reason="pandas writes HDF5 with it")
+    names = ["scorer", "bodyparts", "coords"]
+    columns = pandas.MultiIndex.from_product([["anna"], ["snout", "tail"], ["x", "y"]], names=names)
+    values = np.array([[10.5, 20.25, np.nan, np.nan], [1, 2, 3, 4]])
+    return pandas.DataFrame(values, index=rows, columns=columns)
+
+
+@pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("layout", "rows"),
+    [("fixed", "folders"), ("fixed", "paths"), ("fixed", "numbers"), ("table", "paths"), ("table", "numbers")],
+)
+def test_labels_that_pandas_stored_for_deeplabcut_are_read(tmp_path: Path, layout: str, rows: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    names = ["img0012.png", "img0003.png"]
+    index = {
+        "folders": lambda: pandas.MultiIndex.from_product([["labeled-data"], ["clip"], names]),
+        "paths": lambda: [f"labeled-data/clip/{name}" for name in names],
+        "numbers": lambda: [12, 3],
+    }[rows]()
+    table: Any = deeplabcut_table(index)
+    table.to_hdf(tmp_path / "clip.h5", key="df_with_missing", mode="w", format=layout)
+    found = read(tmp_path).objects
+    (late,), (early,) = found[12], found[3]
+    assert isinstance(late.given, KeypointsObject) and late.given.point_names == ("snout",)
+    assert late.given.points.tolist() == [[10.5, 20.25]]
+    assert isinstance(early.given, KeypointsObject) and early.given.points.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_table_that_would_run_code_when_unpickled_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    table: Any = deeplabcut_table([0, 1])
+    table.to_hdf(tmp_path / "clip.h5", key="df_with_missing", mode="w", format="table")
+    harm = f"cos\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
+    with h5py.File(tmp_path / "clip.h5", "r+") as file:
+        file["df_with_missing/table"].attrs["values_block_0_kind"] = np.bytes_(harm)
+    with pytest.raises(InputError, match="GLOBAL"):
+        read(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)  # HDF5 reads in C, where chance may meet a crash
+@for_all(place=st.floats(0, 1), content=st.binary(min_size=1, max_size=12))
+def test_damaged_deeplabcut_h5_gives_objects_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, place: float, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    write(DeepLabCutH5Sink(folder / "clip.h5"))
+    whole = (folder / "clip.h5").read_bytes()
+    start = int(place * len(whole))
+    (folder / "clip.h5").write_bytes(whole[:start] + content + whole[start + len(content) :])
+    try:
+        read(folder)
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
 @settings(max_examples=150, deadline=None)
