@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import warnings
 from collections.abc import Callable
@@ -158,6 +159,76 @@ def test_supervision_loads_the_same_masks_from_labelme(tmp_path: Path) -> None:
         assert np.array_equal(by_class["ring"], tracks.mask == 5)
 
 
+def save_pictures(frames: list[tuple[Frame, Tracks]], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for frame, _ in frames:
+        cv2.imwrite(str(folder / f"{frame.name}.jpg"), frame.image)
+
+
+def test_labelme_opens_its_files_and_fills_the_same_pixels(tmp_path: Path) -> None:
+    labelme = pytest.importorskip("labelme", reason="LabelMe brings Qt; see docs/formats.md")
+    frames = write(LabelMeSink(tmp_path))
+    save_pictures(frames, tmp_path)
+    for frame, tracks in frames:
+        opened = labelme.LabelFile(str(tmp_path / f"{frame.name}.json"))
+        own = np.zeros((2, *SHAPE), bool)
+        points: dict[str, list[float]] = {}
+        for shape in opened.shapes:
+            if shape["shape_type"] == "point":
+                points[shape["label"]] = shape["points"][0]
+            else:
+                pixels = labelme.utils.shape_to_mask(SHAPE, shape["points"], shape["shape_type"])
+                own[{2: 0, 5: 1}[shape["group_id"]]] |= pixels
+        assert np.array_equal(own[0], tracks.mask == 2) and np.array_equal(own[1], tracks.mask == 5)
+        found = tracks.objects[2]
+        assert np.array(list(points.values())) == pytest.approx(found.points, abs=0.01)
+        assert tuple(points) == found.point_names
+
+
+def test_datumaro_loads_the_same_masks_and_points_from_cvat(tmp_path: Path) -> None:
+    datumaro = pytest.importorskip("datumaro", reason="Datumaro wants older libraries; see docs/formats.md")
+    frames = write(CvatSink(tmp_path / "annotations.xml"))
+    save_pictures(frames, tmp_path / "images")
+    loaded = datumaro.Dataset.import_from(str(tmp_path), "cvat")
+    labels = loaded.categories()[datumaro.AnnotationType.label]
+    items = {item.id: item for item in loaded}
+    for frame, tracks in frames:
+        masks, points = {}, {}
+        for one in items[frame.name].annotations:
+            called = labels[one.label].name
+            if one.type is datumaro.AnnotationType.mask:
+                masks[called] = one.image.astype(bool)
+            else:
+                points[called] = one.points
+        assert np.array_equal(masks["object 2"], tracks.mask == 2) and np.array_equal(masks["ring"], tracks.mask == 5)
+        found = tracks.objects[2]
+        assert tuple(points) == found.point_names
+        # A pixel's centre is half a pixel in to CVAT.
+        assert np.array(list(points.values())) - 0.5 == pytest.approx(found.points, abs=0.01)
+
+
+def test_ultralytics_loads_the_same_polygons_and_points_from_yolo(tmp_path: Path) -> None:
+    loader = pytest.importorskip("ultralytics.data.utils", reason="Ultralytics is under the AGPL; see docs/formats.md")
+    ops = pytest.importorskip("ultralytics.data.utils").polygon2mask
+    for task in ("segment", "pose"):
+        frames = write(YoloSink(tmp_path / task, task))
+        save_pictures(frames, tmp_path / task / "images")
+        setup = loader.check_det_dataset(str(tmp_path / task / "data.yaml"), autodownload=False)
+        count, each = setup.get("kpt_shape", (0, 0))
+        for frame, tracks in frames:
+            picture, text = (tmp_path / task / f for f in (f"images/{frame.name}.jpg", f"labels/{frame.name}.txt"))
+            request = (str(picture), str(text), "", task == "pose", len(setup["names"]), count, each, False)
+            _, classes, _, polygons, points, _, _, _, corrupt, message = loader.verify_image_label(request)
+            assert not corrupt, message
+            if task == "pose":
+                assert points[0, :, :2] * SHAPE[::-1] == pytest.approx(tracks.objects[2].points, abs=0.01)
+                continue
+            for identity in (2, 5):
+                own = [p * SHAPE[::-1] for p, c in zip(polygons, classes[:, 0], strict=True) if c == identity - 1]
+                mask = np.any([ops(SHAPE, [p.reshape(-1)]) for p in own], 0)
+                assert np.array_equal(mask, tracks.mask == identity)
+
+
 def test_supervision_loads_the_same_masks_from_yolo(tmp_path: Path) -> None:
     supervision = pytest.importorskip("supervision")
     frames = write(YoloSink(tmp_path, "segment"))
@@ -310,7 +381,11 @@ def test_shapes_drawn_in_labelme_become_objects(tmp_path: Path) -> None:
     def shape(label: str, kind: str, points: list[list[float]], group: int | None = None) -> dict[str, object]:
         return {"label": label, "shape_type": kind, "points": points, "group_id": group, "flags": {}}
 
+    drawn = np.zeros((3, 4), np.uint8)
+    drawn[1:, 2:] = 255
+    owl = base64.b64encode(cv2.imencode(".png", drawn)[1].tobytes()).decode()
     shapes = [
+        shape("owl", "mask", [[20, 30], [23, 32]]) | {"mask": owl},
         shape("cat", "rectangle", [[10, 8], [2, 3]]),
         shape("dog", "circle", [[30, 20], [34, 20]]),
         shape("nose", "point", [[5.5, 6.5]], 9),
@@ -319,7 +394,8 @@ def test_shapes_drawn_in_labelme_become_objects(tmp_path: Path) -> None:
     content = {"shapes": shapes, "imageHeight": SHAPE[0], "imageWidth": SHAPE[1], "imagePath": "00004.jpg"}
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "00004.json").write_text(json.dumps(content))
-    cat, dog, nose = (packed.unpacked() for packed in read(tmp_path).objects["00004"])
+    owl, cat, dog, nose = (packed.unpacked() for packed in read(tmp_path).objects["00004"])
+    assert isinstance(owl, MaskObject) and np.argwhere(owl.mask).tolist() == [[31, 22], [31, 23], [32, 22], [32, 23]]
     assert isinstance(cat, MaskObject) and np.count_nonzero(cat.mask) == 9 * 6 and cat.mask[3:9, 2:11].all()
     assert isinstance(dog, MaskObject) and np.count_nonzero(dog.mask) == pytest.approx(np.pi * 4.5**2, rel=0.12)
     assert isinstance(nose, KeypointsObject) and nose.points.tolist() == [[5.5, 6.5]] and nose.point_names == ("nose",)
