@@ -42,6 +42,19 @@ def test_where_an_object_is_lost_is_worth_a_label_and_its_absence_is_not(tmp_pat
     assert sink.suggested() == [20] and "cup: out of sight from here" in page
 
 
+def test_a_frame_is_to_be_labelled_in_a_file_that_can_hold_the_object(tmp_path: Path) -> None:
+    sink = ReportSink(tmp_path / "report.html", "clip")
+    image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
+    for index in range(40):
+        drawn = ObjectTrack(1, "cup", 0.2 if index == 5 else 0.9, True)
+        sure = 0.3 if index == 30 else 0.9
+        dots = ObjectTrack(2, "hand", sure, True, None, np.zeros((1, 2), np.float32), ("a",), np.full(1, sure))
+        sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (drawn, dots)))
+    sink.close()
+    rows = re.findall(r"<tr><td>(\d+)</td>.*?<code>(.*?)</code>", (tmp_path / "report.html").read_text())
+    assert rows == [("5", "clip/00005.png"), ("30", "clip.csv")]
+
+
 def test_a_sure_video_suggests_nothing(tmp_path: Path) -> None:
     sink, page = write(tmp_path / "report.html", [0.9] * 20)
     assert sink.suggested() == [] and "None stands out" in page

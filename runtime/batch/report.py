@@ -32,7 +32,7 @@ class _Span:
     weakness: float
     index: int
     time: float
-    name: str
+    label: str
     why: str
     thumbnail: bytes
     lowest: dict[int, float | None] = field(default_factory=dict)
@@ -53,21 +53,24 @@ class ReportSink(Sink):
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
         lowest: dict[int, float | None] = {}
-        confidence, why = 1.0, "all objects are sure"
+        confidence, why, label = 1.0, "all objects are sure", f"{self._title}/{frame.name}.png"
         for track in tracks.objects:
             self._names.setdefault(track.id, track.name or f"object {track.id}")
             lowest[track.id] = float(track.confidence) if track.visible else None
             called = self._names[track.id]
+            before = confidence
             if track.visible and track.confidence < confidence:
                 confidence, why = float(track.confidence), f"{called}: confidence {track.confidence:.2f}"
             elif not track.visible and track.id in self._visible:
                 confidence, why = 0.0, f"{called}: out of sight from here"
+            if confidence < before:
+                label = f"{self._title}.csv" if track.points is not None else f"{self._title}/{frame.name}.png"
         self._visible = {track.id for track in tracks.objects if track.visible}
         span = self._spans[-1] if self._spans and self._frames - self._spans[-1].first < self._length else None
         self._frames += 1
         if span is None or confidence < span.weakness:
             thumbnail = _thumbnail(frame, tracks)
-            own = _Span(frame.index, confidence, frame.index, frame.time, frame.name, why, thumbnail, lowest)
+            own = _Span(frame.index, confidence, frame.index, frame.time, label, why, thumbnail, lowest)
             if span is None:
                 self._spans.append(own)
             else:
@@ -109,11 +112,11 @@ class ReportSink(Sink):
         suggested = self._suggested()
         rows = "".join(
             f"<tr><td>{span.index}</td><td>{span.time:.2f} s</td><td>{escape(span.why)}</td>"
-            f"<td><code>{title}/{escape(span.name)}.png</code></td></tr>"
+            f"<td><code>{escape(span.label)}</code></td></tr>"
             for span in suggested
         )
         advice = (
-            f"<table><tr><th>frame</th><th>time</th><th>why</th><th>label it as</th></tr>{rows}</table>"
+            f"<table><tr><th>frame</th><th>time</th><th>why</th><th>label it in</th></tr>{rows}</table>"
             "<p>Add these to the folder of labels and give the same command again: only what they change is recomputed."
             if suggested
             else f"<p>None stands out: no object falls below a confidence of {DOUBTFUL}, and none is lost."
@@ -125,9 +128,15 @@ class ReportSink(Sink):
             for span in self._weakest(max(1, self._frames // 40), _WEAKEST)
         )
         strips = "".join(self._strip(identity) for identity in sorted(self._names))
+        low = '<i style="background:#d0572f"></i>'
+        strips += (
+            f"<div class=strip><span></span><p class=axis>frame 0<b>frame {self._frames - 1}</b></p></div>"
+            f"<p>A full bar is a confidence of 1; {low}below {DOUBTFUL}; no bar: not in sight."
+        )
         objects = "1 object" if len(self._names) == 1 else f"{len(self._names)} objects"
         return (
-            f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n<style>{_STYLE}</style>\n'
+            f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width"><title>{title}</title>\n<style>{_STYLE}</style>\n'
             f"<h1>{title}</h1><p>{self._frames} frames, {objects}. Confidence is how decided the "
             "labels are, from 0 to 1; a decided tracker can still be wrong.\n"
             f"<h2>Frames worth a manual label</h2>{advice}\n<h2>Confidence over time</h2>{strips}\n"
@@ -156,13 +165,17 @@ class ReportSink(Sink):
 _STYLE = (
     ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;"
     "margin:2em auto;padding:0 1em}"
-    "h2{font-size:1.1em;margin-top:2em}td,th{padding:.2em 1em .2em 0;text-align:left}"
+    "h2{font-size:1.1em;margin-top:2em}td,th{padding:.2em 1em .2em 0;text-align:left;vertical-align:top}"
+    "td:nth-child(2){white-space:nowrap}code{overflow-wrap:anywhere}"
     ".strip{display:flex;align-items:center;gap:1em;margin:.4em 0}.strip span{width:9em;overflow-wrap:anywhere}"
-    ".strip i{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.5em}"
+    ".axis{flex:1;display:flex;justify-content:space-between;margin:0;font-size:.85em}.axis b{font-weight:inherit}"
+    "i{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.5em}"
     ".strip svg{flex:1;height:48px;background:color-mix(in srgb,currentColor 8%,transparent)}"
     ".strip rect{fill:#3b8f6a}.strip rect.low{fill:#d0572f}"
     ".pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:1em}"
     "figure{margin:0}img{width:100%;border-radius:4px}figcaption{font-size:.85em}"
+    "@media(max-width:600px){body{margin:1em auto}td,th{padding-right:.6em}.strip{flex-wrap:wrap;gap:0 1em}"
+    ".strip span{width:100%}.pictures{grid-template-columns:1fr 1fr;gap:.6em}}"
 )
 
 
@@ -178,7 +191,7 @@ def _thumbnail(frame: Frame, tracks: Tracks) -> bytes:
 
 def _joined(one: _Span, other: _Span) -> _Span:
     weaker = other if other.weakness < one.weakness else one
-    own = (weaker.weakness, weaker.index, weaker.time, weaker.name, weaker.why, weaker.thumbnail)
+    own = (weaker.weakness, weaker.index, weaker.time, weaker.label, weaker.why, weaker.thumbnail)
     return _Span(one.first, *own, _lower(one.lowest, other.lowest))
 
 
