@@ -49,6 +49,8 @@ def read_boxes(path: Path, shape: tuple[int, int]) -> dict[int, list[MaskObject]
         found: dict[int, list[MaskObject]] = {}
         for row in rows:
             x0, y0, x1, y1 = (float(row[name]) for name in COLUMNS)
+            if not np.isfinite([x0, y0, x1, y1]).all():
+                raise ValueError(f"the box {x0:g},{y0:g},{x1:g},{y1:g}")
             mask = np.zeros(shape, bool)
             # Pixels whose centres are in the box.
             (left, top), (right, bottom) = (

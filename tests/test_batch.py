@@ -14,6 +14,7 @@ import warnings
 from fractions import Fraction
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -295,7 +296,7 @@ def test_every_worker_sees_its_own_gpu(one_of_each: Path, small_artifact: Path, 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
     job = Job(one_of_each / "labels", one_of_each / "out", one_of_each, (), "none")
     model, items = Model(small_artifact, "auto", 1, None, None, False), [Item(str(n), Path("none")) for n in range(4)]
-    events = run_workers(job, model, items, 3, gpus=2)
+    events: Any = run_workers(job, model, items, 3, gpus=2)
     next(events)
     seen: list[str] = []
     end = time.monotonic() + 60

@@ -48,11 +48,13 @@ def test_a_frame_is_to_be_labelled_in_a_file_that_can_hold_the_object(tmp_path: 
     for index in range(40):
         drawn = ObjectTrack(1, "cup", 0.2 if index == 5 else 0.9, True)
         sure = 0.3 if index == 30 else 0.9
-        dots = ObjectTrack(2, "hand", sure, True, None, np.zeros((1, 2), np.float32), ("a",), np.full(1, sure))
+        if index == 20:
+            drawn = ObjectTrack(1, "cup", 0.0, False)
+        dots = ObjectTrack(2, "hand", sure, index != 20, None, np.zeros((1, 2), np.float32), ("a",), np.full(1, sure))
         sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (drawn, dots)))
     sink.close()
     rows = re.findall(r"<tr><td>(\d+)</td>.*?<code>(.*?)</code>", (tmp_path / "report.html").read_text())
-    assert rows == [("5", "clip/00005.png"), ("30", "clip.csv")]
+    assert rows == [("20", "clip.csv"), ("5", "clip/00005.png"), ("30", "clip.csv")]
 
 
 def test_a_sure_video_suggests_nothing(tmp_path: Path) -> None:

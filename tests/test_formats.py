@@ -166,7 +166,7 @@ def save_pictures(frames: list[tuple[Frame, Tracks]], folder: Path) -> None:
 
 
 def test_labelme_opens_its_files_and_fills_the_same_pixels(tmp_path: Path) -> None:
-    labelme = pytest.importorskip("labelme", reason="LabelMe brings Qt; see docs/formats.md")
+    labelme = pytest.importorskip("labelme", reason="LabelMe brings Qt, and is not installed")
     frames = write(LabelMeSink(tmp_path))
     save_pictures(frames, tmp_path)
     for frame, tracks in frames:
@@ -186,7 +186,7 @@ def test_labelme_opens_its_files_and_fills_the_same_pixels(tmp_path: Path) -> No
 
 
 def test_datumaro_loads_the_same_masks_and_points_from_cvat(tmp_path: Path) -> None:
-    datumaro = pytest.importorskip("datumaro", reason="Datumaro wants older libraries; see docs/formats.md")
+    datumaro = pytest.importorskip("datumaro", reason="Datumaro wants older libraries, and is not installed")
     frames = write(CvatSink(tmp_path / "annotations.xml"))
     save_pictures(frames, tmp_path / "images")
     loaded = datumaro.Dataset.import_from(str(tmp_path), "cvat")
@@ -208,7 +208,7 @@ def test_datumaro_loads_the_same_masks_and_points_from_cvat(tmp_path: Path) -> N
 
 
 def test_ultralytics_loads_the_same_polygons_and_points_from_yolo(tmp_path: Path) -> None:
-    loader = pytest.importorskip("ultralytics.data.utils", reason="Ultralytics is under the AGPL; see docs/formats.md")
+    loader = pytest.importorskip("ultralytics.data.utils", reason="Ultralytics is under the AGPL, and is not installed")
     ops = pytest.importorskip("ultralytics.data.utils").polygon2mask
     for task in ("segment", "pose"):
         frames = write(YoloSink(tmp_path / task, task))

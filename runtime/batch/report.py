@@ -58,12 +58,12 @@ class ReportSink(Sink):
             self._names.setdefault(track.id, track.name or f"object {track.id}")
             lowest[track.id] = float(track.confidence) if track.visible else None
             called = self._names[track.id]
-            before = confidence
+            before = why
             if track.visible and track.confidence < confidence:
                 confidence, why = float(track.confidence), f"{called}: confidence {track.confidence:.2f}"
             elif not track.visible and track.id in self._visible:
                 confidence, why = 0.0, f"{called}: out of sight from here"
-            if confidence < before:
+            if why != before:
                 label = f"{self._title}.csv" if track.points is not None else f"{self._title}/{frame.name}.png"
         self._visible = {track.id for track in tracks.objects if track.visible}
         span = self._spans[-1] if self._spans and self._frames - self._spans[-1].first < self._length else None
