@@ -57,7 +57,7 @@ class ComparingBackend(OnnxRuntimeBackend):
     """onnxruntime, with PyTorch asked the same question each time."""
 
     def __init__(self, artifact: Artifact, fused: bool) -> None:
-        super().__init__(artifact, fused=fused)
+        super().__init__(artifact, fused=fused, bits=32)
         self.other = TorchBackend(artifact)
         self.features_apart = self.labels_apart = 0.0
 
