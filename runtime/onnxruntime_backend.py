@@ -17,6 +17,8 @@ class OnnxRuntimeBackend:
     otherwise with propagate.onnx. Raises InputError where the kernel was not built, or onnxruntime refuses a graph.
     """
 
+    device_frames = False
+
     def __init__(self, artifact: Artifact, threads: int = 0, fused: bool = False) -> None:
         import onnxruntime
 
