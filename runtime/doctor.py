@@ -85,8 +85,8 @@ Load = Callable[[], "Artifact"]  # the model, for checks that need it
 
 def _with_remedy(error: str) -> tuple[str, str]:
     """What our errors say, "expected ..., got ...; do this", in its two parts."""
-    detail, _, remedy = error.partition("; ")
-    return detail, remedy
+    detail, _, remedy = error.rpartition("; ")  # what a library said may hold one as well
+    return (detail, remedy) if detail else (remedy, "")
 
 
 def _onnxruntime(_: Load) -> Outcome:
