@@ -19,6 +19,7 @@ from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel
 from corrflow.plugins.local_soft_copy.cuda.launch import MOST_KEPT, SHARED_LIMIT, Launch, Storage, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 JETPACK_6 = ("compute_75", "compute_87", "compute_90")  # CUDA 12.6 knows nothing newer
@@ -47,7 +48,23 @@ def kernel(
     )
 
 
+def bundled(storage: Storage) -> Launch:
+    """The kernel of the engines that corrflow-export engine builds of the model in the package."""
+    artifact = load_artifact(bundled_artifact_path())
+    return plan(
+        channels=artifact.channels,
+        classes=8,
+        references=artifact.settings.references,
+        height=120,
+        width=214,
+        attributes=artifact.settings.attributes,
+        storage=storage,
+    )
+
+
 KERNELS = {
+    "float16, the bundled model": bundled("float16"),
+    "float32, the bundled model": bundled("float32"),
     "float16, top 10": kernel(),
     "float16, all scores": kernel(top_k=0),
     "bfloat16, top 10, a window of its own for the first reference": kernel(radius=(24, 12), storage="bfloat16"),

@@ -62,7 +62,7 @@ CASES = {
     "last window for all further references": Case(1, 4, 8, 2, 9, 11, Attributes((3, 1), (1, 2))),
     "last window for all further references, top_k": Case(1, 3, 8, 2, 9, 11, Attributes((1,), (3, 1), top_k=4)),
     "more windows than references": Case(1, 1, 8, 2, 9, 11, Attributes((1, 4), (2, 1), top_k=4)),
-    "channels of the bundled encoder": Case(1, 2, 91, 2, 9, 18, Attributes((12,), top_k=10, temperature=4.0)),
+    "channels and windows of the bundled model": Case(1, 3, 155, 2, 9, 18, Attributes((12,), (1, 2), 5, 4.0)),
     "several slices of channels": Case(1, 1, 128, 2, 9, 17, Attributes((12,), temperature=8.0)),
     "many classes": Case(1, 1, 8, 21, 8, 16, Attributes((2,))),
     "classes of several blocks": Case(2, 1, 8, 35, 5, 6, Attributes((1,))),
