@@ -101,8 +101,7 @@ class OnGpu:
         sizes = [ctypes.c_int32(size) for size in (case.H, case.W, case.K)]
         arguments: list[Any] = [*(one.buffer.pointer for one in shared), *sizes, copied.buffer.pointer]
 
-        def go() -> None:
-            assert shared and copied, "all of it stays allocated as long as this function"
+        def go(_held: tuple[Shared, ...] = (*shared, copied)) -> None:  # allocated for as long as this function
             self._cuda.launch(self._stream, config, kernel, *arguments)
 
         return go, copied
