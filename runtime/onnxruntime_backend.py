@@ -19,6 +19,8 @@ class OnnxRuntimeBackend:
     Raises InputError where the kernel was not built, or onnxruntime refuses a graph.
     """
 
+    device_frames = False
+
     def __init__(self, artifact: Artifact, threads: int = 0, fused: bool = False, bits: int | None = None) -> None:
         import onnxruntime
 

@@ -28,6 +28,7 @@ class TorchBackend:
 
     name = "torch"
     any_attributes = True
+    device_frames = False
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact

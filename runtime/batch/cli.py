@@ -41,7 +41,7 @@ def batch(
             "tapvid, boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core, or two on a GPU.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, on one of n machines.")] = "1/1",
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
