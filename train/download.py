@@ -89,6 +89,9 @@ class Downloads:
                 if announced is not None and int(announced) != file.tell():
                     raise OSError(f"{file.tell()} bytes of {announced}")
             os.replace(partial, path)
+        except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
+            raise
         finally:
             partial.unlink(missing_ok=True)
 
