@@ -99,8 +99,8 @@ def test_help_is_quick_and_has_examples(module: str) -> None:
     assert min(seconds) < max(0.3, 12 * bare)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
-def test_documented_commands_have_the_options_they_are_given(page: str) -> None:
+@pytest.mark.parametrize(("page", "least"), [("README.md", 8), ("docs/evaluation.md", 1)])
+def test_documented_commands_have_the_options_they_are_given(page: str, least: int) -> None:
     """Every command line of a code block, held against the command's own --help."""
     blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / page).read_text(), re.S)
     lines = "\n".join(blocks).replace("\\\n", " ")
@@ -118,4 +118,4 @@ def test_documented_commands_have_the_options_they_are_given(page: str) -> None:
         used = {word for word in words if word.startswith("--")}
         assert used <= known | {"--help"}, line
         checked += 1
-    assert checked >= 8
+    assert checked >= least
