@@ -31,6 +31,7 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
       corrflow-bench track --artifact bundled --artifact artifacts/int8
       corrflow-bench soak --seconds 1800
       corrflow-bench kernel --json kernel.json
+      corrflow-bench batch --part memory --long 90000
       corrflow-bench train --preset quarter --precision bfloat16 --data videos/
       corrflow-bench track video.mp4 --init mask.png --frames 10000 --rows 240
     """
@@ -197,6 +198,35 @@ def soak(
         from corrflow.bench.soak import run_soak
 
         run_soak(artifact, seconds, rate, rows, threads, backend)
+
+
+@app.command()
+def batch(
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="workers, ray, memory or memory-both-ways; repeat for several. [workers and memory]"),
+    ] = None,
+    clips: Annotated[int, typer.Option(min=4, help="Videos of a run that is timed.")] = 8,
+    frames: Annotated[int, typer.Option(min=4, help="Frames of each.")] = 24,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every run gets.")] = 3,
+    long: Annotated[int, typer.Option(min=300, help="Frames of the video that memory is watched on.")] = 2000,
+    short: Annotated[int, typer.Option(min=100, help="Frames after which it is to stay as it is.")] = 500,
+    radius: Annotated[int, typer.Option(min=1, help="Cells searched for memory; few, to be quick.")] = 2,
+    artifact: Annotated[Path | None, typer.Option(help="Model of the timed runs [the bundled one].")] = None,
+    rows: Annotated[int, typer.Option(min=16, help="Short side worked at in the timed runs.")] = 240,
+    json: Json = None,
+) -> None:
+    """Time a batch with two workers beside one and with Ray beside the plain pool; watch memory on a long video.
+
+    A worker has one thread. Paces count from the time when every worker has done its first video; the whole, with all
+    starts, is printed beside it. Memory is that of a process that writes every format.
+    """
+    with errors_reported():
+        from corrflow.bench.batch import run_batch_bench
+        from corrflow.runtime.command import Model
+
+        model = Model(artifact, "auto", 1, rows, None, False)
+        run_batch_bench(part or ["workers", "memory"], clips, frames, rounds, long, short, radius, model, json)
 
 
 def main() -> None:

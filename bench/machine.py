@@ -80,6 +80,11 @@ def resident() -> int | None:
     return _status("VmRSS")
 
 
+def highest() -> int | None:
+    """Bytes of this process in memory when it had the most; None where the system does not say."""
+    return _status("VmHWM")
+
+
 def peak_growth(call: Callable[[], object]) -> int | None:
     """Bytes by which a call raises this process's memory at its highest; None where the system does not say."""
     with suppress(OSError, AttributeError):
@@ -90,9 +95,9 @@ def peak_growth(call: Callable[[], object]) -> int | None:
         return None
     before = resident()
     kept = call()
-    highest = _status("VmHWM")
+    most = highest()
     del kept
-    return None if before is None or highest is None else max(0, highest - before)
+    return None if before is None or most is None else max(0, most - before)
 
 
 def available_memory() -> int | None:

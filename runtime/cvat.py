@@ -19,7 +19,7 @@ from corrflow.plugins.errors import InputError
 from corrflow.runtime.coco import LARGEST_SIDE
 from corrflow.runtime.polygons import filled
 from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
-from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
+from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
 _DRAWN = ("mask", "polygon", "box", "points", "skeleton")
 
@@ -38,7 +38,7 @@ class CvatSink(Sink):
         height, width = tracks.mask.shape
         picture = Element("image", id=str(frame.index), name=f"{frame.name}.jpg", width=str(width), height=str(height))
         for track in tracks.objects:
-            common = {"label": track.name or f"object {track.id}", "source": "auto", "group_id": str(track.id)}
+            common = {"label": _label(track), "source": "auto", "group_id": str(track.id)}
             if track.points is None:
                 if track.box is not None:
                     SubElement(
@@ -51,10 +51,10 @@ class CvatSink(Sink):
                     skeleton, "points", label=name, source="auto", outside="0", occluded="0", points=f"{x:.3f},{y:.3f}"
                 )
         try:
-            head = (
-                "" if self._frames else '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>\n'
-            )
-            self._file.write(head + ElementTree.tostring(picture, encoding="unicode") + "\n")
+            if not self._frames:
+                head = '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>\n'
+                self._file.write(head + ElementTree.tostring(_meta(tracks), encoding="unicode") + "\n")
+            self._file.write(ElementTree.tostring(picture, encoding="unicode") + "\n")
         except OSError as error:
             raise write_failed(self._path, error) from None
         self._frames += 1
@@ -72,6 +72,30 @@ class CvatSink(Sink):
                 part.unlink()
         except OSError as error:
             raise write_failed(self._path, error) from None
+
+
+def _label(track: ObjectTrack) -> str:
+    return track.name or f"object {track.id}"
+
+
+def _meta(tracks: Tracks) -> Element:
+    """The labels, which some readers ask for; a point's is below that of its object."""
+    meta = Element("meta")
+    labels = SubElement(SubElement(meta, "task"), "labels")
+    known: set[tuple[str, str]] = set()
+    for track in tracks.objects:
+        own = (_label(track), "mask" if track.points is None else "skeleton", "")
+        for name, kind, parent in (own, *((point, "points", own[0]) for point in track.point_names)):
+            if (name, parent) in known:
+                continue
+            known.add((name, parent))
+            label = SubElement(labels, "label")
+            SubElement(label, "name").text = name
+            SubElement(label, "type").text = kind
+            SubElement(label, "attributes")
+            if parent:
+                SubElement(label, "parent").text = parent
+    return meta
 
 
 def read_cvat(path: Path) -> dict[int | str, list[TrackedObject]]:

@@ -1,4 +1,7 @@
-"""DeepLabCut's CSV of points, with one animal or several: three or four lines of names, then a line for each frame."""
+"""DeepLabCut's CSV of points, with one animal or several: three or four lines of names, then a line for each frame.
+
+Its .h5, which holds the same, is in `deeplabcut_h5`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,8 +18,8 @@ from corrflow.plugins.errors import InputError
 from corrflow.runtime.sinks import TableSink
 from corrflow.runtime.tracks import Frame, KeypointsObject, Tracks
 
-_SCORER = "corrflow"
-_HEADER = ("scorer", "individuals", "bodyparts", "coords")
+SCORER = "corrflow"
+HEADER = ("scorer", "individuals", "bodyparts", "coords")
 
 
 class DeepLabCutSink(TableSink):
@@ -28,7 +32,7 @@ class DeepLabCutSink(TableSink):
         if self._is_empty:
             points = [(track.name or str(track.id), name) for track in tracked for name in track.point_names]
             coordinates = ("x", "y", "likelihood")
-            table.writerow(["scorer", *[_SCORER for _ in points for _ in coordinates]])
+            table.writerow(["scorer", *[SCORER for _ in points for _ in coordinates]])
             table.writerow(["individuals", *[individual for individual, _ in points for _ in coordinates]])
             table.writerow(["bodyparts", *[name for _, name in points for _ in coordinates]])
             table.writerow(["coords", *[coordinate for _ in points for coordinate in coordinates]])
@@ -54,7 +58,7 @@ def read_deeplabcut(path: Path) -> dict[int | str, list[KeypointsObject]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.reader(file))
         named = ((line[0].strip().lower(), line) for line in lines[:4] if line)
-        header = {name: line for name, line in named if name in _HEADER}
+        header = {name: line for name, line in named if name in HEADER}
         parts, coordinates = header["bodyparts"], header["coords"]
         first = next(column for column, cell in enumerate(coordinates) if cell.strip() == "x")
         individuals = header.get("individuals", [""] * len(parts))
@@ -70,16 +74,8 @@ def read_deeplabcut(path: Path) -> dict[int | str, list[KeypointsObject]]:
                 if math.isfinite(x) and math.isfinite(y):
                     objects.setdefault(individuals[column].strip(), {})[parts[column].strip()] = (x, y)
             if objects:
-                frame = _frame(line[first - 1])
-                found[frame] = [
-                    KeypointsObject(
-                        int(name) if re.fullmatch(r"[1-9][0-9]{0,2}", name) and int(name) < 256 else 0,
-                        np.array(list(points.values()), np.float32),
-                        tuple(points),
-                        "" if re.fullmatch(r"[1-9][0-9]{0,2}", name) and int(name) < 256 else name,
-                    )
-                    for name, points in objects.items()
-                ]
+                frame = frame_of(line[first - 1])
+                found[frame] = objects_of(objects)
         if not found:
             raise InputError(f"expected labelled points in {path}, got none; label at least one frame")
         return found
@@ -91,7 +87,18 @@ def read_deeplabcut(path: Path) -> dict[int | str, list[KeypointsObject]]:
         ) from error
 
 
-def _frame(cell: str) -> int | str:
+def objects_of(individuals: Mapping[str, Mapping[str, tuple[float, float]]]) -> list[KeypointsObject]:
+    """The objects of one frame out of individuals with named points; a number is an id, other words are names."""
+    objects = []
+    for name, points in individuals.items():
+        identity = int(name) if re.fullmatch(r"[1-9][0-9]{0,2}", name) and int(name) < 256 else 0
+        places = np.array(list(points.values()), np.float32)
+        objects.append(KeypointsObject(identity, places, tuple(points), "" if identity else name))
+    return objects
+
+
+def frame_of(cell: str) -> int | str:
+    """The frame that the name of a row means: its number, the number at the end of its picture's name, or that name."""
     name = PurePosixPath(cell.strip().replace("\\", "/")).name
     stem = name if name.isdigit() else PurePosixPath(name).stem
     digits = re.search(r"[0-9]+$", stem)

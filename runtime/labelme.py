@@ -6,11 +6,13 @@ is in its description. A mask with holes or in several parts is several polygons
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from corrflow.plugins.errors import InputError
@@ -68,7 +70,7 @@ class LabelMeSink(Sink):
 
 
 def read_labelme(content: dict[str, Any], path: Path) -> list[TrackedObject]:
-    """The objects of the JSON of one picture: polygons, rectangles, circles and points; other shapes are passed over.
+    """The objects of the JSON of one picture: polygons, rectangles, circles, masks and points; lines are passed over.
 
     Shapes of one label and group are one mask, points of one group one object. Raises InputError for what cannot be
     read.
@@ -77,7 +79,7 @@ def read_labelme(content: dict[str, Any], path: Path) -> list[TrackedObject]:
         shape = int(content["imageHeight"]), int(content["imageWidth"])
         if not all(1 <= side <= LARGEST_SIDE for side in shape):
             raise ValueError(f"a picture of {shape[1]}x{shape[0]}")
-        masks: dict[tuple[str, object], list[np.ndarray]] = {}
+        masks: dict[tuple[str, object], np.ndarray] = {}
         points: dict[object, tuple[str, dict[str, list[float]]]] = {}
         for number, entry in enumerate(content["shapes"]):
             kind, label, group = entry.get("shape_type", "polygon"), str(entry["label"]), entry.get("group_id")
@@ -89,12 +91,16 @@ def read_labelme(content: dict[str, Any], path: Path) -> list[TrackedObject]:
                 if label in own:
                     raise ValueError(f"the point {label!r} twice; give each object its group_id")
                 own[label] = places[0].tolist()
-            elif (polygon := _polygon(kind, places)) is not None:
-                masks.setdefault((label, number if group is None else ("group", group)), []).append(polygon)
+                continue
+            polygon = _polygon(kind, places)
+            if polygon is None and kind != "mask":
+                continue
+            mask = _drawn(entry["mask"], places, shape) if polygon is None else filled([polygon], shape)
+            key = label, number if group is None else ("group", group)
+            masks[key] = masks.get(key, False) | mask
         objects: list[TrackedObject] = []
-        for (label, key), polygons in masks.items():
+        for (label, key), mask in masks.items():
             identity = _identity(key[1]) if isinstance(key, tuple) else 0
-            mask = filled(polygons, shape)
             if mask.any():
                 objects.append(MaskObject(identity, mask, "" if label == f"object {identity}" else label))
         for group, (name, own) in points.items():
@@ -133,6 +139,20 @@ def _polygon(kind: str, places: np.ndarray) -> np.ndarray | None:
         angle = np.linspace(0, 2 * np.pi, 128, endpoint=False)
         return centre + np.hypot(*(rim - centre)) * np.stack([np.cos(angle), np.sin(angle)], 1)
     return None
+
+
+def _drawn(text: str, places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """[H, W] bool of a PNG in base64 that covers the box of `places`, whose corners are both in it."""
+    encoded = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    picture = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE) if len(encoded) else None
+    (x0, y0), (x1, y1) = np.round(places[:2]).astype(int).tolist()
+    if picture is None or picture.shape != (y1 - y0 + 1, x1 - x0 + 1):
+        raise ValueError("a mask that is no PNG of its box")
+    if x0 < 0 or y0 < 0 or x1 >= shape[1] or y1 >= shape[0]:
+        raise ValueError("a mask that leaves its picture")
+    mask = np.zeros(shape, bool)
+    mask[y0 : y1 + 1, x0 : x1 + 1] = picture > 0
+    return mask
 
 
 def _identity(group: object) -> int:

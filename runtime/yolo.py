@@ -59,8 +59,8 @@ class YoloSink(Sink):
 
     def close(self) -> None:
         names = [self._names.get(id, f"object {id}") for id in range(1, max(self._names, default=0) + 1)]
-        # JSON is YAML too.
-        text = f"path: .\ntrain: images\nval: images\nnames: {json.dumps(names, ensure_ascii=False)}\n"
+        # JSON is YAML too. Without a path, Ultralytics takes the folder that data.yaml is in, not the current one.
+        text = f"train: images\nval: images\nnames: {json.dumps(names, ensure_ascii=False)}\n"
         if self._pose and self._points:
             text += f"kpt_shape: [{max(map(len, self._points.values()))}, 3]\nkpt_names:\n"
             for id, points in sorted(self._points.items()):

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from fractions import Fraction
+from multiprocessing import active_children
 from pathlib import Path
 
 import av
@@ -24,12 +25,14 @@ from PIL import Image
 
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.batch.items import Item, find_items, shard_of
-from corrflow.runtime.batch.job import RECEIPT
+from corrflow.runtime.batch.job import RECEIPT, Job
 from corrflow.runtime.batch.labels_by_name import read_labels
+from corrflow.runtime.batch.workers import run_workers
+from corrflow.runtime.command import Model
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject
 
 FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay", "labelme", "cvat", "deeplabcut")
-FORMATS += ("yolo-seg", "yolo-pose", "tapvid", "boxes", "cutouts", "report", "sleap")
+FORMATS += ("yolo-seg", "yolo-pose", "tapvid", "boxes", "cutouts", "report", "sleap", "deeplabcut-h5")
 UNEVEN = [0, 40, 130, 170, 400, 410, 900, 940]  # milliseconds
 
 
@@ -283,6 +286,28 @@ def test_changed_labels_redo_that_item_alone(tmp_path: Path, small_artifact: Pat
     assert finish([*arguments, "--shard", "2/3"]).returncode == 0
     assert len(json.loads((tmp_path / "out" / "manifest-2-of-3.json").read_text())["items"]) == 1
     assert receipts(tmp_path / "out") == after
+
+
+def test_every_worker_sees_its_own_gpu(one_of_each: Path, small_artifact: Path, monkeypatch) -> None:
+    """There need be none: what counts is what a process is let see."""
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("what a process was started with is read as Linux tells it")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    job = Job(one_of_each / "labels", one_of_each / "out", one_of_each, (), "none")
+    model, items = Model(small_artifact, "auto", 1, None, None, False), [Item(str(n), Path("none")) for n in range(4)]
+    events = run_workers(job, model, items, 3, gpus=2)
+    next(events)
+    seen: list[str] = []
+    end = time.monotonic() + 60
+    while len(seen) < 3 and time.monotonic() < end:  # a process has its variables once it has begun
+        started = [Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0") for child in active_children()]
+        words = [word.decode() for own in started for word in own]
+        seen = sorted(word for word in words if word.startswith("CUDA_VISIBLE_DEVICES="))
+    events.close()
+    assert seen == [f"CUDA_VISIBLE_DEVICES={number}" for number in (3, 5, 5)]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,3"
+    with pytest.raises(InputError, match="--gpus up to the 2"):
+        next(run_workers(job, model, items, 3, gpus=3))
 
 
 def test_shards_are_disjoint_and_whole() -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+
+from corrflow.runtime.batch import on_ray
+from corrflow.runtime.batch.items import Item, find_items
+from corrflow.runtime.batch.job import Job, do_item
+from corrflow.runtime.batch.workers import Event
+from corrflow.runtime.command import Model
 
 pytest.importorskip("ray", reason="Ray is in the extra ray")
 
@@ -56,3 +64,54 @@ def test_ray_gives_what_the_plain_pool_gives(tmp_path: Path, small_artifact: Pat
     assert tree(tmp_path / "ray") == tree(tmp_path / "plain")
     again = batch(tmp_path, "ray", small_artifact, "--ray")
     assert "4 done (4 before), 1 failed" in again.stderr
+
+
+def planted(tmp_path: Path, artifact: Path, count: int) -> tuple[Job, Model, list[Item]]:
+    plant(tmp_path, count)
+    out = tmp_path / "out"
+    (out / ".staging").mkdir(parents=True)
+    job = Job(tmp_path / "labels", out, out / ".staging", ("davis", "jsonl"), "test")
+    items = [item for item in find_items([str(tmp_path / "videos")]) if item.name != "bad"]
+    return job, Model(artifact, "auto", 1, None, None, False), items
+
+
+def test_an_actor_that_dies_midway_costs_its_item_a_try_and_nothing_is_left_or_written_twice(
+    tmp_path: Path, small_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(on_ray.Worker):
+        def do(self, item: Item, attempt: int) -> Event:
+            if item.name == "2" or (item.name, attempt) == ("1", 1):
+                job = replace(self._job, staging=self._job.staging / f"attempt-{attempt}")
+                do_item(job, item, self._tracker, lambda frames, announced: os._exit(1) if frames == 3 else None)
+            return super().do(item, attempt)
+
+    job, model, items = planted(tmp_path, small_artifact, 4)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(on_ray, "Worker", Dying)
+    events = list(on_ray.run_on_ray(job, model, items, 2))
+    last = {event.item.name: event for event in events if event.kind in ("done", "failed")}
+    assert [event.item.name for event in events if event.kind == "began"].count("1") == 2
+    assert {name: event.kind for name, event in last.items()} == {"0": "done", "1": "done", "2": "failed", "3": "done"}
+    assert "its actor died 2 times" in last["2"].reason
+    assert len(last) == sum(event.kind in ("done", "failed") for event in events)
+    assert sorted(path.name for path in job.out.iterdir()) == [".staging", "0", "1", "3"]
+    assert sorted(path.name for path in (job.out / "1" / "masks").iterdir()) == [f"{i:05d}.png" for i in range(6)]
+
+
+def test_actors_share_the_gpus_and_say_how_far_they_are(
+    tmp_path: Path, small_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPUs are declared and need not be there: what counts is what an actor is let see."""
+
+    class Looking(on_ray.Worker):
+        def do(self, item: Item, attempt: int) -> Event:
+            self._progress = 7, 9
+            time.sleep(1.5)
+            return Event("done", item, reason=os.environ["CUDA_VISIBLE_DEVICES"])
+
+    job, model, items = planted(tmp_path, small_artifact, 4)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(on_ray, "Worker", Looking)
+    events = list(on_ray.run_on_ray(job, model, items, 2, gpus=2))
+    assert {event.reason for event in events if event.kind == "done"} == {"0", "1"}
+    assert {(event.frames, event.announced) for event in events if event.kind == "frames"} >= {(7, 9)}

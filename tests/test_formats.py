@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from corrflow.runtime.batch.labels_by_name import Labels, read_labels
 from corrflow.runtime.boxes_csv import BoxCsvSink
 from corrflow.runtime.cvat import CvatSink
 from corrflow.runtime.deeplabcut import DeepLabCutSink
+from corrflow.runtime.deeplabcut_h5 import DeepLabCutH5Sink
 from corrflow.runtime.folder_sinks import CutoutSink
 from corrflow.runtime.labelme import LabelMeSink
 from corrflow.runtime.labels import Geometry
@@ -76,11 +79,12 @@ def objects_on(labels: Labels, frame: Frame) -> dict[int, MaskObject | Keypoints
         (LabelMeSink, "clip", True, True),
         (CvatSink, "clip.xml", True, True),
         (DeepLabCutSink, "clip.csv", False, True),
+        (DeepLabCutH5Sink, "clip.h5", False, True),
         (lambda path: YoloSink(path, "segment"), "clip", True, False),
         (lambda path: YoloSink(path, "pose"), "clip", False, True),
         (lambda path: SleapSink(path, "clip.mp4"), "clip.slp", False, True),
     ],
-    ids=["labelme", "cvat", "deeplabcut", "yolo-seg", "yolo-pose", "sleap"],
+    ids=["labelme", "cvat", "deeplabcut", "deeplabcut-h5", "yolo-seg", "yolo-pose", "sleap"],
 )
 def test_what_a_format_writes_reads_back_without_loss(
     tmp_path: Path, sink: Callable[[Path], Sink], place: str, has_masks: bool, has_points: bool
@@ -155,6 +159,76 @@ def test_supervision_loads_the_same_masks_from_labelme(tmp_path: Path) -> None:
         assert np.array_equal(by_class["ring"], tracks.mask == 5)
 
 
+def save_pictures(frames: list[tuple[Frame, Tracks]], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for frame, _ in frames:
+        cv2.imwrite(str(folder / f"{frame.name}.jpg"), frame.image)
+
+
+def test_labelme_opens_its_files_and_fills_the_same_pixels(tmp_path: Path) -> None:
+    labelme = pytest.importorskip("labelme", reason="LabelMe brings Qt; see docs/formats.md")
+    frames = write(LabelMeSink(tmp_path))
+    save_pictures(frames, tmp_path)
+    for frame, tracks in frames:
+        opened = labelme.LabelFile(str(tmp_path / f"{frame.name}.json"))
+        own = np.zeros((2, *SHAPE), bool)
+        points: dict[str, list[float]] = {}
+        for shape in opened.shapes:
+            if shape["shape_type"] == "point":
+                points[shape["label"]] = shape["points"][0]
+            else:
+                pixels = labelme.utils.shape_to_mask(SHAPE, shape["points"], shape["shape_type"])
+                own[{2: 0, 5: 1}[shape["group_id"]]] |= pixels
+        assert np.array_equal(own[0], tracks.mask == 2) and np.array_equal(own[1], tracks.mask == 5)
+        found = tracks.objects[2]
+        assert np.array(list(points.values())) == pytest.approx(found.points, abs=0.01)
+        assert tuple(points) == found.point_names
+
+
+def test_datumaro_loads_the_same_masks_and_points_from_cvat(tmp_path: Path) -> None:
+    datumaro = pytest.importorskip("datumaro", reason="Datumaro wants older libraries; see docs/formats.md")
+    frames = write(CvatSink(tmp_path / "annotations.xml"))
+    save_pictures(frames, tmp_path / "images")
+    loaded = datumaro.Dataset.import_from(str(tmp_path), "cvat")
+    labels = loaded.categories()[datumaro.AnnotationType.label]
+    items = {item.id: item for item in loaded}
+    for frame, tracks in frames:
+        masks, points = {}, {}
+        for one in items[frame.name].annotations:
+            called = labels[one.label].name
+            if one.type is datumaro.AnnotationType.mask:
+                masks[called] = one.image.astype(bool)
+            else:
+                points[called] = one.points
+        assert np.array_equal(masks["object 2"], tracks.mask == 2) and np.array_equal(masks["ring"], tracks.mask == 5)
+        found = tracks.objects[2]
+        assert tuple(points) == found.point_names
+        # A pixel's centre is half a pixel in to CVAT.
+        assert np.array(list(points.values())) - 0.5 == pytest.approx(found.points, abs=0.01)
+
+
+def test_ultralytics_loads_the_same_polygons_and_points_from_yolo(tmp_path: Path) -> None:
+    loader = pytest.importorskip("ultralytics.data.utils", reason="Ultralytics is under the AGPL; see docs/formats.md")
+    ops = pytest.importorskip("ultralytics.data.utils").polygon2mask
+    for task in ("segment", "pose"):
+        frames = write(YoloSink(tmp_path / task, task))
+        save_pictures(frames, tmp_path / task / "images")
+        setup = loader.check_det_dataset(str(tmp_path / task / "data.yaml"), autodownload=False)
+        count, each = setup.get("kpt_shape", (0, 0))
+        for frame, tracks in frames:
+            picture, text = (tmp_path / task / f for f in (f"images/{frame.name}.jpg", f"labels/{frame.name}.txt"))
+            request = (str(picture), str(text), "", task == "pose", len(setup["names"]), count, each, False)
+            _, classes, _, polygons, points, _, _, _, corrupt, message = loader.verify_image_label(request)
+            assert not corrupt, message
+            if task == "pose":
+                assert points[0, :, :2] * SHAPE[::-1] == pytest.approx(tracks.objects[2].points, abs=0.01)
+                continue
+            for identity in (2, 5):
+                own = [p * SHAPE[::-1] for p, c in zip(polygons, classes[:, 0], strict=True) if c == identity - 1]
+                mask = np.any([ops(SHAPE, [p.reshape(-1)]) for p in own], 0)
+                assert np.array_equal(mask, tracks.mask == identity)
+
+
 def test_supervision_loads_the_same_masks_from_yolo(tmp_path: Path) -> None:
     supervision = pytest.importorskip("supervision")
     frames = write(YoloSink(tmp_path, "segment"))
@@ -191,11 +265,21 @@ def test_sleap_io_loads_the_same_points_and_writes_labels_that_are_read(tmp_path
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5", b"half"], ids=["empty", "text", "cut off"])
-def test_what_is_no_slp_is_one_sentence(tmp_path: Path, content: bytes) -> None:
-    write(SleapSink(tmp_path / "clip.slp", "clip.mp4"))
-    whole = (tmp_path / "clip.slp").read_bytes()
-    (tmp_path / "clip.slp").write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
-    with pytest.raises(InputError, match="SLEAP labels"):
+@pytest.mark.parametrize(
+    ("name", "sink", "called"),
+    [
+        ("clip.slp", lambda path: SleapSink(path, "clip.mp4"), "SLEAP labels"),
+        ("clip.h5", DeepLabCutH5Sink, "DeepLabCut's table"),
+    ],
+    ids=["sleap", "deeplabcut"],
+)
+def test_what_is_no_such_hdf5_is_one_sentence(
+    tmp_path: Path, content: bytes, name: str, sink: Callable[[Path], Sink], called: str
+) -> None:
+    write(sink(tmp_path / name))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
+    with pytest.raises(InputError, match=called):
         read(tmp_path)
 
 
@@ -210,6 +294,81 @@ def test_pandas_loads_deeplabcut_csv_as_its_users_do(tmp_path: Path) -> None:
         assert points is not None and [row["x"], row["y"]] == pytest.approx(points[0], abs=0.01)
 
 
+def test_pandas_loads_deeplabcut_h5_as_its_users_do(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("tables", reason="pandas reads HDF5 with it")
+    frames = write(DeepLabCutH5Sink(tmp_path / "clip.h5"))
+    table = pandas.read_hdf(tmp_path / "clip.h5")
+    assert list(table.columns.names) == ["scorer", "individuals", "bodyparts", "coords"]
+    assert table.index.tolist() == [frame.index for frame, _ in frames]
+    for frame, tracks in frames:
+        row = table.loc[frame.index]["corrflow"]["hand"]
+        points, confidence = tracks.objects[2].points, tracks.objects[2].point_confidence
+        assert points is not None and confidence is not None
+        for name, place, likelihood in zip(("thumb", "little, finger"), points, confidence, strict=True):
+            assert row[name].loc[["x", "y", "likelihood"]].tolist() == pytest.approx([*place, likelihood], abs=1e-6)
+
+
+def deeplabcut_table(rows: object) -> object:
+    """Labels of one animal as DeepLabCut holds them: snout and tail, the tail of the first row not labelled."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("tables", reason="pandas writes HDF5 with it")
+    names = ["scorer", "bodyparts", "coords"]
+    columns = pandas.MultiIndex.from_product([["anna"], ["snout", "tail"], ["x", "y"]], names=names)
+    values = np.array([[10.5, 20.25, np.nan, np.nan], [1, 2, 3, 4]])
+    return pandas.DataFrame(values, index=rows, columns=columns)
+
+
+@pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("layout", "rows"),
+    [("fixed", "folders"), ("fixed", "paths"), ("fixed", "numbers"), ("table", "paths"), ("table", "numbers")],
+)
+def test_labels_that_pandas_stored_for_deeplabcut_are_read(tmp_path: Path, layout: str, rows: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    names = ["img0012.png", "img0003.png"]
+    index = {
+        "folders": lambda: pandas.MultiIndex.from_product([["labeled-data"], ["clip"], names]),
+        "paths": lambda: [f"labeled-data/clip/{name}" for name in names],
+        "numbers": lambda: [12, 3],
+    }[rows]()
+    table: Any = deeplabcut_table(index)
+    table.to_hdf(tmp_path / "clip.h5", key="df_with_missing", mode="w", format=layout)
+    found = read(tmp_path).objects
+    (late,), (early,) = found[12], found[3]
+    assert isinstance(late.given, KeypointsObject) and late.given.point_names == ("snout",)
+    assert late.given.points.tolist() == [[10.5, 20.25]]
+    assert isinstance(early.given, KeypointsObject) and early.given.points.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_table_that_would_run_code_when_unpickled_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    table: Any = deeplabcut_table([0, 1])
+    table.to_hdf(tmp_path / "clip.h5", key="df_with_missing", mode="w", format="table")
+    harm = f"cos\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
+    with h5py.File(tmp_path / "clip.h5", "r+") as file:
+        file["df_with_missing/table"].attrs["values_block_0_kind"] = np.bytes_(harm)
+    with pytest.raises(InputError, match="GLOBAL"):
+        read(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)  # HDF5 reads in C, where chance may meet a crash
+@for_all(place=st.floats(0, 1), content=st.binary(min_size=1, max_size=12))
+def test_damaged_deeplabcut_h5_gives_objects_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, place: float, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    write(DeepLabCutH5Sink(folder / "clip.h5"))
+    whole = (folder / "clip.h5").read_bytes()
+    start = int(place * len(whole))
+    (folder / "clip.h5").write_bytes(whole[:start] + content + whole[start + len(content) :])
+    try:
+        read(folder)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
 @settings(max_examples=150, deadline=None)
 @for_all(mask=arrays.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
 def test_polygons_filled_are_the_mask_again(mask: np.ndarray) -> None:
@@ -222,7 +381,11 @@ def test_shapes_drawn_in_labelme_become_objects(tmp_path: Path) -> None:
     def shape(label: str, kind: str, points: list[list[float]], group: int | None = None) -> dict[str, object]:
         return {"label": label, "shape_type": kind, "points": points, "group_id": group, "flags": {}}
 
+    drawn = np.zeros((3, 4), np.uint8)
+    drawn[1:, 2:] = 255
+    owl = base64.b64encode(cv2.imencode(".png", drawn)[1].tobytes()).decode()
     shapes = [
+        shape("owl", "mask", [[20, 30], [23, 32]]) | {"mask": owl},
         shape("cat", "rectangle", [[10, 8], [2, 3]]),
         shape("dog", "circle", [[30, 20], [34, 20]]),
         shape("nose", "point", [[5.5, 6.5]], 9),
@@ -231,7 +394,8 @@ def test_shapes_drawn_in_labelme_become_objects(tmp_path: Path) -> None:
     content = {"shapes": shapes, "imageHeight": SHAPE[0], "imageWidth": SHAPE[1], "imagePath": "00004.jpg"}
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "00004.json").write_text(json.dumps(content))
-    cat, dog, nose = (packed.unpacked() for packed in read(tmp_path).objects["00004"])
+    owl, cat, dog, nose = (packed.unpacked() for packed in read(tmp_path).objects["00004"])
+    assert isinstance(owl, MaskObject) and np.argwhere(owl.mask).tolist() == [[31, 22], [31, 23], [32, 22], [32, 23]]
     assert isinstance(cat, MaskObject) and np.count_nonzero(cat.mask) == 9 * 6 and cat.mask[3:9, 2:11].all()
     assert isinstance(dog, MaskObject) and np.count_nonzero(dog.mask) == pytest.approx(np.pi * 4.5**2, rel=0.12)
     assert isinstance(nose, KeypointsObject) and nose.points.tolist() == [[5.5, 6.5]] and nose.point_names == ("nose",)

@@ -17,8 +17,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
     SOURCES are video files, folders of pictures, folders of either, glob patterns in quotes, or .txt lists of them.
     Labels are found by name: for clip.mp4, LABELS/clip.png or .csv (points, boxes, DeepLabCut), LABELS/clip.json
-    (COCO, LabelMe), LABELS/clip.xml (CVAT), .slp (SLEAP), LABELS/clip/00012.json (LabelMe) or .txt (YOLO),
-    LABELS/clip/00012.png (frame 12, counted from 0) or LABELS/clip/OBJECT/00012.png (one mask for each object).
+    (COCO, LabelMe), LABELS/clip.xml (CVAT), .slp (SLEAP), .h5 (DeepLabCut); of frame 12, counted from 0,
+    LABELS/clip/00012.json (LabelMe), .txt (YOLO), .png, or LABELS/clip/OBJECT/00012.png (a mask for each object).
     Each label is tracked forward and backward; frames between two labels of an object are blended from both.
     Results are in OUT/clip/, the state of every item in OUT/manifest.json. OUT/clip/report.html shows the
     weakest frames and which to label by hand. Exit code 1 says that items failed.
@@ -28,6 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
       corrflow-batch videos/ --labels labels/ --out results/
       corrflow-batch "videos/*.mp4" --labels labels/ --out results/ --format coco --format overlay
       corrflow-batch list.txt --labels labels/ --out results/ --workers 8 --shard 1/4
+      corrflow-batch videos/ --labels labels/ --out results/ --ray
     """
 )
 def batch(
@@ -41,7 +42,8 @@ def batch(
             "tapvid, boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core, or two on a GPU.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core or GPU of --gpus, two on one GPU.")] = 0,
+    gpus: Annotated[int, typer.Option(help="GPUs that workers are shared out to, for the back ends that use one.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, on one of n machines.")] = "1/1",
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
@@ -61,7 +63,7 @@ def batch(
         from corrflow.runtime.command import Model
 
         model = Model(artifact, backend, threads, rows, recent, False)
-        run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep, ray)
+        run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep, ray, gpus)
 
 
 def main() -> None:

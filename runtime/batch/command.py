@@ -46,6 +46,7 @@ def run_batch(
     model: Model,
     keep_passes: bool = True,
     on_ray: bool = False,
+    gpus: int = 0,
 ) -> None:
     """Raises InputError before anything is tracked, CorrflowError at the end where items failed."""
     if unknown := [name for name in formats if name not in FORMATS]:
@@ -54,6 +55,8 @@ def run_batch(
         raise InputError(f"expected a folder of labels, got {str(labels)!r}, which is none; check --labels")
     if workers < 0:
         raise InputError(f"expected --workers of 0 or more, got {workers}")
+    if gpus < 0:
+        raise InputError(f"expected --gpus of 0 or more, got {gpus}")
     items = shard_of(find_items(sources), shard)
     if inside := [item for item in items if item.source.is_relative_to(out.absolute())]:
         raise InputError(f"expected results apart from the sources, got {str(inside[0].source)!r} in --out")
@@ -71,7 +74,7 @@ def run_batch(
             job = Job(labels.absolute(), out.absolute(), staging.absolute(), unique, described, keep_passes)
             manifest = Manifest(out / f"manifest{suffix}.json", [Entry(item.name, str(item.source)) for item in items])
             try:
-                _do_all(job, model, items, workers or at_once, on_ray, manifest, console)
+                _do_all(job, model, items, workers or gpus or at_once, on_ray, gpus, manifest, console)
             finally:
                 manifest.write()
                 shutil.rmtree(staging, ignore_errors=True)
@@ -88,8 +91,9 @@ def run_batch(
 
 
 def _do_all(
-    job: Job, model: Model, items: Sequence[Item], workers: int, on_ray: bool, manifest: Manifest, console: Console
-) -> None:
+    job: Job, model: Model, items: Sequence[Item], workers: int, on_ray: bool, gpus: int, manifest: Manifest,
+    console: Console,
+) -> None:  # fmt: skip
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if on_ray:
         run, threads = run_on_ray, model.threads or 1
@@ -116,7 +120,7 @@ def _do_all(
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         whole = bars.add_task("all items", total=len(items), completed=len(items) - len(to_do))
         files: dict[str, TaskID] = {}
-        for event in run(job, own, to_do, workers):
+        for event in run(job, own, to_do, workers, gpus):
             name = event.item.name
             if event.kind == "began":
                 manifest.set(name, "running")

@@ -20,6 +20,7 @@ from corrflow.runtime.boxes_csv import BoxCsvSink
 from corrflow.runtime.coco import CocoSink
 from corrflow.runtime.cvat import CvatSink
 from corrflow.runtime.deeplabcut import DeepLabCutSink
+from corrflow.runtime.deeplabcut_h5 import DeepLabCutH5Sink
 from corrflow.runtime.folder_sinks import BinaryMaskSink, CutoutSink, YouTubeVosSink
 from corrflow.runtime.labelme import LabelMeSink
 from corrflow.runtime.pipeline import write_behind
@@ -44,6 +45,7 @@ FORMATS: dict[str, Callable[[Path, FrameSource], Sink]] = {
     "yolo-seg": lambda folder, source: YoloSink(folder / "yolo-seg", "segment"),
     "yolo-pose": lambda folder, source: YoloSink(folder / "yolo-pose", "pose"),
     "deeplabcut": lambda folder, source: DeepLabCutSink(folder / "deeplabcut.csv"),
+    "deeplabcut-h5": lambda folder, source: DeepLabCutH5Sink(folder / "deeplabcut.h5"),
     "sleap": lambda folder, source: SleapSink(folder / "tracks.slp", source.name),
     "tapvid": lambda folder, source: TapVidSink(folder / "tapvid.npz"),
     "boxes": lambda folder, source: BoxCsvSink(folder / "boxes.csv"),

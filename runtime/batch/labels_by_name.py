@@ -7,6 +7,7 @@ NAME.json            COCO: masks (RLE or polygons) and keypoints of pictures, wh
                      or LabelMe's of the first frame
 NAME.xml             CVAT 1.1, of pictures or of a video
 NAME.slp             SLEAP
+NAME.h5              DeepLabCut's table
 NAME/FRAME.json      LabelMe, of the frame of that name
 NAME/FRAME.txt       YOLO, for segmentation or, where NAME/data.yaml has kpt_shape, for pose
 NAME/FRAME.png       masks of the frame of that name: its index in a video, the picture's name in a folder
@@ -27,6 +28,7 @@ from corrflow.runtime.boxes_csv import is_boxes, read_boxes
 from corrflow.runtime.coco import read_coco
 from corrflow.runtime.cvat import read_cvat
 from corrflow.runtime.deeplabcut import is_deeplabcut, read_deeplabcut
+from corrflow.runtime.deeplabcut_h5 import read_deeplabcut_h5
 from corrflow.runtime.initial import read_mask_objects
 from corrflow.runtime.labelme import read_labelme
 from corrflow.runtime.points_csv import read_points_by_frame
@@ -69,7 +71,7 @@ class Labels:
 
 def label_files(folder: Path, name: str) -> list[Path]:
     """The files with labels of the video of that name, in a fixed order. Raises InputError where there are none."""
-    suffixes = (".png", ".csv", ".json", ".xml", ".slp")
+    suffixes = (".png", ".csv", ".json", ".xml", ".slp", ".h5")
     files = [path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()]
     inner = folder / name
     if inner.is_dir():
@@ -77,8 +79,8 @@ def label_files(folder: Path, name: str) -> list[Path]:
         files += sorted(path for pattern in patterns for path in inner.glob(pattern) if path.is_file())
     if not files:
         raise InputError(
-            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, .csv, .json, .xml or .slp, or "
-            f"{name}/FRAME.png, .json or .txt"
+            f"expected labels for {name!r} in {str(folder)!r}, got none; add {name}.png, .csv, .json, .xml, .slp or "
+            f".h5, or {name}/FRAME.png, .json or .txt"
         )
     return files
 
@@ -114,6 +116,8 @@ def _read(
         return read_cvat(path)
     if path.suffix == ".slp":
         return dict(read_sleap(path))
+    if path.suffix == ".h5":
+        return dict(read_deeplabcut_h5(path))
     if path.suffix == ".csv":
         return _read_table(path, frame_size)
     try:

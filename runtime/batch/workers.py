@@ -6,14 +6,14 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Literal
 
-from corrflow.plugins.errors import CorrflowError
+from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.batch.items import Item
 from corrflow.runtime.batch.job import Job, do_item
 from corrflow.runtime.command import Model
@@ -21,7 +21,7 @@ from corrflow.runtime.command import Model
 TRIES = 2
 """An item is given up when this many workers died of it: decoders may crash on a damaged file."""
 
-_REPORT_SECONDS = 0.3
+REPORT_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,26 @@ class _Worker:
     item: Item | None = None
 
 
-def run_workers(job: Job, model: Model, items: Sequence[Item], count: int) -> Iterator[Event]:
+def run_workers(job: Job, model: Model, items: Sequence[Item], count: int, gpus: int = 0) -> Generator[Event]:
     """Do the items in `count` processes; the events come as they happen, one "done" or "failed" for each item.
 
-    The processes end with the iteration, and when this process is killed.
+    gpus: so many are shared out, and a process sees one of them alone; 0: all see all
+    The processes end with the iteration, and when this process is killed. Raises InputError for more GPUs than are
+    visible.
     """
     context = multiprocessing.get_context("spawn")  # threads of a forked parent's libraries would be gone in its child
+    names = _visible_gpus(gpus)
 
-    def start() -> _Worker:
+    def start(number: int) -> _Worker:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, job, model), daemon=True)
-        process.start()
+        with _environment("CUDA_VISIBLE_DEVICES", names[number % gpus] if gpus else None):
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
     waiting, tries = list(reversed(items)), dict.fromkeys(items, 0)
-    workers = [start() for _ in range(min(count, len(items)))]
+    workers = [start(number) for number in range(min(count, len(items)))]
     try:
         while waiting or any(worker.item for worker in workers):
             for worker in workers:
@@ -81,7 +85,7 @@ def run_workers(job: Job, model: Model, items: Sequence[Item], count: int) -> It
                         waiting.append(item)
                     else:
                         yield Event("failed", item, reason=f"its worker process died {TRIES} times (exit code {code})")
-                    workers[index] = start()
+                    workers[index] = start(index)
                     continue
                 if event.kind in ("done", "failed"):
                     worker.item = None
@@ -92,6 +96,31 @@ def run_workers(job: Job, model: Model, items: Sequence[Item], count: int) -> It
             worker.process.terminate()
         for worker in workers:
             worker.process.join()
+
+
+def _visible_gpus(count: int) -> list[str]:
+    """The first `count` of CUDA_VISIBLE_DEVICES where it is set, else the numbers from 0."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if named is None else [name for name in named.split(",") if name]
+    if len(names) < count:
+        raise InputError(f"expected --gpus up to the {len(names)} of CUDA_VISIBLE_DEVICES={named}, got {count}")
+    return names[:count]
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """With that variable for processes that are started meanwhile; None leaves it as it is."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if value is not None:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def _work(pipe: Connection, job: Job, model: Model) -> None:
@@ -110,7 +139,7 @@ def _work(pipe: Connection, job: Job, model: Model) -> None:
 
             def report(frames: int, announced: int | None, item: Item = item) -> None:
                 nonlocal said
-                if time.monotonic() - said > _REPORT_SECONDS:
+                if time.monotonic() - said > REPORT_SECONDS:
                     said = time.monotonic()
                     pipe.send(Event("frames", item, frames, announced))
 

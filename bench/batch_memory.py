@@ -1,0 +1,49 @@
+"""A process of its own that does one long item and says what memory it held: python -m corrflow.bench.batch_memory
+
+Reads {"folder", "formats", "rows", "radius"} as JSON from standard input and prints [frame, resident, highest] rows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+
+from corrflow.bench import machine
+from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+from corrflow.runtime.backend import open_backend
+from corrflow.runtime.batch.items import Item
+from corrflow.runtime.batch.job import Job, do_item
+from corrflow.runtime.tracker import Tracker
+
+_EVERY = 50  # frames
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    folder = Path(request["folder"])
+    cv2.setNumThreads(1)
+    artifact = load_artifact(bundled_artifact_path())
+    backend = open_backend("auto", artifact, 1)
+    settings = replace(artifact.settings, rows=request["rows"], ages=(1,))
+    if backend.any_attributes:
+        settings = replace(settings, radius=(request["radius"],), dilation=(1,))
+    out = folder / "out"
+    (out / ".staging").mkdir(parents=True)
+    job = Job(folder / "labels", out, out / ".staging", tuple(request["formats"]), "benchmark")
+    rows: list[tuple[int, int, int]] = []
+
+    def note(frames: int, announced: int | None) -> None:
+        if frames % _EVERY == 0:
+            rows.append((frames, machine.resident() or 0, machine.highest() or 0))
+
+    do_item(job, Item("long", folder / "long.mp4"), Tracker(backend, settings), note)
+    backend.close()
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
