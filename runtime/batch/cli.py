@@ -38,7 +38,7 @@ def batch(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, sleap, "
+            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, deeplabcut-h5, sleap, "
             "tapvid, boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
         ),
     ] = None,
