@@ -38,8 +38,9 @@ def batch(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, deeplabcut-h5, sleap, "
-            "tapvid, boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
+            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, "
+            "deeplabcut-h5, sleap, tapvid, boxes, cutouts, jsonl, overlay or report; several times "
+            "[davis, jsonl and report]."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one for each core or GPU of --gpus, two on one GPU.")] = 0,
