@@ -159,6 +159,7 @@ def test_a_decoder_that_dies_costs_its_video_alone(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that ends its process on one video, whoever else is at work then."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the workers find `dying_read`
     monkeypatch.setattr(preparing, "read_video", dying_read)
     total = prepare(plan_shards(footage, HOW, 3, 600.0), tmp_path / "out", 2)
     assert total.left_out.pop("kinetics/jumping/3.mp4") == DIED
