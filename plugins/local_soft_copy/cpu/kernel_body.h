@@ -88,17 +88,32 @@ inline Floats load(const std::uint16_t* from) {
 #endif
 }
 
-// One bit for each lane in which a is larger than b.
-inline unsigned lanes_above(Floats a, Floats b) {
+// One bit for each lane in which a is at least b; none where a is not a number.
+inline unsigned lanes_not_below(Floats a, Floats b) {
 #if LANES == 16 && defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
 #elif LANES == 8 && defined(__AVX2__)
-    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ));
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GE_OQ));
 #else
-    const Integers above = a > b;
+    const Integers above = a >= b;
     unsigned bits = 0;
     for (int lane = 0; lane < L; ++lane) bits |= (unsigned)(above[lane] & 1) << lane;
     return bits;
+#endif
+}
+
+constexpr unsigned EVERY_LANE = (1u << L) - 1;
+
+// Whether any lane is other than 0.
+inline bool any_bit(Integers vector) {
+#if LANES == 16 && defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)vector, (__m512i)vector) != 0;
+#elif LANES == 8 && defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)vector, (__m256i)vector);
+#else
+    std::int32_t bits = 0;
+    for (int lane = 0; lane < L; ++lane) bits |= vector[lane];
+    return bits != 0;
 #endif
 }
 
@@ -286,7 +301,8 @@ struct Panel {
 
     void run() {
         begin();
-        for (int k = 0; k < job.K; ++k) {
+        // The newest reference first: it is the most alike, and what it leaves in the lists keeps most of the others out.
+        for (int k = job.K - 1; k >= 0; --k) {
             at(k);
             // With a dilation, rows see only rows of their own remainder: each remainder is a picture of its own.
             for (int remainder = 0; remainder < step && remainder < job.H; ++remainder) switch (job.storage) {
@@ -335,17 +351,18 @@ struct Panel {
         const int left = column > across ? (column - across) / L : 0;
         const int last = column + columns - 1 + across < job.W - 1 ? column + columns - 1 + across : job.W - 1;
         const int groups = last / L + 1 - left;
-        std::memset(marks, 0, (std::size_t)(bottom - top) * groups);
-        for (int n = 0; n < job.N; ++n)
-            for (int y = top; y < bottom; ++y) {
-                const float* values = reference->values + ((std::size_t)n * job.H + y) * job.W;
-                unsigned char* own = marks + (std::size_t)(y - top) * groups - left;
-                for (int x = left * L; x <= last; x += L) {
-                    const int end = x + L < job.W ? x + L : job.W;
-                    unsigned char found = 0;
-                    for (int i = x; i < end; ++i) found |= values[i] != 0.0f;
-                    own[x / L] |= found;
-                }
+        const std::size_t plane = (std::size_t)job.H * job.W;
+        for (int y = top; y < bottom; ++y)
+            for (int group = 0; group < groups; ++group) {
+                const int x = (left + group) * L, lanes = job.W - x < L ? job.W - x : L;
+                const float* values = reference->values + (std::size_t)y * job.W + x;
+                Integers bits{};
+                for (int n = 0; n < job.N; ++n, values += plane)
+                    if (lanes == L)
+                        bits |= (Integers)load(values) & 0x7fffffff;  // -0 is 0 as well
+                    else
+                        for (int lane = 0; lane < lanes; ++lane) bits[0] |= values[lane] != 0.0f;
+                marks[(std::size_t)(y - top) * groups + group] = any_bit(bits);
             }
         for (int r = 0; r < rows; ++r)
             for (int strip = 0; strip * L < columns; ++strip) {
@@ -489,11 +506,12 @@ struct Panel {
     // Positions outside the frame count for nothing.
     void exclude(int left, int count) {
         const int lanes = job.W - left < L ? job.W - left : L;
+        const float excluded = job.top_k ? __builtin_nanf("") : LOWEST;
         for (int o = 0; o < offsets; ++o) {
             const int shifted = left + (o - reach) * step;
             for (int lane = 0; lane < lanes; ++lane)
                 if (shifted + lane < 0 || shifted + lane >= job.W)
-                    for (int r = 0; r < count; ++r) scores[((std::size_t)r * offsets + o) * L + lane] = LOWEST;
+                    for (int r = 0; r < count; ++r) scores[((std::size_t)r * offsets + o) * L + lane] = excluded;
         }
     }
 
@@ -501,7 +519,7 @@ struct Panel {
         const float* highest = state[r].highest + strip * L;
         for (int o = 0; o < offsets; ++o) {
             const float* score = row_scores + (std::size_t)o * L;
-            unsigned better = lanes_above(load(score), load(highest));
+            unsigned better = lanes_not_below(load(score), load(highest));
             if (!better) continue;
             const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + (o - reach) * step;
             for (; better; better &= better - 1) {
@@ -511,14 +529,16 @@ struct Panel {
         }
     }
 
-    // Into the descending list of a query; an equal score found earlier stays in front.
+    // Into the descending list of a query; among equal scores the earlier place stands in front.
     void insert(int r, int lane, float score, std::int32_t place) {
         const std::size_t list = ((std::size_t)r * P + lane) * job.top_k;
         float* own = best + list;
         std::int32_t* where = places + list;
         int& count = state[r].kept[lane];
-        int at = count < job.top_k ? count++ : job.top_k - 1;
-        for (; at > 0 && own[at - 1] < score; --at) {
+        const auto behind = [&](int at) { return own[at] < score || (own[at] == score && where[at] > place); };
+        if (count == job.top_k && !behind(count - 1)) return;
+        int at = count < job.top_k ? count++ : count - 1;
+        for (; at > 0 && behind(at - 1); --at) {
             own[at] = own[at - 1];
             where[at] = where[at - 1];
         }
@@ -537,7 +557,7 @@ struct Panel {
             Floats peak = load(weights);
             for (int o = 1; o < offsets; ++o) peak = larger(load(weights + o * L), peak);
             Floats highest = load(row.highest + strip * L), total = load(row.total + strip * L);
-            if (lanes_above(peak, highest)) {
+            if (lanes_not_below(highest, peak) != EVERY_LANE) {
                 const Floats now = larger(peak, highest), shrink = exponential(highest - now);
                 highest = now;
                 store(row.highest + strip * L, now);
