@@ -17,7 +17,8 @@ COMMON = ["-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi"]
 # Each kernel is one file with its own instruction set; the binding picks among them when it runs.
 X86_FLAGS = {
     "kernel_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
-    "kernel_avx512.cpp": ["-mavx512f", "-mavx2", "-mfma", "-mf16c"],
+    "kernel_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx2", "-mfma", "-mf16c"],
+    "kernel_avx512_vnni.cpp": ["-mavx512f", "-mavx512bw", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
 }
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 

@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")]
+BackEnd = Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
 
 
@@ -29,6 +30,7 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
       corrflow-bench op --case 12:10 --form fused --form blocked --json op.json
       corrflow-bench track --artifact bundled --artifact artifacts/int8
       corrflow-bench soak --seconds 1800
+      corrflow-bench kernel --json kernel.json
       corrflow-bench batch --part memory --long 90000
       corrflow-bench train --preset quarter --precision bfloat16 --data videos/
       corrflow-bench track video.mp4 --init mask.png --frames 10000 --rows 240
@@ -82,6 +84,9 @@ def track(
     timed: Annotated[int, typer.Option(min=1, help="Frames timed in a round, once the memory is full.")] = 30,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every tracker gets.")] = 3,
     peer: Annotated[bool, typer.Option(help="Time the plain PyTorch tracker as well.")] = True,
+    backend: Annotated[
+        str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")
+    ] = "auto",
     frames: Annotated[
         int, typer.Option(min=0, help="In place of all that: one stream of so many frames, memory and pace watched.")
     ] = 0,
@@ -107,7 +112,7 @@ def track(
         command.run_track(
             command.TrackRequest(
                 video, init, tuple(artifact or ()), (height, width), tuple(rows or ()), recent, timed, rounds, peer,
-                frames, threads, json,
+                frames, threads, json, backend,
             )
         )  # fmt: skip
 
@@ -163,18 +168,36 @@ def _needs_torch() -> None:
 
 
 @app.command()
+def kernel(
+    runs: Annotated[int, typer.Option(min=1, help="Launches timed in a row.")] = 50,
+    json: Json = None,
+) -> None:
+    """Launch the CUDA kernel on the GPU here: hold it against the CPU at every edge and in every storage, and time it.
+
+    PyTorch and TensorRT are not needed. Fails where the results differ.
+    """
+    with errors_reported():
+        from corrflow.bench import command
+
+        command.run_kernel(runs, json)
+
+
+@app.command()
 def soak(
     seconds: Annotated[float, typer.Option(help="How long; 1800 for a real one.")] = 20.0,
     rate: Annotated[float, typer.Option(help="Frames a second of the camera; more than the model can do.")] = 60.0,
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
-    rows: Annotated[int, typer.Option(min=16, help="Short side worked at.")] = 120,
+    rows: Annotated[int, typer.Option(min=16, help="Short side worked at; frames are 240x320.")] = 120,
+    backend: Annotated[
+        str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")
+    ] = "auto",
     threads: Threads = 0,
 ) -> None:
     """Track a made-up camera live while objects come and go; fails where the age of results or memory creeps up."""
     with errors_reported():
         from corrflow.bench.soak import run_soak
 
-        run_soak(artifact, seconds, rate, rows, threads)
+        run_soak(artifact, seconds, rate, rows, threads, backend)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from corrflow.bench.report import check_output, environment, wide_console, write_json
-from corrflow.plugins.errors import InputError
+from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cpu import available_threads
 
 DEMO_FRAMES = 60
@@ -52,6 +52,40 @@ def run_op(
         write_json(json, {"environment": about, "op": [op.description(result) for result in results]})
 
 
+def run_kernel(runs: int, json: Path | None) -> None:
+    """corrflow-bench kernel. Raises InputError where there is no GPU, CorrflowError where its results are wrong."""
+    from corrflow.bench import kernel
+
+    check_output(json)
+    gpu, console = kernel.OnGpu(), wide_console()
+    console.print(f"{gpu.device.gpu}, compute capability {gpu.device.compute_capability}", highlight=False)
+    wrong, found = [], []
+    table = Table("case", "storage", "largest", "beyond", title="the CUDA kernel against the CPU")
+    for name, case in (kernel.CASES | kernel.TIMED).items():
+        for storage in kernel.STORAGES:
+            for ties in (False, True):
+                title = f"{name}{', ties' if ties else ''}"
+                seen = kernel.compare(gpu, case, storage, ties)
+                table.add_row(title, storage, f"{seen.largest:.1e}", f"{seen.beyond:.2%}")
+                found.append({"case": title, "storage": storage, **asdict(seen), "holds": seen.holds})
+                if not seen.holds:
+                    wrong.append(f"{title} in {storage}")
+    console.print(table)
+    times = []
+    for name, case in kernel.TIMED.items():
+        for storage in kernel.STORAGES:
+            tensors = kernel.tensors_of(case, storage, ties=False)
+            times.append({"case": name, "storage": storage, "ms": gpu.milliseconds(case, storage, tensors, runs)})
+            console.print(f"{times[-1]['ms']:.3f} ms a launch: {name}, {storage}", highlight=False)
+    gpu.device.close()
+    if json is not None:
+        write_json(json, {"gpu": gpu.device.gpu, "agreement": found, "times": times})
+    if wrong:
+        raise CorrflowError(
+            f"the GPU copies other labels than the CPU in {len(wrong)} cases, the first being {wrong[0]}"
+        )
+
+
 @dataclass(frozen=True)
 class TrackRequest:
     """The options of corrflow-bench track; an empty video, artifacts or rows stand for the defaults."""
@@ -68,6 +102,7 @@ class TrackRequest:
     frames: int
     threads: int
     json: Path | None
+    backend: str = "auto"
 
 
 def run_track(request: TrackRequest) -> None:
@@ -104,7 +139,7 @@ def run_track(request: TrackRequest) -> None:
                 bar = bars.add_task("", total=request.frames)
                 stream = track.long_stream(
                     clip, artifacts[0], rows[0], request.recent, request.frames, threads,
-                    lambda done: bars.update(bar, completed=done),
+                    lambda done: bars.update(bar, completed=done), request.backend,
                 )  # fmt: skip
             console.print(
                 f"{stream.frames} frames at {rows[0]} rows: memory {stream.resident_early / 2**20:.1f} MB at frame"
@@ -118,7 +153,7 @@ def run_track(request: TrackRequest) -> None:
             with Console(stderr=True).status("") as status:
                 found = track.compare(
                     clip, artifacts, rows, request.recent, request.rounds, request.timed, threads, request.peer,
-                    status.update,
+                    status.update, request.backend,
                 )  # fmt: skip
             height, width = request.size
             title = f"one object, {height}x{width}, {request.recent + 1} references, video file to mask files"

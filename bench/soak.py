@@ -174,21 +174,22 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def run_soak(artifact: Path | None, seconds: float, rate: float, rows: int, threads: int) -> Soak:
-    """corrflow-bench soak: prints what was measured, then checks it."""
+def run_soak(artifact: Path | None, seconds: float, rate: float, rows: int, threads: int, name: str = "auto") -> Soak:
+    """corrflow-bench soak: prints what was measured, then checks it. name: of the back end."""
     from corrflow.runtime.artifact import artifact_path, load_artifact
     from corrflow.runtime.backend import open_backend
     from corrflow.runtime.presence import presence_for
     from corrflow.runtime.tracker import with_settings
 
     loaded = load_artifact(artifact_path(artifact))
-    backend = open_backend("auto", loaded, threads)
+    backend = open_backend(name, loaded, threads)
     try:
         settings = with_settings(loaded.settings, rows)
         measured = soak(_Timed(backend, settings, presence_for(backend, settings)), seconds, rate)
     finally:
         backend.close()
     console = Console()
+    console.print(backend.name, highlight=False)
     growth = _growth(measured.memory) / 2**20
     console.print(
         f"{measured.captured} captured = {measured.tracked} tracked + {measured.dropped} dropped in {seconds:.0f} s\n"

@@ -85,13 +85,14 @@ def compare(
     threads: int,
     with_peer: bool,
     report: Report = lambda message: None,
+    backend: str = "auto",
 ) -> list[Tracked]:
     """Every artifact, and the plain tracker with the first one's weights, at every working size, taking turns."""
     found = []
     for own_rows in rows:
         runs: dict[str, Callable[[], tuple[list[float], list[np.ndarray]]]] = {}
         for artifact in artifacts:
-            runs[artifact.name] = _ours(clip, artifact, own_rows, recent, frames, threads)
+            runs[artifact.name] = _ours(clip, artifact, own_rows, recent, frames, threads, backend)
         if with_peer:
             runs[PEER] = _peer(clip, artifacts[0], own_rows, recent, threads)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -110,12 +111,12 @@ def compare(
     return found
 
 
-def _ours(clip: Clip, artifact: Artifact, rows: int, recent: int, frames: int, threads: int):
+def _ours(clip: Clip, artifact: Artifact, rows: int, recent: int, frames: int, threads: int, name: str):
     """A run as corrflow-track does it: seconds of a frame on average once the memory is full, and all masks."""
     settings = with_settings(artifact.settings, rows, recent)
 
     def run() -> tuple[list[float], list[np.ndarray]]:
-        backend = open_backend("auto", artifact, threads)
+        backend = open_backend(name, artifact, threads)
         begun = 0.0
         masks: list[np.ndarray] = []
 
@@ -183,9 +184,10 @@ def long_stream(
     frames: int,
     threads: int,
     report: Callable[[int], None] = lambda done: None,
+    name: str = "auto",
 ) -> Stream:
     """Play the clip over and over for so many frames, more than twice SETTLED, and watch memory and pace."""
-    backend = open_backend("auto", artifact, threads)
+    backend = open_backend(name, artifact, threads)
     times = np.zeros(frames)
     resident = {}
 

@@ -136,7 +136,8 @@ def _encoder_pass(learner: Learner, config: TrainConfig) -> Callable[[], object]
 
 
 def _drawing(data: Path, cache: Path, config: TrainConfig) -> Callable[[], object]:
-    from corrflow.train.clips import ClipSampler, find_videos, open_cache
+    from corrflow.train.clips import ClipSampler, open_cache
+    from corrflow.train.frames import find_videos
 
     videos = open_cache(find_videos(data), config.frames_per_second, 256, cache, lambda done, total: None)
     sampler, starts = ClipSampler(videos, None, config), itertools.count(0, config.batch)

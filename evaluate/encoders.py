@@ -33,6 +33,7 @@ class FeatureBackend:
     """
 
     any_attributes = True
+    device_frames = False
 
     def __init__(self, name: str, settings: TrackingSettings, files: dict[str, bytes], threads: int) -> None:
         if cpu.unavailable():

@@ -82,6 +82,8 @@ class SharedEncodings:
     seconds: what the encoding that the last `encode` returned took, when it was made
     """
 
+    device_frames = False
+
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name, self.artifact, self.any_attributes = backend.name, backend.artifact, backend.any_attributes

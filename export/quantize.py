@@ -134,7 +134,6 @@ class _Frames(CalibrationDataReader):
 
 def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool = False) -> bytes:
     model = onnx.load_model_from_string(encode)
-    first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     logger, level = logging.getLogger(), logging.getLogger().level
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "encode.onnx"
@@ -146,7 +145,7 @@ def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool =
                 _Frames(frames),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Relu", "Add"],
-                nodes_to_exclude=[first],
+                nodes_to_exclude=_kept_in_floats(model),
                 per_channel=True,
                 activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -173,6 +172,22 @@ def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool =
     quantised.producer_name = "corrflow"
     onnx.checker.check_model(quantised, full_check=True)
     return quantised.SerializeToString()
+
+
+def _kept_in_floats(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay as they are.
+
+    These are convolutions of a picture, which are slower in 8 bits, and sums with a constant: the one that keeps a
+    length of features from being zero would itself be rounded to zero.
+    """
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    constants = {*shapes, *(name for node in model.graph.node if node.op_type == "Constant" for name in node.output)}
+    return [
+        node.name
+        for node in model.graph.node
+        if (node.op_type == "Conv" and shapes[node.input[1]][1] == 3)
+        or (node.op_type == "Add" and constants & set(node.input))
+    ]
 
 
 def _half_features(encode: bytes) -> bytes:

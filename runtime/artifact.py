@@ -11,7 +11,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,12 @@ class Artifact:
     channels: int
     settings: TrackingSettings
     provenance: dict[str, Any]
-    folder: Path | None = None
+    folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def has_integer_encoder(self) -> bool:
+        """Whether encode.onnx computes in 8 bits; the exact one is then kept beside it for other back ends."""
+        return ENCODE_FP32 in self.files
 
     @property
     def sha256(self) -> str:

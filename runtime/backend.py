@@ -43,11 +43,13 @@ class Backend(Protocol):
     """Encodes frames and propagates labels.
 
     any_attributes: whether it searches with any attributes, and not only with those built into propagate.onnx
+    device_frames: whether frames may be on a GPU already (__cuda_array_interface__)
     """
 
     name: str
     artifact: Artifact
     any_attributes: bool
+    device_frames: bool
 
     def encode(self, frame: np.ndarray) -> Features:
         """Features of a frame [H, W, 3] uint8, BGR, as it is: nothing is resized here."""

@@ -68,6 +68,16 @@ def track(
     token: Annotated[
         str, typer.Option(envvar="CORRFLOW_TOKEN", help="With --serve: what to ask for [a new one].")
     ] = "",
+    udp: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="With --camera: each frame's line of JSON as a datagram.")
+    ] = None,
+    mqtt: Annotated[
+        str | None, typer.Option(metavar="mqtt://HOST/TOPIC", help="With --camera: the same to an MQTT broker.")
+    ] = None,
+    rerun: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.rrd", help="With --camera: a file for Rerun, or its viewer's address."),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="With --camera: a window; q closes it.")] = False,
     timeout: Annotated[
         float, typer.Option(help="With --camera: seconds without a frame before it is opened anew.")
@@ -77,7 +87,15 @@ def track(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which back end was picked and why.")] = False,
 ) -> None:
     with errors_reported():
-        live_only = {"--reference": reference, "--save-reference": save_reference, "--show": show, "--serve": serve}
+        live_only = {
+            "--reference": reference,
+            "--save-reference": save_reference,
+            "--show": show,
+            "--serve": serve,
+            "--udp": udp,
+            "--mqtt": mqtt,
+            "--rerun": rerun,
+        }
         if camera is None and (given := [name for name, value in live_only.items() if value]):
             raise InputError(f"expected {given[0]} with --camera, got it without; add --camera SOURCE")
         if camera is not None and (source or demo or masks or csv):
@@ -107,7 +125,18 @@ def track(
             from corrflow.runtime.live.command import LiveOutputs, run_camera
 
             access = parse_access(serve, token) if serve else None
-            outputs = LiveOutputs(save, jsonl, show, save_reference, access)
+            from corrflow.runtime.live.network_sinks import parse_mqtt, parse_udp
+
+            outputs = LiveOutputs(
+                save,
+                jsonl,
+                show,
+                save_reference,
+                access,
+                parse_udp(udp) if udp else None,
+                parse_mqtt(mqtt) if mqtt else None,
+                rerun,
+            )
             run_camera(camera, init or [], keypoints, reference, outputs, model, timeout)
         elif demo:
             command.run_demo(model, out)

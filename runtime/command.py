@@ -26,6 +26,8 @@ from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, ope
 from corrflow.runtime.tracker import Tracker, with_settings
 from corrflow.runtime.tracks import Frame, MaskObject, TrackedObject, Tracks
 
+logger = logging.getLogger("corrflow")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -42,7 +44,7 @@ class Model:
     def tracker(self, watched: bool = False) -> Iterator[Tracker]:
         """A tracker on an open back end. Raises InputError where the artifact or the options are wrong.
 
-        watched: whether objects are taken for lost and found again, where the back end can
+        watched: whether objects are taken for lost and found again; said once where the back end cannot
         """
         if self.verbose:
             logging.basicConfig(format="%(name)s: %(message)s")
@@ -53,7 +55,14 @@ class Model:
         settings = with_settings(artifact.settings, self.rows, self.recent)
         backend = open_backend(self.backend, artifact, self.threads)
         try:
-            yield Tracker(backend, settings, presence_for(backend, settings) if watched else None)
+            presence = presence_for(backend, settings) if watched else None
+            if watched and presence is None:
+                logger.warning(
+                    "%s: objects that are hidden are not noticed, and their masks stand as they are tracked; that takes"
+                    " the fused kernel (--backend onnxruntime) and a model that keeps the first frame alone for good",
+                    backend.name,
+                )
+            yield Tracker(backend, settings, presence)
         finally:
             backend.close()
 

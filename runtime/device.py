@@ -77,7 +77,10 @@ class CudaDevice:
         code, count = runtime.cudaGetDeviceCount()
         if int(code) or not count:
             reason = self._reason(code) if int(code) else "the driver counts none"
-            raise InputError(f"expected an NVIDIA GPU and its driver, found none ({reason}); corrflow-doctor says more")
+            raise InputError(
+                f"expected an NVIDIA GPU and its driver, found none ({reason}); install the driver,"
+                " restart after an update of it, and give a container its GPU (--gpus all)"
+            )
         self._call("cudaSetDevice", 0)
         properties = self._call("cudaGetDeviceProperties", 0)
         name = properties.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,25 +20,33 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     \b
     Examples:
       corrflow-doctor
+      corrflow-doctor --artifact artifacts/first    # and its engines
       corrflow-doctor --json > report.json
     """
 )
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+def doctor(
+    artifact: Annotated[Path | None, typer.Option(help="Model to try, and its engines [the bundled one].")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
     with errors_reported():
         from corrflow.runtime.doctor import examine, healthy
 
+        if artifact is not None:
+            from corrflow.runtime.artifact import artifact_path, load_artifact
+
+            load_artifact(artifact_path(artifact))  # a wrong path is no finding
         findings = []
         if json:
             import platform
             from dataclasses import asdict
             from json import dumps
 
-            findings = list(examine())
+            findings = list(examine(artifact))
             machine = {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine()}
             report = {"healthy": healthy(findings), "machine": machine, "findings": [asdict(f) for f in findings]}
             print(dumps(report, indent=2))
         else:
-            for finding in examine():
+            for finding in examine(artifact):
                 findings.append(finding)
                 print(f"{finding.state:<7} {finding.part}: {finding.detail}", flush=True)
                 if finding.remedy:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from corrflow.plugins.local_soft_copy.cpu import Packed, packed_depth
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifact import TrackingSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # Python 3.10 has none of its own
 
 
 class ReferenceSlots:
@@ -61,19 +67,15 @@ class ReferenceSlots:
         return self._settings.attributes_for((self._remembered - self._frames[self.wanted]).tolist())
 
 
-class MemoryRing:
-    """The memory as NumPy arrays.
+class _Ring:
+    """Arrays with one entry a slot, and the references of the next frame in them."""
 
-    settings: which frames are references, and how each is searched; labels: N; cells: (h, w); channels: C
-    """
-
-    def __init__(self, settings: TrackingSettings, labels: int, cells: tuple[int, int], channels: int) -> None:
+    def __init__(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> None:
         self._slots = ReferenceSlots(settings)
-        self._keys = np.empty((len(self._slots), channels, *cells), np.float32)
         self._values = np.empty((len(self._slots), labels, *cells), np.float32)
         self._attributes: Attributes | None = None
 
-    def searched_with(self, attributes: Attributes) -> MemoryRing:
+    def searched_with(self, attributes: Attributes) -> Self:
         """The same references as they are now, in the same memory, searched with other attributes."""
         view = copy(self)
         view._attributes = attributes
@@ -88,6 +90,29 @@ class MemoryRing:
         """The frames that are references for the next one, in the order that they are given to the op."""
         return self._slots.frames
 
+    @property
+    def attributes(self) -> Attributes:
+        """How to search the references of the next frame."""
+        return self._attributes or self._slots.attributes
+
+    @property
+    def _chosen(self) -> slice | np.ndarray:
+        """Their slots: a slice, which makes views, where they are the first ones (the first frame and the last few are
+        always), and otherwise an index, which makes copies."""
+        slots = self._slots.wanted
+        return slice(0, len(slots)) if len(slots) == slots[-1] + 1 else slots
+
+
+class MemoryRing(_Ring):
+    """The memory as float32 arrays.
+
+    settings: which frames are references, and how each is searched; labels: N; cells: (h, w); channels: C
+    """
+
+    def __init__(self, settings: TrackingSettings, labels: int, cells: tuple[int, int], channels: int) -> None:
+        super().__init__(settings, labels, cells)
+        self._keys = np.empty((len(self._slots), channels, *cells), np.float32)
+
     def remember(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Store the next frame: features [C, h, w], labels [N, h, w], both float32."""
         slot = self._slots.take()
@@ -95,11 +120,39 @@ class MemoryRing:
             self._keys[slot], self._values[slot] = features, labels
 
     def references(self) -> tuple[np.ndarray, np.ndarray, Attributes]:
-        """Keys [K, C, h, w] and values [K, N, h, w] of the K references of the next frame, and how to search them.
+        """Keys [K, C, h, w] and values [K, N, h, w] of the K references of the next frame, and how to search them."""
+        chosen = self._chosen
+        return self._keys[chosen], self._values[chosen], self.attributes
 
-        Views where the references lie in the first slots (the first frame and the last few always do), copies
-        otherwise.
-        """
-        slots = self._slots.wanted
-        chosen = slice(0, len(slots)) if len(slots) == slots[-1] + 1 else slots
-        return self._keys[chosen], self._values[chosen], self._attributes or self._slots.attributes
+
+class PackedRing(_Ring):
+    """The memory with features packed into 16 or 8 bits a channel, half or a quarter as large.
+
+    pack: makes that of features [C, h, w] float32; the rest is as for MemoryRing
+    """
+
+    def __init__(
+        self,
+        settings: TrackingSettings,
+        labels: int,
+        cells: tuple[int, int],
+        channels: int,
+        bits: int,
+        pack: Callable[[np.ndarray], Packed],
+    ) -> None:
+        super().__init__(settings, labels, cells)
+        self._words = np.empty((len(self._slots), packed_depth(channels, bits), *cells), np.int32)
+        self._scales = np.empty(len(self._slots), np.float32)
+        self._bits, self._pack = bits, pack
+
+    def remember(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Store the next frame: features [C, h, w], labels [N, h, w], both float32."""
+        slot = self._slots.take()
+        if slot is not None:
+            packed = self._pack(features)
+            self._words[slot], self._scales[slot], self._values[slot] = packed.words, packed.scales, labels
+
+    def references(self) -> tuple[Packed, np.ndarray, Attributes]:
+        """Keys of the K references of the next frame, values [K, N, h, w], and how to search them."""
+        chosen = self._chosen
+        return Packed(self._words[chosen], self._scales[chosen], self._bits), self._values[chosen], self.attributes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
@@ -18,9 +20,10 @@ def unavailable() -> str:
 
     if _PROVIDER in onnxruntime.get_available_providers():
         return ""
+    where = "NVIDIA's wheel for your JetPack (PyPI has none)" if platform.machine() == "aarch64" else "onnxruntime-gpu"
     return (
         f"expected an onnxruntime with CUDA, got {onnxruntime.__version__} without it; pip uninstall onnxruntime, then"
-        " pip install onnxruntime-gpu"
+        f" pip install {where}"
     )
 
 

@@ -170,7 +170,7 @@ class Tracker:
     def _check_frame(self, frame: Any) -> tuple[int, int]:
         """(height, width) of a frame. One on the device is for the back end to check further."""
         on_device = getattr(frame, "__cuda_array_interface__", None)
-        if on_device is not None and getattr(self.backend, "device_frames", False) and len(on_device["shape"]) == 3:
+        if on_device is not None and self.backend.device_frames and len(on_device["shape"]) == 3:
             return tuple(on_device["shape"][:2])
         _check_host_frame(frame)
         return frame.shape[:2]

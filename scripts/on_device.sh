@@ -30,6 +30,7 @@ machine() { # clocks and power with every group of measurements; none of these t
         --format=csv 2>&1
     uptime
 }
+bench_cli=("$python" -m corrflow.bench.cli)
 export_cli=("$python" -m corrflow.export.cli)
 track_cli=("$python" -m corrflow.runtime.cli)
 bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_path as p; print(p())') || {
@@ -43,6 +44,7 @@ bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_p
     run "versions" "$python" -m pip list
     machine "before"
     run "what works" "$python" -m corrflow.runtime.doctor_cli
+    run "the kernel alone: against the CPU, and its time" "${bench_cli[@]}" kernel
     for choice in "fp32 on" "fp16 on" "fp16 off"; do
         read -r precision plugin <<<"$choice"
         artifact=$scratch/$precision-$plugin
@@ -60,14 +62,18 @@ bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_p
     run "track with onnxruntime on the GPU" \
         "${track_cli[@]}" --demo --backend onnxruntime-cuda --verbose --out "$scratch/out"
     run "track on the CPU" "${track_cli[@]}" --demo --backend onnxruntime --verbose --out "$scratch/out"
-    machine "before the soak"
-    rounds=0
-    until [ "$SECONDS" -ge "${end:=$((SECONDS + 60 * soak))}" ]; do
-        rounds=$((rounds + 1))
-        run "soak, round $rounds" \
-            "${track_cli[@]}" --demo --artifact "$scratch/fp16-on" --backend tensorrt --out "$scratch/out"
-        [ "$failed" -gt 20 ] && break
+    for backend in tensorrt onnxruntime; do
+        run "frames a second, $backend" "${bench_cli[@]}" track --artifact "$scratch/fp16-on" --backend "$backend" \
+            --size 360x640 --rows 360 --no-peer
     done
+    # One process for all of it, so that what piles up is seen; its camera has 240 x 320 pixels.
+    soaked=$scratch/soak
+    cp -r "$bundled" "$soaked"
+    rm -rf "$soaked/engines"
+    run "build for the soak" "${export_cli[@]}" engine "$soaked" --precision fp16 --size 240x320
+    run "what works with these engines" "$python" -m corrflow.runtime.doctor_cli --artifact "$soaked"
+    machine "before the soak"
+    run "soak" "${bench_cli[@]}" soak --artifact "$soaked" --backend tensorrt --rows 240 --seconds "$((60 * soak))"
     machine "after the soak"
     printf '\n%s commands failed\n' "$failed"
 } > >(tee "$report") 2>&1

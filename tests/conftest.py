@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -118,6 +119,24 @@ def add_davis_sequence(root: Path, name: str, masks: list[np.ndarray], split: st
     listed.parent.mkdir(parents=True, exist_ok=True)
     with listed.open("a") as file:
         file.write(f"{name}\n")
+
+
+def panning_video(path: Path, seed: int, frames: int = 24) -> None:
+    """A coloured texture that pans by 3 pixels a frame, at 12 frames a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scene = cv2.resize(np.random.default_rng(seed).integers(0, 256, (14, 40, 3), np.uint8), (400, 140))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for t in range(frames):
+            picture = np.array(scene[20:84, 3 * t : 3 * t + 96], np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., None]:
+    return panning_video
 
 
 @pytest.fixture(scope="session")

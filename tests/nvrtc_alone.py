@@ -1,4 +1,7 @@
-"""python tests/nvrtc_alone.py LIBRARY OPTION... < source > ptx: NVRTC called as it is, without cuda-core around it."""
+"""python tests/nvrtc_alone.py LIBRARY OPTION... < source > ptx: NVRTC called as it is, without cuda-core around it.
+
+Its log, where --ptxas-options=-v has it say what it used, goes to standard error.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,16 @@ program, size = ctypes.c_void_p(), ctypes.c_size_t()
 source = sys.stdin.read().encode()
 assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"local_soft_copy.cu", 0, None, None) == 0
 failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-kind = "ProgramLog" if failed else "PTX"
-assert getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)) == 0
-text = ctypes.create_string_buffer(size.value)
-assert getattr(nvrtc, f"nvrtcGet{kind}")(program, text) == 0
+
+
+def text_of(kind: str) -> str:
+    assert getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)) == 0
+    text = ctypes.create_string_buffer(size.value)
+    assert getattr(nvrtc, f"nvrtcGet{kind}")(program, text) == 0
+    return text.value.decode()
+
+
+print(text_of("ProgramLog"), file=sys.stderr)
 if failed:
-    sys.exit(text.value.decode())
-print(text.value.decode())
+    sys.exit(1)
+print(text_of("PTX"))

@@ -159,7 +159,7 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(
 
 def test_an_unknown_preset_is_one_sentence(run: Run, tmp_path: Path) -> None:
     code, _, error = run(train, "--data", tmp_path, "--out", "run", "--preset", "huge", "--steps", "1")
-    assert code == 2 and "expected a preset among full, half, quarter, paper, got 'huge'" in error
+    assert code == 2 and "expected a preset among full, half, quarter, paper, colorization, got 'huge'" in error
     code, _, error = run(train, "--data", tmp_path / "none", "--out", "run", "--steps", "1")
     assert code == 2 and "expected a folder of videos" in error
     code, _, error = run(train, "--data", tmp_path, "--out", "run")

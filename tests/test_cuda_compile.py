@@ -19,6 +19,7 @@ from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel
 from corrflow.plugins.local_soft_copy.cuda.launch import MOST_KEPT, SHARED_LIMIT, Launch, Storage, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 JETPACK_6 = ("compute_75", "compute_87", "compute_90")  # CUDA 12.6 knows nothing newer
@@ -47,7 +48,23 @@ def kernel(
     )
 
 
+def bundled(storage: Storage) -> Launch:
+    """The kernel of the engines that corrflow-export engine builds of the model in the package."""
+    artifact = load_artifact(bundled_artifact_path())
+    return plan(
+        channels=artifact.channels,
+        classes=8,
+        references=artifact.settings.references,
+        height=120,
+        width=214,
+        attributes=artifact.settings.attributes,
+        storage=storage,
+    )
+
+
 KERNELS = {
+    "float16, the bundled model": bundled("float16"),
+    "float32, the bundled model": bundled("float32"),
     "float16, top 10": kernel(),
     "float16, all scores": kernel(top_k=0),
     "bfloat16, top 10, a window of its own for the first reference": kernel(radius=(24, 12), storage="bfloat16"),
@@ -122,22 +139,32 @@ def test_the_compiler_of_jetpack_6_takes_it_without_headers(
     storage: Storage, architecture: str, gpu_wheels: Callable[[str], Path]
 ) -> None:
     launch = kernel(storage=storage)
-    ptx = nvrtc_ptx(gpu_wheels("nvrtc-12.6"), launch, architecture)
+    ptx = nvrtc(gpu_wheels("nvrtc-12.6"), launch, architecture).stdout
     assert parameters(ptx) == PARAMETERS
     assert re.search(r"Cuda compilation tools, release 12\.6", ptx)
     assert f".target sm_{architecture.partition('_')[2]}" in ptx
 
 
-def nvrtc_ptx(folder: Path, launch: Launch, architecture: str) -> str:
-    """PTX by the NVRTC of a wheel: no include path, no CUDA installation, and a process that has no other NVRTC."""
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_compiler_of_jetpack_6_spills_nothing_for_orin(name: str, gpu_wheels: Callable[[str], Path]) -> None:
+    """It is the one that compiles on such a device; nvcc is another, newer one."""
+    launch = KERNELS[name]
+    report = nvrtc(gpu_wheels("nvrtc-12.6"), launch, "sm_87", "--ptxas-options=-v").stderr
+    assert f"entry function '{launch.entry_point}' for 'sm_87'" in report
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
+    assert int(re.search(r"(\d+) bytes smem", report)[1]) == launch.shared_bytes <= SHARED_LIMIT  # type: ignore[index]
+
+
+def nvrtc(folder: Path, launch: Launch, architecture: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """PTX and log by the NVRTC of a wheel: no include path, no CUDA installation, a process that has no other NVRTC."""
     if sys.platform != "linux":
         pytest.skip("the wheel is for Linux")
     library = folder / "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"
-    options = (*launch.options, f"--gpu-architecture={architecture}")
+    options = (*launch.options, f"--gpu-architecture={architecture}", *more)
     command = [sys.executable, str(Path(__file__).with_name("nvrtc_alone.py")), str(library), *options]
     done = subprocess.run(command, input=launch.source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return done
 
 
 @pytest.mark.parametrize("architecture", ["sm_87", "sm_120"])

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import json
+import math
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan
+from corrflow.bench import kernel
+from corrflow.bench.cli import app as bench
+from corrflow.bench.kernel import CASES, TOLERANCE, Case, planned
+from corrflow.plugins.local_soft_copy import cpu
+from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage
 from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.runtime.device import CudaDevice
 
 NATIVE = Path(__file__).parent / "native"
 COMPILER = os.environ.get("CXX", "g++")
@@ -27,47 +38,8 @@ OPTIONS = ["-std=c++17", "-O1", "-pipe", "-Wall", "-Wextra", "-Werror", "-Wno-un
 FORWARDS, BACKWARDS, SHUFFLED = 0, 1, 7
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=shared_memory")
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-# What the op promises; bfloat16 has half a step of 2^-9 for values up to one.
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 4e-3}
 
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no {COMPILER} here")
-
-
-@dataclass(frozen=True)
-class Case:
-    B: int
-    K: int
-    C: int
-    N: int
-    H: int
-    W: int
-    attributes: Attributes
-
-
-CASES = {
-    "one reference": Case(1, 1, 8, 2, 12, 17, Attributes((3,))),
-    "batch and references": Case(2, 3, 8, 3, 9, 11, Attributes((2,), temperature=0.5)),
-    "top_k": Case(2, 2, 8, 3, 10, 9, Attributes((2,), top_k=5)),
-    "top_k beyond the window": Case(1, 1, 4, 2, 5, 4, Attributes((1,), top_k=100)),
-    "longest list": Case(1, 2, 4, 2, 9, 9, Attributes((3,), top_k=32)),
-    "radius beyond the frame": Case(1, 2, 4, 2, 5, 4, Attributes((9,), top_k=10)),
-    "radius zero": Case(1, 1, 4, 1, 3, 3, Attributes((0,))),
-    "one cell": Case(1, 1, 4, 1, 1, 1, Attributes((2,), top_k=3)),
-    "one row": Case(1, 1, 4, 2, 1, 19, Attributes((2,))),
-    "dilation": Case(1, 2, 8, 2, 13, 8, Attributes((2,), (3,))),
-    "dilation beyond the frame": Case(1, 1, 4, 2, 4, 5, Attributes((2,), (7,))),
-    "several chunks of columns": Case(1, 1, 5, 2, 3, 70, Attributes((12,), (2,), top_k=6)),
-    "window per reference": Case(1, 3, 8, 2, 17, 11, Attributes((3, 1, 2), (1, 2, 4))),
-    "window per reference, top_k": Case(2, 2, 8, 2, 9, 11, Attributes((3, 1), (1, 3), top_k=4)),
-    "last window for all further references": Case(1, 4, 8, 2, 9, 11, Attributes((3, 1), (1, 2))),
-    "last window for all further references, top_k": Case(1, 3, 8, 2, 9, 11, Attributes((1,), (3, 1), top_k=4)),
-    "more windows than references": Case(1, 1, 8, 2, 9, 11, Attributes((1, 4), (2, 1), top_k=4)),
-    "channels of the bundled encoder": Case(1, 2, 91, 2, 9, 18, Attributes((12,), top_k=10, temperature=4.0)),
-    "several slices of channels": Case(1, 1, 128, 2, 9, 17, Attributes((12,), temperature=8.0)),
-    "many classes": Case(1, 1, 8, 21, 8, 16, Attributes((2,))),
-    "classes of several blocks": Case(2, 1, 8, 35, 5, 6, Attributes((1,))),
-    "classes of several blocks, top_k": Case(2, 1, 8, 35, 5, 6, Attributes((1,), top_k=4)),
-}
 
 
 def inputs(case: Case, storage: Storage, integers: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,19 +52,6 @@ def inputs(case: Case, storage: Storage, integers: bool, seed: int = 0) -> tuple
     values = generator.random((case.B, case.K, case.N, case.H, case.W))
     dtype = DTYPES[storage]
     return query.astype(dtype), keys.astype(dtype), values.astype(dtype)
-
-
-def planned(case: Case, storage: Storage) -> Launch:
-    return plan(
-        channels=case.C,
-        classes=case.N,
-        references=case.K,
-        height=case.H,
-        width=case.W,
-        batch=case.B,
-        attributes=case.attributes,
-        storage=storage,
-    )
 
 
 class OnCpu:
@@ -299,3 +258,78 @@ def test_the_kernel_matches_the_oracle_for_any_shape(
     got = on_cpu.run(planned(case, storage), tensors, order)
     # Scores of up to 100 after a temperature of 1/4: their last bits are 1e-5 of the exponent.
     assert difference(got, expected_of(case, tensors, oracle)) < max(1e-4, TOLERANCE[storage])
+
+
+@pytest.fixture
+def gpu(on_cpu: OnCpu, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> kernel.OnGpu:
+    """A GPU whose memory is NumPy arrays and whose launches are runs of the kernel's source on the CPU."""
+    cuda = fakes.Cuda()
+
+    def launch(stream: int, config: Any, planned: Launch, *arguments: Any) -> None:
+        *inputs, height, width, references, copied = arguments
+        assert (config.grid, config.block, stream) == (planned.grid, planned.block, 77)
+        case = next(case for case in kernel.CASES.values() if kernel.planned(case, storage_of(planned)) == planned)
+        assert (height.value, width.value, references.value) == (case.H, case.W, case.K)
+        shapes = ((case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W))
+        shapes += ((case.B, case.K, case.N, case.H, case.W),)
+        dtype = np.float32 if storage_of(planned) == "float32" else np.uint16
+
+        def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            cuda.check(pointer, size)
+            raw: Any = (ctypes.c_uint8 * size).from_address(pointer)
+            return np.frombuffer(raw, dtype).reshape(shape)
+
+        def run() -> None:
+            query, keys, values = (view(*one) for one in zip(inputs, shapes, strict=True))
+            result = on_cpu.run(planned, (query, keys, values), SHUFFLED)
+            view(copied, result.shape)[...] = result
+
+        cuda.push(run)
+
+    core = SimpleNamespace(
+        Stream=SimpleNamespace(from_handle=lambda handle: handle),
+        LaunchConfig=lambda grid, block: SimpleNamespace(grid=grid, block=block),
+        launch=launch,
+    )
+    monkeypatch.setattr(kernel, "cuda_core", lambda: core)
+    monkeypatch.setattr(kernel, "device_architecture", lambda: "sm_87")
+    monkeypatch.setattr(
+        kernel, "compile_kernel", lambda launch, architecture: SimpleNamespace(get_kernel=lambda name: launch)
+    )
+    return kernel.OnGpu(CudaDevice(cuda))
+
+
+def storage_of(launch: Launch) -> Storage:
+    return next(storage for storage in kernel.STORAGES if f"#define CORRFLOW_{storage.upper()} 1" in launch.source)
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])
+@pytest.mark.parametrize("storage", kernel.STORAGES)
+@pytest.mark.parametrize("name", ["window per reference, top_k", "batch and references"])
+def test_what_a_gpu_is_held_against_finds_the_kernel_right(
+    name: str, storage: Storage, ties: bool, gpu: kernel.OnGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for with_fused in (True, False):
+        if not with_fused:
+            monkeypatch.setattr(cpu, "unavailable", lambda: "not built")
+        seen = kernel.compare(gpu, CASES[name], storage, ties)
+        assert seen.holds and seen.largest < TOLERANCE[storage]
+
+
+def test_the_command_for_the_gpu_prints_times_and_fails_for_a_wrong_kernel(
+    gpu: kernel.OnGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kernel, "OnGpu", lambda: gpu)
+    monkeypatch.setattr(kernel, "CASES", {name: CASES[name] for name in ("top_k", "one cell")})
+    monkeypatch.setattr(kernel, "TIMED", {"top_k": CASES["top_k"]})
+    right = kernel.on_cpu
+    for wrong, code in ((0.0, 0), (0.01, 1)):
+        monkeypatch.setattr(kernel, "on_cpu", lambda *given, wrong=wrong: right(*given) + wrong)
+        done = CliRunner().invoke(bench, ["kernel", "--runs", "1", "--json", str(tmp_path / "kernel.json")])
+        assert done.exit_code == code, done.output
+        report = json.loads((tmp_path / "kernel.json").read_text())
+        assert all(one["holds"] == (not code) for one in report["agreement"])
+        assert [one["storage"] for one in report["times"]] == list(kernel.STORAGES)
+        assert "ms a launch: top_k, float16" in done.output
+        gpu.device._stream, gpu.device.stream = 77, 77  # which the command has given back

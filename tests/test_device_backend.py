@@ -273,7 +273,7 @@ def test_no_gpu_is_one_sentence_with_the_remedy(fakes: ModuleType, monkeypatch: 
     cuda = fakes.Cuda()
     cuda.cudaGetDeviceCount = lambda: (35, None)
     with pytest.raises(
-        InputError, match=r"expected an NVIDIA GPU and its driver, found none \(error 35\); corrflow-doctor"
+        InputError, match=r"expected an NVIDIA GPU and its driver, found none \(error 35\); install the driver"
     ):
         CudaDevice(cuda)
     monkeypatch.setitem(__import__("sys").modules, "cuda.bindings.runtime", None)

@@ -172,3 +172,33 @@ def test_tensorrt_is_told_apart(program: str, state: str, reason: str, tmp_path,
     found = finding("TensorRT", monkeypatch)
     sys.modules.pop("tensorrt", None)
     assert found.state == state and reason in found.detail
+
+
+def test_the_cuda_kernel_is_compiled_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+    found = finding("CUDA kernel", monkeypatch)
+    assert found.state == "works" and re.search(r"compiles for sm_\d+, \d{4,} bytes; not launched", found.detail)
+
+
+@pytest.mark.parametrize("missing", ["cuda-core", "NVRTC"])
+def test_a_missing_compiler_is_absent_with_its_remedy(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class DynamicLibNotFoundError(Exception):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise DynamicLibNotFoundError("libnvrtc.so.12")
+
+    if missing == "NVRTC":
+        core = SimpleNamespace(Program=refuse, ProgramOptions=lambda **_: None)
+        monkeypatch.setitem(sys.modules, "cuda.core", core)  # type: ignore[arg-type]
+    else:
+        monkeypatch.setitem(sys.modules, "cuda.core", None)
+    found = finding("CUDA kernel", monkeypatch)
+    assert found.state == "absent" and f"expected {missing} to compile" in found.detail
+    assert found.remedy == "for TensorRT: install cuda-core[cu12] or cuda-core[cu13], whichever CUDA the driver knows"
+
+
+def test_a_model_that_is_not_there_is_no_finding(tmp_path) -> None:
+    command = [sys.executable, "-m", "corrflow.runtime.doctor_cli", "--artifact", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: expected an artifact") and not done.stdout

@@ -319,7 +319,9 @@ def deeplabcut_table(rows: object) -> object:
     return pandas.DataFrame(values, index=rows, columns=columns)
 
 
-@pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore:object name is not a valid Python identifier", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
 @pytest.mark.parametrize(
     ("layout", "rows"),
     [("fixed", "folders"), ("fixed", "paths"), ("fixed", "numbers"), ("table", "paths"), ("table", "numbers")],

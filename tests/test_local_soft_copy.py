@@ -148,6 +148,97 @@ def test_torch_forms_match_the_oracle_for_any_shape(oracle, case: Case, seed: in
         np.testing.assert_allclose(form(query, keys, values, attributes), expected, rtol=0, atol=1e-4)
 
 
+def packed(integers: np.ndarray, bits: int) -> cpu.Packed:
+    """Integers [..., C, H, W] that fit, packed as they are."""
+    share = 32 // bits
+    padding = [(0, 0)] * (integers.ndim - 3) + [(0, -integers.shape[-3] % share), (0, 0), (0, 0)]
+    numbers = np.pad(integers.astype(np.int64), padding) + (0 if bits == 16 else 128)
+    parts = np.stack([numbers[..., i::share, :, :] % 2**bits << i * bits for i in range(share)])
+    return cpu.Packed(parts.sum(0).astype(np.uint32).view(np.int32), np.ones(integers.shape[:-3], np.float32), bits)
+
+
+def unpacked(features: cpu.Packed, channels: int) -> np.ndarray:
+    """Packed features [D, H, W] as the numbers [C, H, W] float64 they stand for, before the division by the scale."""
+    words, bits = features.words.view(np.uint32).astype(np.int64), features.bits
+    parts = [words >> i * bits & 2**bits - 1 for i in range(32 // bits)]
+    numbers = np.stack(parts, 1).reshape(-1, *words.shape[1:])[:channels]
+    return (numbers - 128 if bits == 8 else np.where(numbers >= 2**15, numbers - 2**16, numbers)).astype(np.float64)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("kernel", cpu.kernels())
+@settings(max_examples=60, deadline=None)
+@given(case=any_case(), seed=st.integers(0, 2**31))
+def test_packed_features_are_searched_exactly_for_any_shape(oracle, kernel, bits: int, case: Case, seed: int) -> None:
+    query, keys, values = inputs(case, seed, integers=True)
+    attributes = case.attributes
+    expected = oracle(query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature)
+    for b in range(case.B):
+        got = cpu.packed_soft_copy(packed(query[b], bits), packed(keys[b], bits), values[b], attributes, 2, kernel)
+        np.testing.assert_allclose(got, expected[b], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9)),
+    size=st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e4, 1e30]),
+    seed=st.integers(0, 2**31),
+)
+def test_packing_is_off_by_half_a_step_at_most(bits: int, shape: tuple[int, int, int], size: float, seed: int) -> None:
+    features = (np.random.default_rng(seed).standard_normal(shape) * size).astype(np.float32)
+    got = cpu.pack(features, bits, threads=2)
+    numbers = unpacked(got, shape[0])
+    assert np.abs(numbers - features.astype(np.float64) * float(got.scales)).max() < 0.51
+    # Sums of products of two cells fit into an int32, in whatever order they are added.
+    assert np.abs(numbers).max() <= (32767 if bits == 16 else 127)
+    assert (numbers**2).sum(0).max() < 2**31
+
+
+@pytest.mark.parametrize("channels", [3, 64, 155, 1024])
+@pytest.mark.parametrize("kernel", cpu.kernels())
+def test_the_largest_sums_of_packed_features_do_not_overflow(kernel: str, channels: int) -> None:
+    """All channels equal, so that nothing is lost to cancelling: the scores are the largest there can be."""
+    features = np.full((channels, 3, 5), channels**-0.5, np.float32)
+    features[:, 1, 2] *= -1
+    values = (features[:1] > 0).astype(np.float32)
+    for bits in (16, 8):
+        one = cpu.pack(features, bits)
+        keys = cpu.Packed(one.words[None], one.scales[None], bits)
+        got = cpu.packed_soft_copy(one, keys, values[None], Attributes((2,), temperature=0.05), 1, kernel)
+        np.testing.assert_allclose(got, values, atol=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_packed_features_of_unit_length_give_nearly_the_same_labels(top_k: int) -> None:
+    generator = np.random.default_rng(3)
+    query, keys, values = inputs(Case(1, 3, 155, 4, 20, 33, Attributes((3,))))
+    query, keys = (array / np.linalg.norm(array, axis=-3, keepdims=True) for array in (query, keys))
+    # Cells of the next frame are cells of this one with a little noise, as in a video.
+    query += 0.02 * generator.standard_normal(query.shape).astype(np.float32)
+    keys[:, 0] = query
+    attributes = Attributes((3,), (1, 2), top_k, 0.07)
+    expected = cpu.local_soft_copy(query, keys, values, attributes)[0]
+    for bits, allowed in ((16, 2e-3), (8, 0.05)):
+        parts = [cpu.pack(one, bits) for one in keys[0]]
+        stacked = cpu.Packed(np.stack([one.words for one in parts]), np.stack([one.scales for one in parts]), bits)
+        got = cpu.packed_soft_copy(cpu.pack(query[0], bits), stacked, values[0], attributes)
+        assert np.abs(got - expected).max() < allowed
+
+
+def test_packed_features_that_do_not_fit_are_refused() -> None:
+    features = np.zeros((4, 3, 5), np.float32)
+    for wrong, bits in ((features[0], 16), (features.astype(np.float64), 16), (features, 4), (features[:, :0], 8)):
+        with pytest.raises(InputError, match=r"expected features \[C, H, W\] float32 to pack into 8 or 16 bits, got"):
+            cpu.pack(wrong, bits)
+    sixteen, eight = cpu.pack(features, 16), cpu.pack(features, 8)
+    keys = cpu.Packed(sixteen.words[None], sixteen.scales[None], 16)
+    with pytest.raises(InputError):
+        cpu.packed_soft_copy(eight, keys, features[None, :1], Attributes((1,)))
+    with pytest.raises(InputError, match="packed alike"):
+        cpu.packed_soft_copy(cpu.Packed(sixteen.words, sixteen.scales, 8), keys, features[None, :1], Attributes((1,)))
+
+
 @settings(max_examples=12, deadline=None)
 @given(case=any_case(), seed=st.integers(0, 2**31))
 def test_onnx_function_matches_the_reference_for_any_shape(case: Case, seed: int) -> None:

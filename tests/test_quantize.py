@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from corrflow.export import quantize, to_onnx
 from corrflow.export.cli import app
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import ENCODE, TrackingSettings, load_artifact
+from corrflow.runtime.artifact import ENCODE, TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 
 SIZE = (64, 96)
@@ -62,6 +62,12 @@ def test_a_faster_encoder_of_8_bits_is_written_and_runs_in_the_runtime(
     assert ours.shape == theirs.shape
     assert not np.array_equal(ours, theirs)
     assert (ours * theirs).sum(0).mean() > quantize.LEAST_SIMILARITY  # features have length one
+
+
+def test_the_bundled_encoder_of_two_sizes_and_colours_goes_into_8_bits(pictures: Path) -> None:
+    """Rounded with the rest, what keeps its lengths from zero would be zero: features that are no numbers."""
+    encode = load_artifact(bundled_artifact_path()).files[ENCODE]
+    assert quantize.quantise(encode, pictures, SIZE).similarity > quantize.LEAST_SIMILARITY
 
 
 def test_a_slower_encoder_of_8_bits_is_not_kept(

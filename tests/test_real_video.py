@@ -28,6 +28,7 @@ class TorchBackend:
 
     name = "torch"
     any_attributes = True
+    device_frames = False
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -57,7 +58,7 @@ class ComparingBackend(OnnxRuntimeBackend):
     """onnxruntime, with PyTorch asked the same question each time."""
 
     def __init__(self, artifact: Artifact, fused: bool) -> None:
-        super().__init__(artifact, fused=fused)
+        super().__init__(artifact, fused=fused, bits=32)
         self.other = TorchBackend(artifact)
         self.features_apart = self.labels_apart = 0.0
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corrflow.bench.roofline import DEVICES, Frame, milliseconds, table, work
+from corrflow.bench.roofline import DEVICES, Frame, milliseconds, table, work, work_table
+from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
 
 
 def test_the_page_shows_what_the_command_prints() -> None:
-    page = Path(__file__).parents[1] / "docs" / "cuda.md"
-    assert table() in page.read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "cuda.md").read_text(encoding="utf-8")
+    assert work_table() in page and table() in page
+
+
+def test_the_frame_is_that_of_the_bundled_model() -> None:
+    artifact, frame = load_artifact(bundled_artifact_path()), Frame()
+    assert (frame.channels, frame.references) == (artifact.channels, artifact.settings.references)
+    assert frame.attributes == artifact.settings.attributes
 
 
 def test_one_tile_is_counted_as_by_hand() -> None:
     # 16 columns and 8 rows in one block; with radius 1, row 0 sees 2 rows of keys, rows 1 to 6 see 3, row 7 sees 2.
-    counted = work(Frame(height=8, width=16, channels=16, classes=2, references=1, radius=1), "float16")
+    counted = work(Frame(height=8, width=16, channels=16, classes=2, references=1, radius=1, dilation=(1,)), "float16")
     assert counted.blocks == 1
     assert counted.memory == 8 * 16 * 2 * (16 + 2 + 16 + 2)
     assert counted.cached == 8 * 16 * 16 * 2
@@ -23,9 +30,10 @@ def test_one_tile_is_counted_as_by_hand() -> None:
 
 
 def test_more_work_is_never_faster_and_no_product_is_left_out() -> None:
-    for top_k in (10, 0):
+    for top_k in (5, 0):
         small, large = (work(Frame(references=K, top_k=top_k), "float16") for K in (1, 6))
-        useful = 2 * 91 * 6 * (25 * 120 - 12 * 13) * (25 * 214 - 12 * 13)  # scores inside the frame
+        inside = [(25 * 120 - 12 * 13 * dilation) * (25 * 214 - 12 * 13 * dilation) for dilation in (1, 2)]
+        useful = 2 * 155 * (inside[0] + 5 * inside[1])  # of scores inside the frame
         assert useful < large.operations
         for device in DEVICES:
             times = [milliseconds(counted, device, "float16")["bound"] for counted in (small, large)]

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -23,29 +22,18 @@ import torch
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
-from corrflow.train.clips import ClipSampler, find_pictures, find_videos, open_cache
+from corrflow.train.clips import ClipCache, ClipSampler, open_cache
 from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, fit_colour_codebook, rgb_to_lab
 from corrflow.train.config import PRESETS, TrainConfig, preset
+from corrflow.train.frames import find_pictures, find_videos
 from corrflow.train.losses import reconstruct
 from corrflow.train.model import Encoder, new_encoder, normalise, parameter_count
 
 SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, stills_share=0.5)
 
 
-def write_video(path: Path, seed: int, frames: int = 24) -> None:
-    """A coloured texture that pans by 3 pixels a frame, at 12 frames a second."""
-    scene = cv2.resize(np.random.default_rng(seed).integers(0, 256, (14, 40, 3), np.uint8), (400, 140))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=12)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for t in range(frames):
-            picture = np.array(scene[20:84, 3 * t : 3 * t + 96], np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
-        container.mux(stream.encode(None))
-
-
 @pytest.fixture(scope="module")
-def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def footage(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[[Path, int], None]) -> Path:
     """videos/ with two videos, a folder of frames and a broken file; stills/ with two photographs."""
     root = tmp_path_factory.mktemp("footage")
     (root / "videos" / "frames").mkdir(parents=True)
@@ -62,8 +50,12 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sampler(footage: Path) -> ClipSampler:
-    videos = open_cache(find_videos(footage / "videos"), 6.0, 48, footage / "cache")
+def videos(footage: Path) -> ClipCache:
+    return open_cache(find_videos(footage / "videos"), 6.0, 48, footage / "cache")
+
+
+@pytest.fixture(scope="module")
+def sampler(footage: Path, videos: ClipCache) -> ClipSampler:
     stills = open_cache(find_pictures(footage / "stills"), 6.0, 48, footage / "cache")
     return ClipSampler(videos, stills, SMALL)
 
@@ -187,11 +179,11 @@ def test_clips_depend_on_seed_and_number_alone(sampler: ClipSampler) -> None:
     assert not np.array_equal(once[0], once[1])
 
 
-def test_broken_files_are_left_out_and_named(sampler: ClipSampler) -> None:
-    assert sorted(sampler.videos.names) == ["0.mp4", "1.mp4", "frames"]
-    assert [Path(name).name for name in sampler.videos.skipped] == ["broken.mp4"]
+def test_broken_files_are_left_out_and_named(videos: ClipCache) -> None:
+    assert sorted(videos.names) == ["0.mp4", "1.mp4", "frames"]
+    assert [Path(name).name for name in videos.skipped] == ["broken.mp4"]
     # 2 seconds at 6 frames a second.
-    assert 11 <= sampler.videos.starts[1] <= 13
+    assert 11 <= videos.starts[1] <= 13
 
 
 def test_photographs_move_but_stay_themselves(sampler: ClipSampler) -> None:
@@ -208,6 +200,30 @@ def test_photographs_move_but_stay_themselves(sampler: ClipSampler) -> None:
         after.append(np.abs(first.astype(float) - returned)[8:-8, 8:-8].mean())
     assert np.mean(before) > 3
     assert np.mean(after) < 0.6 * np.mean(before)
+
+
+def test_photographs_are_tilted_and_lit_as_time_goes_on(sampler: ClipSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perspective and light start from none in frame 0 and grow evenly, within bounds, differently in each clip."""
+    still = ClipSampler(sampler.videos, sampler.stills, replace(SMALL, stills_share=1.0, frames=4))
+    matrices: list[np.ndarray] = []
+    monkeypatch.setattr(still, "_warp", lambda picture, matrix: (matrices.append(matrix), picture)[1])
+    flat = np.full((60, 80, 3), (100, 120, 140), np.uint8)
+    assert sampler.stills is not None
+    monkeypatch.setattr(sampler.stills, "frame", lambda index: flat)
+    slopes, gains = [], []
+    for number in range(40):
+        lit = still._from_still(np.random.default_rng(number))
+        rows = [matrix[2] / matrix[2, 2] for matrix in matrices[-4:]]
+        assert np.array_equal(lit[0], flat) and rows[0][:2].tolist() == [0, 0]
+        tilt = rows[1][:2] / (1 + rows[1][:2].sum() * 15.5)  # as it is at the middle of the crop
+        assert np.abs(tilt * 32).max() <= 0.1 + 1e-9
+        slopes.append(tilt * 32)
+        gain = np.log(lit[:, 0, 0] / flat[0, 0])
+        assert np.abs(gain[3]).max() <= 0.18 + 0.01
+        np.testing.assert_allclose(gain[3], 3 * gain[1], atol=0.02)  # pixels are rounded
+        gains.append(gain[3])
+    assert 0.02 < np.std(slopes) < 0.06 and 0.03 < np.std(gains) < 0.1
+    assert np.std(np.ptp(gains, 1)) > 0.005, "channels differ"
 
 
 def test_unknown_names_and_ranges_are_refused(footage: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import torch
 from corrflow.plugins.errors import InputError
 from corrflow.train import loop
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
-from corrflow.train.clips import ClipSampler, find_videos, open_cache
+from corrflow.train.clips import ClipSampler, open_cache
 from corrflow.train.config import ABLATIONS, TrainConfig, learning, preset
+from corrflow.train.frames import find_videos
 from corrflow.train.learner import Learner
 from corrflow.train.pictures import best_matches, feature_picture, match_picture
 from corrflow.train.processes import Processes

@@ -21,6 +21,11 @@ FILE_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
 
 
+def kept_checkpoint(run: Path, step: int) -> Path:
+    """Where `corrflow-train --keep-every` leaves the checkpoint of a step."""
+    return run / "kept" / f"{step:07d}.safetensors"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A training run at the end of a step.
@@ -64,6 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.step,
         "provenance": checkpoint.provenance,
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file(tensors, partial, metadata={"corrflow": json.dumps(description)})
     os.replace(partial, path)

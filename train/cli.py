@@ -21,6 +21,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     Examples:
       corrflow-train --data videos/ --preset quarter --minutes 90 --out runs/first
       corrflow-train --data videos/ --stills photographs/ --steps 20000 --out runs/second
+      corrflow-train --data 'https://host/shard-{000000..004799}.tar' --steps 200000 --out runs/large
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/paper
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/no-cycle --no-cycle
       torchrun --nproc-per-node 8 -m corrflow.train --data videos/ --preset full --steps 200000 --out runs/full
@@ -28,7 +29,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     """
 )
 def train(
-    data: Annotated[Path, typer.Option(help="Folder of videos, or of folders of pictures (one video each).")],
+    data: Annotated[
+        str,
+        typer.Option(help="Folder of videos, of folders of pictures, or of corrflow-prepare's shards; or their URLs."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")],
     preset: Annotated[
         str, typer.Option(help="full, half, quarter; paper (raw dot products); colorization (the paper's rival).")
@@ -75,7 +79,16 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder with torch.compile.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a process [its share of all].")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips [~/.cache/corrflow].")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that draw clips ahead [half of --threads, 8 at most].")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds without a byte after which a shard's server counts as silent.")
+    ] = 30.0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    keep_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints that are kept, to score them later. [none]")
+    ] = None,
     picture_every: Annotated[
         int, typer.Option(help="Steps between pictures: copied colours, features, matches.")
     ] = 200,
@@ -128,10 +141,13 @@ def train(
             [name for name, chosen in switches.items() if chosen],
         )
         command.run(
-            command.Request(data, stills, out, cache, minutes, start_from, save_every, picture_every, device),
+            command.Request(
+                data, stills, out, cache, minutes, start_from, save_every, picture_every, device,
+                workers or max(1, min(8, config.threads // 2)), keep_every, timeout,
+            ),
             model,
             config,
-        )
+        )  # fmt: skip
 
 
 def main() -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.train.config import TrainConfig
+from corrflow.train.frames import UNREADABLE, Smaller, decoded, small_frames
 
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FORMAT_VERSION = 1
 
 
@@ -63,58 +63,10 @@ class ClipCache:
 
     def frame(self, index: int) -> np.ndarray:
         """Frame `index` of the whole cache: [h, w, 3] uint8, BGR."""
-        encoded = self._bytes[self.offsets[index] : self.offsets[index + 1]]
-        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        picture = decoded(self._bytes[self.offsets[index] : self.offsets[index + 1]])
         if picture is None:
             raise CorrflowError(f"frame {index} of the clip cache {self.folder} is damaged; delete that folder")
         return picture
-
-
-def find_videos(folder: Path) -> list[Path]:
-    """Video files below `folder`, and folders of pictures (one video each), in order of their names.
-
-    Of the layouts of DAVIS and YouTube-VOS the frames alone are taken, once: no masks, and where there are frames in
-    480p and in Full-Resolution, those in 480p. Raises InputError where there is neither.
-    """
-    if not folder.is_dir():
-        raise InputError(f"expected a folder of videos or of picture folders, got {folder}, which is no folder")
-    found = [
-        path
-        for path in (folder, *folder.rglob("*"))
-        if (path.is_dir() and any(child.suffix.lower() in PICTURE_SUFFIXES for child in path.iterdir()))
-        or (path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    ]
-    found = [path for path in found if not _is_no_video_of_its_own(path.relative_to(folder), folder)]
-    if not found:
-        raise InputError(
-            f"expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) or folders of pictures in {folder}, found none;"
-            " point --data at the folder that holds them"
-        )
-    return sorted(found)
-
-
-def _is_no_video_of_its_own(path: Path, folder: Path) -> bool:
-    """Whether this is a folder of masks, or frames that are also there in 480p."""
-    for depth, part in enumerate(path.parts):
-        if part.startswith("Annotations"):
-            return True
-        if (
-            part == "Full-Resolution"
-            and folder.joinpath(*path.parts[:depth], "480p", *path.parts[depth + 1 :]).exists()
-        ):
-            return True
-    return False
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """Picture files below `folder` in order of their names; raises InputError where there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise InputError(
-            f"expected photographs ({', '.join(sorted(PICTURE_SUFFIXES))}) in {folder}, found none;"
-            " point --stills at the folder that holds them"
-        )
-    return found
 
 
 def open_cache(
@@ -149,11 +101,10 @@ def _write_cache(
         for done, item in enumerate(items):
             progress(done, len(items))
             try:
-                for picture in _decode(item, rate):
-                    encoded = cv2.imencode(".jpg", _shrink(picture, short_side), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-                    file.write(encoded.tobytes())
-                    offsets.append(offsets[-1] + encoded.size)
-            except (OSError, ValueError, cv2.error) as error:
+                for encoded in small_frames(item, Smaller(rate, short_side)):
+                    file.write(encoded)
+                    offsets.append(offsets[-1] + len(encoded))
+            except UNREADABLE as error:
                 skipped[str(item)] = str(error)  # the frames before the damage are kept
             if len(offsets) - 1 > starts[-1]:
                 starts.append(len(offsets) - 1)
@@ -170,83 +121,71 @@ def _write_cache(
     os.replace(description, folder / "index.json")
 
 
-def _decode(item: Path, rate: float) -> Iterator[np.ndarray]:
-    """Pictures [h, w, 3] uint8, BGR at about `rate` a second; a folder or a single picture gives every picture.
+class Videos(Protocol):
+    """Where the frames of clips come from."""
 
-    Raises OSError or ValueError (PyAV's errors are both) where decoding fails.
+    def draw(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+        """`length` neighbouring frames [h, w, 3] uint8, BGR of one video for clip `number`, the same every time."""
+        ...
+
+
+class CachedVideos:
+    """Clips from a cache: every one from any of the videos of at least `length` frames.
+
+    Raises InputError where there is none and one is needed.
     """
-    if item.is_dir() or item.suffix.lower() in PICTURE_SUFFIXES:
-        pictures = (
-            [item] if item.is_file() else sorted(p for p in item.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-        )
-        for path in pictures:
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if picture is None:
-                raise ValueError(f"{path.name} is not a picture that can be decoded")
-            yield picture
-        return
-    import av
 
-    with av.open(str(item)) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream in it")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        due = None
-        for frame in container.decode(stream):
-            time = frame.time if frame.time is not None else 0.0
-            if due is None:
-                due = time
-            if time + 1e-6 < due:
-                continue
-            due = max(due + 1.0 / rate, time - 1.0 / rate)
-            yield frame.to_ndarray(format="bgr24")
+    def __init__(self, cache: ClipCache, length: int, needed: bool = True) -> None:
+        self.cache = cache
+        lengths = np.diff(cache.starts)
+        self._long_enough = np.flatnonzero(lengths >= length)
+        if not len(self._long_enough) and needed:
+            raise InputError(
+                f"expected a video of at least {length} frames at --fps, got {int(lengths.max())} at most;"
+                " use longer videos, a higher --fps or a smaller --frames"
+            )
+        self._probability = chances(lengths[self._long_enough])
+
+    def draw(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+        video = generator.choice(self._long_enough, p=self._probability)
+        first = generator.integers(self.cache.starts[video], self.cache.starts[video + 1] - length + 1)
+        return [self.cache.frame(index) for index in range(first, first + length)]
 
 
-def _shrink(picture: np.ndarray, short_side: int) -> np.ndarray:
-    height, width = picture.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return picture
-    return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+def chances(lengths: np.ndarray) -> np.ndarray:
+    """Probability of each video by its frames: a long one has more to show than a short one, not in proportion."""
+    weight = np.sqrt(lengths.astype(np.float64))
+    return weight / weight.sum() if len(weight) else weight
 
 
 class ClipSampler:
     """Draws clips.
 
-    videos: cache of videos; stills: cache of photographs or None; a share of the clips is made from the latter.
-    The sizes, shares and the seed are those of the configuration.
+    videos: where frames come from, or a cache of videos; stills: cache of photographs or None; a share of the clips is
+    made from the latter. The sizes, shares and the seed are those of the configuration.
     """
 
-    def __init__(self, videos: ClipCache, stills: ClipCache | None, config: TrainConfig) -> None:
-        self.videos, self.stills, self.config = videos, stills, config
+    def __init__(self, videos: Videos | ClipCache, stills: ClipCache | None, config: TrainConfig) -> None:
+        self.stills, self.config = stills, config
         self.frames, self.crop = config.frames, config.crop
         self.stills_share = config.stills_share if stills is not None else 0.0
-        lengths = np.diff(videos.starts)
-        self._long_enough = np.flatnonzero(lengths >= self.frames)
-        if not len(self._long_enough) and self.stills_share < 1:
-            raise InputError(
-                f"expected a video of at least {self.frames} frames at --fps, got {int(lengths.max())} at most;"
-                " use longer videos, a higher --fps or a smaller --frames"
-            )
-        # A long video has more to show than a short one, though not in proportion.
-        weight = np.sqrt(lengths[self._long_enough].astype(np.float64))
-        self._probability = weight / weight.sum() if len(weight) else weight
+        if isinstance(videos, ClipCache):
+            videos = CachedVideos(videos, self.frames, needed=self.stills_share < 1)
+        self.videos = videos
 
     def clip(self, number: int) -> np.ndarray:
         """Clip `number` of the run: [frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
         generator = np.random.default_rng([self.config.seed, number])
         still = generator.random() < self.stills_share
-        return np.ascontiguousarray((self._from_still if still else self._from_video)(generator)[..., ::-1])
+        clip = self._from_still(generator) if still else self._from_video(number, generator)
+        return np.ascontiguousarray(clip[..., ::-1])
 
     def clips(self, numbers: Iterable[int]) -> np.ndarray:
         """The clips of these numbers: [numbers, frames, crop, crop, 3] uint8, RGB."""
         return np.stack([self.clip(number) for number in numbers])
 
-    def _from_video(self, generator: np.random.Generator) -> np.ndarray:
-        video = generator.choice(self._long_enough, p=self._probability)
-        first = generator.integers(self.videos.starts[video], self.videos.starts[video + 1] - self.frames + 1)
-        pictures = [self.videos.frame(index) for index in range(first, first + self.frames)]
+    def _from_video(self, number: int, generator: np.random.Generator) -> np.ndarray:
+        pictures = self.videos.draw(number, self.frames, generator)
         height, width = pictures[0].shape[:2]
         side = min(height, width) * generator.uniform(self.config.smallest_view, 1.0)
         centre = generator.uniform((side / 2, side / 2), (width - side / 2, height - side / 2))
@@ -256,7 +195,11 @@ class ClipSampler:
         return np.stack([self._warp(picture, matrix) for picture in pictures])
 
     def _from_still(self, generator: np.random.Generator) -> np.ndarray:
-        """A photograph under a smooth random motion: translation, rotation, scale and shear, mirrored at its edges."""
+        """A photograph under a smooth random motion and change of light, mirrored at its edges.
+
+        Motion is translation, rotation, scale, shear and perspective; light is a gain of each channel. Frame 0 has the
+        photograph's own colours.
+        """
         assert self.stills is not None
         picture = self.stills.frame(int(generator.integers(self.stills.starts[-1])))
         height, width = picture.shape[:2]
@@ -266,18 +209,40 @@ class ClipSampler:
         # Per frame: up to about 16 pixels of a 256 crop, so that most matches lie in a 13 x 13 window of cells.
         velocity = generator.normal(0, 0.03, 2).clip(-0.06, 0.06) * side
         turn, growth, lean = generator.normal(0, (0.06, 0.04, 0.03)).clip(-0.15, 0.15)
+        wobbles = generator.normal(0, 0.006, (self.frames, 2)) * side
+        # Per frame: nearer by up to a twentieth at one edge of the crop, and as much farther at the other.
+        tilt = generator.normal(0, 0.04, 2).clip(-0.1, 0.1)
+        # Per frame: all channels brighter or darker by about 2 %, and each of them by 1 %, as under a cloud or a lamp.
+        light = generator.normal(0, 0.02) + generator.normal(0, 0.01, 3)
         clip = []
         for t in range(self.frames):
-            wobble = generator.normal(0, 0.006, 2) * side
             matrix = _affine(
-                centre + velocity * t + wobble, side * np.exp(growth * t), turn * t, lean * t, self.crop, mirrored
+                centre + velocity * t + wobbles[t], side * np.exp(growth * t), turn * t, lean * t, self.crop, mirrored
             )
-            clip.append(self._warp(picture, matrix))
+            lit = picture if t == 0 else _scaled(picture, np.exp(light.clip(-0.06, 0.06) * t))
+            clip.append(self._warp(lit, np.vstack([matrix, (0, 0, 1)]) @ _tilted(tilt * t, self.crop)))
         return np.stack(clip)
 
     def _warp(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """[crop, crop, 3] uint8 by the map [2, 3] or [3, 3] from crop pixels to picture pixels."""
         size, flags = (self.crop, self.crop), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        warp = cv2.warpAffine if len(matrix) == 2 else cv2.warpPerspective
+        return warp(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _scaled(picture: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """[h, w, 3] uint8 with each channel times its gain, by a table of 256 values."""
+    table = np.arange(256)[:, None] * gains
+    return cv2.LUT(picture, table.round().clip(0, 255).astype(np.uint8)[None])
+
+
+def _tilted(tilt: np.ndarray, crop: int) -> np.ndarray:
+    """[3, 3] map of crop pixels under perspective about the crop's middle; tilt: change of distance across the crop."""
+    middle = np.eye(3)
+    middle[:2, 2] = (crop - 1) / 2
+    perspective = np.eye(3)
+    perspective[2, :2] = tilt / crop
+    return middle @ perspective @ np.linalg.inv(middle)
 
 
 def _affine(centre: np.ndarray, side: float, turn: float, lean: float, crop: int, mirrored: bool = False) -> np.ndarray:

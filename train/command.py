@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +16,7 @@ from corrflow.plugins.errors import InputError
 from corrflow.train.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
+    from corrflow.train.clips import ClipSampler
     from corrflow.train.processes import Processes
 
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 class Request:
     """The options that are not part of what is learned."""
 
-    data: Path
+    data: str
     stills: Path | None
     out: Path
     cache: Path | None
@@ -30,6 +33,9 @@ class Request:
     save_every: int
     picture_every: int
     device: str
+    workers: int
+    keep_every: int | None
+    timeout: float
 
 
 def available_threads() -> int:
@@ -65,7 +71,6 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
 
     from corrflow.train import loop
     from corrflow.train.checkpoint import load_checkpoint
-    from corrflow.train.clips import ClipSampler, find_pictures, find_videos, open_cache
     from corrflow.train.learner import Learner
     from corrflow.train.model import parameter_count
 
@@ -78,7 +83,65 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
     if mean_step != (saved.step if saved else -1):
         raise InputError(f"expected every process to see the run in {request.out}; put --out on a shared disk")
     initial = load_checkpoint(request.start_from) if request.start_from else None
-    videos, stills = find_videos(request.data), find_pictures(request.stills) if request.stills else []
+    with _data(request, config, processes, console) as (sampler, provenance, described):
+        if saved is not None:
+            learner, first = Learner.fresh(model, saved.train, saved.codebook, processes), saved.step
+            learner.load(saved)
+            provenance = saved.provenance
+            console.print(f"going on with {request.out} at step {first} of {saved.train.steps}")
+        else:
+            if request.minutes is not None:
+                config = replace(config, steps=loop.steps_in(request.minutes, model, config, sampler, processes))
+            learner, first = loop.prepare(model, config, sampler, initial, processes), 0
+            if initial is not None:
+                before = initial.provenance
+                provenance |= {
+                    "minutes": before.get("minutes", 0.0),
+                    "steps_before": before.get("steps_before", 0) + initial.step,
+                }
+        request.out.mkdir(parents=True, exist_ok=True)
+        steps = learner.config.steps
+        console.print(
+            f"{parameter_count(learner.encoder) / 1e6:.2f} M parameters, {described}, {steps} steps,"
+            f" {config.precision}, {processes.count} {'process' if processes.count == 1 else 'processes'}"
+            f" on {processes.device.type}, {config.threads} threads each"
+        )
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console, refresh_per_second=2) as bars:
+            bar = bars.add_task("training", total=steps, completed=first, loss=float("nan"))
+            smooth: list[float] = []
+
+            def report(progress: loop.Progress) -> None:
+                smooth[:] = [*smooth[-49:], progress.loss]
+                bars.update(bar, completed=progress.step, loss=sum(smooth) / len(smooth))
+
+            done = loop.train(
+                request.out, learner, sampler, first, provenance, request.save_every, request.picture_every, report,
+                workers=request.workers, keep_every=request.keep_every,
+            )  # fmt: skip
+        if done < steps:
+            console.print(f"stopped at step {done} of {steps}; the same command goes on from there")
+        else:
+            console.print(f"done: {steps} steps; next: corrflow-export onnx {request.out} ARTIFACT")
+
+
+@contextmanager
+def _data(
+    request: Request, config: TrainConfig, processes: Processes, console: Console
+) -> Iterator[tuple[ClipSampler, dict[str, Any], str]]:
+    """The clips of a run, what its checkpoints say of them, and what whoever watches is told."""
+    from corrflow.train import loop
+    from corrflow.train.clips import CachedVideos, ClipSampler, open_cache
+    from corrflow.train.download import public_name
+    from corrflow.train.frames import find_pictures, find_videos
+    from corrflow.train.shards import open_shards, shard_names
+
+    shards = shard_names(request.data)
+    videos = find_videos(Path(request.data)) if shards is None else []
+    stills = find_pictures(request.stills) if request.stills else []
     cache_folder = request.cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "corrflow"
     # One process of each machine decodes what the others of that machine then read.
     if processes.local_rank:
@@ -95,7 +158,7 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
             bars.update(bar, completed=len(items))
             return result
 
-        clips = cached(videos, "decoding videos")
+        clips = cached(videos, "decoding videos") if shards is None else None
         pictures = cached(stills, "decoding photographs") if stills else None
     if not processes.local_rank:
         processes.wait_for_all()
@@ -103,49 +166,26 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
         for name, reason in cache.skipped.items() if cache else ():
             console.print(f"left out {name}: {reason}", style="yellow", highlight=False)
 
-    sampler = ClipSampler(clips, pictures, config)
-    if saved is not None:
-        learner, first = Learner.fresh(model, saved.train, saved.codebook, processes), saved.step
-        learner.load(saved)
-        provenance = saved.provenance
-        console.print(f"going on with {request.out} at step {first} of {saved.train.steps}")
-    else:
-        if request.minutes is not None:
-            config = replace(config, steps=loop.steps_in(request.minutes, model, config, sampler, processes))
-        learner, first = loop.prepare(model, config, sampler, initial, processes), 0
-        provenance = loop.new_provenance(
-            len(clips), int(clips.starts[-1]), len(stills), [path.name for path in (*videos, *stills)]
-        )
-        if initial is not None:
-            before = initial.provenance
-            provenance |= {
-                "minutes": before.get("minutes", 0.0),
-                "steps_before": before.get("steps_before", 0) + initial.step,
-            }
-    request.out.mkdir(parents=True, exist_ok=True)
-    steps = learner.config.steps
-    console.print(
-        f"{parameter_count(learner.encoder) / 1e6:.2f} M parameters, {len(clips)} videos,"
-        f" {len(stills)} photographs, {steps} steps, {config.precision},"
-        f" {processes.count} {'process' if processes.count == 1 else 'processes'} on {processes.device.type},"
-        f" {config.threads} threads each"
-    )
-    columns = (*columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
-    with Progress(*columns, console=console, refresh_per_second=2) as bars:
-        bar = bars.add_task("training", total=steps, completed=first, loss=float("nan"))
-        smooth: list[float] = []
-
-        def report(progress: loop.Progress) -> None:
-            smooth[:] = [*smooth[-49:], progress.loss]
-            bars.update(bar, completed=progress.step, loss=sum(smooth) / len(smooth))
-
-        done = loop.train(
-            request.out, learner, sampler, first, provenance, request.save_every, request.picture_every, report
-        )
-    if done < steps:
-        console.print(f"stopped at step {done} of {steps}; the same command goes on from there")
-    else:
-        console.print(f"done: {steps} steps; next: corrflow-export onnx {request.out} ARTIFACT")
+    with ExitStack() as stack:
+        if clips is not None:
+            source = CachedVideos(clips, config.frames, needed=config.stills_share < 1)
+            data = {"videos": len(clips), "video_frames": int(clips.starts[-1]), "stills": len(stills)}
+            named = f"{len(clips)} videos"
+        else:
+            assert shards is not None
+            source = stack.enter_context(
+                open_shards(
+                    shards, config.frames, config.frames_per_second, config.seed, cache_folder / "shards",
+                    request.timeout,
+                )
+            )  # fmt: skip
+            data = {"shards": len(shards), "stills": len(stills)}
+            named = f"{len(shards)} {'shard' if len(shards) == 1 else 'shards'}"
+        sources = [path.name for path in (*videos, *stills)] + [
+            PurePosixPath(public_name(shard)).name for shard in shards or ()
+        ]
+        described = f"{named}, {len(stills)} photographs"
+        yield ClipSampler(source, pictures, config), loop.new_provenance(data, sources), described
 
 
 def _torch():

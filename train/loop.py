@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from corrflow.plugins.errors import InputError
-from corrflow.train.checkpoint import FILE_NAME, Checkpoint, load_checkpoint, save_checkpoint
+from corrflow.train.checkpoint import FILE_NAME, Checkpoint, kept_checkpoint, load_checkpoint, save_checkpoint
 from corrflow.train.clips import ClipSampler
 from corrflow.train.colors import fit_colour_codebook
 from corrflow.train.config import ModelConfig, TrainConfig
@@ -100,8 +101,13 @@ def train(
     picture_every: int,
     report: Callable[[Progress], None] = lambda progress: None,
     stop_at: int | None = None,
+    workers: int = 1,
+    keep_every: int | None = None,
 ) -> int:
     """Train until the run's last step, a signal, or `stop_at`; returns the number of steps done.
+
+    workers:    threads that draw clips, and steps that they are ahead
+    keep_every: steps between checkpoints that stay, besides the newest
 
     The first process writes into `run`: checkpoint.safetensors, log.jsonl, events for TensorBoard and pictures.
     """
@@ -113,24 +119,29 @@ def train(
     def save(step: int) -> None:
         if processes.first:
             minutes = round(minutes_before + (time.monotonic() - started) / 60, 1)
-            save_checkpoint(run / FILE_NAME, learner.checkpoint(step, provenance | {"minutes": minutes}))
+            checkpoint = learner.checkpoint(step, provenance | {"minutes": minutes})
+            if keep_every is not None and step % keep_every == 0:
+                save_checkpoint(kept_checkpoint(run, step), checkpoint)
+            save_checkpoint(run / FILE_NAME, checkpoint)
 
     def draw(step: int) -> np.ndarray:
         return sampler.clips(processes.clip_numbers(step, config.batch, config.accumulate))
 
     step, stopping = first_step, False
     if processes.first:
-        for abandoned in run.glob(f"{FILE_NAME}.*.partial"):  # being written at a kill
+        for abandoned in run.glob("checkpoint*.partial"):  # being written at a kill
             abandoned.unlink(missing_ok=True)
     with ExitStack() as stack:
         records = stack.enter_context(Records(run, config, first_step)) if processes.first else None
-        pool = stack.enter_context(ThreadPoolExecutor(1))
+        pool = ThreadPoolExecutor(workers)
+        stack.callback(pool.shutdown, cancel_futures=True)
         stop_requested = stack.enter_context(_stop_requests())
-        upcoming = pool.submit(draw, step)
+        upcoming = deque(pool.submit(draw, ahead) for ahead in range(step, min(step + workers, last)))
         while step < last and not stopping:
             begun = time.monotonic()
-            clips = upcoming.result()
-            upcoming = pool.submit(draw, step + 1)
+            clips = upcoming.popleft().result()
+            if step + workers < last:
+                upcoming.append(pool.submit(draw, step + workers))
             result = learner.step(clips, step)
             step += 1
             # A signal may have reached one process alone; all stop after the same step.
@@ -148,7 +159,7 @@ def train(
                     records.picture(step, "matches", match_picture(clips[0], features, radius))
                 if step % save_every == 0:
                     records.flush()
-            if step % save_every == 0:
+            if step % save_every == 0 or (keep_every is not None and step % keep_every == 0):
                 save(step)
             report(Progress(step, config.steps, forward + config.cycle_weight * cycle, seconds))
         if records is not None:
@@ -157,12 +168,10 @@ def train(
     return step
 
 
-def new_provenance(videos: int, video_frames: int, stills: int, sources: list[str]) -> dict[str, Any]:
-    """What a checkpoint says of where its weights come from."""
+def new_provenance(data: dict[str, int], sources: list[str]) -> dict[str, Any]:
+    """What a checkpoint says of where its weights come from; data: how much of what kind."""
     return {
-        "videos": videos,
-        "video_frames": video_frames,
-        "stills": stills,
+        **data,
         "sources": sources,
         "torch": torch.__version__,
         "machine": platform.machine(),

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from corrflow.train.config import TrainConfig
+from corrflow.train.curves import draw_log
 
 LOG_NAME = "log.jsonl"
 
@@ -29,6 +30,7 @@ class Records:
     def __exit__(self, *_: object) -> None:
         self._log.close()
         self._writer.close()
+        draw_log(self.run / LOG_NAME, self.run / "curves.png")
 
     def add(self, step: int, forward: float, cycle: float, seconds: float) -> None:
         """The losses of the step that ended as number `step`."""

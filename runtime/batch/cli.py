@@ -38,11 +38,12 @@ def batch(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, sleap, "
-            "tapvid, boxes, cutouts, jsonl, overlay or report; several times [davis, jsonl and report]."
+            help="davis, binary, csv, coco, youtube-vos, labelme, cvat, yolo-seg, yolo-pose, deeplabcut, "
+            "deeplabcut-h5, sleap, tapvid, boxes, cutouts, jsonl, overlay or report; several times "
+            "[davis, jsonl and report]."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core, or GPU of --gpus.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core or GPU of --gpus, two on one GPU.")] = 0,
     gpus: Annotated[int, typer.Option(help="GPUs that workers are shared out to, for the back ends that use one.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, on one of n machines.")] = "1/1",

@@ -32,6 +32,9 @@ from corrflow.runtime.batch.workers import run_workers
 from corrflow.runtime.command import Model
 from corrflow.runtime.tracker import Tracker, with_settings
 
+# Each holds its engines and its memory there: one tracks while the other reads and writes files.
+WORKERS_ON_A_GPU = 2
+
 
 def run_batch(
     sources: Sequence[str],
@@ -57,7 +60,7 @@ def run_batch(
     items = shard_of(find_items(sources), shard)
     if inside := [item for item in items if item.source.is_relative_to(out.absolute())]:
         raise InputError(f"expected results apart from the sources, got {str(inside[0].source)!r} in --out")
-    described = _checked(model)
+    described, at_once = _checked(model)
     index, total = shard_numbers(shard)
     suffix = "" if total == 1 else f"-{index}-of-{total}"
     console = Console(stderr=True)
@@ -71,7 +74,7 @@ def run_batch(
             job = Job(labels.absolute(), out.absolute(), staging.absolute(), unique, described, keep_passes)
             manifest = Manifest(out / f"manifest{suffix}.json", [Entry(item.name, str(item.source)) for item in items])
             try:
-                _do_all(job, model, items, workers or gpus, on_ray, gpus, manifest, console)
+                _do_all(job, model, items, workers or gpus or at_once, on_ray, gpus, manifest, console)
             finally:
                 manifest.write()
                 shutil.rmtree(staging, ignore_errors=True)
@@ -140,8 +143,11 @@ def _do_all(
     )
 
 
-def _checked(model: Model) -> str:
-    """The artifact and the settings in words; raises InputError for what every worker would stumble over."""
+def _checked(model: Model) -> tuple[str, int]:
+    """The artifact and the settings in words, and how many workers suit the back end, 0 for one a core.
+
+    Raises InputError for what every worker would stumble over.
+    """
     if model.threads < 0:
         raise InputError(f"expected --threads of 0 or more, got {model.threads}")
     artifact = load_artifact(artifact_path(model.artifact))
@@ -149,7 +155,7 @@ def _checked(model: Model) -> str:
     backend = open_backend(model.backend, artifact, 1)
     try:
         Tracker(backend, settings)
-        return f"{artifact.sha256} {settings} {backend.name}"
+        return f"{artifact.sha256} {settings} {backend.name}", WORKERS_ON_A_GPU if backend.device_frames else 0
     finally:
         backend.close()
 

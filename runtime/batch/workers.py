@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -42,7 +42,7 @@ class _Worker:
     item: Item | None = None
 
 
-def run_workers(job: Job, model: Model, items: Sequence[Item], count: int, gpus: int = 0) -> Iterator[Event]:
+def run_workers(job: Job, model: Model, items: Sequence[Item], count: int, gpus: int = 0) -> Generator[Event]:
     """Do the items in `count` processes; the events come as they happen, one "done" or "failed" for each item.
 
     gpus: so many are shared out, and a process sees one of them alone; 0: all see all

@@ -23,9 +23,11 @@ from corrflow.runtime.live.address import live_address
 from corrflow.runtime.live.capture import Capture, Patience
 from corrflow.runtime.live.control import Control
 from corrflow.runtime.live.files import LiveJsonLinesSink, LiveVideoSink, check_recording
+from corrflow.runtime.live.network_sinks import Broker, MqttSink, UdpSink, check_mqtt
 from corrflow.runtime.live.outputs import Output
 from corrflow.runtime.live.readers import PacedReader, open_reader
 from corrflow.runtime.live.reference import Reference, load_reference, save_reference
+from corrflow.runtime.live.rerun_sink import RerunSink, check_rerun
 from corrflow.runtime.live.results import LiveResult
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.overlay import draw_overlay
@@ -48,6 +50,14 @@ class LiveOutputs:
     show: bool
     reference: Path | None
     serve: Access | None = None
+    udp: tuple[str, int] | None = None
+    mqtt: Broker | None = None
+    rerun: str | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether results go anywhere."""
+        return self.show or any((self.save, self.jsonl, self.serve, self.udp, self.mqtt, self.rerun))
 
     def check(self) -> None:
         """Raise InputError for what cannot be written or shown, before any camera is opened."""
@@ -58,6 +68,10 @@ class LiveOutputs:
                 check_recording(path, ())
         if self.serve is not None:
             check_server()
+        if self.mqtt is not None:
+            check_mqtt()
+        if self.rerun is not None:
+            check_rerun(self.rerun)
         if self.show and sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
             raise InputError("expected a screen for --show, got no DISPLAY in the environment; use --save instead")
 
@@ -67,6 +81,12 @@ class LiveOutputs:
             outputs.append(Output(str(video), lambda: LiveVideoSink(video)))
         if (lines := self.jsonl) is not None:
             outputs.append(Output(str(lines), lambda: LiveJsonLinesSink(lines)))
+        if (receiver := self.udp) is not None:
+            outputs.append(Output(f"udp://{receiver[0]}:{receiver[1]}", lambda: UdpSink(*receiver)))
+        if (broker := self.mqtt) is not None:
+            outputs.append(Output(broker.shown, lambda: MqttSink(broker)))
+        if (viewer := self.rerun) is not None:
+            outputs.append(Output(viewer, lambda: RerunSink(viewer)))
         return outputs
 
 
@@ -87,7 +107,7 @@ def run_camera(
     start = load_reference(reference) if reference is not None else read_objects(masks, keypoints)
     patience = Patience(opening=2 * timeout, reading=timeout)
     capture, name = open_capture(source, patience)
-    if outputs.serve is None and outputs.save is None and outputs.jsonl is None and not outputs.show:
+    if not outputs.any:
         outputs = replace(outputs, save=Path(f"{name}_tracked.mkv"))
     outputs.check()
     with _stopped_by_signals() as stop, model.tracker(watched=True) as tracker:

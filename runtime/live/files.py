@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -89,12 +90,7 @@ class LiveVideoSink(LiveSink):
 
 
 class LiveJsonLinesSink(LiveSink):
-    """One JSON object a line and frame, on the disk as soon as it is written.
-
-    frame counts all captured frames, number the tracked ones; time is in seconds since the first tracked frame and
-    captured in seconds since 1970; latency_ms runs from the frame's capture to its result; size is [width, height].
-    Objects are as in `JsonLinesSink`, and each mask's run lengths are in `mask`, as COCO has them.
-    """
+    """One JSON object a line and frame (`result_record`), on the disk as soon as it is written."""
 
     def __init__(self, path: Path) -> None:
         """Raises CorrflowError where the file cannot be made."""
@@ -107,23 +103,7 @@ class LiveJsonLinesSink(LiveSink):
             raise write_failed(path, error) from None
 
     def write(self, result: LiveResult) -> None:
-        height, width = result.tracks.mask.shape
-        objects = []
-        for track in result.tracks.objects:
-            record = object_record(track)
-            if track.points is None:
-                record["mask"] = run_lengths(result.tracks.mask == track.id)
-            objects.append(record)
-        record = {
-            "frame": result.frame.index,
-            "number": result.number,
-            "time": round(result.time, 6),
-            "captured": round(result.frame.wall, 6),
-            "latency_ms": round(1000 * result.latency, 2),
-            "size": [width, height],
-            "objects": objects,
-        }
-        data = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        data = json_line(result_record(result))
         end = self._file.tell()
         try:
             while data:
@@ -136,6 +116,36 @@ class LiveJsonLinesSink(LiveSink):
 
     def close(self) -> None:
         self._file.close()
+
+
+def result_record(result: LiveResult, masks: bool = True) -> dict[str, Any]:
+    """A frame's result as JSON has it, in files and on networks.
+
+    frame counts all captured frames, number the tracked ones; time is in seconds since the first tracked frame and
+    captured in seconds since 1970; latency_ms runs from the frame's capture to its result; size is [width, height].
+    Objects are as in `JsonLinesSink`, and each mask's run lengths are in `mask`, as COCO has them, unless left out.
+    """
+    height, width = result.tracks.mask.shape
+    objects = []
+    for track in result.tracks.objects:
+        record = object_record(track)
+        if masks and track.points is None:
+            record["mask"] = run_lengths(result.tracks.mask == track.id)
+        objects.append(record)
+    return {
+        "frame": result.frame.index,
+        "number": result.number,
+        "time": round(result.time, 6),
+        "captured": round(result.frame.wall, 6),
+        "latency_ms": round(1000 * result.latency, 2),
+        "size": [width, height],
+        "objects": objects,
+    }
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    """A record as UTF-8 JSON with a line feed behind it."""
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:

@@ -18,6 +18,7 @@
 using corrflow::Job;
 using corrflow::Kernel;
 using corrflow::Reference;
+using corrflow::Storage;
 
 namespace {
 
@@ -36,7 +37,7 @@ std::uint16_t half_of(float value) {
 
 struct Case {
     int K, C, N, H, W, top_k;
-    bool half;
+    Storage storage;
     std::vector<int> radius, dilation;
     std::vector<float> query;
     std::vector<std::vector<float>> keys, values;
@@ -82,7 +83,7 @@ Case random_case(std::mt19937& random) {
     made.K = between(1, 3), made.C = between(1, 9), made.N = between(1, 9);
     made.H = between(1, 20), made.W = between(1, 75);  // more columns than two panels of any kernel
     made.top_k = between(0, 1) ? between(1, 12) : 0;
-    made.half = between(0, 1) == 1;
+    made.storage = static_cast<Storage>(between(0, 3));
     // Small integers are exact in every precision and make ties.
     const auto fill = [&](std::size_t count) {
         std::vector<float> numbers(count);
@@ -100,26 +101,48 @@ Case random_case(std::mt19937& random) {
     return made;
 }
 
+// Twice the features as packed integers, [depth][H][W] words.
+std::vector<std::int32_t> packed(const Case& made, const std::vector<float>& features) {
+    const int bits = made.storage == Storage::Sixteen ? 16 : 8, share = 32 / bits;
+    const std::size_t cells = std::size_t(made.H) * made.W;
+    std::vector<std::int32_t> words((made.C + share - 1) / share * cells);
+    for (std::size_t c = 0; c < words.size() / cells * share; ++c)
+        for (std::size_t i = 0; i < cells; ++i) {
+            const int number = (c < std::size_t(made.C) ? int(2 * features[c * cells + i]) : 0) + (bits == 8 ? 128 : 0);
+            const std::uint32_t field = std::uint32_t(number) & (bits == 8 ? 0xffu : 0xffffu);
+            std::int32_t& word = words[c / share * cells + i];
+            word = std::int32_t(std::uint32_t(word) | field << (c % share * bits));
+        }
+    return words;
+}
+
 bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
     std::vector<std::vector<std::uint16_t>> halves(made.K);
+    const bool half = made.storage == Storage::Half, words = made.storage > Storage::Half;
+    std::vector<std::vector<std::int32_t>> integers(made.K);
+    const std::vector<std::int32_t> query = words ? packed(made, made.query) : std::vector<std::int32_t>();
     std::vector<Reference> references;
     int window = 0;
     for (int k = 0; k < made.K; ++k) {
         halves[k].resize(made.keys[k].size());  // no capacity beyond it, in which a read too far would go unseen
         for (std::size_t i = 0; i < halves[k].size(); ++i) halves[k][i] = half_of(made.keys[k][i]);
-        const void* keys = made.half ? static_cast<const void*>(halves[k].data()) : made.keys[k].data();
-        references.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k]});
+        if (words) integers[k] = packed(made, made.keys[k]);
+        const void* keys = words  ? static_cast<const void*>(integers[k].data())
+                           : half ? static_cast<const void*>(halves[k].data())
+                                  : made.keys[k].data();
+        const float scale = words ? 0.5f : 2.0f;  // packed features are twice as large on both sides
+        references.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k], scale});
         const int across = std::min(made.radius[k], (made.W - 1) / made.dilation[k]);
         const int along = std::min(made.radius[k], (made.H - 1) / made.dilation[k]);
         window += (2 * across + 1) * (2 * along + 1);
     }
     std::vector<float> copied(std::size_t(made.N) * made.H * made.W);
     Job job{};
-    job.query = made.query.data(), job.references = references.data();
-    job.K = made.K, job.C = made.C, job.N = made.N, job.H = made.H, job.W = made.W;
-    job.half_keys = made.half;
+    job.query = words ? static_cast<const void*>(query.data()) : made.query.data(), job.references = references.data();
+    job.K = made.K, job.N = made.N, job.H = made.H, job.W = made.W;
+    job.depth = words ? int(query.size() / (made.H * made.W)) : made.C;
+    job.storage = made.storage;
     job.top_k = std::min(made.top_k, window);
-    job.scale = 2.0f;
     job.copied = copied.data();
     const std::size_t bytes = (kernel.scratch(job, rows_per_part) + 63) / 64 * 64;
     std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, bytes));
@@ -135,9 +158,9 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
                 if (std::abs(got - expected[n]) < 1e-4) continue;
                 std::fprintf(stderr,
                              "%s kernel: label %d at (%d, %d) is %g, not %g: K %d, C %d, N %d, H %d, W %d, top_k %d,"
-                             " half %d, radius %d, dilation %d\n",
+                             " storage %d, radius %d, dilation %d\n",
                              kernel.name, n, y, x, got, expected[n], made.K, made.C, made.N, made.H, made.W, made.top_k,
-                             made.half, made.radius[0], made.dilation[0]);
+                             int(made.storage), made.radius[0], made.dilation[0]);
                 return false;
             }
         }
@@ -153,7 +176,10 @@ int main(int count, char** arguments) {
 #ifdef CORRFLOW_X86_KERNELS
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
         kernels.push_back(&corrflow::avx2_kernel);
-        if (__builtin_cpu_supports("avx512f")) kernels.push_back(&corrflow::avx512_kernel);
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
+            kernels.push_back(&corrflow::avx512_kernel);
+            if (__builtin_cpu_supports("avx512vnni")) kernels.push_back(&corrflow::avx512_vnni_kernel);
+        }
     }
 #endif
     const int cases = std::atoi(arguments[2]);

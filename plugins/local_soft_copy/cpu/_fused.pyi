@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 def kernels() -> list[str]: ...
+def pack(features: np.ndarray, bits: int, words: np.ndarray, threads: int) -> float: ...
 def copy(
     query: np.ndarray,
     keys: np.ndarray,
@@ -12,7 +13,8 @@ def copy(
     radius: Sequence[int],
     dilation: Sequence[int],
     top_k: int,
-    temperature: float,
+    scales: Sequence[float],
+    bits: int,
     threads: int,
     kernel: str,
 ) -> np.ndarray: ...

@@ -4,19 +4,23 @@
 
 namespace corrflow {
 
+// How features are stored. Packed ones are 32-bit words [depth][H][W]: two channels of 16 bits in each, or four of 8.
+// Eight bits stand 128 higher than the number they mean, so that they are unsigned. Channels that only fill up are zero.
+enum class Storage { Float, Half, Sixteen, Eight };
+
 struct Reference {
-    const void* keys;     // [C][H][W] float, or half
+    const void* keys;     // [depth][H][W] of the job's storage
     const float* values;  // [N][H][W]
     int radius, dilation;
+    float scale;  // what the sum of products is multiplied by to be the score
 };
 
 struct Job {
-    const float* query;  // [C][H][W]
+    const void* query;  // [depth][H][W]: float for keys of Float and Half, otherwise of the same storage as they
     const Reference* references;
-    int K, C, N, H, W;
-    bool half_keys;
+    int K, depth, N, H, W;
+    Storage storage;
     int top_k;      // 0 keeps every score
-    float scale;    // 1 / temperature
     float* copied;  // [N][H][W]
 };
 
@@ -33,6 +37,7 @@ extern const Kernel portable_kernel;
 #ifdef CORRFLOW_X86_KERNELS
 extern const Kernel avx2_kernel;
 extern const Kernel avx512_kernel;
+extern const Kernel avx512_vnni_kernel;
 #endif
 
 }  // namespace corrflow

@@ -1,20 +1,22 @@
 // The fused kernel: scores, window, top_k or softmax, and weighted copy of one panel of query columns, row by row.
 //
 // LANES neighbouring query columns share a register. The score of an offset is one fused multiply-add per channel with
-// the key row shifted by the offset; two query rows go through together, so that each key loaded is used twice. A panel
+// the key row shifted by the offset; a few query rows go through together, so that each key loaded is used as often: shifted,
+// it mostly lies across two cache lines, and loading it costs more than the sum. A panel
 // of a few registers' width goes down the frame with the key rows that its window covers in a small ring: read in place
 // the channels would lie on a page each, and the loop would wait for the cache. The scores of one key row at a time are
 // held (never the window) and folded into a running softmax, or into sorted lists of the top_k best.
 //
 // Only the compiler's fixed-width vectors are used, so one source serves every instruction set; the files that include
-// it set KERNEL_NAME, KERNEL_TEXT, LANES, PAIR_OFFSETS and SINGLE_OFFSETS.
+// it set KERNEL_NAME, KERNEL_TEXT, LANES, REGISTERS and QUERY_ROWS.
 // Everything here has internal linkage and nothing of the C++ library is used: code compiled for a newer processor
 // must not be the copy that the linker keeps for all.
 #include "kernel.h"
 
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX2__)
+#include <type_traits>
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -26,7 +28,11 @@ using corrflow::Reference;
 constexpr int L = LANES;
 constexpr int STRIPS = 32 / LANES;  // registers side by side in a panel
 constexpr int P = STRIPS * L;
-constexpr int ROWS = 2;
+constexpr int ROWS = QUERY_ROWS;
+
+// How many offsets go through at once with so many query rows: their sums, the queries and a key are in registers.
+constexpr int most_offsets(int rows) { return (REGISTERS - 1 - rows) / rows; }
+
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef std::int32_t Integers __attribute__((vector_size(4 * LANES)));
 
@@ -39,6 +45,14 @@ inline Floats load(const float* from) {
 }
 
 inline void store(float* to, Floats vector) { std::memcpy(to, &vector, sizeof vector); }
+
+inline Integers load(const std::int32_t* from) {
+    Integers vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+inline void store(std::int32_t* to, Integers vector) { std::memcpy(to, &vector, sizeof vector); }
 
 inline Floats broadcast(float value) { return value - Floats{}; }
 
@@ -60,6 +74,8 @@ inline float single(std::uint16_t bits) {
 
 inline float single(float value) { return value; }
 
+inline std::int32_t single(std::int32_t word) { return word; }  // packed features stay as they are
+
 inline Floats load(const std::uint16_t* from) {
 #if LANES == 16 && defined(__AVX512F__)
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
@@ -72,17 +88,32 @@ inline Floats load(const std::uint16_t* from) {
 #endif
 }
 
-// One bit for each lane in which a is larger than b.
-inline unsigned lanes_above(Floats a, Floats b) {
+// One bit for each lane in which a is at least b; none where a is not a number.
+inline unsigned lanes_not_below(Floats a, Floats b) {
 #if LANES == 16 && defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
 #elif LANES == 8 && defined(__AVX2__)
-    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ));
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GE_OQ));
 #else
-    const Integers above = a > b;
+    const Integers above = a >= b;
     unsigned bits = 0;
     for (int lane = 0; lane < L; ++lane) bits |= (unsigned)(above[lane] & 1) << lane;
     return bits;
+#endif
+}
+
+constexpr unsigned EVERY_LANE = (1u << L) - 1;
+
+// Whether any lane is other than 0.
+inline bool any_bit(Integers vector) {
+#if LANES == 16 && defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)vector, (__m512i)vector) != 0;
+#elif LANES == 8 && defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)vector, (__m256i)vector);
+#else
+    std::int32_t bits = 0;
+    for (int lane = 0; lane < L; ++lane) bits |= vector[lane];
+    return bits != 0;
 #endif
 }
 
@@ -105,25 +136,69 @@ inline Floats exponential(Floats x) {
     return series * (Floats)exponent;
 }
 
-// Scores of R query rows at OFFSETS neighbouring offsets: query [C][ROWS][L], keys [C][stride] from the first offset,
-// scores [R][score_stride].
-template <int R, int OFFSETS>
-inline void score_block(const float* query, const float* keys, int C, int stride, int step, float* scores,
-                        int score_stride) {
-    Floats sums[R][OFFSETS];
+// What one word of features is and how the products of two are added up.
+struct Singles {
+    typedef float Word;
+    typedef Floats Words;
+    static Words add(Words sums, Words query, Words key) { return sums + query * key; }
+    static Floats sum(Words sums) { return sums; }
+};
+
+// Two signed channels of 16 bits. The sums cannot overflow: the binding sees to it when it packs.
+struct Pairs {
+    typedef std::int32_t Word;
+    typedef Integers Words;
+    static Words add(Words sums, Words query, Words key) {
+#if LANES == 16 && defined(__AVX512VNNI__)
+        return (Words)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)query, (__m512i)key);
+#elif LANES == 16 && defined(__AVX512BW__)
+        return sums + (Words)_mm512_madd_epi16((__m512i)query, (__m512i)key);
+#elif LANES == 8 && defined(__AVX2__)
+        return sums + (Words)_mm256_madd_epi16((__m256i)query, (__m256i)key);
+#elif LANES == 4 && defined(__SSE2__)
+        return sums + (Words)_mm_madd_epi16((__m128i)query, (__m128i)key);
+#else
+        return sums + (query << 16 >> 16) * (key << 16 >> 16) + (query >> 16) * (key >> 16);
+#endif
+    }
+    static Floats sum(Words sums) { return __builtin_convertvector(sums, Floats); }
+};
+
+// Four channels of 8 bits: the keys' stand 128 too high, the query's are signed.
+struct Fours {
+    typedef std::int32_t Word;
+    typedef Integers Words;
+    static Words add(Words sums, Words query, Words key) {
+#if LANES == 16 && defined(__AVX512VNNI__)
+        return (Words)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)key, (__m512i)query);
+#else
+        return sums + (query << 24 >> 24) * (key & 255) + (query << 16 >> 24) * (key >> 8 & 255) +
+               (query << 8 >> 24) * (key >> 16 & 255) + (query >> 24) * (key >> 24 & 255);
+#endif
+    }
+    static Floats sum(Words sums) { return __builtin_convertvector(sums, Floats); }
+};
+
+// Scores of R query rows at OFFSETS neighbouring offsets: query [depth][ROWS][L], keys [depth][stride] from the first
+// offset, starts [ROWS][L] what the sums begin with, scores [R][score_stride].
+template <typename A, int R, int OFFSETS>
+inline void score_block(const typename A::Word* query, const typename A::Word* keys, const typename A::Word* starts,
+                        int depth, int stride, int step, float scale, float* scores, int score_stride) {
+    typedef typename A::Words Words;
+    Words sums[R][OFFSETS];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-        for (int o = 0; o < OFFSETS; ++o) sums[r][o] = Floats{};
-    for (int c = 0; c < C; ++c) {
-        Floats own[R];
+        for (int o = 0; o < OFFSETS; ++o) sums[r][o] = load(starts + r * L);
+    for (int c = 0; c < depth; ++c) {
+        Words own[R];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) own[r] = load(query + r * L);
 #pragma GCC unroll 32
         for (int o = 0; o < OFFSETS; ++o) {
-            const Floats key = load(keys + o * step);
+            const Words key = load(keys + o * step);
 #pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) sums[r][o] += own[r] * key;
+            for (int r = 0; r < R; ++r) sums[r][o] = A::add(sums[r][o], own[r], key);
         }
         query += ROWS * L;
         keys += stride;
@@ -131,17 +206,18 @@ inline void score_block(const float* query, const float* keys, int C, int stride
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-        for (int o = 0; o < OFFSETS; ++o) store(scores + r * score_stride + o * L, sums[r][o]);
+        for (int o = 0; o < OFFSETS; ++o) store(scores + r * score_stride + o * L, A::sum(sums[r][o]) * scale);
 }
 
 // score_block with a number of offsets known only now.
-template <int R, int OFFSETS>
-inline void score_some(int count, const float* query, const float* keys, int C, int stride, int step, float* scores,
+template <typename A, int R, int OFFSETS>
+inline void score_some(int count, const typename A::Word* query, const typename A::Word* keys,
+                       const typename A::Word* starts, int depth, int stride, int step, float scale, float* scores,
                        int score_stride) {
     if (count == OFFSETS)
-        score_block<R, OFFSETS>(query, keys, C, stride, step, scores, score_stride);
+        score_block<A, R, OFFSETS>(query, keys, starts, depth, stride, step, scale, scores, score_stride);
     else if constexpr (OFFSETS > 1)
-        score_some<R, OFFSETS - 1>(count, query, keys, C, stride, step, scores, score_stride);
+        score_some<A, R, OFFSETS - 1>(count, query, keys, starts, depth, stride, step, scale, scores, score_stride);
 }
 
 // What is known of one query row of the panel.
@@ -161,9 +237,10 @@ struct Panel {
     float* copied;         // [rows][N][P]: sums of weights times values
     float* best;           // [rows][P][top_k]: kept scores, descending
     std::int32_t* places;  // [rows][P][top_k]: reference * H * W + row * W + column of each
-    float* query;          // [STRIPS][C][ROWS][L]
+    void* query;           // [STRIPS][depth][ROWS][L] words
+    void* starts;          // [STRIPS][ROWS][L] words: what the sums begin with
     float* scores;         // [ROWS][offsets][L] of one key row
-    float* ring;           // [slots][C + N][width]
+    char* ring;            // [slots][depth + N][width] words
     unsigned char* marks;  // [rows in sight][groups in sight]: whether a group of L columns holds a value beside zero
 
     // Of the reference at hand:
@@ -206,7 +283,7 @@ struct Panel {
             const Reference& each = job.references[k];
             const std::size_t across = reach_columns(job, each), along = reach_rows(job, each);
             if (2 * across + 1 > widest) widest = 2 * across + 1;
-            const std::size_t floats = (2 * along + ROWS) * (job.C + job.N) * width_of((int)across, each.dilation);
+            const std::size_t floats = (2 * along + ROWS) * (job.depth + job.N) * width_of((int)across, each.dilation);
             if (floats > rings) rings = floats;
         }
         Allotment parts{base};
@@ -214,19 +291,26 @@ struct Panel {
         copied = parts.take<float>((std::size_t)rows * job.N * P);
         best = parts.take<float>((std::size_t)rows * P * job.top_k);
         places = parts.take<std::int32_t>((std::size_t)rows * P * job.top_k);
-        query = parts.take<float>((std::size_t)STRIPS * job.C * ROWS * L);
+        query = parts.take<float>((std::size_t)STRIPS * job.depth * ROWS * L);
+        starts = parts.take<float>(STRIPS * ROWS * L);
         scores = parts.take<float>(ROWS * widest * L);
-        ring = parts.take<float>(rings);
+        ring = parts.take<char>(4 * rings);
         marks = parts.take<unsigned char>((std::size_t)job.H * ((job.W + L - 1) / L));
         return parts.used;
     }
 
     void run() {
         begin();
-        for (int k = 0; k < job.K; ++k) {
+        // The newest reference first: it is the most alike, and what it leaves in the lists keeps most of the others out.
+        for (int k = job.K - 1; k >= 0; --k) {
             at(k);
             // With a dilation, rows see only rows of their own remainder: each remainder is a picture of its own.
-            for (int remainder = 0; remainder < step && remainder < job.H; ++remainder) fold_remainder(remainder);
+            for (int remainder = 0; remainder < step && remainder < job.H; ++remainder) switch (job.storage) {
+                    case corrflow::Storage::Float: fold_remainder<Singles, float>(remainder); break;
+                    case corrflow::Storage::Half: fold_remainder<Singles, std::uint16_t>(remainder); break;
+                    case corrflow::Storage::Sixteen: fold_remainder<Pairs, std::int32_t>(remainder); break;
+                    case corrflow::Storage::Eight: fold_remainder<Fours, std::int32_t>(remainder); break;
+                }
         }
         for (int r = 0; r < rows; ++r) end(r);
     }
@@ -267,17 +351,18 @@ struct Panel {
         const int left = column > across ? (column - across) / L : 0;
         const int last = column + columns - 1 + across < job.W - 1 ? column + columns - 1 + across : job.W - 1;
         const int groups = last / L + 1 - left;
-        std::memset(marks, 0, (std::size_t)(bottom - top) * groups);
-        for (int n = 0; n < job.N; ++n)
-            for (int y = top; y < bottom; ++y) {
-                const float* values = reference->values + ((std::size_t)n * job.H + y) * job.W;
-                unsigned char* own = marks + (std::size_t)(y - top) * groups - left;
-                for (int x = left * L; x <= last; x += L) {
-                    const int end = x + L < job.W ? x + L : job.W;
-                    unsigned char found = 0;
-                    for (int i = x; i < end; ++i) found |= values[i] != 0.0f;
-                    own[x / L] |= found;
-                }
+        const std::size_t plane = (std::size_t)job.H * job.W;
+        for (int y = top; y < bottom; ++y)
+            for (int group = 0; group < groups; ++group) {
+                const int x = (left + group) * L, lanes = job.W - x < L ? job.W - x : L;
+                const float* values = reference->values + (std::size_t)y * job.W + x;
+                Integers bits{};
+                for (int n = 0; n < job.N; ++n, values += plane)
+                    if (lanes == L)
+                        bits |= (Integers)load(values) & 0x7fffffff;  // -0 is 0 as well
+                    else
+                        for (int lane = 0; lane < lanes; ++lane) bits[0] |= values[lane] != 0.0f;
+                marks[(std::size_t)(y - top) * groups + group] = any_bit(bits);
             }
         for (int r = 0; r < rows; ++r)
             for (int strip = 0; strip * L < columns; ++strip) {
@@ -291,8 +376,9 @@ struct Panel {
             }
     }
 
-    // All query rows y with y % step == remainder, two neighbours of them at a time. Rows are counted within the
+    // All query rows y with y % step == remainder, a few neighbours of them at a time. Rows are counted within the
     // remainder here: u stands for the frame's row u * step + remainder.
+    template <typename A, typename Key>
     void fold_remainder(int remainder) {
         if (first_row + rows - 1 < remainder) return;
         const int count = (job.H - 1 - remainder) / step + 1;
@@ -301,90 +387,112 @@ struct Panel {
         const int along = reach_rows(job, *reference);
         int fetched = 0;  // key rows before this one are in the ring, as far as it reaches
         for (int u = first; u < beyond; u += ROWS) {
-            const int pair = beyond - u < ROWS ? beyond - u : ROWS;
-            const int own[ROWS] = {u * step + remainder - first_row, (u + pair - 1) * step + remainder - first_row};
+            const int group = beyond - u < ROWS ? beyond - u : ROWS;
+            int own[ROWS];  // those that are missing stand for the last
+            for (int r = 0; r < ROWS; ++r) own[r] = (u + (r < group ? r : group - 1)) * step + remainder - first_row;
             bool live[STRIPS], any = false;
             for (int strip = 0; strip < STRIPS; ++strip) {
-                live[strip] = state[own[0]].live[strip] || state[own[1]].live[strip];
+                live[strip] = false;
+                for (int r = 0; r < ROWS; ++r) live[strip] |= state[own[r]].live[strip];
                 any |= live[strip];
-                if (live[strip]) read_query(strip, own);
+                if (live[strip]) read_query<A>(strip, own);
             }
             if (!any) continue;
             const int top = u > along ? u - along : 0;
-            const int bottom = u + pair - 1 + along < count - 1 ? u + pair - 1 + along : count - 1;
+            const int bottom = u + group - 1 + along < count - 1 ? u + group - 1 + along : count - 1;
             if (fetched < top) fetched = top;
             for (int v = top; v <= bottom; ++v) {
                 const int y = v * step + remainder;
-                float* keys = ring + (std::size_t)(v % slots) * (job.C + job.N) * width;
+                char* slot = ring + 4 * (std::size_t)(v % slots) * (job.depth + job.N) * width;
                 if (v == fetched) {
-                    if (job.half_keys)
-                        fetch<std::uint16_t>(y, keys);
-                    else
-                        fetch<float>(y, keys);
+                    fetch<A, Key>(y, slot);
                     ++fetched;
                 }
-                // Key rows that both query rows see lie between one for the upper and one for the lower row alone.
-                const bool upper = v <= u + along, lower = pair == ROWS && v >= u + 1 - along;
-                for (int strip = 0; strip < STRIPS; ++strip) {
-                    if (!live[strip]) continue;
-                    if (upper && lower)
-                        fold<ROWS>(strip, y, keys, own, 0);
-                    else
-                        fold<1>(strip, y, keys, own, upper ? 0 : 1);
-                }
+                // Most key rows are seen by all query rows; the first and last few by some of them.
+                const int from = v - along - u > 0 ? v - along - u : 0;
+                const int to = v + along - u < group - 1 ? v + along - u : group - 1;
+                for (int strip = 0; strip < STRIPS; ++strip)
+                    if (live[strip]) fold_rows<A, ROWS>(to - from + 1, strip, y, slot, own, from);
             }
         }
     }
 
-    // A row without a neighbour stands for both.
-    void read_query(int strip, const int* own) {
-        const int first = column + strip * L, lanes = job.W - first < L ? job.W - first : L;
-        float* to = query + (std::size_t)strip * job.C * ROWS * L;
-        for (int c = 0; c < job.C; ++c)
-            for (int r = 0; r < ROWS; ++r, to += L) {
-                const float* from = job.query + ((std::size_t)c * job.H + first_row + own[r]) * job.W + first;
-                if (lanes == L)
-                    store(to, load(from) * job.scale);
-                else
-                    for (int lane = 0; lane < L; ++lane) to[lane] = lane < lanes ? from[lane] * job.scale : 0.0f;
-            }
+    // fold with a number of query rows known only now.
+    template <typename A, int R>
+    void fold_rows(int count, int strip, int y, char* slot, const int* own, int first) {
+        if (count == R)
+            fold<A, R>(strip, y, slot, own, first);
+        else if constexpr (R > 1)
+            fold_rows<A, R - 1>(count, strip, y, slot, own, first);
     }
 
-    // Key row y and its values into a slot of the ring, [C + N][width] from the first offset of the first lane on.
+    template <typename A>
+    void read_query(int strip, const int* own) {
+        typedef typename A::Word Word;
+        const int first = column + strip * L, lanes = job.W - first < L ? job.W - first : L;
+        Word* to = static_cast<Word*>(query) + (std::size_t)strip * job.depth * ROWS * L;
+        Word* start = static_cast<Word*>(starts) + strip * ROWS * L;
+        for (int i = 0; i < ROWS * L; ++i) start[i] = 0;
+        for (int c = 0; c < job.depth; ++c)
+            for (int r = 0; r < ROWS; ++r, to += L) {
+                const Word* from =
+                    static_cast<const Word*>(job.query) + ((std::size_t)c * job.H + first_row + own[r]) * job.W + first;
+                if (lanes == L)
+                    store(to, load(from));
+                else
+                    for (int lane = 0; lane < L; ++lane) to[lane] = lane < lanes ? from[lane] : 0;
+                if constexpr (std::is_same_v<A, Fours>) {
+                    // Here they are signed, and what the keys are too high by is taken off the sums beforehand.
+                    for (int lane = 0; lane < L; ++lane) to[lane] ^= (Word)0x80808080u;
+                    store(start + r * L, Fours::add(load(start + r * L), load(to), Integers{} + (Word)0x80808080u));
+                }
+            }
+        if constexpr (std::is_same_v<A, Fours>)
+            for (int i = 0; i < ROWS * L; ++i) start[i] = -start[i];
+    }
+
+    // Key row y and its values into a slot of the ring, [depth + N][width] from the first offset of the first lane on.
     // Columns outside the frame become zeros, which are scored and then excluded.
-    template <typename Key>
-    void fetch(int y, float* slot) const {
+    template <typename A, typename Key>
+    void fetch(int y, char* slot) const {
         const std::size_t plane = (std::size_t)job.H * job.W;
         const int start = column - reach * step;
         const int left = start < 0 ? -start : 0, right = job.W - start < width ? job.W - start : width;
         const std::ptrdiff_t from = (std::ptrdiff_t)y * job.W + start + left;
         const Key* keys = static_cast<const Key*>(reference->keys) + from;
-        const float* values = reference->values + from;
-        for (int c = 0; c < job.C; ++c, slot += width) fetch_channel(keys + c * plane, slot, left, right);
+        typename A::Word* to = reinterpret_cast<typename A::Word*>(slot);
+        for (int c = 0; c < job.depth; ++c, to += width) fetch_channel(keys + c * plane, to, left, right);
         // With top_k the values that are wanted are read where they are.
-        for (int n = 0; n < job.N && !job.top_k; ++n, slot += width) fetch_channel(values + n * plane, slot, left, right);
+        const float* values = reference->values + from;
+        float* after = values_in(slot);
+        for (int n = 0; n < job.N && !job.top_k; ++n, after += width) fetch_channel(values + n * plane, after, left, right);
     }
 
-    template <typename Key>
-    void fetch_channel(const Key* from, float* to, int left, int right) const {
+    float* values_in(char* slot) const { return reinterpret_cast<float*>(slot + 4 * (std::size_t)job.depth * width); }
+
+    template <typename Key, typename Word>
+    void fetch_channel(const Key* from, Word* to, int left, int right) const {
         int x = 0;
-        for (; x < left; ++x) to[x] = 0.0f;
+        for (; x < left; ++x) to[x] = 0;
         for (; x + L <= right; x += L) store(to + x, load(from + (x - left)));
         for (; x < right; ++x) to[x] = single(from[x - left]);
-        for (; x < width; ++x) to[x] = 0.0f;
+        for (; x < width; ++x) to[x] = 0;
     }
 
     // Fold a key row into query rows own[first] .. own[first + R - 1] of a strip.
-    template <int R>
-    void fold(int strip, int y, const float* keys, const int* own, int first) {
-        constexpr int MOST = R == ROWS ? PAIR_OFFSETS : SINGLE_OFFSETS;
+    template <typename A, int R>
+    void fold(int strip, int y, char* slot, const int* own, int first) {
+        typedef typename A::Word Word;
+        constexpr int MOST = most_offsets(R);
         const int blocks = (offsets + MOST - 1) / MOST;
-        const float* queries = query + (std::size_t)strip * job.C * ROWS * L + first * L;
-        keys += strip * L;
+        const Word* queries = static_cast<Word*>(query) + (std::size_t)strip * job.depth * ROWS * L + first * L;
+        const Word* start = static_cast<Word*>(starts) + (strip * ROWS + first) * L;
+        const Word* keys = reinterpret_cast<Word*>(slot) + strip * L;
         // Blocks of nearly equal size: a block of one offset would wait for its own sums.
         for (int block = 0, o = 0; block < blocks; ++block) {
             const int count = (offsets - o + blocks - block - 1) / (blocks - block);
-            score_some<R, MOST>(count, queries, keys + o * step, job.C, width, step, scores + o * L, offsets * L);
+            score_some<A, R, MOST>(count, queries, keys + o * step, start, job.depth, width, step, reference->scale,
+                                   scores + o * L, offsets * L);
             o += count;
         }
         const int left = column + strip * L;
@@ -392,17 +500,18 @@ struct Panel {
         if (job.top_k)
             for (int r = 0; r < R; ++r) keep(strip, y, own[first + r], scores + (std::size_t)r * offsets * L);
         else
-            weigh<R>(strip, keys + (std::size_t)job.C * width, own + first);
+            weigh<R>(strip, values_in(slot) + strip * L, own + first);
     }
 
     // Positions outside the frame count for nothing.
     void exclude(int left, int count) {
         const int lanes = job.W - left < L ? job.W - left : L;
+        const float excluded = job.top_k ? __builtin_nanf("") : LOWEST;
         for (int o = 0; o < offsets; ++o) {
             const int shifted = left + (o - reach) * step;
             for (int lane = 0; lane < lanes; ++lane)
                 if (shifted + lane < 0 || shifted + lane >= job.W)
-                    for (int r = 0; r < count; ++r) scores[((std::size_t)r * offsets + o) * L + lane] = LOWEST;
+                    for (int r = 0; r < count; ++r) scores[((std::size_t)r * offsets + o) * L + lane] = excluded;
         }
     }
 
@@ -410,7 +519,7 @@ struct Panel {
         const float* highest = state[r].highest + strip * L;
         for (int o = 0; o < offsets; ++o) {
             const float* score = row_scores + (std::size_t)o * L;
-            unsigned better = lanes_above(load(score), load(highest));
+            unsigned better = lanes_not_below(load(score), load(highest));
             if (!better) continue;
             const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + (o - reach) * step;
             for (; better; better &= better - 1) {
@@ -420,14 +529,16 @@ struct Panel {
         }
     }
 
-    // Into the descending list of a query; an equal score found earlier stays in front.
+    // Into the descending list of a query; among equal scores the earlier place stands in front.
     void insert(int r, int lane, float score, std::int32_t place) {
         const std::size_t list = ((std::size_t)r * P + lane) * job.top_k;
         float* own = best + list;
         std::int32_t* where = places + list;
         int& count = state[r].kept[lane];
-        int at = count < job.top_k ? count++ : job.top_k - 1;
-        for (; at > 0 && own[at - 1] < score; --at) {
+        const auto behind = [&](int at) { return own[at] < score || (own[at] == score && where[at] > place); };
+        if (count == job.top_k && !behind(count - 1)) return;
+        int at = count < job.top_k ? count++ : count - 1;
+        for (; at > 0 && behind(at - 1); --at) {
             own[at] = own[at - 1];
             where[at] = where[at - 1];
         }
@@ -446,7 +557,7 @@ struct Panel {
             Floats peak = load(weights);
             for (int o = 1; o < offsets; ++o) peak = larger(load(weights + o * L), peak);
             Floats highest = load(row.highest + strip * L), total = load(row.total + strip * L);
-            if (lanes_above(peak, highest)) {
+            if (lanes_not_below(highest, peak) != EVERY_LANE) {
                 const Floats now = larger(peak, highest), shrink = exponential(highest - now);
                 highest = now;
                 store(row.highest + strip * L, now);

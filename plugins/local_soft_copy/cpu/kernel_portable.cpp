@@ -2,11 +2,10 @@
 #define KERNEL_NAME portable_kernel
 #define KERNEL_TEXT "portable"
 #define LANES 4
-#if defined(__aarch64__)  // 32 registers
-#define PAIR_OFFSETS 13
-#define SINGLE_OFFSETS 13
+#if defined(__aarch64__)
+#define REGISTERS 32
 #else
-#define PAIR_OFFSETS 6
-#define SINGLE_OFFSETS 12
+#define REGISTERS 16
 #endif
+#define QUERY_ROWS 2
 #include "kernel_body.h"

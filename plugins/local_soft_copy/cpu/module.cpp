@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
@@ -24,7 +25,9 @@ namespace {
 using corrflow::Job;
 using corrflow::Kernel;
 using corrflow::Reference;
+using corrflow::Storage;
 using FloatArray = py::array_t<float, py::array::c_style>;
+using WordArray = py::array_t<std::int32_t, py::array::c_style>;
 
 constexpr int ROWS_PER_TASK = 64;
 
@@ -33,7 +36,9 @@ std::vector<const Kernel*> kernels_here() {
 #ifdef CORRFLOW_X86_KERNELS
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (avx2 && __builtin_cpu_supports("avx512f")) kernels.push_back(&corrflow::avx512_kernel);
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+    if (avx512 && __builtin_cpu_supports("avx512vnni")) kernels.push_back(&corrflow::avx512_vnni_kernel);
+    if (avx512) kernels.push_back(&corrflow::avx512_kernel);
     if (avx2) kernels.push_back(&corrflow::avx2_kernel);
 #endif
     kernels.push_back(&corrflow::portable_kernel);
@@ -76,22 +81,88 @@ void expect(const py::array& array, const std::vector<py::ssize_t>& shape, const
         throw std::invalid_argument(std::string(name) + ": unexpected shape, or not contiguous");
 }
 
-// One picture: query [C, H, W] float32, keys [K, C, H, W] float32 or float16, values [K, N, H, W] float32.
-FloatArray copy(const FloatArray& query, const py::array& keys, const FloatArray& values, const std::vector<int>& radius,
-                const std::vector<int>& dilation, int top_k, float temperature, int threads,
+// Features [C, H, W] float32 into words [depth, H, W] of two or four channels; returns what they were multiplied by. It is
+// such that no number is cut off and that the products of two cells packed like this cannot overflow an int32.
+float pack(const FloatArray& features, int bits, WordArray& words, int threads) {
+    if (features.ndim() != 3 || (bits != 16 && bits != 8)) throw std::invalid_argument("features [C, H, W], 16 or 8 bits");
+    const int C = int(features.shape(0)), H = int(features.shape(1)), W = int(features.shape(2)), share = 32 / bits;
+    const int depth = (C + share - 1) / share;
+    expect(words, {depth, H, W}, "words");
+    const float* from = features.data();
+    auto* to = reinterpret_cast<std::uint32_t*>(words.mutable_data());
+    const std::size_t plane = std::size_t(H) * W;
+    float scale = 1.0f;
+    {
+        py::gil_scoped_release release;
+        std::vector<float> largest(H), longest(H);
+        in_parallel(threads, H, W * sizeof(double), [&](int y, void* scratch) {
+            // Squares of the smallest and largest floats are beyond what a float can hold.
+            double* squares = static_cast<double*>(scratch);
+            std::fill(squares, squares + W, 0.0);
+            float most = 0.0f;
+            for (int c = 0; c < C; ++c) {
+                const float* row = from + c * plane + std::size_t(y) * W;
+                for (int x = 0; x < W; ++x) {
+                    most = std::max(most, std::abs(row[x]));
+                    squares[x] += double(row[x]) * row[x];
+                }
+            }
+            largest[y] = most, longest[y] = float(std::sqrt(*std::max_element(squares, squares + W)));
+        });
+        const float most = *std::max_element(largest.begin(), largest.end());
+        const float length = *std::max_element(longest.begin(), longest.end());
+        // 46000 squared is below 2^31 by more than rounding to integers can add for a thousand channels.
+        const float limit = bits == 16 ? std::min(32767 / most, 46000 / length) : 127 / most;
+        if (std::isfinite(limit) && limit > 0) scale = limit;
+        const std::int32_t low = bits == 16 ? -32767 : -127, excess = bits == 16 ? 0 : 128;
+        const std::uint32_t mask = bits == 16 ? 0xffffu : 0xffu;
+        in_parallel(threads, H, 1, [&](int y, void*) {
+            for (int d = 0; d < depth; ++d) {
+                std::uint32_t* row = to + d * plane + std::size_t(y) * W;
+                std::fill(row, row + W, 0u);
+                for (int i = 0; i < share; ++i) {
+                    const int c = d * share + i;
+                    const float* own = c < C ? from + c * plane + std::size_t(y) * W : nullptr;
+                    for (int x = 0; x < W; ++x) {
+                        // Nearest integer; what is not a number becomes the lowest.
+                        float value = own ? own[x] * scale : 0.0f;
+                        value = value > low ? (value < -low ? value : -low) : low;
+                        const std::int32_t whole = std::int32_t(value + (value < 0 ? -0.5f : 0.5f)) + excess;
+                        row[x] |= (std::uint32_t(whole) & mask) << (i * bits);
+                    }
+                }
+            }
+        });
+    }
+    return scale;
+}
+
+// One picture: query [C, H, W] float32, keys [K, C, H, W] float32 or float16, or both packed: query [depth, H, W],
+// keys [K, depth, H, W] int32 of 16 or 8 bits. values [K, N, H, W] float32; scales [K]: what a sum of products is
+// multiplied by to be the score.
+FloatArray copy(const py::array& query, const py::array& keys, const FloatArray& values, const std::vector<int>& radius,
+                const std::vector<int>& dilation, int top_k, const std::vector<float>& scales, int bits, int threads,
                 const std::string& kernel_name) {
     if (query.ndim() != 3 || values.ndim() != 4) throw std::invalid_argument("query [C, H, W] and values [K, N, H, W]");
     const py::ssize_t K = values.shape(0), N = values.shape(1);
     const py::ssize_t C = query.shape(0), H = query.shape(1), W = query.shape(2);
+    expect(query, {C, H, W}, "query");
     expect(keys, {K, C, H, W}, "keys");
     expect(values, {K, N, H, W}, "values");
     const bool half = keys.dtype().kind() == 'f' && keys.itemsize() == 2;
-    if (!half && !py::isinstance<FloatArray>(keys)) throw std::invalid_argument("keys of float32 or float16");
+    Storage storage = half ? Storage::Half : Storage::Float;
+    if (bits == 16 || bits == 8) {
+        storage = bits == 16 ? Storage::Sixteen : Storage::Eight;
+        if (!py::isinstance<WordArray>(query) || !py::isinstance<WordArray>(keys))
+            throw std::invalid_argument("packed query and keys of int32");
+    } else if (bits || !py::isinstance<FloatArray>(query) || !(half || py::isinstance<FloatArray>(keys))) {
+        throw std::invalid_argument("query of float32, keys of float32 or float16");
+    }
     if (std::min({K, N, C, H, W}) < 1 || K * H * W > std::numeric_limits<std::int32_t>::max())
         throw std::invalid_argument("sizes of at least 1, and not more cells than an int32 can count");
-    if (radius.size() != std::size_t(K) || dilation.size() != radius.size())
-        throw std::invalid_argument("one radius and one dilation for each reference");
-    if (top_k < 0 || !(temperature > 0)) throw std::invalid_argument("top_k >= 0 and temperature > 0");
+    if (radius.size() != std::size_t(K) || dilation.size() != radius.size() || scales.size() != radius.size())
+        throw std::invalid_argument("one radius, one dilation and one scale for each reference");
+    if (top_k < 0) throw std::invalid_argument("top_k >= 0");
 
     std::vector<Reference> references;
     std::int64_t window = 0;
@@ -101,16 +172,15 @@ FloatArray copy(const FloatArray& query, const py::array& keys, const FloatArray
         const std::int64_t along = std::min<std::int64_t>(radius[k], (H - 1) / dilation[k]);
         window += (2 * across + 1) * (2 * along + 1);
         references.push_back({static_cast<const char*>(keys.data()) + k * C * H * W * keys.itemsize(),
-                              values.data() + k * N * H * W, radius[k], dilation[k]});
+                              values.data() + k * N * H * W, radius[k], dilation[k], scales[k]});
     }
     FloatArray copied({N, H, W});
     Job job{};
     job.query = query.data();
     job.references = references.data();
-    job.K = int(K), job.C = int(C), job.N = int(N), job.H = int(H), job.W = int(W);
-    job.half_keys = half;
+    job.K = int(K), job.depth = int(C), job.N = int(N), job.H = int(H), job.W = int(W);
+    job.storage = storage;
     job.top_k = static_cast<int>(std::min<std::int64_t>(top_k, window));
-    job.scale = 1.0f / temperature;
     job.copied = copied.mutable_data();
     const Kernel& kernel = kernel_named(kernel_name);
     const int panels = (job.W + kernel.columns - 1) / kernel.columns;
@@ -136,7 +206,9 @@ PYBIND11_MODULE(_fused, module) {
         for (const Kernel* kernel : kernels_here()) names.append(kernel->name);
         return names;
     });
-    module.def("copy", &copy, py::arg("query").noconvert(), py::arg("keys"), py::arg("values").noconvert(),
-               py::arg("radius"), py::arg("dilation"), py::arg("top_k"), py::arg("temperature"), py::arg("threads"),
+    module.def("pack", &pack, py::arg("features").noconvert(), py::arg("bits"), py::arg("words").noconvert(),
+               py::arg("threads"));
+    module.def("copy", &copy, py::arg("query"), py::arg("keys"), py::arg("values").noconvert(), py::arg("radius"),
+               py::arg("dilation"), py::arg("top_k"), py::arg("scales"), py::arg("bits"), py::arg("threads"),
                py::arg("kernel"));
 }

@@ -1,0 +1,267 @@
+"""corrflow-prepare: videos become the same shards whatever happens on the way, and nothing is left out silently."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from corrflow.plugins.errors import InputError
+from corrflow.train import prepare as preparing
+from corrflow.train.frames import Smaller, small_frames
+from corrflow.train.prepare import DIED, Video, plan_shards, prepare, read_video
+from corrflow.train.shards import read_index
+
+HOW = Smaller(6.0, 48, quality=90)
+
+
+def write_frames(folder: Path, seed: int, frames: int = 5) -> None:
+    folder.mkdir(parents=True)
+    scene = np.random.default_rng(seed).integers(0, 256, (64, 160, 3), np.uint8)
+    for t in range(frames):
+        cv2.imwrite(str(folder / f"{t:05d}.png"), scene[:, 3 * t : 3 * t + 96])
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[[Path, int], None]) -> Path:
+    """Videos in two classes, frames in the layout of DAVIS with masks, and files that are broken in several ways."""
+    root = tmp_path_factory.mktemp("footage")
+    for seed in range(4):
+        write_video(root / "kinetics" / ("jumping" if seed % 2 else "riding a bike") / f"{seed}.mp4", seed)
+    write_frames(root / "davis" / "JPEGImages" / "480p" / "bear", 4)
+    write_frames(root / "davis" / "Annotations" / "480p" / "bear", 5)
+    whole = (root / "kinetics" / "jumping" / "1.mp4").read_bytes()
+    (root / "empty.mp4").touch()
+    (root / "text.mp4").write_text("no video")
+    (root / "headless.mp4").write_bytes(whole[200:])
+    write_frames(root / "cut", 6)
+    (root / "cut" / "00003.png").write_bytes(b"no picture")
+    return root
+
+
+def run(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "corrflow.train.prepare_cli", str(source), str(out), "--per-shard", "3", *options]
+    return subprocess.run(line, capture_output=True, text=True, timeout=240)
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Everything that a run left, by name."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_shards_hold_the_videos_and_the_report_what_is_missing(footage: Path, tmp_path: Path) -> None:
+    done = run(footage, tmp_path / "out", "--short-side", "48", "--workers", "2")
+    assert done.returncode == 1, done.stderr
+    assert "4 videos could not be read or not to their end" in done.stderr and "Traceback" not in done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert sorted(report["left_out"]) == ["empty.mp4", "headless.mp4", "text.mp4"]
+    assert list(report["cut"]) == ["cut"] and report["cut"]["cut"].endswith("3 frames kept")
+    found = {}
+    for path in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            names = tar.getnames()
+            for name in names:
+                if name.endswith(".json"):
+                    about = json.loads(read(tar, name))
+                    frames = sorted(n for n in names if n.startswith(name[:-4]) and n.endswith(".jpg"))
+                    assert len(frames) == about["frames"] and about["frames_per_second"] == 6
+                    found[about["name"]] = [read(tar, frame) for frame in frames]
+    assert set(found) == {
+        "kinetics/riding a bike/0.mp4", "kinetics/jumping/1.mp4", "kinetics/riding a bike/2.mp4",
+        "kinetics/jumping/3.mp4", "davis/JPEGImages/480p/bear", "cut",
+    }  # fmt: skip
+    assert report["videos"] == 6 and report["frames"] == sum(map(len, found.values()))
+    for name in ("kinetics/jumping/1.mp4", "davis/JPEGImages/480p/bear"):
+        assert found[name] == list(small_frames(footage / name, HOW))
+    picture = cv2.imdecode(np.frombuffer(found["kinetics/jumping/1.mp4"][0], np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None and picture.shape == (48, 72, 3)
+
+
+def read(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(footage: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """Killed at random (--train-kills), by another number of workers, and given again until it is done."""
+    run(footage, tmp_path / "whole", "--workers", "1")
+    line = [
+        sys.executable, "-m", "corrflow.train.prepare_cli", str(footage), str(tmp_path / "killed"),
+        "--per-shard", "3", "--workers", "2",
+    ]  # fmt: skip
+    kills, met = int(pytestconfig.getoption("--train-kills") or 0), 0
+    for kill in range(kills):
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 60
+        # The first kills come after so many shards, so that they meet the work and not only its start.
+        while time.monotonic() < deadline and process.poll() is None:
+            if len(list((tmp_path / "killed").glob("receipts/*.json"))) > min(kill, 1):
+                break
+            time.sleep(0.002)
+        time.sleep(random.random() * 0.02)
+        met += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert met, "every kill came too late to show anything"
+    run(footage, tmp_path / "killed", "--workers", "2")
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.tar")}
+    assert run(footage, tmp_path / "killed").returncode == 1  # what was left out stays left out
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.tar")}
+
+
+def test_workers_end_with_their_parent(footage: Path, tmp_path: Path) -> None:
+    """After a kill of the parent alone nobody is left."""
+    marker = f"corrflow-{os.getpid()}-{random.random()}"
+    line = [sys.executable, "-m", "corrflow.train.prepare_cli", str(footage), str(tmp_path / "out"), "--workers", "2"]
+    process = subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "CORRFLOW_TEST_MARKER": marker}
+    )
+
+    def alive() -> int:
+        """Processes that inherited the marker in their environment."""
+        count = 0
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                count += marker.encode() in environ.read_bytes()
+            except OSError:
+                continue
+        return count
+
+    if not Path("/proc/self/environ").exists():
+        process.kill()
+        process.wait()
+        pytest.skip("needs /proc to see who is alive")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and alive() < 3:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while time.monotonic() < deadline and alive():
+        time.sleep(0.05)
+    assert alive() == 0
+
+
+def test_a_decoder_that_dies_costs_its_video_alone(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ends its process on one video, whoever else is at work then."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the workers find `dying_read`
+    monkeypatch.setattr(preparing, "read_video", dying_read)
+    total = prepare(plan_shards(footage, HOW, 3, 600.0), tmp_path / "out", 2)
+    assert total.left_out.pop("kinetics/jumping/3.mp4") == DIED
+    assert sorted(total.left_out) == ["empty.mp4", "headless.mp4", "text.mp4"]
+    assert total.videos == 5
+
+
+def dying_read(path: Path, how: Smaller, longest: float) -> Video:
+    if path.name == "3.mp4":
+        os._exit(11)
+    return read_video(path, how, longest)
+
+
+def test_long_videos_become_several_samples_and_end_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_frames(tmp_path / "videos" / "long", 0, frames=9)
+    monkeypatch.setattr(preparing, "SAMPLE_FRAMES", 4)
+    prepare(plan_shards(tmp_path / "videos", HOW, 3, 600.0), tmp_path / "out", 1)
+    lengths = [len(sample.places) for sample in read_index(tmp_path / "out" / "shard-000000.tar", "it")]
+    assert lengths == [4, 4, 1]
+    assert len(read_video(tmp_path / "videos" / "long", HOW, longest=1.0).frames) == 6
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "kept"), [(24.0, 6.0, [0, 4, 8]), (10.0, 4.0, [0, 3, 5, 8]), (5.0, 6.0, None)]
+)
+def test_folders_are_thinned_to_the_rate_asked_for(
+    tmp_path: Path, held: float, asked: float, kept: list[int] | None
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for t in range(9):
+        cv2.imwrite(str(folder / f"{t}.png"), np.full((20, 20, 3), 25 * t, np.uint8))
+    means = [
+        round(float(np.mean(np.asarray(cv2.imdecode(np.frombuffer(frame, np.uint8), 1)))) / 25)
+        for frame in small_frames(folder, Smaller(asked, 20, folder_rate=held))
+    ]
+    assert means == (list(range(9)) if kept is None else kept)
+
+
+def test_another_plan_or_a_second_run_is_refused(footage: Path, tmp_path: Path) -> None:
+    run(footage / "kinetics", tmp_path / "out")
+    before = content(tmp_path / "out")
+    for options, named in ((("--fps", "3"), "frames_per_second"), (("--quality", "50"), "quality")):
+        done = run(footage / "kinetics", tmp_path / "out", *options)
+        assert done.returncode == 2 and f"other {named}" in done.stderr and "Traceback" not in done.stderr
+    assert content(tmp_path / "out") == before
+    with preparing._alone(tmp_path / "out"):
+        done = run(footage / "kinetics", tmp_path / "out")
+    assert done.returncode == 2 and "another at work in it" in done.stderr
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "other.tar").touch()
+    done = run(footage / "kinetics", tmp_path / "theirs")
+    assert done.returncode == 2 and "holds other shards" in done.stderr
+    assert os.listdir(tmp_path / "theirs") != [] and (tmp_path / "theirs" / "other.tar").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--fps", "0"), "frames per second between 0.1 and 240.0, got 0.0"),
+        (("--quality", "200"), "quality between 1 and 100, got 200"),
+        (("--per-shard", "0"), "at least one video a shard"),
+        (("--workers", "-1"), "at least 1 worker"),
+        (("--longest", "nan"), "longest above 0"),
+    ],
+)
+def test_bad_options_are_one_sentence(footage: Path, tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    done = run(footage / "kinetics", tmp_path / "out", *options)
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) <= 2, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_without_videos_and_bad_targets_are_one_sentence(footage: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "file").touch()
+    for source, out in ((tmp_path / "none", "a"), (tmp_path / "missing", "b"), (footage / "kinetics", "file")):
+        done = run(source, tmp_path / out)
+        assert done.returncode == 2 and "error: expected" in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(InputError, match="expected a folder to write to"):
+        prepare(plan_shards(footage / "kinetics", HOW, 3, 600.0), tmp_path / "file" / "below", 1)
+
+
+def test_an_interrupted_shard_leaves_no_part_of_itself(footage: Path, tmp_path: Path) -> None:
+    plan = plan_shards(footage / "kinetics", HOW, 9, 600.0)
+
+    def stop(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(plan, tmp_path / "out", 1, stop)
+    assert not list((tmp_path / "out").rglob("*tar*"))
+    prepare(plan, tmp_path / "out", 1)
+    assert [sample.frames_per_second for sample in read_index(tmp_path / "out" / "shard-000000.tar", "")] == [6.0] * 4
+
+
+def test_the_tar_is_what_webdataset_reads(footage: Path, tmp_path: Path) -> None:
+    """Files of a sample follow each other and are alike up to their names' first dot."""
+    prepare(plan_shards(footage / "kinetics", HOW, 9, 600.0), tmp_path / "out", 1)
+    with tarfile.open(fileobj=io.BytesIO((tmp_path / "out" / "shard-000000.tar").read_bytes()), mode="r|") as tar:
+        keys = [entry.name.split(".")[0] for entry in tar]
+    changes = [key for index, key in enumerate(keys) if index == 0 or keys[index - 1] != key]
+    assert len(changes) == len(set(changes)) == 4
