@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain
@@ -67,7 +67,12 @@ def pace_of(run: Run, job: Job, model: Model, items: Sequence[Item], workers: in
 
 
 def compare(
-    runs: dict[str, tuple[Run, int]], clips: int, frames: int, model: Model, rounds: int, report: Callable[[str], None]
+    runs: Mapping[str, tuple[Run, int]],
+    clips: int,
+    frames: int,
+    model: Model,
+    rounds: int,
+    report: Callable[[str], None],
 ) -> dict[str, list[Pace]]:
     """The pace of every run, in turn, so that a change of the machine's pace meets all of them alike."""
     found: dict[str, list[Pace]] = {name: [] for name in runs}
