@@ -67,7 +67,12 @@ def pace_of(run: Run, job: Job, model: Model, items: Sequence[Item], workers: in
 
 
 def compare(
-    runs: Mapping[str, tuple[Run, int]], clips: int, frames: int, model: Model, rounds: int, report: Callable[[str], None]
+    runs: Mapping[str, tuple[Run, int]],
+    clips: int,
+    frames: int,
+    model: Model,
+    rounds: int,
+    report: Callable[[str], None],
 ) -> dict[str, list[Pace]]:
     """The pace of every run, in turn, so that a change of the machine's pace meets all of them alike."""
     found: dict[str, list[Pace]] = {name: [] for name in runs}
@@ -164,7 +169,7 @@ def run_batch_bench(
     console.print(f"{about['processor']}, {about['cores']} cores, one thread a worker", highlight=False)
     with Console(stderr=True).status("") as status:
         if "workers" in parts:
-            runs: Mapping[str, tuple[Run, int]] = {"1 worker": (run_workers, 1), "2 workers": (run_workers, 2)}
+            runs: dict[str, tuple[Run, int]] = {"1 worker": (run_workers, 1), "2 workers": (run_workers, 2)}
             content["workers"] = _say_paces(console, compare(runs, clips, frames, model, rounds, status.update), True)
         if "ray" in parts:
             runs = {"plain pool": (run_workers, 2), "Ray": (run_on_ray, 2)}
