@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import pytest
 from corrflow.plugins.errors import InputError
 from corrflow.train import prepare as preparing
 from corrflow.train.frames import Smaller, small_frames
-from corrflow.train.prepare import DIED, Video, plan_shards, prepare, read_video
+from corrflow.train.prepare import DIED, plan_shards, prepare, read_video
 from corrflow.train.shards import read_index
 
 HOW = Smaller(6.0, 48, quality=90)
@@ -159,18 +160,19 @@ def test_a_decoder_that_dies_costs_its_video_alone(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that ends its process on one video, whoever else is at work then."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the workers find `dying_read`
-    monkeypatch.setattr(preparing, "read_video", dying_read)
+    # A module of its own: workers find tests by no name that is sure to be ours.
+    (tmp_path / "dying_reader.py").write_text(
+        "import os\n"
+        "from corrflow.train.prepare import read_video\n"
+        "def read(path, how, longest):\n"
+        "    return os._exit(11) if path.name == '3.mp4' else read_video(path, how, longest)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(preparing, "read_video", importlib.import_module("dying_reader").read)
     total = prepare(plan_shards(footage, HOW, 3, 600.0), tmp_path / "out", 2)
     assert total.left_out.pop("kinetics/jumping/3.mp4") == DIED
     assert sorted(total.left_out) == ["empty.mp4", "headless.mp4", "text.mp4"]
     assert total.videos == 5
-
-
-def dying_read(path: Path, how: Smaller, longest: float) -> Video:
-    if path.name == "3.mp4":
-        os._exit(11)
-    return read_video(path, how, longest)
 
 
 def test_long_videos_become_several_samples_and_end_where_asked(
