@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from corrflow.train.cli import app as train_app
 from corrflow.train.config import learning
 from corrflow.train.curves import averaged, draw_log
 
+slow = pytest.mark.skipif(not os.environ.get("CORRFLOW_SLOW_TESTS"), reason="takes minutes: CORRFLOW_SLOW_TESTS=1")
 TINY = ("--crop", "32", "--batch", "1", "--threads", "1", "--radius", "2")
 
 
@@ -53,6 +55,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablations, "command", command)
 
 
+@slow
 @pytest.mark.usefixtures("in_process")
 def test_every_ablation_is_trained_scored_and_in_the_table(footage: Path, small_davis: Path, tmp_path: Path) -> None:
     """Two steps each at quarter width. Given again, it trains and scores nothing anew."""
@@ -102,6 +105,7 @@ def test_every_ablation_is_trained_scored_and_in_the_table(footage: Path, small_
     assert other.returncode == 2 and "made with other options (length)" in other.stderr
 
 
+@slow
 @pytest.mark.usefixtures("in_process")
 def test_ablations_go_on_where_they_were_stopped(
     footage: Path, small_davis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +174,7 @@ def test_bad_options_of_ablations_are_one_sentence(
     assert not list(tmp_path.glob("o/runs/*"))
 
 
+@slow
 def test_the_dev_curve_has_every_kept_checkpoint(footage: Path, small_davis: Path, tmp_path: Path) -> None:
     """Scored again after the run has gone on, it keeps what it had; PNG, JSON and TensorBoard tell the same."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
