@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from corrflow.bench.clips import write_demo
+from corrflow.bench.machine import answer_of
 from corrflow.bench.report import check_output, environment, wide_console, write_json
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.batch.items import Item, find_items
@@ -130,12 +128,8 @@ def growth(folder: Path, frames: int, both_ways: bool, radius: int, formats: Seq
     (folder / "labels" / "long.csv").write_text("\n".join(["frame,object,name,x,y", *lines]) + "\n")
     repeat(clip, folder / "long.mp4", frames)
     request = {"folder": str(folder), "formats": list(formats), "rows": _SIZE[0], "radius": radius}
-    command = [sys.executable, "-m", "corrflow.bench.batch_memory"]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise CorrflowError(f"expected a long video to be tracked, got: {reason}")
-    return Growth(*(np.array(column) for column in zip(*json.loads(done.stdout), strict=True)))
+    rows = answer_of("corrflow.bench.batch_memory", request, "expected a long video to be tracked, got")
+    return Growth(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def repeat(clip: Path, into: Path, frames: int) -> None:

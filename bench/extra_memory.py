@@ -6,23 +6,17 @@ Reads {"form", "threads", "case"} as JSON from standard input and prints the byt
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict
 
-from corrflow.bench.machine import peak_growth
+from corrflow.bench.machine import answer_of, peak_growth
 from corrflow.bench.op_forms import Case, forms
-from corrflow.plugins.errors import CorrflowError
 
 
 def extra_memory(form: str, case: Case, threads: int) -> int | None:
     """Bytes by which a first call raises a process's memory, the result included; None where no system says."""
-    request = json.dumps({"form": form, "threads": threads, "case": asdict(case)})
-    done = subprocess.run([sys.executable, "-m", __spec__.name], input=request, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise CorrflowError(f"measuring the memory of {form} failed: {reason}")
-    return json.loads(done.stdout)
+    request = {"form": form, "threads": threads, "case": asdict(case)}
+    return answer_of(__name__, request, f"measuring the memory of {form} failed")
 
 
 def main() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from corrflow.plugins.errors import CorrflowError
 
 MATRIX = 1536  # rows and columns of the product that the machine's rate is taken from
 COPY_BYTES = 128 * 2**20  # beyond any cache
@@ -98,6 +104,18 @@ def peak_growth(call: Callable[[], object]) -> int | None:
     most = highest()
     del kept
     return None if before is None or most is None else max(0, most - before)
+
+
+def answer_of(module: str, request: object, failed: str) -> Any:
+    """What a module prints as JSON, run in a process of its own that reads the request as JSON.
+
+    Raises CorrflowError, which begins with `failed` and ends with the last line that the process complained with.
+    """
+    done = subprocess.run([sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise CorrflowError(f"{failed}: {reason}")
+    return json.loads(done.stdout)
 
 
 def available_memory() -> int | None:

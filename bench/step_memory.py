@@ -6,7 +6,6 @@ Reads {"form", "preset", "config"} as JSON from standard input and prints the by
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -15,8 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from corrflow.bench.machine import peak_growth
-from corrflow.plugins.errors import CorrflowError
+from corrflow.bench.machine import answer_of, peak_growth
 from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
 from corrflow.train import losses
 from corrflow.train.config import TrainConfig, preset
@@ -42,12 +40,8 @@ def training_step(form: str, preset_name: str, config: TrainConfig) -> Callable[
 
 def step_memory(form: str, preset_name: str, config: TrainConfig) -> int | None:
     """Bytes by which a first step raises a process's memory at its highest; None where no system says."""
-    request = json.dumps({"form": form, "preset": preset_name, "config": asdict(config)})
-    done = subprocess.run([sys.executable, "-m", __spec__.name], input=request, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise CorrflowError(f"measuring the memory of a step with {form} failed: {reason}")
-    return json.loads(done.stdout)
+    request = {"form": form, "preset": preset_name, "config": asdict(config)}
+    return answer_of(__name__, request, f"measuring the memory of a step with {form} failed")
 
 
 def main() -> None:

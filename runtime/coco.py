@@ -7,14 +7,13 @@ Written with two fields more than COCO has: `track_id` of an annotation, the sam
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from corrflow.plugins.errors import InputError
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_failed
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
 LARGEST_SIDE = 32768
@@ -59,7 +58,6 @@ class CocoSink(Sink):
     def close(self) -> None:
         if self._annotations.closed:
             return
-        part = part_of(self._path)
         try:
             with self._annotations as file, self._pictures as pictures:
                 file.write('\n],\n"images": [\n' if self._count else '{"annotations": [],\n"images": [\n')
@@ -68,10 +66,7 @@ class CocoSink(Sink):
                     file.write(block)
                 categories = json.dumps(list(self._categories.values()), ensure_ascii=False)
                 file.write(f'\n],\n"categories": {categories}}}\n')
-            if self._frames:
-                os.replace(part, self._path)
-            else:
-                part.unlink()
+            finish(self._path, keep=self._frames > 0)
         except OSError as error:
             raise write_failed(self._path, error) from None
         finally:

@@ -6,7 +6,6 @@ is the corner of the top-left pixel for points and polygons: half a pixel is tak
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.coco import LARGEST_SIDE
 from corrflow.runtime.polygons import filled
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_failed
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
 _DRAWN = ("mask", "polygon", "box", "points", "skeleton")
@@ -62,14 +61,10 @@ class CvatSink(Sink):
     def close(self) -> None:
         if self._file.closed:
             return
-        part = part_of(self._path)
         try:
             with self._file as file:
                 file.write("</annotations>\n")
-            if self._frames:
-                os.replace(part, self._path)
-            else:
-                part.unlink()
+            finish(self._path, keep=self._frames > 0)
         except OSError as error:
             raise write_failed(self._path, error) from None
 

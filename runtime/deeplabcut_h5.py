@@ -7,7 +7,6 @@ file holds; here the opcodes of a list of names are read as data, and anything e
 
 from __future__ import annotations
 
-import os
 import pickletools
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.deeplabcut import HEADER, SCORER, frame_of, objects_of
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_failed
 from corrflow.runtime.tracks import Frame, KeypointsObject, Tracks
 
 _KEY = "df_with_missing"
@@ -67,15 +66,11 @@ class DeepLabCutH5Sink(Sink):
     def close(self) -> None:
         if not self._file:
             return
-        part = part_of(self._path)
         try:
             if self._columns:
                 self._describe()
             self._file.close()
-            if self._columns:
-                os.replace(part, self._path)
-            else:
-                part.unlink()
+            finish(self._path, keep=bool(self._columns))
         except OSError as error:
             raise write_failed(self._path, error) from None
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from corrflow.runtime.sinks import MaskFolderSink, Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import MaskFolderSink, Sink, prepare_place, save_whole, write_failed
 from corrflow.runtime.tracks import Frame, Tracks
 
 
@@ -73,18 +72,13 @@ class YouTubeVosSink(Sink):
     def close(self) -> None:
         objects = {str(id): {"category": name, "frames": frames} for id, (name, frames) in self._objects.items()}
         path = self._folder / "meta.json"
-        try:
-            part_of(path).write_text(json.dumps({"videos": {self._name: {"objects": objects}}}), encoding="utf-8")
-            os.replace(part_of(path), path)
-        except OSError as error:
-            raise write_failed(path, error) from None
+        save_whole(path, json.dumps({"videos": {self._name: {"objects": objects}}}).encode())
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
     """A picture [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, uint8, in the format of the path's suffix."""
     try:
         path.parent.mkdir(exist_ok=True, parents=True)
-        part_of(path).write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())  # JPEG at OpenCV's quality 95
-        os.replace(part_of(path), path)
     except OSError as error:
         raise write_failed(path, error) from None
+    save_whole(path, cv2.imencode(path.suffix, picture)[1].tobytes())  # JPEG at OpenCV's quality 95

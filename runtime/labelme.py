@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.coco import LARGEST_SIDE
 from corrflow.runtime.polygons import filled, polygons_of
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, prepare_place, save_whole
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
 
 _VERSION = "5.5.0"
@@ -58,12 +57,7 @@ class LabelMeSink(Sink):
             "imageWidth": width,
         }
         path = self._folder / f"{frame.name}.json"
-        try:
-            part_of(path).write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-            os.replace(part_of(path), path)
-        except OSError as error:
-            part_of(path).unlink(missing_ok=True)
-            raise write_failed(path, error) from None
+        save_whole(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
 
     def close(self) -> None:
         pass

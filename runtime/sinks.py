@@ -71,7 +71,7 @@ class MaskFolderSink(Sink):
         image.putpalette(self._palette)
         try:
             image.save(part_of(path), format="PNG")
-            os.replace(part_of(path), path)
+            finish(path)
         except OSError as error:
             part_of(path).unlink(missing_ok=True)
             raise write_failed(path, error) from None
@@ -124,15 +124,14 @@ class VideoSink(Sink):
         container, self._container = self._container, None
         if container is None:
             return
-        part = part_of(self._path)
         try:
             try:
                 container.mux(self._stream.encode(None))
             finally:
                 container.close()
-            os.replace(part, self._path)
+            finish(self._path)
         except (FFmpegError, OSError) as error:
-            part.unlink(missing_ok=True)
+            part_of(self._path).unlink(missing_ok=True)
             if not self._failed:  # otherwise reported already, and this only follows from it
                 raise write_failed(self._path, error) from None
 
@@ -178,13 +177,9 @@ class TableSink(Sink):
     def close(self) -> None:
         if self._file.closed:
             return
-        part = part_of(self._path)
         try:
             self._file.close()
-            if self._is_empty:
-                part.unlink()
-            else:
-                os.replace(part, self._path)
+            finish(self._path, keep=not self._is_empty)
         except OSError as error:
             raise write_failed(self._path, error) from None
 
@@ -268,6 +263,24 @@ def _text(number: float, digits: int) -> str:
 def part_of(path: Path) -> Path:
     """Where a file is written before it is whole: beside its path, since a rename is atomic only within one disk."""
     return path.with_name(f".{path.name}.part")
+
+
+def finish(path: Path, keep: bool = True) -> None:
+    """Give what was written beside the path its name, or remove it where it is not worth keeping. Raises OSError."""
+    if keep:
+        os.replace(part_of(path), path)
+    else:
+        part_of(path).unlink()
+
+
+def save_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears with all its content or not at all; raises CorrflowError where that fails."""
+    try:
+        part_of(path).write_bytes(content)
+        finish(path)
+    except OSError as error:
+        part_of(path).unlink(missing_ok=True)
+        raise write_failed(path, error) from None
 
 
 def prepare_place(path: Path) -> None:

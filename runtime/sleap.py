@@ -7,14 +7,13 @@ taken away.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from corrflow.plugins.errors import InputError
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_failed
 from corrflow.runtime.tracks import Frame, KeypointsObject, Tracks
 
 _FRAME = np.dtype(
@@ -89,7 +88,6 @@ class SleapSink(Sink):
     def close(self) -> None:
         if not self._file:
             return
-        part = part_of(self._path)
         try:
             objects = list(self._objects.values())
             names = list(dict.fromkeys(name for _, points in objects for name in points))
@@ -127,10 +125,7 @@ class SleapSink(Sink):
                 for index, text in enumerate(texts):
                     dataset[index] = text
             self._file.close()
-            if objects:
-                os.replace(part, self._path)
-            else:
-                part.unlink()
+            finish(self._path, keep=bool(objects))
         except OSError as error:
             raise write_failed(self._path, error) from None
 

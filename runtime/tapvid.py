@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_failed
 from corrflow.runtime.tracker import LOST_POINT
 from corrflow.runtime.tracks import Frame, Tracks
 
@@ -46,16 +45,15 @@ class TapVidSink(Sink):
     def close(self) -> None:
         if self._rows.closed:
             return
-        part = part_of(self._path)
         try:
             self._rows.close()
             if self._names:
                 rows = np.memmap(self._rows_path, np.float32, "r", shape=(self._frames, len(self._names), 3))
                 points, confidence = rows[:, :, :2].swapaxes(0, 1), rows[:, :, 2].T
-                with part.open("wb") as file:
+                with part_of(self._path).open("wb") as file:
                     names = np.array(self._names, np.str_)
                     np.savez_compressed(file, points=points, occluded=confidence <= LOST_POINT, names=names)
-                os.replace(part, self._path)
+                finish(self._path)
         except OSError as error:
             raise write_failed(self._path, error) from None
         finally:

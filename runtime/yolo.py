@@ -7,7 +7,6 @@ format has no other way to say it. Numbers are shares of the picture's sides.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.polygons import filled, polygons_of
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, prepare_place, save_whole
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
 SETUP = "data.yaml"
@@ -50,12 +49,7 @@ class YoloSink(Sink):
                 for polygon in polygons_of(tracks.mask == track.id):
                     lines.append(_line(track.id, ((polygon + _INSIDE) / sides).ravel()))
         path = self._folder / "labels" / f"{frame.name}.txt"
-        try:
-            part_of(path).write_text("".join(lines), encoding="utf-8")
-            os.replace(part_of(path), path)
-        except OSError as error:
-            part_of(path).unlink(missing_ok=True)
-            raise write_failed(path, error) from None
+        save_whole(path, "".join(lines).encode())
 
     def close(self) -> None:
         names = [self._names.get(id, f"object {id}") for id in range(1, max(self._names, default=0) + 1)]
@@ -65,12 +59,7 @@ class YoloSink(Sink):
             text += f"kpt_shape: [{max(map(len, self._points.values()))}, 3]\nkpt_names:\n"
             for id, points in sorted(self._points.items()):
                 text += f"  {id - 1}: {json.dumps(points, ensure_ascii=False)}\n"
-        path = self._folder / SETUP
-        try:
-            part_of(path).write_text(text, encoding="utf-8")
-            os.replace(part_of(path), path)
-        except OSError as error:
-            raise write_failed(path, error) from None
+        save_whole(self._folder / SETUP, text.encode())
 
 
 def read_yolo(path: Path, shape: tuple[int, int]) -> list[TrackedObject]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
@@ -13,6 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corrflow.bench.kernel import CASES as EDGES
+from corrflow.bench.kernel import Case
 from corrflow.export.propagation import Sizes, propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
@@ -21,33 +22,10 @@ from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
 TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
 
 
-@dataclass(frozen=True)
-class Case:
-    B: int
-    K: int
-    C: int
-    N: int
-    H: int
-    W: int
-    attributes: Attributes
-
-
-CASES = {
-    "one reference": Case(1, 1, 8, 2, 12, 17, Attributes((3,))),
-    "batch and references": Case(2, 3, 8, 3, 9, 11, Attributes((2,), temperature=0.5)),
-    "top_k": Case(1, 2, 8, 3, 10, 9, Attributes((2,), top_k=5)),
-    "top_k beyond the window": Case(1, 1, 4, 2, 5, 4, Attributes((1,), top_k=100)),
-    "radius beyond the frame": Case(1, 2, 4, 2, 5, 4, Attributes((9,), top_k=10)),
-    "radius zero": Case(1, 1, 4, 1, 3, 3, Attributes((0,))),
-    "one cell": Case(1, 1, 4, 1, 1, 1, Attributes((2,), top_k=3)),
-    "one row": Case(1, 1, 4, 2, 1, 19, Attributes((2,))),
-    "dilation": Case(1, 2, 8, 2, 13, 8, Attributes((2,), (3,))),
-    "dilation beyond the frame": Case(1, 1, 4, 2, 4, 5, Attributes((2,), (7,))),
-    "window per reference": Case(1, 3, 8, 2, 17, 11, Attributes((3, 1, 2), (1, 2, 4))),
+CASES = EDGES | {
+    "top_k of one picture": Case(1, 2, 8, 3, 10, 9, Attributes((2,), top_k=5)),
     "more references than windows": Case(1, 4, 8, 2, 17, 11, Attributes((3,), (1, 2), top_k=5)),
     "fewer references than windows": Case(1, 1, 8, 2, 17, 11, Attributes((3, 1, 2), (1, 2, 4))),
-    "window per reference, top_k": Case(2, 2, 8, 2, 9, 11, Attributes((3, 1), (1, 3), top_k=4)),
-    "many classes": Case(1, 1, 8, 21, 8, 16, Attributes((2,))),
 }
 
 

@@ -40,15 +40,11 @@ SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, s
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path, int], None]) -> Path:
     """Five shards of two videos of twelve frames each."""
     root = tmp_path_factory.mktemp("footage")
     for seed in range(10):
-        scene = np.random.default_rng(seed).integers(0, 256, (14, 40, 3), np.uint8)
-        scene = np.asarray(cv2.resize(scene, (400, 140)))
-        (root / "videos" / str(seed)).mkdir(parents=True)
-        for t in range(12):
-            cv2.imwrite(str(root / "videos" / str(seed) / f"{t:02d}.png"), scene[20:84, 3 * t : 3 * t + 96])
+        write_pictures(root / "videos" / str(seed), seed)
     prepare(plan_shards(root / "videos", Smaller(6.0, 64), 2, 600.0), root / "shards", 1)
     return root / "shards"
 

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,15 +34,11 @@ def sampler(footage: Path) -> ClipSampler:
 
 
 @pytest.fixture(scope="module")
-def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def footage(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path, int], None]) -> Path:
     """Two folders of twelve frames that pan over a texture."""
     root = tmp_path_factory.mktemp("footage")
     for seed in range(2):
-        scene = np.random.default_rng(seed).integers(0, 256, (14, 40, 3), np.uint8)
-        scene = np.asarray(cv2.resize(scene, (400, 140)))
-        (root / "videos" / str(seed)).mkdir(parents=True)
-        for t in range(12):
-            cv2.imwrite(str(root / "videos" / str(seed) / f"{t:02d}.png"), scene[20:84, 3 * t : 3 * t + 96])
+        write_pictures(root / "videos" / str(seed), seed)
     return root
 
 

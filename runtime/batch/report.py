@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import cv2
 
 from corrflow.runtime.overlay import davis_palette, draw_overlay
-from corrflow.runtime.sinks import Sink, part_of, prepare_place, write_failed
+from corrflow.runtime.sinks import Sink, prepare_place, save_whole
 from corrflow.runtime.tracks import Frame, Tracks
 
 MOST_SPANS = 240
@@ -83,13 +82,8 @@ class ReportSink(Sink):
             self._length *= 2
 
     def close(self) -> None:
-        if not self._frames:
-            return
-        try:
-            part_of(self._path).write_text(self._page(), encoding="utf-8")
-            os.replace(part_of(self._path), self._path)
-        except OSError as error:
-            raise write_failed(self._path, error) from None
+        if self._frames:
+            save_whole(self._path, self._page().encode())
 
     def suggested(self) -> list[int]:
         """Frames worth a manual label, the weakest first: doubtful ones, apart from each other."""
