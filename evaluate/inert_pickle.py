@@ -179,7 +179,8 @@ class _Reader:
     def name(self, module: Any, name: Any) -> None:
         meaning = _KNOWN.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if meaning is None:
-            raise _Damaged(f"the name {module}.{name}, which is none of NumPy's arrays")
+            called = f"{module}.{name}"
+            raise _Damaged(f"the name {called!r}, which is none of NumPy's arrays")
         self._push(_Name(meaning))
 
     def call(self) -> None:

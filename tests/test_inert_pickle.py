@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from corrflow.evaluate.inert_pickle import read_inert_pickle
@@ -149,6 +149,7 @@ def test_files_that_are_no_pickles_are_refused(tmp_path: Path, content: bytes) -
     cut=st.floats(0, 1),
     noise=st.binary(max_size=80),
 )
+@example(protocol=4, changes=[(0.03125, 10)], cut=0.0, noise=b"")  # a line feed in a name
 def test_any_bytes_are_data_or_one_sentence(
     tmp_path: Path, protocol: int, changes: list[tuple[float, int]], cut: float, noise: bytes
 ) -> None:
