@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 from rich.console import Console
@@ -119,16 +118,7 @@ def soak(tracker: _Timed, seconds: float, rate: float) -> Soak:
         raise InputError("expected 0 to 86400 seconds and 0 to 1000 frames a second, got others; choose among those")
     camera = _Camera(1 / rate)
     session = Session(Capture(lambda: camera), tracker, [MaskObject(1, camera.masks[0])])
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            session.run()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = Thread(target=work)
-    thread.start()
+    thread, errors = session.in_thread()
     rows: list[tuple[float, int]] = []
     end, shown, changed = time.monotonic() + seconds, None, time.monotonic()
     while time.monotonic() < end and thread.is_alive():

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 import cv2
 from rich.console import Console
@@ -184,16 +184,7 @@ def _stopped_by_signals() -> Iterator[Event]:
 
 def _run(session: Session, stop: Event, show: bool, console: Console) -> BaseException | None:
     """Track in a thread, so that signals and the window are heard of at once; returns the error that ended it."""
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            session.run()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = Thread(target=work, name="corrflow-tracking", daemon=True)
-    thread.start()
+    thread, errors = session.in_thread()
     status = _Status(console)
     shown: LiveResult | None = None
     try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, TimeoutError
 from queue import Empty, Full, Queue
-from threading import Event
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -74,6 +74,20 @@ class Session:
             self.busy = False
             self.stop.set()
             self.capture.close(0.3)
+
+    def in_thread(self) -> tuple[Thread, list[BaseException]]:
+        """`run` in a thread that is gone with the process, and the list that what it raises is put into."""
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self.run()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = Thread(target=work, name="corrflow-tracking", daemon=True)
+        thread.start()
+        return thread, errors
 
     def call(self, action: Callable[[], _Answer], timeout: float = 5.0) -> _Answer:
         """Do something between two frames, in the thread that tracks; returns or raises what it does.
