@@ -61,7 +61,6 @@ def run(
 
     Raises InputError where `out` holds models that were made in another way.
     """
-    from corrflow.train.config import learning
     from corrflow.train.config import preset as named_preset
 
     named_preset(preset)
@@ -69,8 +68,7 @@ def run(
     _agree(out, {"data": data, "length": list(length), "preset": preset, "like": like, "further": further})
     rows: list[Row] = []
     untrained = out / "artifacts" / UNTRAINED
-    temperature = learning(preset, {}, []).temperature
-    export(f"untrained:{preset}", untrained, like, temperature)
+    export(f"untrained:{preset}", untrained, like)
     artifacts = [untrained]
     for model in MODELS:
         folder = out / "runs" / model
@@ -80,7 +78,7 @@ def run(
             if not _finished(folder):
                 raise InputError(f"the run in {folder} was stopped; the same command goes on with it")
         artifacts.append(out / "artifacts" / model)
-        export(str(folder), artifacts[-1], like, temperature)
+        export(str(folder), artifacts[-1], like)
         found = scores(artifacts, scoring, out / "scores")
         rows = [Row(UNTRAINED, 0, 0.0, found[0])]
         for name, score in zip(MODELS, found[1:], strict=False):

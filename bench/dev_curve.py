@@ -44,9 +44,8 @@ def measure(run: Path, scoring: Scoring, like: str | None) -> dict[int, Score]:
         )
     folder = run / "dev-curve"
     artifacts = {step: folder / "artifacts" / f"{step:07d}" for step in sorted(found)}
-    temperature = load_checkpoint(next(iter(found.values()))).train.temperature
     for step, artifact in artifacts.items():
-        export(str(found[step]), artifact, like, temperature)
+        export(str(found[step]), artifact, like)
     curve = dict(zip(artifacts, scores(list(artifacts.values()), scoring, folder / "scores"), strict=True))
     _write(curve, scoring, folder, run / "tensorboard" / "dev")
     return curve

@@ -49,15 +49,15 @@ class Scoring:
         return [sequence.name for sequence in open_davis(self.davis, self.split)][:: self.every]
 
 
-def export(checkpoint: str, artifact: Path, like: str | None, temperature: float = 0.07) -> None:
+def export(checkpoint: str, artifact: Path, like: str | None) -> None:
     """Write the artifact of a run, a checkpoint or untrained:PRESET, unless it is there.
 
-    like: artifact whose settings to take; without, all scores of a window of radius 6 count at this temperature: with
-    the ten best alone, rounding decides what little-trained features copy, and the exporter refuses that.
+    like: artifact whose settings to take; without, all scores of a window of radius 6 count: with the ten best alone,
+    rounding decides what little-trained features copy, and the exporter refuses that.
     """
     if (artifact / DESCRIPTION).is_file():
         return
-    alone = ("--top-k", "0", "--radius", "6", "--temperature", str(temperature))
+    alone = ("--top-k", "0", "--radius", "6")
     command("export", "onnx", checkpoint, str(artifact), *(("--like", like) if like else alone))
 
 

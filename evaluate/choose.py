@@ -13,7 +13,7 @@ from corrflow.evaluate.encoders import OnnxEncoder
 from corrflow.evaluate.files import file_name
 from corrflow.evaluate.masks import Method
 from corrflow.evaluate.methods import ArtifactEncoder, Encoder, FlowWarp, Identity, LabPatches, NamedOnnx, Track
-from corrflow.evaluate.protocols import apply_protocol, expects_raw_features
+from corrflow.evaluate.protocols import apply_protocol, published_with_raw_features
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import Artifact, TrackingSettings, artifact_path, load_artifact
 from corrflow.runtime.tracker import with_settings
@@ -21,8 +21,8 @@ from corrflow.runtime.tracker import with_settings
 BASELINES = ("identity", "lab", "flow")
 UNTRAINED = "untrained:"
 _RAW_NOTE = (
-    "protocol {protocol} takes raw dot products, and this encoder's features are of unit length: at temperature"
-    " {temperature:g} it weighs many candidates nearly alike"
+    "protocol {protocol} was published with raw dot products; this encoder's features are of unit length, and are"
+    " compared at the artifact's own temperature of {temperature:g}"
 )
 
 
@@ -106,7 +106,7 @@ class Choice:
 def _tracking(label: str, encoder: Encoder, own: TrackingSettings, protocol: str, unit: bool) -> Method:
     settings = apply_protocol(protocol, own)
     notes = ()
-    if unit and expects_raw_features(protocol):
+    if unit and published_with_raw_features(protocol):
         notes = (_RAW_NOTE.format(protocol=protocol, temperature=settings.temperature),)
     return Method(label if protocol == "default" else f"{label} {protocol}", Track(encoder, settings), protocol, notes)
 

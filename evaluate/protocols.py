@@ -3,7 +3,7 @@
 | protocol | references                  | radius          | selection | temperature      | labels |
 |----------|-----------------------------|-----------------|-----------|------------------|--------|
 | default  | the artifact's own settings |                 |           |                  |        |
-| paper    | t-1                         | 6               | all       | 1                | hard   |
+| paper    | t-1                         | 6               | all       | the artifact's   | hard   |
 | mast     | 0, 5, t-5, t-3, t-1         | 6, dilated past | all       | the artifact's   | soft   |
 |          |                             | 15 frames       |           |                  |        |
 | crw      | 0 and the last 20           | 24              | top 10    | 0.05             | soft   |
@@ -14,9 +14,9 @@ Radii count cells of 4 pixels. crw was published with 12 cells of 8 pixels: the 
 every one of them is a candidate, because features of 4 pixels that were searched at every second cell could not land
 on odd ones. A radius of 12 with dilation 2 would cost a quarter and be another method.
 
-paper and mast take raw dot products: they expect an encoder without unit-length features (preset `paper` of
-corrflow-train). With unit-length features a temperature of 1 weighs all candidates nearly alike.
-mast names no temperature; the artifact's stays (1 for raw dot products).
+paper and mast were published with raw dot products, whose size is the features' own, and name no temperature: the
+artifact's stays. It is 1 for an encoder of raw dot products (preset `paper` of corrflow-train), and for features of
+unit length, which at 1 would weigh all candidates nearly alike, the temperature they were trained with.
 
 The working size (`rows`) belongs to none of them: the artifact's stays, or what the user says.
 """
@@ -34,7 +34,7 @@ MAST_DILATE_AFTER = 15
 
 
 def _paper(own: TrackingSettings) -> TrackingSettings:
-    return replace(own, anchors=(), ages=(1,), radius=(6,), top_k=0, temperature=1.0, hard_labels=True)
+    return replace(own, anchors=(), ages=(1,), radius=(6,), top_k=0, hard_labels=True)
 
 
 def _mast(own: TrackingSettings) -> TrackingSettings:
@@ -78,6 +78,6 @@ def apply_protocol(name: str, own: TrackingSettings) -> TrackingSettings:
     return _PUBLISHED[name](plain)
 
 
-def expects_raw_features(name: str) -> bool:
+def published_with_raw_features(name: str) -> bool:
     """Whether the protocol was published for features that are not of unit length."""
     return name in ("paper", "mast")

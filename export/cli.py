@@ -44,7 +44,7 @@ def onnx(
         str, typer.Option(help="Distance between window positions in cells; two such as 1,2: first frame, others.")
     ] = "1",
     top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
-    temperature: Annotated[float, typer.Option(help="Divisor of the scores.")] = 0.07,
+    temperature: Annotated[float | None, typer.Option(help="Divisor of the scores [that of training].")] = None,
     colour_share: Annotated[
         float | None,
         typer.Option(min=0, max=0.99, help="Share of a score that raw colours have beside the features [the run's]."),
@@ -79,7 +79,7 @@ def onnx(
         if davis is not None and calibrate is None:
             raise InputError("expected --davis with --precision int8, got it alone; corrflow-eval scores an artifact")
         try:
-            from corrflow.export.to_onnx import export_artifact
+            from corrflow.export.to_onnx import export_artifact, trained_temperature
         except ImportError as error:
             raise InputError(
                 f"exporting needs {error.name}, which is not installed: pip install 'corrflow[export]'"
@@ -104,7 +104,7 @@ def onnx(
                 radius=(radius,),
                 dilation=_dilations(dilation),
                 top_k=top_k,
-                temperature=temperature,
+                temperature=trained_temperature(run) if temperature is None else temperature,
             )
         console = Console()
         scored = None if davis is None else (davis, split)

@@ -23,7 +23,7 @@ from corrflow.runtime.artifact import (
     save_artifact,
 )
 from corrflow.train.checkpoint import Checkpoint, load_checkpoint
-from corrflow.train.config import ModelConfig, preset
+from corrflow.train.config import ModelConfig, learning, preset
 from corrflow.train.model import Encoder, new_encoder
 
 UNTRAINED = "untrained:"
@@ -69,6 +69,15 @@ def read_encoder(
         **checkpoint.provenance,
     }
     return checkpoint.encoder(), provenance
+
+
+def trained_temperature(source: str) -> float:
+    """The divisor of scores that the encoder of `read_encoder` learned with, or would have."""
+    if source.startswith(UNTRAINED):
+        name = source.removeprefix(UNTRAINED)
+        preset(name)
+        return learning(name, {}, []).temperature
+    return load_checkpoint(Path(source)).train.temperature
 
 
 def export_artifact(

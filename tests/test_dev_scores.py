@@ -21,6 +21,7 @@ from corrflow.bench.dev_scores import Scoring
 from corrflow.evaluate.cli import app as evaluate_app
 from corrflow.export.cli import app as export_app
 from corrflow.plugins.errors import InputError
+from corrflow.runtime.artifact import load_artifact
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
 from corrflow.train.cli import app as train_app
 from corrflow.train.config import learning
@@ -144,6 +145,14 @@ def test_the_rival_of_the_preset_paper_is_the_preset_colorization() -> None:
     assert {"--frames", "2", "--full-attention", "--no-colour-dropout", "--no-cycle", "--no-lightness"} == set(RIVAL)
     different = {name for name in vars(rival) if getattr(rival, name) != getattr(preset, name)}
     assert different == {"temperature", "radius", "grey_input", "cycle_weight"}
+
+
+@pytest.mark.parametrize(("preset", "temperature"), [("paper", 1.0), ("quarter", 0.07)])
+def test_an_artifact_divides_scores_as_its_training_did(preset: str, temperature: float, tmp_path: Path) -> None:
+    options = ["--size", "64x64", "--radius", "2", "--top-k", "0"]
+    done = CliRunner().invoke(export_app, ["onnx", f"untrained:{preset}", str(tmp_path / "artifact"), *options])
+    assert done.exit_code == 0, done.output
+    assert load_artifact(tmp_path / "artifact").settings.temperature == temperature
 
 
 @pytest.mark.parametrize(

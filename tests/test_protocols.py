@@ -24,7 +24,7 @@ OWN = TrackingSettings(rows=0, radius=(3,), top_k=7, temperature=0.08, ages=(1, 
 # What evaluation.md's table says, written down again: frames, radius in pixels, kept, temperature, hard labels.
 TABLE = {
     "default": (lambda t: {0, t - 1, t - 2, t - 4}, 3 * 2 * 4, 7, 0.08, False),
-    "paper": (lambda t: {t - 1}, 6 * 4, 0, 1.0, True),
+    "paper": (lambda t: {t - 1}, 6 * 4, 0, 0.08, True),
     "mast": (lambda t: {0, 5, t - 5, t - 3, t - 1}, 6 * 4, 0, 0.08, False),
     "crw": (lambda t: {0, *range(t - 20, t)}, 12 * 8, 10, 0.05, False),
     "vfs": (lambda t: {0, *range(t - 20, t)}, 24 * 4, 10, 0.07, False),
