@@ -5,15 +5,18 @@ alone, within a window so wide that the tracker's history has no part in it. Whe
 else, the recall has background there: the mean recalled label over the mask's cells is the agreement. It is held
 against the object's own usual agreement, because some objects change so much that the recall never finds all of them.
 
-The frame in which an object is lost is remembered without it, so that the last frames speak for whatever hides it and
-for the background. From then on the wide search weighs the given frame against those; what it brings back is remembered
-but not shown until there is enough of it. Were it not remembered, an object that comes back bit by bit would be taken
-for background.
+A lost object gets references of its own: the frame it was given on and two of the last on which it was seen, all
+searched widely and the more so the longer it is gone, and the frames since, which speak for whatever hides it and for
+the background; the frame on which it was lost is remembered without it. What the search brings back is remembered but
+not shown until there is enough of it. Were it not remembered, an object that comes back bit by bit would be taken for
+background. Found again, an object stays on these references until its group's memory no longer holds frames without
+it, and its recall is from the three frames on which it was seen.
 Everything is decided channel by channel: no object has a part in another's.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +24,7 @@ import numpy as np
 
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
-from corrflow.runtime.artifact import TrackingSettings
+from corrflow.runtime.artifact import LARGEST_DILATION, TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
 
 
@@ -35,19 +38,25 @@ class PresenceSettings:
     found_area:    share of its usual area, in cells, that has to be back
     found_above:   share of its usual agreement that this has to have
     recall_radius, recall_dilation: window of the recall
-    search_radius, search_dilation: window of the wide search in the frame an object was given on
+    seen_within:   last frames among which are the two it is searched with, the oldest and the newest that show it
+    since:         last frames that it is searched with besides
+    search_radius, search_dilation: window in the frames on which it was seen
+    widen_after:   frames after which that dilation is one more, to at most 4
     pace:          weight of a new frame in what is usual
     """
 
-    lost_below: float = 0.65
+    lost_below: float = 0.72
     growth: float = 1.25
     shrinkage: float = 0.8
-    found_area: float = 0.2
+    found_area: float = 0.3
     found_above: float = 0.75
     recall_radius: int = 12
     recall_dilation: int = 4
+    seen_within: int = 4
+    since: int = 3
     search_radius: int = 24
     search_dilation: int = 2
+    widen_after: int = 4
     pace: float = 0.3
 
 
@@ -57,13 +66,33 @@ def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettin
 
 
 @dataclass
+class _Search:
+    """A lost object's own references: `seen` those on which it was seen, `all` the frames since besides.
+
+    frames: since it was lost, or since it was found again
+    """
+
+    seen: Memory
+    all: Memory
+    frames: int = 0
+
+
+@dataclass
 class Presence:
-    """What is known about one object: agreement and area (cells) as usual, and the agreement of the last frame."""
+    """What is known about one object.
+
+    usual, area: agreement and cells as usual
+    share:       of the usual agreement in the last frame, 0..1
+    search:      where it is lost or was found only lately
+    recall:      the object's own, once it was lost; the group's until then
+    """
 
     usual: float = 0.0
     area: float = 0.0
     share: float = 1.0
     lost: bool = False
+    search: _Search | None = None
+    recall: Memory | None = None
 
 
 class Watch:
@@ -86,52 +115,95 @@ class Watch:
                 "expected the fused kernel and settings with the first frame alone as anchor to watch whether objects"
                 " are there, got others; leave the watching out"
             )
-        self._backend, self._settings = backend, settings
-        recalling = replace(
-            tracking, ages=(), dilate_after=0, radius=(settings.recall_radius,), dilation=(settings.recall_dilation,)
-        )
-        self._recall = backend.new_memory(recalling, len(given), (given.shape[1], given.shape[2]))
-        self._recall.remember(first, given)
-        # Two windows: the first is that of the frame the objects were given on, the second that of all recent ones.
-        radius, dilation = tracking.attributes.windows(2)[1]
-        self._wide = Attributes(
-            (settings.search_radius, radius), (settings.search_dilation, dilation), tracking.top_k, tracking.temperature
-        )
+        self._backend, self._settings, self._tracking = backend, settings, tracking
+        self._first = first, given
+        self._past: deque[tuple[Features, np.ndarray, set[int]]] = deque(maxlen=settings.seen_within)
+        plain = replace(tracking, dilate_after=0, radius=(1,), dilation=(1,))
+        self._given_alone = replace(plain, ages=())
+        self._three_seen = replace(plain, anchors=(0, 1, 2), ages=())
+        self._and_since = replace(plain, anchors=(0, 1, 2), ages=last_frames(settings.since))
+        self._recall = self._new_memory(self._given_alone, [self._first])
+        self._memory_is_renewed_after = max(tracking.ages, default=0)
 
-    def judge(
-        self, features: Features, labels: np.ndarray, memory: Memory, objects: Sequence[tuple[int, Presence]]
-    ) -> np.ndarray:
+    def judge(self, features: Features, labels: np.ndarray, objects: Sequence[tuple[int, Presence]]) -> np.ndarray:
         """The labels [N, h, w] to be remembered: where an object was just lost or is searched for they are others.
 
         Those of an object that is lost afterwards are not to be shown.
 
         objects: the channel of each object and what is known about it, which is updated
         """
-        recalled = self._backend.propagate(features, self._recall)
+        shared: np.ndarray | None = None
         judged = labels.copy()
-        searched: np.ndarray | None = None
         for channel, presence in objects:
+            if (search := presence.search) is not None:
+                found = self._backend.propagate(features, search.all.searched_with(self._searching(search.frames)))
+                judged[channel] = found[channel]
+                search.frames += 1
+            if presence.recall is not None:
+                recalled = self._recalled(features, presence.recall)
+            else:
+                recalled = shared = shared if shared is not None else self._recalled(features, self._recall)
             if presence.lost:
-                if searched is None:
-                    searched = self._backend.propagate(features, memory.searched_with(self._wide))
-                judged[channel] = searched[channel]
-                presence.lost = not self._finds(presence, searched[channel], recalled[channel])
-            elif not self._stays(presence, labels[channel], recalled[channel]):
+                if self._finds(presence, judged[channel], recalled[channel]):
+                    presence.lost = False
+                    presence.search = search and replace(search, frames=0)
+                elif search is not None:
+                    search.all.remember(features, judged)
+            elif not self._stays(presence, judged[channel], recalled[channel]):
                 presence.lost = True
                 judged[channel] = 0
+                presence.search = self._search_from_here(channel)
+                presence.search.all.remember(features, judged)
+                presence.recall = presence.search.seen
+            elif search is not None and search.frames >= self._memory_is_renewed_after:
+                presence.search = None
+        self._past.append((features, judged, {channel for channel, presence in objects if not presence.lost}))
         return judged
+
+    def _searching(self, frames: int) -> Attributes:
+        """Windows of an object lost for so long: of the frames it was seen on, then the tracker's own."""
+        settings, own = self._settings, self._tracking.attributes
+        dilation = min(LARGEST_DILATION, settings.search_dilation + frames // settings.widen_after)
+        ((radius, own_dilation),) = own.windows(2)[1:]
+        return replace(
+            own, radius=(settings.search_radius,) * 3 + (radius,), dilation=(dilation,) * 3 + (own_dilation,)
+        )
+
+    def _recalled(self, features: Features, memory: Memory) -> np.ndarray:
+        settings = self._settings
+        window = replace(
+            self._tracking.attributes, radius=(settings.recall_radius,), dilation=(settings.recall_dilation,)
+        )
+        return self._backend.propagate(features, memory.searched_with(window))
+
+    def _new_memory(self, settings: TrackingSettings, frames: Sequence[tuple[Features, np.ndarray]]) -> Memory:
+        labels = self._first[1]
+        memory = self._backend.new_memory(settings, len(labels), (labels.shape[1], labels.shape[2]))
+        for frame in frames:
+            memory.remember(*frame)
+        return memory
+
+    def _search_from_here(self, channel: int) -> _Search:
+        """References of an object that is lost on this frame, without the frame itself."""
+        seen = [(features, labels) for features, labels, there in self._past if channel in there] or [self._first]
+        frames = [self._first, seen[0], seen[-1]]
+        return _Search(self._new_memory(self._three_seen, frames), self._new_memory(self._and_since, frames))
 
     def _stays(self, presence: Presence, label: np.ndarray, recalled: np.ndarray) -> bool:
         agreement, area = _agreement(label, recalled)
         presence.usual, presence.area = presence.usual or agreement, presence.area or area
         presence.share = min(1.0, agreement / presence.usual) if presence.usual else 0.0
+        settled = presence.search is None
         if presence.area:
             change = area / presence.area
-            presence.share *= min(1.0, self._settings.growth / max(change, 1e-9), change / self._settings.shrinkage)
+            presence.share *= min(1.0, self._settings.growth / max(change, 1e-9))
+            if settled:  # what was found lately may still be coming out bit by bit
+                presence.share *= min(1.0, change / self._settings.shrinkage)
         if not area or presence.share < self._settings.lost_below:
             return False
         presence.usual += self._settings.pace * (agreement - presence.usual)
-        presence.area += self._settings.pace * (area - presence.area)
+        if settled:
+            presence.area += self._settings.pace * (area - presence.area)
         return True
 
     def _finds(self, presence: Presence, label: np.ndarray, recalled: np.ndarray) -> bool:

@@ -136,7 +136,7 @@ class Tracker:
             if group.watch is not None:
                 masks = [one for one in group.members if isinstance(one.given, MaskObject)]
                 watched = [(one.channels.start, one.presence) for one in masks]
-                labels = group.watch.judge(self._features, labels, group.memory, watched)
+                labels = group.watch.judge(self._features, labels, watched)
             group.memory.remember(self._features, self._remembered(labels, group.members))
             soft |= {member.given.id: labels[member.channels] for member in group.members}
         return soft
