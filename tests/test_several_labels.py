@@ -164,6 +164,24 @@ def test_an_object_does_not_depend_on_the_others(
     assert points is not None and points[0] == pytest.approx([34, 26])
 
 
+def test_points_keep_their_order_where_one_has_more_labels(
+    tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """Formats number points: a label more must not make the first point the last."""
+    images, _ = moving_square
+    three = KeypointsObject(1, np.array([[30, 24], [40, 30], [50, 40]], np.float32), ("a", "b", "c"))
+    one = KeypointsObject(1, np.array([[60, 50]], np.float32), ("a",))
+    few, _ = run(tracker, images, {0: [three]}, tmp_path, now="few")
+    more, _ = run(tracker, images, {0: [three], 5: [one]}, tmp_path, now="more")
+    for index, (before, after) in enumerate(zip(few, more, strict=True)):
+        (was,), (now,) = before.objects, after.objects
+        assert was.point_names == now.point_names == ("a", "b", "c")
+        assert was.points is not None and now.points is not None
+        assert np.array_equal(was.points[1:], now.points[1:])
+        if index == 5:
+            assert now.points[0] == pytest.approx([60, 50])
+
+
 def test_a_damaged_pass_is_one_sentence(
     tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
