@@ -11,7 +11,7 @@ NAME.h5              DeepLabCut's table
 NAME/FRAME.json      LabelMe, of the frame of that name
 NAME/FRAME.txt       YOLO, for segmentation or, where NAME/data.yaml has kpt_shape, for pose
 NAME/FRAME.png       masks of the frame of that name: its index in a video, the picture's name in a folder
-NAME/OBJECT/FRAME.png  one black and white mask for each object of that frame
+NAME/OBJECT/FRAME.png  one black and white mask for each object of that frame, in a folder of its id or its name
 """
 
 from __future__ import annotations

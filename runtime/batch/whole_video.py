@@ -186,7 +186,8 @@ class _Reader:
         for parts in points.values():
             found = [name for one, _, _ in parts for name in one.point_names]
             names = self.order[parts[0][0].id]
-            places, heights = (np.concatenate([part[kind] for part in parts]) for kind in (1, 2))
+            places = np.concatenate([places for _, places, _ in parts])
+            heights = np.concatenate([heights for _, _, heights in parts])
             own = [found.index(name) for name in names]
             whole = replace(parts[0][0], points=places[own], point_names=names)
             tracks.append(keypoints_track(whole, places[own], heights[own]))
