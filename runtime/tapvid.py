@@ -12,7 +12,7 @@ from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_f
 from corrflow.runtime.tracker import LOST_POINT
 from corrflow.runtime.tracks import Frame, Tracks
 
-_BLOCK = 4096  # frames in memory at a time
+_BLOCK = 1024  # frames in memory at a time
 
 
 class TapVidSink(Sink):
@@ -77,7 +77,6 @@ class TapVidSink(Sink):
 
     def _column(self, point: int) -> Iterator[np.ndarray]:
         """x, y and confidence of a point, [n, 3] float32 of successive frames."""
-        row = len(self._names) * 3 * np.dtype(np.float32).itemsize
-        for begin in range(0, self._frames, _BLOCK):
-            shape = min(_BLOCK, self._frames - begin), len(self._names), 3
-            yield np.array(np.memmap(self._rows_path, np.float32, "r", begin * row, shape)[:, point])
+        with self._rows_path.open("rb") as file:
+            while len(block := np.fromfile(file, np.float32, _BLOCK * len(self._names) * 3)):
+                yield block.reshape(-1, len(self._names), 3)[:, point]
