@@ -7,6 +7,7 @@ Written with two fields more than COCO has: `track_id` of an annotation, the sam
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,8 +63,7 @@ class CocoSink(Sink):
             with self._annotations as file, self._pictures as pictures:
                 file.write('\n],\n"images": [\n' if self._count else '{"annotations": [],\n"images": [\n')
                 pictures.seek(0)
-                while block := pictures.read(1 << 20):
-                    file.write(block)
+                shutil.copyfileobj(pictures, file)
                 categories = json.dumps(list(self._categories.values()), ensure_ascii=False)
                 file.write(f'\n],\n"categories": {categories}}}\n')
             finish(self._path, keep=self._frames > 0)

@@ -23,6 +23,7 @@ _KEY = "df_with_missing"
 
 _COORDINATES = ("x", "y", "likelihood")
 _ROWS = 1024  # of a chunk
+_CACHE = 1 << 16  # bytes for each table, in place of a mebibyte, which fills up as a video goes on
 
 
 class DeepLabCutH5Sink(Sink):
@@ -33,7 +34,7 @@ class DeepLabCutH5Sink(Sink):
         self._path = Path(path)
         prepare_place(self._path)
         self._h5py = _h5py(self._path)
-        self._file = self._h5py.File(part_of(self._path), "w")
+        self._file = self._h5py.File(part_of(self._path), "w", rdcc_nbytes=_CACHE)
         self._columns: list[tuple[str, ...]] = []
         self._frames: Any = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ class LabelMeSink(Sink):
             "imageHeight": height,
             "imageWidth": width,
         }
-        path = self._folder / f"{frame.name}.json"
-        save_whole(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        save_whole(os.path.join(self._folder, f"{frame.name}.json"), text.encode())
 
     def close(self) -> None:
         pass

@@ -66,15 +66,11 @@ class MaskFolderSink(Sink):
         self._palette = davis_palette().tobytes()
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
-        path = self._folder / f"{frame.name}.png"
         image = Image.fromarray(np.ascontiguousarray(tracks.mask))
         image.putpalette(self._palette)
-        try:
-            image.save(part_of(path), format="PNG")
-            finish(path)
-        except OSError as error:
-            part_of(path).unlink(missing_ok=True)
-            raise write_failed(path, error) from None
+        encoded = io.BytesIO()
+        image.save(encoded, format="PNG")
+        save_whole(os.path.join(self._folder, f"{frame.name}.png"), encoded.getvalue())
 
     def close(self) -> None:
         pass
@@ -273,13 +269,20 @@ def finish(path: Path, keep: bool = True) -> None:
         part_of(path).unlink()
 
 
-def save_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears with all its content or not at all; raises CorrflowError where that fails."""
+def save_whole(path: str | Path, content: bytes) -> None:
+    """Write a file that appears with all its content or not at all; raises CorrflowError where that fails.
+
+    The path of one of a video's many files is text: Python 3.12's pathlib keeps every name that it has met for ever.
+    """
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}.part")
     try:
-        part_of(path).write_bytes(content)
-        finish(path)
+        with open(part, "wb") as file:
+            file.write(content)
+        os.replace(part, path)
     except OSError as error:
-        part_of(path).unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(part)
         raise write_failed(path, error) from None
 
 
@@ -297,7 +300,7 @@ def prepare_place(path: Path) -> None:
         ) from None
 
 
-def write_failed(path: Path, error: Exception) -> CorrflowError:
+def write_failed(path: str | Path, error: Exception) -> CorrflowError:
     reason = getattr(error, "strerror", None) or type(error).__name__
     return CorrflowError(
         f"expected to write {str(path)!r}, got an error ({reason}); free some space or choose another place"

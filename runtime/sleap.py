@@ -42,6 +42,7 @@ _INSTANCE = np.dtype(
 _POINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("visible", "?"), ("complete", "?")])
 _PREDICTED_POINT = np.dtype([*_POINT.descr, ("score", "<f8")])
 _PREDICTED = 1
+_CACHE = 1 << 16  # bytes for each table, in place of a mebibyte, which fills up as a video goes on
 
 
 class SleapSink(Sink):
@@ -51,7 +52,7 @@ class SleapSink(Sink):
         """video: what the file calls the video. Raises InputError where it cannot be written or h5py is missing."""
         self._path, self._video = Path(path), video
         prepare_place(self._path)
-        self._file = _h5py(self._path).File(part_of(self._path), "w")
+        self._file = _h5py(self._path).File(part_of(self._path), "w", rdcc_nbytes=_CACHE)
         self._tables = {
             name: self._file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(1024,))
             for name, dtype in (("frames", _FRAME), ("instances", _INSTANCE), ("pred_points", _PREDICTED_POINT))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import numpy as np
 from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_failed
 from corrflow.runtime.tracker import LOST_POINT
 from corrflow.runtime.tracks import Frame, Tracks
+
+_BLOCK = 1024  # frames in memory at a time
 
 
 class TapVidSink(Sink):
@@ -48,13 +52,31 @@ class TapVidSink(Sink):
         try:
             self._rows.close()
             if self._names:
-                rows = np.memmap(self._rows_path, np.float32, "r", shape=(self._frames, len(self._names), 3))
-                points, confidence = rows[:, :, :2].swapaxes(0, 1), rows[:, :, 2].T
-                with part_of(self._path).open("wb") as file:
-                    names = np.array(self._names, np.str_)
-                    np.savez_compressed(file, points=points, occluded=confidence <= LOST_POINT, names=names)
+                with zipfile.ZipFile(part_of(self._path), "w", zipfile.ZIP_DEFLATED) as archive:
+                    self._save(archive, "points", "<f4", (2,), lambda column: column[:, :2])
+                    self._save(archive, "occluded", "|b1", (), lambda column: column[:, 2] <= LOST_POINT)
+                    with archive.open("names.npy", "w") as file:
+                        np.lib.format.write_array(file, np.array(self._names, np.str_))
                 finish(self._path)
         except OSError as error:
             raise write_failed(self._path, error) from None
         finally:
             self._rows_path.unlink(missing_ok=True)
+
+    def _save(
+        self, archive: zipfile.ZipFile, name: str, kind: str, shape: tuple[int, ...],
+        values: Callable[[np.ndarray], np.ndarray],
+    ) -> None:  # fmt: skip
+        """An array [N, T, *shape], written piece by piece: np.savez would need all of it."""
+        header = {"descr": kind, "fortran_order": False, "shape": (len(self._names), self._frames, *shape)}
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for point in range(len(self._names)):
+                for column in self._column(point):
+                    file.write(values(column).astype(kind).tobytes())
+
+    def _column(self, point: int) -> Iterator[np.ndarray]:
+        """x, y and confidence of a point, [n, 3] float32 of successive frames."""
+        with self._rows_path.open("rb") as file:
+            while len(block := np.fromfile(file, np.float32, _BLOCK * len(self._names) * 3)):
+                yield block.reshape(-1, len(self._names), 3)[:, point]

@@ -7,6 +7,7 @@ format has no other way to say it. Numbers are shares of the picture's sides.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,8 +49,7 @@ class YoloSink(Sink):
             else:
                 for polygon in polygons_of(tracks.mask == track.id):
                     lines.append(_line(track.id, ((polygon + _INSIDE) / sides).ravel()))
-        path = self._folder / "labels" / f"{frame.name}.txt"
-        save_whole(path, "".join(lines).encode())
+        save_whole(os.path.join(self._folder, "labels", f"{frame.name}.txt"), "".join(lines).encode())
 
     def close(self) -> None:
         names = [self._names.get(id, f"object {id}") for id in range(1, max(self._names, default=0) + 1)]

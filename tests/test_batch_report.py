@@ -31,7 +31,7 @@ def test_the_weakest_frames_are_named_and_apart(tmp_path: Path, count: int) -> N
     confidences[-9] = 0.6
     sink, page = write(tmp_path / "report.html", confidences)
     assert sink.suggested() == [6, count - 9]
-    assert f"clip/{count - 9:05d}.png" in page and "cup: confidence 0.40" in page
+    assert f"clip/cup/{count - 9:05d}.png" in page and "cup: confidence 0.40" in page
     pictures = re.findall(r'alt="frame (\d+)"', page)
     assert {"6", str(count - 9)} <= set(pictures) and len(pictures) <= 12
     assert page.count("<rect") <= MOST_SPANS
@@ -54,7 +54,7 @@ def test_a_frame_is_to_be_labelled_in_a_file_that_can_hold_the_object(tmp_path: 
         sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (drawn, dots)))
     sink.close()
     rows = re.findall(r"<tr><td>(\d+)</td>.*?<code>(.*?)</code>", (tmp_path / "report.html").read_text())
-    assert rows == [("20", "clip.csv"), ("5", "clip/00005.png"), ("30", "clip.csv")]
+    assert rows == [("20", "clip.csv"), ("5", "clip/cup/00005.png"), ("30", "clip.csv")]
 
 
 def test_a_sure_video_suggests_nothing(tmp_path: Path) -> None:
@@ -79,3 +79,34 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     Parser().feed(page)
     assert "script" not in tags and "svg" in tags
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+@pytest.mark.parametrize(
+    ("identity", "name", "file"),
+    [
+        (1, "", "clip/00009.png"),
+        (2, "", "clip/2/00009.png"),
+        (2, "cup", "clip/cup/00009.png"),
+        (1, "a/b", "clip/00009.png"),
+    ],
+)
+def test_the_file_to_label_in_is_taken_for_that_object(tmp_path: Path, identity: int, name: str, file: str) -> None:
+    sink = ReportSink(tmp_path / "report.html", "clip")
+    image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
+    for index in range(20):
+        track = ObjectTrack(identity, name, 0.3 if index == 9 else 0.9, True)
+        sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (track,)))
+    sink.close()
+    page = (tmp_path / "report.html").read_text()
+    assert f"<code>{file}</code>" in page and "white where the object is" in page and "<code>frame,name" not in page
+
+
+def test_of_several_points_the_least_sure_is_named(tmp_path: Path) -> None:
+    sink = ReportSink(tmp_path / "report.html", "clip")
+    image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
+    sure = np.array([0.9, 0.1, 0.5])
+    dots = ObjectTrack(1, "hand", 0.5, True, None, np.zeros((3, 2), np.float32), ("thumb", "palm", "wrist"), sure)
+    sink.write(Frame(image, 0, 0.0, "00000"), Tracks(mask, (dots,)))
+    sink.close()
+    page = (tmp_path / "report.html").read_text()
+    assert "hand: confidence 0.50, least palm with 0.10" in page and "<code>frame,name,x,y</code>" in page

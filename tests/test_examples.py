@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,27 @@ def test_the_bundled_model_tracks_real_video_without_the_package(shared_data: Pa
     expected = tracked(bundled_artifact_path(), pictures, truth[0])
     assert min(overlap(*pair) for pair in zip(got, expected, strict=True)) > 0.97
     assert overlap(got[-1], truth[-1]) > 0.8
+
+
+def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    for name in ("nbclient", "ipykernel", "matplotlib"):
+        pytest.importorskip(name)
+    # In a process of its own: Jupyter's libraries warn of each other.
+    program = (
+        "import sys, nbclient, nbformat\n"
+        "book = nbformat.read(sys.argv[1], 4)\n"
+        "nbformat.validate(book)\n"
+        "nbclient.NotebookClient(book, timeout=300, kernel_name='python3').execute()\n"
+        "nbformat.write(book, 'executed.ipynb')\n"
+    )
+    notebook = EXAMPLES / "from_one_label.ipynb"
+    environment = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython"), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program, notebook], cwd=tmp_path, env=environment, check=True)
+    executed = nbformat.read(tmp_path / "executed.ipynb", 4)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    text = "".join(output.get("text", "") for output in outputs)
+    assert "40 pictures, 40 annotations" in text and "1 done (0 before), 0 failed; 40 frames" in text
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert len(list(tmp_path.glob("*/results/demo/report.html"))) == 1
+    assert not any(cell.get("outputs") for cell in nbformat.read(notebook, 4).cells)  # kept without results

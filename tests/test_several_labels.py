@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given as for_all
@@ -162,6 +164,24 @@ def test_an_object_does_not_depend_on_the_others(
     assert points is not None and points[0] == pytest.approx([34, 26])
 
 
+def test_points_keep_their_order_where_one_has_more_labels(
+    tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """Formats number points: a label more must not make the first point the last."""
+    images, _ = moving_square
+    three = KeypointsObject(1, np.array([[30, 24], [40, 30], [50, 40]], np.float32), ("a", "b", "c"))
+    one = KeypointsObject(1, np.array([[60, 50]], np.float32), ("a",))
+    few, _ = run(tracker, images, {0: [three]}, tmp_path, now="few")
+    more, _ = run(tracker, images, {0: [three], 5: [one]}, tmp_path, now="more")
+    for index, (before, after) in enumerate(zip(few, more, strict=True)):
+        (was,), (now,) = before.objects, after.objects
+        assert was.point_names == now.point_names == ("a", "b", "c")
+        assert was.points is not None and now.points is not None
+        assert np.array_equal(was.points[1:], now.points[1:])
+        if index == 5:
+            assert now.points[0] == pytest.approx([60, 50])
+
+
 def test_a_damaged_pass_is_one_sentence(
     tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
@@ -197,6 +217,29 @@ def test_objects_are_the_same_on_all_frames_by_id_or_name(tmp_path: Path) -> Non
     found = read_labels(tmp_path, "clip", lambda: (64, 96)).objects
     ids = {frame: {one.given.name: one.given.id for one in objects} for frame, objects in found.items()}
     assert ids[0] == {"cat": 3, "dog": 4} == ids[5] and ids[9] == {"": 2}
+
+
+def save_mask(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.pad(np.full((8, 8), 255, np.uint8), 4))
+
+
+@pytest.mark.parametrize("numbered", [True, False], ids=["with ids", "without"])
+def test_a_mask_in_a_folder_of_an_objects_name_is_that_object(tmp_path: Path, numbered: bool) -> None:
+    """So that the file which a report names is taken for the object that it was named for."""
+    shapes = [
+        {"label": name, "points": [[x, 1], [x + 4, 1], [x + 4, 9]], "group_id": 3 + x if numbered else None}
+        for name, x in (("dog", 1), ("cat", 9))
+    ]
+    content = {"shapes": shapes, "imageHeight": 16, "imageWidth": 16}
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "00002.json").write_text(json.dumps(content))
+    for frame in (0, 5):  # before and after
+        save_mask(tmp_path / "clip" / "cat" / f"{frame:05d}.png")
+    found = read_labels(tmp_path, "clip", lambda: (16, 16)).objects
+    by_name = {packed.given.name: packed.given.id for packed in found["00002"]}
+    assert [[packed.given.id for packed in found[frame]] for frame in ("00000", "00005")] == [[by_name["cat"]]] * 2
+    assert len(set(by_name.values())) == 2 and (not numbered or by_name == {"dog": 4, "cat": 12})
 
 
 @settings(max_examples=60, deadline=None)

@@ -117,7 +117,7 @@ def _do_all(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bars:
         whole = bars.add_task("all items", total=len(items), completed=len(items) - len(to_do))
         files: dict[str, TaskID] = {}
         for event in run(job, own, to_do, workers, gpus):

@@ -11,7 +11,7 @@ NAME.h5              DeepLabCut's table
 NAME/FRAME.json      LabelMe, of the frame of that name
 NAME/FRAME.txt       YOLO, for segmentation or, where NAME/data.yaml has kpt_shape, for pose
 NAME/FRAME.png       masks of the frame of that name: its index in a video, the picture's name in a folder
-NAME/OBJECT/FRAME.png  one black and white mask for each object of that frame
+NAME/OBJECT/FRAME.png  one black and white mask for each object of that frame, in a folder of its id or its name
 """
 
 from __future__ import annotations
@@ -161,8 +161,13 @@ def _with_own_ids(found: Mapping[FrameKey, Sequence[Packed]]) -> dict[FrameKey, 
     """The objects with one id each on all frames: its own if it has one that no other took, else the next after all.
 
     Objects of one id are one, without ids those of one name (of several in a frame, the first with the first and so
-    on). Masks choose first: a mask's id is the value that its labeller drew.
+    on), which is also that of the only id of this name. Masks choose first: a mask's id is the value that its labeller
+    drew.
     """
+    numbers: dict[tuple[bool, str], set[int]] = {}
+    for packed in (packed for objects in found.values() for packed in objects):
+        if packed.given.id and packed.given.name:
+            numbers.setdefault((isinstance(packed.given, MaskObject), packed.given.name), set()).add(packed.given.id)
     ids: dict[tuple[object, ...], int] = {}
     highest = max((packed.given.id for objects in found.values() for packed in objects), default=0)
     own: dict[FrameKey, list[Packed]] = {frame: [] for frame in found}
@@ -173,12 +178,14 @@ def _with_own_ids(found: Mapping[FrameKey, Sequence[Packed]]) -> dict[FrameKey, 
                 given = packed.given
                 if isinstance(given, MaskObject) is not kind:
                     continue
-                called = (kind, given.id or given.name)
+                same = numbers.get((kind, given.name), set())
+                number = given.id or (next(iter(same)) if len(same) == 1 else 0)
+                called = (kind, number or given.name)
                 seen[called] = seen.get(called, 0) + 1
                 identity = (*called, seen[called])
                 if identity not in ids:
-                    taken = not given.id or given.id in ids.values()
+                    taken = not number or number in ids.values()
                     highest += taken
-                    ids[identity] = highest if taken else given.id
+                    ids[identity] = highest if taken else number
                 own[frame].append(replace(packed, given=replace(given, id=ids[identity])))
     return own

@@ -10,12 +10,12 @@ import os
 import shutil
 import struct
 import zlib
-from array import array
 from pathlib import Path
 
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError
+from corrflow.runtime.batch.spool import Starts
 from corrflow.runtime.batch.strands import Strand
 from corrflow.runtime.tracks import MaskObject
 
@@ -37,7 +37,7 @@ class Pass:
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.path, self._shape = path, shape
         self._file = path.open("r+b" if path.exists() else "w+b")
-        self._starts, size = array("Q"), os.path.getsize(path)
+        self._starts, size = Starts(path.parent), os.path.getsize(path)
         place = 0
         while place + _LENGTH.size <= size:
             self._starts.append(place)
@@ -65,6 +65,7 @@ class Pass:
             ) from error
 
     def close(self) -> None:
+        self._starts.close()
         self._file.close()
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from corrflow.runtime.overlay import davis_palette, draw_overlay
 from corrflow.runtime.sinks import Sink, prepare_place, save_whole
-from corrflow.runtime.tracks import Frame, Tracks
+from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
 
 MOST_SPANS = 240
 """Spans of time that the strip has at most; memory does not grow with the video beyond their pictures."""
@@ -52,18 +54,19 @@ class ReportSink(Sink):
 
     def write(self, frame: Frame, tracks: Tracks) -> None:
         lowest: dict[int, float | None] = {}
-        confidence, why, label = 1.0, "all objects are sure", f"{self._title}/{frame.name}.png"
+        confidence, why, label = 1.0, "all objects are sure", ""
         for track in tracks.objects:
             self._names.setdefault(track.id, track.name or f"object {track.id}")
             lowest[track.id] = float(track.confidence) if track.visible else None
             called = self._names[track.id]
             before = why
             if track.visible and track.confidence < confidence:
-                confidence, why = float(track.confidence), f"{called}: confidence {track.confidence:.2f}"
+                confidence = float(track.confidence)
+                why = f"{called}: confidence {confidence:.2f}{_least_sure(track)}"
             elif not track.visible and track.id in self._visible:
                 confidence, why = 0.0, f"{called}: out of sight from here"
             if why != before:
-                label = f"{self._title}.csv" if track.points is not None else f"{self._title}/{frame.name}.png"
+                label = f"{self._title}{_label_file(track, frame)}"
         self._visible = {track.id for track in tracks.objects if track.visible}
         span = self._spans[-1] if self._spans and self._frames - self._spans[-1].first < self._length else None
         self._frames += 1
@@ -111,6 +114,7 @@ class ReportSink(Sink):
         )
         advice = (
             f"<table><tr><th>frame</th><th>time</th><th>why</th><th>label it in</th></tr>{rows}</table>"
+            f"{_how_to_label(suggested)}"
             "<p>Add these to the folder of labels and give the same command again: only what they change is recomputed."
             if suggested
             else f"<p>None stands out: no object falls below a confidence of {DOUBTFUL}, and none is lost."
@@ -171,6 +175,37 @@ _STYLE = (
     "@media(max-width:600px){body{margin:1em auto}td,th{padding-right:.6em}.strip{flex-wrap:wrap;gap:0 1em}"
     ".strip span{width:100%}.pictures{grid-template-columns:1fr 1fr;gap:.6em}}"
 )
+
+
+def _least_sure(track: ObjectTrack) -> str:
+    """Which of several points it is that pulls the object's confidence down."""
+    if track.point_confidence is None or len(track.point_names) < 2:
+        return ""
+    least = int(np.argmin(track.point_confidence))
+    return f", least {track.point_names[least]} with {track.point_confidence[least]:.2f}"
+
+
+def _label_file(track: ObjectTrack, frame: Frame) -> str:
+    """What follows the video's name in the path of a label that will be taken for that object."""
+    if track.points is not None:
+        return ".csv"
+    if (
+        track.name
+        and not track.name.isdecimal()
+        and not track.name.startswith(".")
+        and not set(track.name) & set("/\\")
+    ):
+        return f"/{track.name}/{frame.name}.png"  # also of those whose files give names and no numbers
+    return f"/{frame.name}.png" if track.id == 1 else f"/{track.id}/{frame.name}.png"
+
+
+def _how_to_label(spans: Sequence[_Span]) -> str:
+    files = {Path(span.label).suffix for span in spans}
+    masks = "<p>A .png is as large as the frame, white where the object is and black elsewhere."
+    points = (
+        "<p>A .csv has the columns <code>frame,name,x,y</code>; lines of one without <code>frame</code> are of frame 0."
+    )
+    return masks * (".png" in files) + points * (".csv" in files)
 
 
 def _thumbnail(frame: Frame, tracks: Tracks) -> bytes:

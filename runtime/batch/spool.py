@@ -1,9 +1,13 @@
-"""Frames on disk, to be read again in any order: what lies before a label is tracked backward."""
+"""Frames on disk, to be read again in any order: what lies before a label is tracked backward.
+
+Nothing in memory grows with them: even where each of them begins is kept in a file.
+"""
 
 from __future__ import annotations
 
 import json
-from array import array
+import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,42 @@ import numpy as np
 
 from corrflow.runtime.tracks import Frame
 
+_START = struct.Struct("<Q")
+
+
+class Starts:
+    """Where each entry of a growing file begins, 8 bytes for each in a file without a name."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OSError where nothing can be written into the folder."""
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, as long as the object
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, place: int) -> None:
+        """Raises OSError where the disk is full."""
+        self._file.seek(self._count * _START.size)
+        self._file.write(_START.pack(place))
+        self._count += 1
+
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        self._file.seek(index * _START.size)
+        return _START.unpack(self._file.read(_START.size))[0]
+
+    def close(self) -> None:
+        self._file.close()
+
 
 class Spool:
-    """Pictures without loss, each with a JSON header, in one file; memory holds 8 bytes for each."""
+    """Pictures without loss, each with a JSON header, in one file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b")
-        self._starts = array("Q")
+        self._starts = Starts(path.parent)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -39,6 +72,7 @@ class Spool:
         return np.asarray(picture, np.uint8), header
 
     def close(self) -> None:
+        self._starts.close()
         self._file.close()
         Path(self._file.name).unlink(missing_ok=True)
 

@@ -95,6 +95,16 @@ def strands_of(labelled: Mapping[int, Sequence[Packed]]) -> list[Strand]:
     return [Strand(number, given) for number, given in enumerate(parts, 1)]
 
 
+def order_of_points(labelled: Mapping[int, Sequence[Packed]]) -> dict[int, tuple[str, ...]]:
+    """The names of each object's points as they were first labelled: formats number points, so the order must stay."""
+    names: dict[int, dict[str, None]] = {}
+    for frame in sorted(labelled):
+        for packed in labelled[frame]:
+            if isinstance(packed.given, KeypointsObject):
+                names.setdefault(packed.given.id, {}).update(dict.fromkeys(packed.given.point_names))
+    return {identity: tuple(own) for identity, own in names.items()}
+
+
 def _by_frames(given: Mapping[int, Packed]) -> list[dict[int, Packed]]:
     """The points of one object, those labelled on the same frames together."""
     frames: dict[str, list[int]] = {}

@@ -18,7 +18,7 @@ from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.batch.labels_by_name import Labels
 from corrflow.runtime.batch.passes import FOLDER, Pass, PassFolder, blended, rounded
 from corrflow.runtime.batch.spool import Spool, get_frame, put_frame
-from corrflow.runtime.batch.strands import Packed, Strand, strands_of
+from corrflow.runtime.batch.strands import Packed, Strand, order_of_points, strands_of
 from corrflow.runtime.labels import Geometry, Upsampler
 from corrflow.runtime.pipeline import read_ahead
 from corrflow.runtime.sources import FrameSource
@@ -59,7 +59,7 @@ def track_whole(
             )
             _backward(tracker, strands, passes, waiting)
             spooled = (get_frame(waiting, index) for index in range(len(waiting)))
-            reader = _Reader(geometry, geometry.upsampler(), passes)
+            reader = _Reader(geometry, geometry.upsampler(), passes, order_of_points(labelled))
             for frame, soft in _forward(tracker, strands, passes, chain(spooled, ahead)):
                 yield frame, reader.tracks(frame.index, strands, soft)
     except OSError as error:
@@ -157,6 +157,7 @@ class _Reader:
     geometry: Geometry
     upsample: Upsampler
     passes: PassFolder
+    order: Mapping[int, tuple[str, ...]]
 
     def tracks(self, index: int, strands: Sequence[Strand], forward: Mapping[int, np.ndarray]) -> Tracks:
         """The tracks of that frame; forward: soft labels by strand of passes that are being made."""
@@ -183,10 +184,13 @@ class _Reader:
             else:
                 points.setdefault(one.id, []).append((one, *self.geometry.cells_to_points(soft)))
         for parts in points.values():
-            names = tuple(name for one, _, _ in parts for name in one.point_names)
-            together = np.concatenate([places for _, places, _ in parts])
-            whole = replace(parts[0][0], points=together, point_names=names)
-            tracks.append(keypoints_track(whole, together, np.concatenate([heights for _, _, heights in parts])))
+            found = [name for one, _, _ in parts for name in one.point_names]
+            names = self.order[parts[0][0].id]
+            places = np.concatenate([places for _, places, _ in parts])
+            heights = np.concatenate([heights for _, _, heights in parts])
+            own = [found.index(name) for name in names]
+            whole = replace(parts[0][0], points=places[own], point_names=names)
+            tracks.append(keypoints_track(whole, places[own], heights[own]))
         return tracks_of(self.geometry, ids, maps, tracks)
 
     def _soft(self, index: int, strand: Strand, forward: Mapping[int, np.ndarray]) -> np.ndarray:
