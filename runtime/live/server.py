@@ -126,12 +126,12 @@ def make_app(session: Session, control: Control, access: Access) -> Starlette:
         return Response(_jpeg(draw_overlay(one.image, one.tracks)), media_type="image/jpeg")
 
     def release(request: Request) -> Response:
-        session.call(lambda: session.editing.release(request.path_params["number"]))
+        control.release(request.path_params["number"])
         return JSONResponse({})
 
     def freeze(values: dict) -> Response:
-        number, image, _ = session.freeze()
-        return JSONResponse({"frozen": number, "size": [image.shape[1], image.shape[0]]})
+        one = session.freeze()
+        return JSONResponse({"frozen": one.number, "size": [one.image.shape[1], one.image.shape[0]]})
 
     def mask(values: dict) -> Response:
         found = control.mask(values)
@@ -155,7 +155,7 @@ def make_app(session: Session, control: Control, access: Access) -> Starlette:
         return JSONResponse({})
 
     def remove(request: Request) -> Response:
-        session.call(lambda: session.editing.remove(request.path_params["number"]))
+        control.remove(request.path_params["number"])
         return JSONResponse({})
 
     def posted(path: str, answer: Callable[[dict], Response]) -> Route:
