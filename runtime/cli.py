@@ -136,7 +136,6 @@ def track(
         if camera is not None:
             from corrflow.runtime.live.access import parse_access
             from corrflow.runtime.live.command import LiveOutputs, run_camera
-
             from corrflow.runtime.live.network_sinks import parse_mqtt, parse_udp
             from corrflow.runtime.live.ros_sink import parse_ros
 

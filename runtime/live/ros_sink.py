@@ -126,8 +126,8 @@ class RosSink(LiveSink):
     def _stamped(self, result: LiveResult) -> Any:
         """A header with the time of capture, by this machine's clock."""
         header = self._header(frame_id=self._topics.frame)
-        nanoseconds = round(result.frame.wall * 1e9)
-        header.stamp.sec, header.stamp.nanosec = nanoseconds // 10**9, nanoseconds % 10**9
+        seconds, microseconds = divmod(round(result.frame.wall * 1e6), 10**6)  # a double has no more digits than that
+        header.stamp.sec, header.stamp.nanosec = seconds, 1000 * microseconds
         return header
 
     def _detection(self, result: LiveResult, track: ObjectTrack) -> Any:
