@@ -193,15 +193,12 @@ def _run(session: Session, stop: Event, window: Window | None, console: Console)
     """Track in a thread, so that signals and the window are heard of at once; returns the error that ended it."""
     thread, errors = session.in_thread()
     status = _Status(console)
-    try:
-        while thread.is_alive() and not stop.is_set():
-            if window is None:
-                thread.join(0.05)
-            elif not window.step():
-                break
-            status.say(session)
-    except InputError as error:
-        errors.append(error)
+    while thread.is_alive() and not stop.is_set():
+        if window is None:
+            thread.join(0.05)
+        elif not window.step():
+            break
+        status.say(session)
     session.stop.set()
     thread.join(_STEP_GRACE)
     if window is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -34,7 +35,9 @@ def check_window() -> None:
     """
     program = f"import cv2; cv2.namedWindow({_TITLE!r}, cv2.WINDOW_AUTOSIZE)"
     try:
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=_PROBE_SECONDS)
+        # Elsewhere, because Python would import what lies in the present folder.
+        folder = os.path.dirname(sys.executable)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=_PROBE_SECONDS, cwd=folder)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"expected a screen for --show, got {error}; use --serve or --save instead") from None
     if done.returncode:
@@ -49,34 +52,21 @@ class Window:
     """A session's window, and a board to draw on; everything but its commands happens in the thread that made it."""
 
     def __init__(self, session: Session, control: Control) -> None:
-        """Raises InputError for an OpenCV that cannot open one."""
+        """There has to be a screen: `check_window` says so."""
         self._session, self._control, self._board = session, control, Board()
         self._result: LiveResult | None = None
         self._drawn = 0.0  # when
         self._events: deque[tuple[int, int, int, int]] = deque()  # cv2's event, x, y, flags
         self._commands: Queue[Command] = Queue()
         self._answers: Queue[tuple[Command, Any, str]] = Queue()  # with the answer, or what went wrong
-        try:
-            # Without the toolkit's own toolbar and menu, which would take the right button.
-            cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
-            cv2.setMouseCallback(_TITLE, lambda event, x, y, flags, _: self._events.append((event, x, y, flags)))
-        except cv2.error as error:
-            raise _no_windows(error) from None
+        # Without the toolkit's own toolbar and menu, which would take the right button.
+        cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
+        cv2.setMouseCallback(_TITLE, lambda event, x, y, flags, _: self._events.append((event, x, y, flags)))
         # The session answers between two frames; the window does not wait for that.
         Thread(target=self._carry_out, name="corrflow-window", daemon=True).start()
 
     def step(self) -> bool:
         """Look once at the session, the mouse and the keys; False once the user is done."""
-        try:
-            return self._step()
-        except cv2.error as error:
-            raise _no_windows(error) from None
-
-    def close(self) -> None:
-        with suppress(cv2.error):
-            cv2.destroyAllWindows()
-
-    def _step(self) -> bool:
         changed = False
         newest = self._session.latest.result
         if newest is not None and newest is not self._result:
@@ -101,7 +91,17 @@ class Window:
         key = key_name(cv2.waitKeyEx(_WAIT))
         going_on = self._send(self._board.key(key)) if key else True
         self._drawn = 0.0 if key else self._drawn
-        return going_on and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+        return going_on and self._is_open()
+
+    def close(self) -> None:
+        with suppress(cv2.error):
+            cv2.destroyAllWindows()
+
+    def _is_open(self) -> bool:
+        try:
+            return cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # some toolkits do not know a closed window any more
+            return False
 
     def _draw(self) -> None:
         session, result = self._session, self._result
@@ -163,9 +163,3 @@ class Window:
                 return control.rename(values["object"], values["name"])
             case "reference":
                 return control.keep_reference()
-
-
-def _no_windows(error: cv2.error) -> InputError:
-    return InputError(
-        f"expected an OpenCV with windows for --show, got {error.err!r}; install opencv-python, not headless"
-    )
