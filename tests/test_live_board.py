@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -191,15 +193,23 @@ def test_keys_have_names_on_every_toolkit(code: int, name: str) -> None:
 
 
 places = st.tuples(st.floats(-30, 90), st.floats(-30, 90))
+inside = st.tuples(st.floats(0, 59), st.floats(0, 39))
+answers = st.sampled_from(["answer", "answer", "answer", "fail", "gone"]).map(lambda word: (word, None))
 events = st.one_of(
-    st.sampled_from([*"bblpk +-uxnrh0123 acq", "enter", "enter", "escape", "tab", "backspace", "delete"]),
-    st.tuples(st.sampled_from(["press", "right", "move", "move", "release"]), places),
-    st.sampled_from(["answer", "answer", "answer", "answer", "fail", "gone"]).map(lambda word: (word, None)),
+    answers,
+    st.sampled_from("blpk"),
+    st.sampled_from(["enter", " ", "escape", *"+-uxnrh0123q", "tab", "backspace", "delete"]),
+    st.tuples(st.sampled_from(["press", "right", "move", "release"]), places),
+    st.tuples(st.just("drag"), st.tuples(inside, places)),
+    st.tuples(st.just("drag"), st.tuples(inside, inside)),
+    st.tuples(st.just("type"), st.text("abq x", min_size=1, max_size=2 * LONGEST_NAME)),
+    # What a user does, in order, with what comes back at once or later.
+    st.just([" ", ("answer", None), ("drag", ((5.0, 5.0), (30.0, 30.0))), ("answer", None), "enter"]),
 )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(events, max_size=60))
+@given(st.lists(events, min_size=20, max_size=60))
 def test_whatever_is_pressed_frames_are_let_go_once_and_commands_are_whole(script: list) -> None:
     """Against a session that answers late, refuses, and loses objects; every state can be drawn."""
     made = board(1, 2)
@@ -240,7 +250,7 @@ def test_whatever_is_pressed_frames_are_let_go_once_and_commands_are_whole(scrip
             held.remove(command.values["frozen"])
         send(made.answered(command, answers.get(command.kind)))
 
-    for event in script:
+    for event in itertools.chain.from_iterable(one if isinstance(one, list) else [one] for one in script):
         if isinstance(event, str):
             send(made.key(event))
             continue
@@ -251,11 +261,16 @@ def test_whatever_is_pressed_frames_are_let_go_once_and_commands_are_whole(scrip
             send(made.failed(waiting.pop(0), "no") if waiting else [])
         elif word == "gone":
             send(made.see(SIZE, {2: "x"}))
+        elif word == "drag":
+            send(drag(made, *place))
+        elif word == "type":
+            send(keys(made, "n", *place, "enter"))
         elif word in ("press", "right"):
             send(made.press(*place, right=word == "right"))
         else:
             send(getattr(made, word)(*place))
-        assert not (made.clicks and made.drawn)
+        assert not (made.clicks and made.drawn) and len(made.name) <= LONGEST_NAME
+        assert all(0 <= x < SIZE[1] and 0 <= y < SIZE[0] for x, y in made.clicks)
     picture = board_picture(made, frozen().image, frozen().tracks, "9 frames/s")
     scale = display_scale(SIZE)
     assert picture.shape == (SIZE[0] * scale + LINES * LINE + 4, SIZE[1] * scale, 3)

@@ -283,8 +283,7 @@ class Board:
         if command.kind == "mask" and command is self._asked:
             self.mask = answer
         elif command.kind == "give":
-            self.still = None  # the tracker let it go
-            self._thaw()
+            self._thaw()  # and nothing to release: the tracker let the frame go
             self.say(f"Object {answer} is tracked from here on.")
         elif command.kind == "remove":
             self.say(f"Object {command.values['object']} is removed.")
