@@ -30,7 +30,7 @@ def frozen(number: int = 1, seen: int = 1) -> Frozen:
 
 def board(*objects: int) -> Board:
     made = Board()
-    made.see(SIZE, {number: f"name {number}" for number in objects})
+    made.see(SIZE, {number: f"name {number}" for number in objects}, {})
     return made
 
 
@@ -121,7 +121,7 @@ def test_tab_goes_through_the_objects_and_numbers_choose_them() -> None:
     keys(made, "0")
     assert made.chosen is None
     keys(made, "2")
-    made.see(SIZE, {5: ""})
+    made.see(SIZE, {5: ""}, {})
     assert made.chosen is None, "somebody else removed it"
 
 
@@ -139,6 +139,8 @@ def test_letters_are_a_name_while_one_is_typed() -> None:
     made = on_frozen()
     assert keys(made, "n", *"qxr 1", "backspace", "escape") == []
     assert made.typing is None and made.name == ""
+    keys(made, "n", *(2 * LONGEST_NAME * "a"), "enter")
+    assert made.name == LONGEST_NAME * "a"
     assert keys(made, "q") == [Command("quit")]
 
 
@@ -260,7 +262,7 @@ def test_whatever_is_pressed_frames_are_let_go_once_and_commands_are_whole(scrip
         elif word == "fail":
             send(made.failed(waiting.pop(0), "no") if waiting else [])
         elif word == "gone":
-            send(made.see(SIZE, {2: "x"}))
+            send(made.see(SIZE, {2: "x"}, {2: "lost"}))
         elif word == "drag":
             send(drag(made, *place))
         elif word == "type":

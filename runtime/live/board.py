@@ -52,6 +52,7 @@ class Board:
     mask:    [H, W] bool, what the strokes mean; None before that is known
     chosen:  id of the object that is corrected, named or removed; None for a new one
     typing:  the name as far as it is typed; None while keys are keys
+    objects: names by id; states: "joins" for those that are not tracked yet, "lost" for those that are not seen
     message: for the user; wrong where it says what failed
     """
 
@@ -69,6 +70,7 @@ class Board:
         self.brush = 20.0
         self.help = False
         self.objects: dict[int, str] = {}
+        self.states: dict[int, str] = {}
         self._size = (0, 0)
         self._asked: Command | None = None  # the mask whose answer still counts
         self.say(HINTS[self.tool])
@@ -76,11 +78,11 @@ class Board:
     def say(self, message: str, wrong: bool = False) -> None:
         self.message, self.wrong = message, wrong
 
-    def see(self, size: tuple[int, int], objects: Mapping[int, str]) -> list[Command]:
-        """Note the newest frame's (height, width) and the names of all objects by id, those on their way included."""
+    def see(self, size: tuple[int, int], objects: Mapping[int, str], states: Mapping[int, str]) -> list[Command]:
+        """Note the newest frame's (height, width), the names of all objects by id, and what is to be said of some."""
         if self._size == (0, 0):
             self.brush = max(_NARROWEST, min(size) / 24)
-        self._size, self.objects = size, dict(objects)
+        self._size, self.objects, self.states = size, dict(objects), dict(states)
         if self.chosen is not None and self.chosen not in self.objects and self.state != "giving":
             return self._choose(None)  # somebody else removed it
         return []
@@ -284,7 +286,7 @@ class Board:
             self.mask = answer
         elif command.kind == "give":
             self._thaw()  # and nothing to release: the tracker let the frame go
-            self.say(f"Object {answer} is tracked from here on.")
+            self.say(f"Object {answer} joins once it has caught up with the stream.")
         elif command.kind == "remove":
             self.say(f"Object {command.values['object']} is removed.")
         elif command.kind == "reference":

@@ -16,8 +16,8 @@ from corrflow.runtime.overlay import draw_overlay
 from corrflow.runtime.tracks import Tracks
 
 FONT_SIZE, LINE = 14, 20
-LINES = 3
-"""Lines of text beneath the picture: two for messages, one for how things stand."""
+LINES = 4
+"""Lines of text beneath the picture: two for messages, one for the objects, one for how things stand."""
 _LEAST_SIDE, _LARGEST = 480, (1280, 800)  # pixels that the picture is shown at
 _INK = (60, 210, 255)  # BGR
 _RUBBER = (90, 106, 255)
@@ -51,12 +51,12 @@ def board_picture(board: Board, image: np.ndarray, tracks: Tracks, status: str) 
     _draw_strokes(picture, board, scale)
     if board.help:
         _draw_help(picture)
-    return np.vstack([picture, _text(size[0], board.message, board.wrong, _standing(board), status)])
+    return np.vstack([picture, _text(size[0], board.message, board.wrong, _objects(board), _standing(board), status)])
 
 
 def waiting_picture(text: str, status: str) -> np.ndarray:
     """What is shown before the first frame: [h, w, 3] uint8, BGR."""
-    return np.vstack([np.full((360, 640, 3), 32, np.uint8), _text(640, text, False, "", status)])
+    return np.vstack([np.full((360, 640, 3), 32, np.uint8), _text(640, text, False, "", "", status)])
 
 
 def _draw_mask(picture: np.ndarray, mask: np.ndarray) -> None:
@@ -102,6 +102,16 @@ def _draw_help(picture: np.ndarray) -> None:
     region[:] = cv2.addWeighted(region, 0.15, plate[:height, :width], 0.85, 0)
 
 
+def _objects(board: Board) -> str:
+    """The objects that can be chosen, by their numbers."""
+
+    def told(number: int, name: str) -> str:
+        state = f" ({board.states[number]})" if number in board.states else ""
+        return f"{number} {name}{state}" if name else f"{number}{state}"
+
+    return _plain("   ".join(told(number, name) for number, name in sorted(board.objects.items())))
+
+
 def _standing(board: Board) -> str:
     """What is drawn with and for which object."""
     named = board.name if board.typing is None else f"{board.typing}_"
@@ -112,13 +122,14 @@ def _standing(board: Board) -> str:
 
 
 @lru_cache(maxsize=16)
-def _text(width: int, message: str, wrong: bool, standing: str, status: str) -> np.ndarray:
+def _text(width: int, message: str, wrong: bool, objects: str, standing: str, status: str) -> np.ndarray:
     """The lines beneath the picture: [LINES * LINE + 4, width, 3] uint8, BGR."""
     strip = Image.new("RGB", (width, LINES * LINE + 4), (24, 24, 24))
     pen, font = ImageDraw.Draw(strip), ImageFont.load_default(FONT_SIZE)
     colour = (255, 120, 110) if wrong else (255, 220, 90)
-    for row, line in enumerate(_wrapped(message, width - 12, font)[: LINES - 1]):
+    for row, line in enumerate(_wrapped(message, width - 12, font)[: LINES - 2]):
         pen.text((6, row * LINE + 2), line, fill=colour, font=font)
+    pen.text((6, (LINES - 2) * LINE + 2), objects, fill=(150, 190, 235), font=font)
     row = (LINES - 1) * LINE + 2
     pen.text((width - 6 - font.getlength(status), row), status, fill=(150, 150, 150), font=font)
     if standing:

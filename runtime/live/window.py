@@ -71,10 +71,11 @@ class Window:
         newest = self._session.latest.result
         if newest is not None and newest is not self._result:
             self._result, changed = newest, True
-            names = {track.id: track.name for track in newest.tracks.objects}
-            names |= {given.id: given.name for given in self._session.editing.joining}
             height, width = newest.tracks.mask.shape
-            self._send(self._board.see((height, width), names))
+            tracks, joining = newest.tracks.objects, self._session.editing.joining
+            names = {one.id: one.name for one in (*tracks, *joining)}
+            states = {track.id: "lost" for track in tracks if not track.visible} | {one.id: "joins" for one in joining}
+            self._send(self._board.see((height, width), names, states))
         while True:
             try:
                 command, answer, sentence = self._answers.get_nowait()
