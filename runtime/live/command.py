@@ -237,10 +237,11 @@ def _say(console: Console, session: Session, seconds: float) -> None:
         f"captured {counts.captured} frames: {session.processed} tracked, {counts.dropped} dropped,"
         f" {max(0, counts.connections - 1)} reconnects"
     )
-    console.print(
-        f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
-        f" 99 % below {1000 * pace.latency(99):.0f} ms"
-    )
+    if session.processed:
+        console.print(
+            f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
+            f" 99 % below {1000 * pace.latency(99):.0f} ms"
+        )
     for sink in session.outputs:
         lost = f", {sink.lost} lost ({sink.error or 'it was too slow'})" if sink.lost else ""
         console.print(f"{sink.name}: {sink.written} frames{lost}", highlight=False, soft_wrap=True)
