@@ -68,3 +68,17 @@ def test_the_bundled_model_tracks_real_video_without_the_package(shared_data: Pa
     expected = tracked(bundled_artifact_path(), pictures, truth[0])
     assert min(overlap(*pair) for pair in zip(got, expected, strict=True)) > 0.97
     assert overlap(got[-1], truth[-1]) > 0.8
+
+
+def test_a_sink_of_ones_own_gets_what_a_camera_shows(moving_square, tmp_path: Path) -> None:
+    frames, masks = moving_square
+    (tmp_path / "clip").mkdir()
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / "clip" / f"{number}.png"), frame)
+    cv2.imwrite(str(tmp_path / "mask.png"), masks[0].astype(np.uint8) * 255)
+    script = Path(__file__).parents[1] / "docs" / "examples" / "steer.py"
+    command = [sys.executable, "-W", "error", script, tmp_path / "clip", tmp_path / "mask.png"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    columns = np.flatnonzero(masks[0].any(0))
+    turn = (columns[0] + columns[-1] + 1) / masks[0].shape[1] - 1
+    assert said[0].startswith(f"object 1: {turn:+.2f}, ") and said[-1] == "stopped" and len(said) > 2
