@@ -56,6 +56,7 @@ class Window:
         self._session, self._control, self._board = session, control, Board()
         self._result: LiveResult | None = None
         self._drawn = 0.0  # when
+        self._opened = False  # a busy screen takes its time to show a window
         self._events: deque[tuple[int, int, int, int]] = deque()  # cv2's event, x, y, flags
         self._commands: Queue[Command] = Queue()
         self._answers: Queue[tuple[Command, Any, str]] = Queue()  # with the answer, or what went wrong
@@ -92,13 +93,16 @@ class Window:
         key = key_name(cv2.waitKeyEx(_WAIT))
         going_on = self._send(self._board.key(key)) if key else True
         self._drawn = 0.0 if key else self._drawn
-        return going_on and self._is_open()
+        visible = self._is_visible()
+        closed = self._opened and not visible
+        self._opened |= visible
+        return going_on and not closed
 
     def close(self) -> None:
         with suppress(cv2.error):
             cv2.destroyAllWindows()
 
-    def _is_open(self) -> bool:
+    def _is_visible(self) -> bool:
         try:
             return cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
         except cv2.error:  # some toolkits do not know a closed window any more
