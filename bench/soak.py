@@ -141,8 +141,8 @@ def soak(tracker: _Timed, seconds: float, rate: float) -> Soak:
 
 def _change(session: Session) -> None:
     """Draw object 2 on a frozen frame, or remove it where it is tracked by now."""
-    number, image, _ = session.freeze()
-    mask = np.zeros(image.shape[:2], bool)
+    frozen = session.freeze()
+    mask = np.zeros(frozen.image.shape[:2], bool)
     mask[10:50, 10:50] = True
 
     def change() -> None:
@@ -150,9 +150,9 @@ def _change(session: Session) -> None:
             return
         if 2 in session.editing.ids:
             session.editing.remove(2)
-            session.editing.release(number)
+            session.editing.release(frozen.number)
         else:
-            session.editing.give(number, MaskObject(2, mask))
+            session.editing.give(frozen.number, MaskObject(2, mask))
 
     session.call(change, 60)
 

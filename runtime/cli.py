@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from corrflow.plugins.errors import InputError, errors_reported
+from corrflow.runtime.live.keys import keys_text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command(
-    help="""Track objects or points through a video, from what they look like on its first frame.
+    help=f"""Track objects or points through a video, from what they look like on its first frame.
 
     SOURCE is a video file, a folder of pictures, or a glob pattern of pictures in quotes.
 
@@ -27,11 +28,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
       corrflow-track frames/ --keypoints points.csv --csv tracks.csv --jsonl tracks.jsonl
       corrflow-track "frames/*.jpg" --init cat.png --init dog.png --artifact artifacts/first
       corrflow-track --camera 0 --init mask.png --save live.mkv --save-reference cat.npz
+      corrflow-track --camera 0 --show
       corrflow-track --camera 0 --serve
       corrflow-track --camera rtsp://camera/stream --reference cat.npz --jsonl tracks.jsonl
 
     --camera takes a number, /dev/video0, v4l2://, csi://0, rtsp://, http://, udp://, - (standard input; raw pictures
     as "-?raw=bgr24&size=640x480"), screen, a GStreamer pipeline, or a file played at its own pace. Ctrl-C ends it.
+
+    \b
+    In the window of --show:
+{keys_text()}
     """
 )
 def track(
@@ -78,7 +84,13 @@ def track(
         str | None,
         typer.Option(metavar="FILE.rrd", help="With --camera: a file for Rerun, or its viewer's address."),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="With --camera: a window; q closes it.")] = False,
+    ros: Annotated[
+        str | None,
+        typer.Option(metavar="/TOPIC", help="With --camera: masks and the lines of JSON to ROS 2, under this name."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="With --camera: a window to watch and to draw objects in.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option(help="With --camera: seconds without a frame before it is opened anew.")
     ] = 5.0,
@@ -95,6 +107,7 @@ def track(
             "--udp": udp,
             "--mqtt": mqtt,
             "--rerun": rerun,
+            "--ros": ros,
         }
         if camera is None and (given := [name for name, value in live_only.items() if value]):
             raise InputError(f"expected {given[0]} with --camera, got it without; add --camera SOURCE")
@@ -104,10 +117,10 @@ def track(
                 " that out"
             )
         given_once = bool(reference) + bool(init or keypoints)
-        if camera is not None and given_once != 1 and not (serve and not given_once):
+        if camera is not None and given_once != 1 and not ((serve or show) and not given_once):
             raise InputError(
                 "expected either --init or --keypoints for the first frame of --camera, or --reference, got"
-                f" {'both' if reference else 'neither'}; say what to track, or draw it on the page of --serve"
+                f" {'both' if reference else 'neither'}; say what to track, or draw it with --show or --serve"
             )
         if demo and (source or init or keypoints):
             raise InputError("expected --demo alone, got a source or objects as well; leave out one of them")
@@ -123,10 +136,10 @@ def track(
         if camera is not None:
             from corrflow.runtime.live.access import parse_access
             from corrflow.runtime.live.command import LiveOutputs, run_camera
+            from corrflow.runtime.live.network_sinks import parse_mqtt, parse_udp
+            from corrflow.runtime.live.ros_sink import parse_ros
 
             access = parse_access(serve, token) if serve else None
-            from corrflow.runtime.live.network_sinks import parse_mqtt, parse_udp
-
             outputs = LiveOutputs(
                 save,
                 jsonl,
@@ -136,6 +149,7 @@ def track(
                 parse_udp(udp) if udp else None,
                 parse_mqtt(mqtt) if mqtt else None,
                 rerun,
+                parse_ros(ros) if ros else None,
             )
             run_camera(camera, init or [], keypoints, reference, outputs, model, timeout)
         elif demo:

@@ -93,3 +93,17 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> No
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert len(list(tmp_path.glob("*/results/demo/report.html"))) == 1
     assert not any(cell.get("outputs") for cell in nbformat.read(notebook, 4).cells)  # kept without results
+
+
+def test_a_sink_of_ones_own_gets_what_a_camera_shows(moving_square, tmp_path: Path) -> None:
+    frames, masks = moving_square
+    (tmp_path / "clip").mkdir()
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / "clip" / f"{number}.png"), frame)
+    cv2.imwrite(str(tmp_path / "mask.png"), masks[0].astype(np.uint8) * 255)
+    script = Path(__file__).parents[1] / "docs" / "examples" / "steer.py"
+    command = [sys.executable, "-W", "error", script, tmp_path / "clip", tmp_path / "mask.png"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    columns = np.flatnonzero(masks[0].any(0))
+    turn = (columns[0] + columns[-1] + 1) / masks[0].shape[1] - 1
+    assert said[0].startswith(f"object 1: {turn:+.2f}, ") and said[-1] == "stopped" and len(said) > 2

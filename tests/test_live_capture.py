@@ -12,8 +12,9 @@ import pytest
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.live import capture as capture_module
+from corrflow.runtime.live.address import live_address
 from corrflow.runtime.live.capture import Capture, Counts, Patience
-from corrflow.runtime.live.readers import ReaderFailed
+from corrflow.runtime.live.readers import ReaderFailed, open_reader
 
 QUICK = Patience(opening=0.3, reading=0.3, wait=0.05, longest_wait=0.2)
 INTERVAL = 0.01
@@ -223,3 +224,11 @@ def test_a_pipe_may_take_longer_than_a_camera(run) -> None:
 def test_patience_without_sense_is_refused(number: float) -> None:
     with pytest.raises(InputError, match="timeouts"):
         Patience(reading=number)
+
+
+def test_a_camera_that_is_not_there_is_one_sentence_without_opencvs_own(capfd: pytest.CaptureFixture) -> None:
+    address = live_address("987")
+    assert address is not None
+    with pytest.raises(ReaderFailed, match="expected a camera at 987"):
+        open_reader(address, 1.0)
+    assert capfd.readouterr().err == ""

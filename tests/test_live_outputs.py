@@ -221,3 +221,17 @@ def test_an_object_of_one_pixel_is_not_lost_in_a_smaller_picture() -> None:
     _, (small,) = resized(np.zeros((40, 40, 3), np.uint8), [MaskObject(1, mask)], (10, 10))
     assert isinstance(small, MaskObject)
     assert np.argwhere(small.mask).tolist() == [[5, 2]]
+
+
+def test_a_failure_that_lasts_is_said_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody receives: every second frame is refused, until somebody does."""
+    written: list[int] = []
+    refused = set(range(1, 40, 2))
+    output = Output("udp", lambda: ScriptedSink(written, refused), first_wait=0.01)
+    for number in range(80):
+        output.put(result(number))
+        time.sleep(0.02)
+    assert output.close(5)
+    said = [record.message for record in caplog.records]
+    assert output.failures > 3 and output.error == ""
+    assert len(said) == 2 and "no space left" in said[0] and said[1] == "udp: goes on"

@@ -8,12 +8,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
-import cv2
 from rich.console import Console
 
 from corrflow.plugins.errors import CorrflowError, InputError
@@ -28,15 +27,14 @@ from corrflow.runtime.live.outputs import Output
 from corrflow.runtime.live.readers import PacedReader, open_reader
 from corrflow.runtime.live.reference import Reference, load_reference, save_reference
 from corrflow.runtime.live.rerun_sink import RerunSink, check_rerun
-from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.live.ros_sink import RosSink, Topics, check_ros
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.overlay import draw_overlay
+from corrflow.runtime.live.window import Window, check_window
 from corrflow.runtime.sinks import VIDEO_FORMATS
 from corrflow.runtime.sources import open_source
 
 logger = logging.getLogger("corrflow")
 
-_WINDOW = "corrflow"
 _STEP_GRACE = 0.8  # seconds that a step may still take once the run is to stop
 _CLOSING = 0.7  # seconds that all outputs together have to finish then
 
@@ -53,11 +51,12 @@ class LiveOutputs:
     udp: tuple[str, int] | None = None
     mqtt: Broker | None = None
     rerun: str | None = None
+    ros: Topics | None = None
 
     @property
     def any(self) -> bool:
         """Whether results go anywhere."""
-        return self.show or any((self.save, self.jsonl, self.serve, self.udp, self.mqtt, self.rerun))
+        return self.show or any((self.save, self.jsonl, self.serve, self.udp, self.mqtt, self.rerun, self.ros))
 
     def check(self) -> None:
         """Raise InputError for what cannot be written or shown, before any camera is opened."""
@@ -72,8 +71,14 @@ class LiveOutputs:
             check_mqtt()
         if self.rerun is not None:
             check_rerun(self.rerun)
-        if self.show and sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
-            raise InputError("expected a screen for --show, got no DISPLAY in the environment; use --save instead")
+        if self.ros is not None:
+            check_ros()
+        if self.show:
+            if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
+                raise InputError(
+                    "expected a screen for --show, got no DISPLAY in the environment; use --serve or --save instead"
+                )
+            check_window()
 
     def open(self) -> list[Output]:
         outputs = []
@@ -87,6 +92,8 @@ class LiveOutputs:
             outputs.append(Output(broker.shown, lambda: MqttSink(broker)))
         if (viewer := self.rerun) is not None:
             outputs.append(Output(viewer, lambda: RerunSink(viewer)))
+        if (topics := self.ros) is not None:
+            outputs.append(Output(f"ros:{topics.prefix}", lambda: RosSink(topics)))
         return outputs
 
 
@@ -124,7 +131,7 @@ def run_camera(
         control = Control(session, Path(f"{name}_recorded.mkv"), outputs.reference or Path(f"{name}_reference.npz"))
         began = time.monotonic()
         with _served(session, control, outputs.serve, console):
-            error = _run(session, stop, outputs.show, console)
+            error = _run(session, stop, Window(session, control) if outputs.show else None, console)
         # After a signal two seconds are all there is; at the end of a file the rest may be written in peace.
         deadline = time.monotonic() + (_CLOSING if stop.is_set() else 30)
         for sink in tuple(session.outputs):
@@ -182,41 +189,22 @@ def _stopped_by_signals() -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-def _run(session: Session, stop: Event, show: bool, console: Console) -> BaseException | None:
+def _run(session: Session, stop: Event, window: Window | None, console: Console) -> BaseException | None:
     """Track in a thread, so that signals and the window are heard of at once; returns the error that ended it."""
     thread, errors = session.in_thread()
     status = _Status(console)
-    shown: LiveResult | None = None
-    try:
-        while thread.is_alive() and not stop.is_set():
-            newer = session.latest.newer(shown, 0.05)
-            if newer is not None:
-                shown = newer
-            if show and not _show(newer):
-                break
-            status.say(session)
-    except cv2.error as error:
-        errors.append(
-            InputError(
-                f"expected an OpenCV with windows for --show, got {error.err!r}; install opencv-python, not headless"
-            )
-        )
+    while thread.is_alive() and not stop.is_set():
+        if window is None:
+            thread.join(0.05)
+        elif not window.step():
+            break
+        status.say(session)
     session.stop.set()
     thread.join(_STEP_GRACE)
-    if show:
-        with suppress(cv2.error):
-            cv2.destroyAllWindows()
+    if window is not None:
+        window.close()
     status.end()
     return errors[0] if errors else None
-
-
-def _show(result: LiveResult | None) -> bool:
-    """Draw a result, if there is a new one; False once the user closes the window or presses q or Escape."""
-    if result is not None:
-        cv2.imshow(_WINDOW, draw_overlay(result.frame.image, result.tracks))
-    key = cv2.waitKey(1) & 0xFF
-    opened = result is None or cv2.getWindowProperty(_WINDOW, cv2.WND_PROP_VISIBLE) >= 1
-    return key not in (ord("q"), 27) and opened
 
 
 class _Status:
@@ -249,10 +237,11 @@ def _say(console: Console, session: Session, seconds: float) -> None:
         f"captured {counts.captured} frames: {session.processed} tracked, {counts.dropped} dropped,"
         f" {max(0, counts.connections - 1)} reconnects"
     )
-    console.print(
-        f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
-        f" 99 % below {1000 * pace.latency(99):.0f} ms"
-    )
+    if session.processed:
+        console.print(
+            f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
+            f" 99 % below {1000 * pace.latency(99):.0f} ms"
+        )
     for sink in session.outputs:
         lost = f", {sink.lost} lost ({sink.error or 'it was too slow'})" if sink.lost else ""
         console.print(f"{sink.name}: {sink.written} frames{lost}", highlight=False, soft_wrap=True)

@@ -38,6 +38,10 @@ class Control:
         """A frozen frame; its image and tracks do not change."""
         return self._session.call(lambda: self._session.editing.frozen(_whole(number, "the number of a frozen frame")))
 
+    def release(self, number: int) -> None:
+        """Let a frozen frame go, if it is still there."""
+        self._session.call(lambda: self._session.editing.release(number))
+
     def mask(self, values: dict[str, Any]) -> np.ndarray:
         """What {"frozen": number, "strokes": [...]} means: [H, W] bool."""
         frozen = self.frozen(values.get("frozen"))
@@ -70,6 +74,9 @@ class Control:
     def rename(self, object_id: int, name: Any) -> None:
         text = _name(name)
         self._session.call(lambda: self._session.editing.rename(object_id, text))
+
+    def remove(self, object_id: int) -> None:
+        self._session.call(lambda: self._session.editing.remove(object_id))
 
     @property
     def recording(self) -> bool:

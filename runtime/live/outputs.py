@@ -21,6 +21,8 @@ DEPTH = 8
 """Frames that may wait for a slow output."""
 
 FIRST_WAIT, LONGEST_WAIT = 2.0, 30.0  # seconds before a failed output is tried again
+SAID_AGAIN = 60.0  # seconds before the same failure is said once more
+WELL_AGAIN = 8  # frames written in a row that end a failure: of what nobody receives, every second datagram gets out
 
 
 _LiveSink = TypeVar("_LiveSink", bound="LiveSink")
@@ -61,6 +63,7 @@ class Output:
         self._stop = Event()
         self.written = self.lost = self.failures = 0
         self.error = ""
+        self._said, self._said_at = "", 0.0
         self._thread = Thread(target=self._work, name=f"corrflow-output-{name}", daemon=True)
         self._thread.start()
 
@@ -79,7 +82,7 @@ class Output:
 
     def _work(self) -> None:
         sink: LiveSink | None = None
-        wait, again = self._first_wait, 0.0
+        wait, again, in_a_row = self._first_wait, 0.0, 0
         while True:
             try:
                 result = self._queue.get(timeout=0.05)
@@ -98,12 +101,12 @@ class Output:
                 self.failures += 1
                 self._say(error, f"trying again in {wait:.0f} s")
                 self._close(sink)
-                sink, again, wait = None, time.monotonic() + wait, min(2 * wait, LONGEST_WAIT)
+                sink, again, wait, in_a_row = None, time.monotonic() + wait, min(2 * wait, LONGEST_WAIT), 0
             else:
-                self.written += 1
-                if self.error:
+                self.written, in_a_row, wait = self.written + 1, in_a_row + 1, self._first_wait
+                if self.error and in_a_row >= WELL_AGAIN:
                     logger.warning("%s: goes on", self.name)
-                self.error, wait = "", self._first_wait
+                    self.error = self._said = ""
         self._close(sink)
 
     def _close(self, sink: LiveSink | None) -> None:
@@ -116,4 +119,6 @@ class Output:
     def _say(self, error: Exception, consequence: str) -> None:
         text = str(error) if isinstance(error, CorrflowError) else f"{type(error).__name__}: {error}"
         self.error = text.splitlines()[0] if text else type(error).__name__
-        logger.warning("%s: %s; %s", self.name, self.error, consequence)
+        if self.error != self._said or time.monotonic() - self._said_at > SAID_AGAIN:
+            self._said, self._said_at = self.error, time.monotonic()
+            logger.warning("%s: %s; %s", self.name, self.error, consequence)

@@ -51,6 +51,10 @@ class OpenCvReader:
     """A camera or a GStreamer pipeline, through OpenCV."""
 
     def __init__(self, address: Address) -> None:
+        if address.kind == "camera" and "OPENCV_LOG_LEVEL" not in os.environ:
+            cv2.utils.logging.setLogLevel(
+                cv2.utils.logging.LOG_LEVEL_SILENT
+            )  # it tells at length of every driver that it tries in vain
         if address.kind == "pipeline":
             require_gstreamer(address.target)
             self._capture = cv2.VideoCapture(address.target, cv2.CAP_GSTREAMER)

@@ -12,6 +12,7 @@ GET  /healthz         for supervisors     GET    /metrics              for Prome
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from threading import Lock, Thread
@@ -66,6 +67,8 @@ class Server:
             limit_concurrency=64,
         )
         self._server = uvicorn.Server(config)
+        # Viewers are cut off when the run ends, which is no error; what else it says is.
+        logging.getLogger("uvicorn.error").addFilter(_not_about_the_end)
         sockets = [self._socket]
         self._thread = Thread(target=self._server.run, args=(sockets,), name="corrflow-server", daemon=True)
         self._thread.start()
@@ -74,6 +77,10 @@ class Server:
         self._server.should_exit = True
         self._thread.join(timeout)
         self._socket.close()
+
+
+def _not_about_the_end(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Cancel ")
 
 
 def make_app(session: Session, control: Control, access: Access) -> Starlette:
@@ -126,12 +133,12 @@ def make_app(session: Session, control: Control, access: Access) -> Starlette:
         return Response(_jpeg(draw_overlay(one.image, one.tracks)), media_type="image/jpeg")
 
     def release(request: Request) -> Response:
-        session.call(lambda: session.editing.release(request.path_params["number"]))
+        control.release(request.path_params["number"])
         return JSONResponse({})
 
     def freeze(values: dict) -> Response:
-        number, image, _ = session.freeze()
-        return JSONResponse({"frozen": number, "size": [image.shape[1], image.shape[0]]})
+        one = session.freeze()
+        return JSONResponse({"frozen": one.number, "size": [one.image.shape[1], one.image.shape[0]]})
 
     def mask(values: dict) -> Response:
         found = control.mask(values)
@@ -155,7 +162,7 @@ def make_app(session: Session, control: Control, access: Access) -> Starlette:
         return JSONResponse({})
 
     def remove(request: Request) -> Response:
-        session.call(lambda: session.editing.remove(request.path_params["number"]))
+        control.remove(request.path_params["number"])
         return JSONResponse({})
 
     def posted(path: str, answer: Callable[[dict], Response]) -> Route:

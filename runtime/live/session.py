@@ -15,7 +15,7 @@ import numpy as np
 from corrflow.plugins.errors import CorrflowError
 from corrflow.runtime.frame_source import size_text
 from corrflow.runtime.live.capture import Capture, LiveFrame
-from corrflow.runtime.live.editing import Editing
+from corrflow.runtime.live.editing import Editing, Frozen
 from corrflow.runtime.live.outputs import Output
 from corrflow.runtime.live.reference import Reference, resized
 from corrflow.runtime.live.results import Latest, LiveResult, Pace
@@ -103,13 +103,13 @@ class Session:
                 raise CorrflowError("the tracker is busy or has ended; try again in a moment") from None
             return future.result()
 
-    def freeze(self) -> tuple[int, np.ndarray, Tracks]:
-        """Freeze the newest frame: its number, image and tracks. Raises CorrflowError before the first."""
+    def freeze(self) -> Frozen:
+        """Freeze the newest frame; its image and tracks do not change. Raises CorrflowError before the first."""
 
-        def keep() -> tuple[int, np.ndarray, Tracks]:
+        def keep() -> Frozen:
             if self._last is None:
                 raise CorrflowError("no frame came yet; wait for the stream")
-            return self.editing.freeze(*self._last).number, *self._last
+            return self.editing.freeze(*self._last)
 
         return self.call(keep)
 

@@ -1,0 +1,40 @@
+"""Live results in a program of your own: python steer.py CAMERA MASK.png says which way to turn to face each object."""
+
+import sys
+from pathlib import Path
+
+from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+from corrflow.runtime.backend import open_backend
+from corrflow.runtime.initial import read_mask_objects
+from corrflow.runtime.live.capture import Patience
+from corrflow.runtime.live.command import open_capture
+from corrflow.runtime.live.outputs import LiveSink, Output
+from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.live.session import Session
+from corrflow.runtime.tracker import Tracker
+
+
+class Steering(LiveSink):
+    """Runs in a thread of its own: where it is slow it loses frames, and where it fails it is made again."""
+
+    def write(self, result: LiveResult) -> None:
+        width = result.tracks.mask.shape[1]
+        for found in result.tracks.objects:
+            if found.box is not None:
+                turn = (found.box[0] + found.box[2]) / width - 1  # -1: the left edge, 1: the right one
+                print(f"object {found.id}: {turn:+.2f}, {1000 * result.latency:.0f} ms ago", flush=True)
+
+    def close(self) -> None:
+        print("stopped")
+
+
+def main(camera: str, mask: str) -> None:
+    capture, _ = open_capture(camera, Patience())
+    tracker = Tracker(open_backend("auto", load_artifact(bundled_artifact_path())))
+    output = Output("steering", Steering)
+    Session(capture, tracker, read_mask_objects([Path(mask)]), [output]).run()
+    output.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
