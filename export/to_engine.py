@@ -175,8 +175,9 @@ def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarr
     other = reference.new_memory(settings, made.labels, cells)
     others, largest, means = [], 0.0, []
     for index, picture in enumerate(frames):
-        shrunk = cv2.resize(picture, made.frame[::-1], interpolation=cv2.INTER_AREA)
-        ours, theirs = engine.encode(shrunk), reference.encode(shrunk)
+        if not (picture.shape[0] >= made.frame[0] and picture.shape[1] >= made.frame[1]):
+            picture = cv2.resize(picture, made.frame[::-1], interpolation=cv2.INTER_LINEAR)
+        ours, theirs = engine.encode(picture, made.frame), reference.encode(picture, made.frame)
         if index:
             got = engine.propagate(ours, own)
             labels = reference.propagate(theirs, other)

@@ -248,6 +248,7 @@ def _cuda_kernel(load: Load) -> Outcome:
     """Compiling needs neither driver nor GPU."""
     from corrflow.plugins.local_soft_copy.cuda import compiler
     from corrflow.plugins.local_soft_copy.cuda.launch import plan
+    from corrflow.runtime import shrink
 
     try:
         architecture = compiler.device_architecture()
@@ -258,10 +259,11 @@ def _cuda_kernel(load: Load) -> Outcome:
     launch = plan(**sizes, attributes=artifact.settings.attributes, storage="float16")
     try:
         code = compiler.compile_kernel(launch, architecture).code
+        compiler.compile_source(shrink.kernel_source(), architecture)
     except InputError as error:
         detail, remedy = _with_remedy(str(error))
         return "absent", detail, f"for TensorRT: {remedy}"
-    return "works", f"compiles for {architecture}, {len(code)} bytes; not launched", ""
+    return "works", f"compiles for {architecture}, {len(code)} bytes, as does that which shrinks frames; not launched", ""
 
 
 CHECKS: dict[str, Callable[[Load], Outcome]] = {

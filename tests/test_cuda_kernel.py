@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -14,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -261,43 +259,28 @@ def test_the_kernel_matches_the_oracle_for_any_shape(
 
 
 @pytest.fixture
-def gpu(on_cpu: OnCpu, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> kernel.OnGpu:
+def gpu(on_cpu: OnCpu, fakes: ModuleType) -> kernel.OnGpu:
     """A GPU whose memory is NumPy arrays and whose launches are runs of the kernel's source on the CPU."""
     cuda = fakes.Cuda()
 
-    def launch(stream: int, config: Any, planned: Launch, *arguments: Any) -> None:
+    def run(source: str, entry_point: str, config: Any, *arguments: int) -> None:
         *inputs, height, width, references, copied = arguments
-        assert (config.grid, config.block, stream) == (planned.grid, planned.block, 77)
-        case = next(case for case in kernel.CASES.values() if kernel.planned(case, storage_of(planned)) == planned)
-        assert (height.value, width.value, references.value) == (case.H, case.W, case.K)
+        case, planned = next(
+            (case, planned)
+            for case in kernel.CASES.values()
+            for planned in (kernel.planned(case, storage) for storage in kernel.STORAGES)
+            if (planned.source, planned.entry_point, planned.grid) == (source, entry_point, config.grid)
+            and (height, width, references) == (case.H, case.W, case.K)
+        )
+        assert config.block == planned.block
         shapes = ((case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W))
         shapes += ((case.B, case.K, case.N, case.H, case.W),)
         dtype = np.float32 if storage_of(planned) == "float32" else np.uint16
+        query, keys, values = (fakes.view(cuda, *one, dtype) for one in zip(inputs, shapes, strict=True))
+        result = on_cpu.run(planned, (query, keys, values), SHUFFLED)
+        fakes.view(cuda, copied, result.shape, dtype)[...] = result
 
-        def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            cuda.check(pointer, size)
-            raw: Any = (ctypes.c_uint8 * size).from_address(pointer)
-            return np.frombuffer(raw, dtype).reshape(shape)
-
-        def run() -> None:
-            query, keys, values = (view(*one) for one in zip(inputs, shapes, strict=True))
-            result = on_cpu.run(planned, (query, keys, values), SHUFFLED)
-            view(copied, result.shape)[...] = result
-
-        cuda.push(run)
-
-    core = SimpleNamespace(
-        Stream=SimpleNamespace(from_handle=lambda handle: handle),
-        LaunchConfig=lambda grid, block: SimpleNamespace(grid=grid, block=block),
-        launch=launch,
-    )
-    monkeypatch.setattr(kernel, "cuda_core", lambda: core)
-    monkeypatch.setattr(kernel, "device_architecture", lambda: "sm_87")
-    monkeypatch.setattr(
-        kernel, "compile_kernel", lambda launch, architecture: SimpleNamespace(get_kernel=lambda name: launch)
-    )
-    return kernel.OnGpu(CudaDevice(cuda))
+    return kernel.OnGpu(CudaDevice(cuda, fakes.core(cuda, run)))
 
 
 def storage_of(launch: Launch) -> Storage:
