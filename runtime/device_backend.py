@@ -299,10 +299,12 @@ class DeviceBackend:
         """Raise InputError for a size that the programs are not built for."""
         fixed = self.programs.frame
         if fixed is not None and working != fixed:
+            built_in = self.artifact.settings.rows
+            size = f"{working[0]}x{working[1]}" + (f" --rows {min(working)}" if 0 < built_in < min(working) else "")
             raise InputError(
                 f"expected frames of {fixed[1]}x{fixed[0]}, which the engines are built for, got"
-                f" {working[1]}x{working[0]}; build them with corrflow-export engine --size {working[0]}x{working[1]},"
-                " or track with another back end"
+                f" {working[1]}x{working[0]}; build them with corrflow-export engine --size {size}, or track with"
+                " another back end"
             )
 
     def _check_newest(self, features: DeviceFeatures) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernels_on_cpu import COMPILER, Shrink, core_on_cpu, shrink_on_cpu
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_source
@@ -25,45 +25,19 @@ from corrflow.runtime.backend import open_backend
 from corrflow.runtime.device import CudaDevice
 from corrflow.runtime.device_backend import DeviceBackend
 from corrflow.runtime.onnxruntime_cuda_backend import OnnxRuntimePrograms
-from corrflow.runtime.shrink import ENTRY_POINT, LONGEST_SIDE, THREADS, DeviceShrink, blocks_for, kernel_source, shrink
+from corrflow.runtime.shrink import ENTRY_POINT, LONGEST_SIDE, THREADS, DeviceShrink, kernel_source, shrink
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
 
-NATIVE = Path(__file__).parent / "native"
-COMPILER = os.environ.get("CXX", "g++")
-OPTIONS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{NATIVE}"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 WORKING = (64, 95)  # of the moving square's 66x98 pixels, with the small artifact's 64 rows
-
-Shrink = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
-
-
-def build(folder: Path, source: str, *flags: str) -> Shrink:
-    """A kernel's source as a program for the CPU: shrink(frame, size); RuntimeError with what a sanitizer says."""
-    kernel, program = folder / "shrink.cu", folder / f"shrink{len(flags)}"
-    kernel.write_text(source)
-    words = [f'-DKERNEL="{kernel}"', str(NATIVE / "shrink_on_cpu.cpp"), "-o", str(program)]
-    done = subprocess.run([COMPILER, *OPTIONS, *flags, *words], capture_output=True, text=True)
-    if done.returncode and flags:
-        pytest.skip(f"{COMPILER} has no such sanitizers here")
-    assert done.returncode == 0, done.stderr
-
-    def run(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        numbers = (*frame.shape[:2], *size, blocks_for(size), THREADS)
-        done = subprocess.run([str(program), *map(str, numbers)], input=frame.tobytes(), capture_output=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr.decode()[-3000:])
-        return np.frombuffer(done.stdout, np.uint8).reshape(*size, 3)
-
-    return run
 
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Shrink:
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no {COMPILER} here")
-    return build(tmp_path_factory.mktemp("shrink"), kernel_source())
+    return shrink_on_cpu(tmp_path_factory.mktemp("shrink"), kernel_source())
 
 
 def picture(height: int, width: int, seed: int, black_and_white: bool = False) -> np.ndarray:
@@ -122,7 +96,7 @@ def test_white_stays_white_and_grey_grey(on_cpu: Shrink) -> None:
 
 @pytest.mark.parametrize(("frame", "size"), [((37, 53), (11, 20)), ((9, 8), (1, 1)), ((40, 41), (39, 40))])
 def test_the_kernel_is_clean_under_the_sanitizers(frame, size, tmp_path: Path) -> None:
-    run = build(tmp_path, kernel_source(), *SANITIZERS)
+    run = shrink_on_cpu(tmp_path, kernel_source(), sanitized=True)
     whole = picture(*frame, seed=2)
     assert levels_apart(run(whole, size), shrink(whole, size)) <= 1
 
@@ -134,7 +108,7 @@ def test_the_sanitizers_see_a_step_beyond_the_pictures(planted: tuple[str, str],
     broken = kernel_source().replace(*planted)
     assert broken != kernel_source()
     with pytest.raises(RuntimeError, match="AddressSanitizer"):
-        build(tmp_path, broken, *SANITIZERS)(picture(37, 53, seed=2), (11, 20))
+        shrink_on_cpu(tmp_path, broken, sanitized=True)(picture(37, 53, seed=2), (11, 20))
 
 
 def test_the_longest_frame_fits_into_the_kernels_numbers() -> None:
@@ -184,19 +158,11 @@ def artifact(small_artifact: Path) -> Artifact:
 
 
 @pytest.fixture(params=[False, True], ids=["desktop", "integrated"])
-def gpu(request: pytest.FixtureRequest, fakes: ModuleType, on_cpu: Shrink) -> Any:
+def gpu(request: pytest.FixtureRequest, fakes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(the fake CUDA, its cuda.core) with the kernel's source on the CPU for a launch."""
     cuda = fakes.Cuda(integrated=request.param)
 
-    def run(source: str, name: str, config: Any, frame: int, H: int, W: int, h: int, w: int, shrunk: int) -> None:
-        assert (source, name) == (kernel_source(), ENTRY_POINT)
-        assert (config.grid, config.block) == ((blocks_for((h, w)), 1, 1), (THREADS, 1, 1))
-        fakes.view(cuda, shrunk, (h, w, 3), np.uint8)[...] = on_cpu(
-            fakes.view(cuda, frame, (H, W, 3), np.uint8), (h, w)
-        )
-        cuda.shrunk = getattr(cuda, "shrunk", 0) + 1
-
-    return cuda, fakes.core(cuda, run)
+    return cuda, core_on_cpu(fakes, cuda, tmp_path_factory.mktemp("kernels"))
 
 
 def open_fake(artifact: Artifact, fakes: ModuleType, cuda: Any, core: Any) -> tuple[DeviceBackend, Any]:
@@ -224,12 +190,16 @@ def test_larger_frames_are_tracked_as_on_the_cpu_and_shrunk_in_the_graph(
     assert cuda.recorded == 1 and core.compiled == [(kernel_source(), "sm_87")], "recorded once, compiled once"
     cuda.copied.clear()
     programs.runs.clear()
-    before, launched, allocated = cuda.shrunk, cuda.launched, cuda.allocated
+    before, launched, allocated = core.launched.count(ENTRY_POINT), cuda.launched, cuda.allocated
     for frame in frames[6:]:
         assert (ours.step(frame).mask != theirs.step(frame).mask).mean() < 0.01
     backend.device.wait()
     steps = len(frames[6:])
-    assert (cuda.shrunk - before, cuda.launched - launched, cuda.allocated) == (steps, steps, allocated)
+    assert (core.launched.count(ENTRY_POINT) - before, cuda.launched - launched, cuda.allocated) == (
+        steps,
+        steps,
+        allocated,
+    )
     assert programs.runs == ["encode", "propagate-4"] * steps
     cells = 16 * 24
     ring = [artifact.channels * cells * 4, 8 * cells * 4]
