@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, cuda_core, device_architecture
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.device import CudaDevice, Shared
@@ -82,27 +79,23 @@ class Agreement:
 
 
 class OnGpu:
-    """Launches planned kernels; raises InputError where the GPU, its driver or the compiler are missing."""
+    """Launches planned kernels; raises InputError where GPU or driver are missing, and at the first where NVRTC is."""
 
     def __init__(self, device: CudaDevice | None = None) -> None:
         self.device = device or CudaDevice()
-        self._cuda, self._architecture = cuda_core(), device_architecture()
-        self._stream = self._cuda.Stream.from_handle(self.device.stream)
 
     def prepare(
         self, case: Case, storage: Storage, tensors: tuple[np.ndarray, ...]
     ) -> tuple[Callable[[], None], Shared]:
         """Compile, and upload query, keys and values; returns what launches the kernel, and where its result is."""
         launch = planned(case, storage)
-        kernel = compile_kernel(launch, self._architecture).get_kernel(launch.entry_point)
-        shared = [self._uploaded(stored(tensor, storage)) for tensor in tensors]
+        kernel = self.device.kernel(launch.source, launch.entry_point)
+        inputs = [self._uploaded(stored(tensor, storage)) for tensor in tensors]
         copied = self._uploaded(stored(np.full((case.B, case.N, case.H, case.W), np.nan, np.float32), storage))
-        config = self._cuda.LaunchConfig(grid=launch.grid, block=launch.block)
-        sizes = [ctypes.c_int32(size) for size in (case.H, case.W, case.K)]
-        arguments: list[Any] = [*(one.buffer.pointer for one in shared), *sizes, copied.buffer.pointer]
 
-        def go(_held: tuple[Shared, ...] = (*shared, copied)) -> None:  # allocated for as long as this function
-            self._cuda.launch(self._stream, config, kernel, *arguments)
+        def go() -> None:  # which also keeps all of it allocated
+            buffers = (one.buffer for one in inputs)
+            kernel(launch.grid, launch.block, *buffers, case.H, case.W, case.K, copied.buffer)
 
         return go, copied
 

@@ -17,6 +17,7 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 
 Call = Callable[[], np.ndarray]
 UNFOLD, DENSE, BLOCKED, ONNX, SAMPLER = "unfold", "dense", "torch_blocked", "onnx function", "sampler"
+BYTES_KERNEL = "avx512-vnni"  # the one kernel that is faster with 8 bits than with 16
 TEMPERATURE = 0.07
 
 
@@ -104,13 +105,21 @@ def forms() -> dict[str, Callable[[Case, int], Call]]:
     for kernel in reversed(cpu.kernels()):
         found[fused_name(kernel)] = _fused(kernel, np.float32)
         found[f"{fused_name(kernel)} fp16"] = _fused(kernel, np.float16)
-    if not cpu.kernels():
+        found[packed_name(kernel, 16)] = _packed(kernel, 16)
+    if cpu.kernels():
+        found[packed_name(BYTES_KERNEL, 8)] = _packed(BYTES_KERNEL, 8)
+    else:
         found["fused"] = _not_built
     return found
 
 
 def fused_name(kernel: str) -> str:
     return f"fused {kernel}"
+
+
+def packed_name(kernel: str, bits: int) -> str:
+    """Keys and query packed into so many bits a channel, which is what tracking searches."""
+    return f"{fused_name(kernel)} {bits} bits"
 
 
 def bytes_needed(name: str, case: Case) -> int:
@@ -209,6 +218,25 @@ def _fused(kernel: str, keys_type: type[np.floating]) -> Callable[[Case, int], C
         query, keys, values = inputs(case)
         keys = keys.astype(keys_type)
         return lambda: cpu.local_soft_copy(query, keys, values, case.attributes, threads, kernel)
+
+    return prepare
+
+
+def _packed(kernel: str, bits: int) -> Callable[[Case, int], Call]:
+    """As in tracking: keys were packed when they were remembered, the query is packed in the call."""
+
+    def prepare(case: Case, threads: int) -> Call:
+        if kernel not in cpu.kernels():
+            raise Unavailable(f"this processor does not multiply bytes ({kernel}); tracking searches 16 bits here")
+        query, keys, values = inputs(case)
+        packed = [cpu.pack(features, bits) for features in keys[0]]
+        stacked = cpu.Packed(np.stack([one.words for one in packed]), np.stack([one.scales for one in packed]), bits)
+
+        def call() -> np.ndarray:
+            own = cpu.pack(query[0], bits, threads)
+            return cpu.packed_soft_copy(own, stacked, values[0], case.attributes, threads, kernel)[None]
+
+        return call
 
     return prepare
 

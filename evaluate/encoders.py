@@ -18,6 +18,7 @@ from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifact import LARGEST_FILE, STRIDE, Artifact, TrackingSettings
 from corrflow.runtime.memory import MemoryRing
 from corrflow.runtime.onnx_guard import check_onnx
+from corrflow.runtime.shrink import shrink
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of pixels 0..1 in RGB order, as most public encoders were trained with."""
@@ -43,8 +44,9 @@ class FeatureBackend:
         self._threads = threads
         self._channels = 0
 
-    def encode(self, frame: np.ndarray) -> np.ndarray:
-        """[H, W, 3] uint8, BGR -> [C, ceil(H / 4), ceil(W / 4)] float32, of unit length."""
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
+        """[H, W, 3] uint8, BGR, shrunk to (h, w) if given -> [C, ceil(h / 4), ceil(w / 4)] float32, of unit length."""
+        frame = frame if working is None else shrink(frame, working)
         features = np.ascontiguousarray(self.features(frame), np.float32)
         self._channels = len(features)
         return features

@@ -87,19 +87,20 @@ class SharedEncodings:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name, self.artifact, self.any_attributes = backend.name, backend.artifact, backend.any_attributes
-        self._made: dict[tuple[int, ...], tuple[Any, float]] = {}
+        self._made: dict[tuple[int, int], tuple[Any, float]] = {}
         self.seconds, self.fresh = 0.0, False
 
     def next_frame(self) -> None:
         self._made.clear()
 
-    def encode(self, frame: np.ndarray) -> Any:
-        self.fresh = frame.shape not in self._made
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> Any:
+        size = working or (frame.shape[0], frame.shape[1])
+        self.fresh = size not in self._made
         if self.fresh:
             begin = time.perf_counter()
-            features = self._backend.encode(frame)
-            self._made[frame.shape] = features, time.perf_counter() - begin
-        features, self.seconds = self._made[frame.shape]
+            features = self._backend.encode(frame, size)
+            self._made[size] = features, time.perf_counter() - begin
+        features, self.seconds = self._made[size]
         return features
 
     def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> Memory:

@@ -161,30 +161,50 @@ def settings(
         print(f"wrote {artifact}; its propagation differs from the fused kernel by at most {apart:.1e}")
 
 
-@app.command()
+@app.command(
+    help="""Build TensorRT engines on the machine that will run them, a Jetson or a PC with a GPU; needs no PyTorch.
+
+    Engines are for one size of video, precision and number of objects, and for this GPU and TensorRT. Their labels are
+    compared with onnxruntime's before anything is written. Engines that are there and suit are left alone.
+
+    \b
+    Examples:
+      corrflow-export engine bundled --size 1080x1920
+      corrflow-export engine bundled --frames video.mp4 --precision int8
+      corrflow-export engine artifacts/first --size 480x640 --rows 240 --objects 24
+    """
+)
 def engine(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder, or bundled; the engines go beside it.")],
-    precision: Annotated[str, typer.Option(help="fp32, fp16, or int8 (needs an artifact made with it).")] = "fp16",
-    references: Annotated[int | None, typer.Option(help="Most references [the artifact's].")] = None,
-    objects: Annotated[int, typer.Option(help="Label channels: one for a mask, one for a keypoint.")] = 8,
-    size: Annotated[str, typer.Option(help="Rows x columns that frames are tracked at; no other runs.")] = "480x854",
-    plugin: Annotated[str, typer.Option(help="on: the CUDA kernel; off: the ONNX function.")] = "on",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, or int8, which is fitted to frames.")] = "fp16",
+    size: Annotated[
+        str | None, typer.Option(help="Rows x columns of the video or camera [those of --frames, else 480x854].")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=0, help="Short side to track at, as for corrflow-track [the artifact's].")
+    ] = None,
+    objects: Annotated[int, typer.Option(help="Most label channels: one for a mask, one for a keypoint.")] = 8,
+    references: Annotated[
+        int | None, typer.Option(help="Most frames remembered; fewer are quicker to build and run [the artifact's].")
+    ] = None,
+    plugin: Annotated[str, typer.Option(help="on: the CUDA kernel; off: the ONNX function, which is slower.")] = "on",
     frames: Annotated[Path | None, typer.Option(help="Video or pictures to compare on [the demo's clip].")] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Video or folder of them to fit int8 to [--frames, unless the artifact has an int8 encoder]."
+        ),
+    ] = None,
 ) -> None:
-    """Build TensorRT engines on the machine that will run them; PyTorch is not needed.
-
-    Their labels are compared with onnxruntime's first; what is there already and suits is left alone.
-
-    Example:
-
-        corrflow-export engine artifacts/first --precision fp16 --size 480x854 --objects 8
-    """
     with errors_reported():
-        frame = _size(size)
         if plugin not in ("on", "off"):
             raise InputError(f"expected --plugin on or off, got {plugin!r}")
+        if calibrate is not None and precision != "int8":
+            raise InputError(
+                f"expected --calibrate with --precision int8, got it with {precision}; only int8 is fitted to frames"
+            )
         try:
-            from corrflow.export.to_engine import build_engines, pictures
+            from corrflow.export.to_engine import build_engines, calibration_pictures, pictures
         except ImportError as error:
             raise InputError(
                 f"engines need {error.name}, which is not installed: pip install 'corrflow[tensorrt]'"
@@ -192,14 +212,25 @@ def engine(
         from rich.console import Console
         from rich.table import Table
 
-        from corrflow.runtime.artifact import artifact_path, load_artifact
+        from corrflow.runtime.artifact import ENCODE_INT8, artifact_path, load_artifact
         from corrflow.runtime.device import CudaDevice
+        from corrflow.runtime.engines import writable_folder
+        from corrflow.runtime.labels import Geometry
         from corrflow.runtime.tensorrt_backend import import_tensorrt
 
         console = Console()
         loaded = load_artifact(artifact_path(artifact))
+        given = _size(size or "480x854")
+        if size is None and frames is not None:
+            for first in pictures(frames):
+                given = first.shape[0], first.shape[1]
+                break
+        frame = Geometry.of(given, loaded.settings.rows if rows is None else rows).working
+        writable_folder(loaded)  # building takes minutes
         trt, device = import_tensorrt(), CudaDevice()
-        with console.status("building and comparing with onnxruntime"):
+        fits = precision == "int8" and (calibrate is not None or ENCODE_INT8 not in loaded.files)
+        tracked = f"{frame[0]}x{frame[1]}"
+        with console.status(f"building for frames tracked at {tracked}, and comparing with onnxruntime"):
             built = build_engines(
                 loaded,
                 lambda: pictures(frames),
@@ -210,11 +241,18 @@ def engine(
                 references=loaded.settings.references if references is None else references,
                 labels=-(-objects // 8) * 8,  # the tracker has channels in blocks of eight
                 plugin=plugin == "on",
+                calibration=calibration_pictures(calibrate or frames, min(frame)) if fits else None,
             )
         if not built.why:
-            console.print("the engines that are there suit; nothing was built")
+            console.print("the engines that are there suit; nothing was built", highlight=False)
             return
-        console.print(f"built in {built.seconds:.0f} s, because {built.why}", highlight=False)
+        console.print(
+            f"built for frames tracked at {tracked} in {built.seconds:.0f} s, because {built.why}", highlight=False
+        )
+        if built.similarity is not None:
+            console.print(
+                f"int8 on onnxruntime: mean cosine with fp32's features {built.similarity:.4f}", highlight=False
+            )
         table = Table("engine", "MB", "ms", "slowest layers (ms)", title="layer times on zeros")
         for timing in built.timings:
             slowest = "\n".join(f"{ms:.3f} {name[:70]}" for name, ms in timing.layers[:5])
@@ -227,8 +265,11 @@ def engine(
                 f" {found.largest:.1e} at most",
                 highlight=False,
             )
+        at = "" if rows is None else f" --rows {rows}"
         console.print(
-            f"wrote {loaded.folder}/engines; next: corrflow-track VIDEO --artifact {artifact} --backend tensorrt"
+            f"wrote {loaded.folder}/engines; next: corrflow-track VIDEO --init MASK.png --artifact {artifact}"
+            f" --backend tensorrt{at}",
+            highlight=False,
         )
 
 

@@ -66,22 +66,42 @@ def quantise(encode: bytes, folder: Path, size: tuple[int, int]) -> Quantised:
     8 bits are too far from the original's.
     """
     frames = calibration_frames(folder, min(size))
-    # Every third frame is kept back, to be asked about features that no scale was fitted to.
-    asked = frames[2::3] or frames
-    fitted = [frame for index, frame in enumerate(frames) if index % 3 != 2]
-    content, engine = _quantised(encode, fitted), _half_features(_quantised(encode, fitted, for_tensorrt=True))
+    fitted, asked = _kept_back(frames)
+    engine, engine_similarity = quantise_for_tensorrt(encode, frames)
+    content = _quantised(encode, fitted)
     original, integer = _session(encode), _session(content)
-    similarity = _similarity(original, integer, asked)
-    engine_similarity = _similarity(original, _session(engine), asked)
-    if not min(similarity, engine_similarity) >= LEAST_SIMILARITY:
-        raise CorrflowError(
-            f"expected features of 8 bits that resemble the encoder's own (mean cosine of at least {LEAST_SIMILARITY}),"
-            f" got {similarity:.3f}, and {engine_similarity:.3f} for TensorRT; calibrate on more frames of the kind to"
-            " be tracked, or stay with --precision fp32"
-        )
+    similarity = _similar_enough(original, integer, asked)
     frame = cv2.resize(asked[0], size[::-1], interpolation=cv2.INTER_LINEAR)
     seconds_float, seconds = _seconds_in_turn([original, integer], frame)
     return Quantised(content, engine, len(fitted), similarity, engine_similarity, seconds, seconds_float)
+
+
+def quantise_for_tensorrt(encode: bytes, frames: Sequence[np.ndarray]) -> tuple[bytes, float]:
+    """TensorRT's encoder of 8 bits, made of encode.onnx and frames [H, W, 3] uint8, BGR, and its `engine_similarity`.
+
+    Raises CorrflowError where its features are too far from the original's.
+    """
+    fitted, asked = _kept_back(frames)
+    engine = _half_features(_quantised(encode, fitted, for_tensorrt=True))
+    return engine, _similar_enough(_session(encode), _session(engine), asked)
+
+
+def _kept_back(frames: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Frames to fit scales to, and every third, to be asked about features that no scale was fitted to."""
+    return [frame for index, frame in enumerate(frames) if index % 3 != 2], list(frames[2::3] or frames)
+
+
+def _similar_enough(
+    original: onnxruntime.InferenceSession, integer: onnxruntime.InferenceSession, frames: Sequence[np.ndarray]
+) -> float:
+    """Mean cosine between the features of both; raises CorrflowError where it is too small."""
+    similarity = _similarity(original, integer, frames)
+    if not similarity >= LEAST_SIMILARITY:
+        raise CorrflowError(
+            f"expected features of 8 bits that resemble the encoder's own (mean cosine of at least {LEAST_SIMILARITY}),"
+            f" got {similarity:.3f}; calibrate on more frames of the kind to be tracked, or stay without int8"
+        )
+    return similarity
 
 
 def calibration_frames(folder: Path, rows: int) -> list[np.ndarray]:

@@ -51,8 +51,11 @@ class Backend(Protocol):
     any_attributes: bool
     device_frames: bool
 
-    def encode(self, frame: np.ndarray) -> Features:
-        """Features of a frame [H, W, 3] uint8, BGR, as it is: nothing is resized here."""
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> Features:
+        """Features of a frame [H, W, 3] uint8, BGR, shrunk by area to the working size (height, width); None: as it is.
+
+        No side of the working size is longer than the frame's.
+        """
         ...
 
     def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> Memory:

@@ -5,6 +5,7 @@ Everything that is asked for goes to one stream, in order, and is done once `wai
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 import weakref
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy.cuda.compiler import compile_source, cuda_core
 
+Size = tuple[int, int, int]
 _NO_BINDINGS = "pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the driver knows"
 
 
@@ -62,10 +65,12 @@ class CudaDevice:
     """The first GPU, through the CUDA runtime.
 
     gpu: its name; compute_capability: "8.7" and the like; stream: the stream's handle, for libraries that take one
+    runtime, core: what stands in for cuda.bindings.runtime and for cuda.core; who has the first has the second, or none
     Raises InputError where the bindings, the driver or the GPU are missing.
     """
 
-    def __init__(self, runtime: Any = None) -> None:
+    def __init__(self, runtime: Any = None, core: Any = None) -> None:
+        self._find_core: Callable[[], Any] = cuda_core if runtime is None else lambda: core
         if runtime is None:
             try:
                 runtime = importlib.import_module("cuda.bindings.runtime")
@@ -152,6 +157,31 @@ class CudaDevice:
 
         def launch() -> None:
             self._call("cudaGraphLaunch", owner.handle, self._stream)
+
+        return launch
+
+    def kernel(self, source: str, entry_point: str) -> Callable[..., None]:
+        """A kernel of CUDA C++, compiled for this GPU.
+
+        Called with blocks and threads of a block as (x, y, z), and the kernel's arguments, it is put on the stream:
+        buffers go by their address, whole numbers as int32. Raises InputError where cuda-core or its compiler is
+        missing, CorrflowError where that refuses the source.
+        """
+        core = self._find_core()
+        if core is None:
+            raise InputError(f"expected cuda-core to compile kernels, found none; {_NO_BINDINGS}")
+        try:
+            core.Device().set_current()
+            compiled = compile_source(source, f"sm_{self.compute_capability.replace('.', '')}", core=core)
+            kernel, stream = compiled.get_kernel(entry_point), core.Stream.from_handle(self.stream)
+        except CorrflowError:
+            raise
+        except Exception as error:  # cuda-core has no common type for what it raises
+            raise CorrflowError(f"the GPU failed to load {entry_point}: {error}; see corrflow-doctor") from error
+
+        def launch(blocks: Size, threads: Size, *arguments: Buffer | int) -> None:
+            passed = (one.pointer if isinstance(one, Buffer) else ctypes.c_int32(one) for one in arguments)
+            core.launch(stream, core.LaunchConfig(grid=blocks, block=threads), kernel, *passed)
 
         return launch
 

@@ -5,6 +5,7 @@ What runs the graphs is handed in (`Programs`): engines of TensorRT, or sessions
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +17,9 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifact import STRIDE, Artifact, TrackingSettings
 from corrflow.runtime.device import Buffer, CudaDevice, Shared
 from corrflow.runtime.memory import ReferenceSlots
+from corrflow.runtime.shrink import DeviceShrink, shrink
+
+logger = logging.getLogger("corrflow")
 
 
 class Program(Protocol):
@@ -55,9 +59,13 @@ class Programs(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Room:
-    """Where a frame of one size and its features are, for all frames of that size."""
+    """Where frames of one size are, as they are given and as they are tracked, and their features.
 
-    frame: Shared
+    given: [1, H, W, 3] uint8; frame: [1, h, w, 3] uint8, the same memory where nothing is shrunk
+    """
+
+    given: Shared
+    frame: Buffer
     features: Buffer
 
 
@@ -141,8 +149,8 @@ class DeviceMemory:
 class DeviceBackend:
     """Fulfils `backend.Backend`. Frames may also be on the device already (__cuda_array_interface__).
 
-    Encoding is put off until it is known what follows, so that a whole step (frame in, encoding, propagation, labels
-    out) is one CUDA graph. A step runs once as it is, then it is recorded, then the record is run.
+    Encoding is put off until it is known what follows, so that a whole step (frame in, shrunk, encoded, propagated,
+    labels out) is one CUDA graph. A step runs once as it is, then it is recorded, then the record is run.
     """
 
     any_attributes = False
@@ -152,30 +160,40 @@ class DeviceBackend:
         self.artifact, self.device, self.programs = artifact, device, programs
         self.name = programs.name
         self._room: _Room | None = None
+        self._shrink: DeviceShrink | None = None
+        self._no_shrink = ""  # why frames are shrunk on the CPU after all
         self._number = 0
         self._staged = self._on_host = False  # whether the newest frame is still to be encoded, and from which side
 
-    def encode(self, frame: Any) -> DeviceFeatures:
-        """[H, W, 3] uint8, BGR, a NumPy array or on the device, contiguous."""
-        given = None if isinstance(frame, np.ndarray) else _on_device(frame)
-        height, width = frame.shape[:2] if given is None else given.shape[:2]
-        fixed = self.programs.frame
-        if fixed is not None and (height, width) != fixed:
-            raise InputError(
-                f"expected frames of {fixed[1]}x{fixed[0]}, which the engines are built for, got {width}x{height};"
-                f" build them with corrflow-export engine --size {height}x{width}, or track with another back end"
-            )
+    def encode(self, frame: Any, working: tuple[int, int] | None = None) -> DeviceFeatures:
+        """[H, W, 3] uint8, BGR, a NumPy array or on the device, contiguous; shrunk on the device.
+
+        Where that needs a compiler which is missing, a NumPy array is shrunk on the CPU, which is logged once.
+        """
+        on_device = None if isinstance(frame, np.ndarray) else _on_device(frame)
+        height, width = (frame if on_device is None else on_device).shape[:2]
+        given = height, width
+        working = working or given
+        self._check_frame(working)
+        if working != given and not self._shrinks():
+            if on_device is not None:
+                raise InputError(
+                    f"expected frames on the GPU at the size they are tracked at, {working[1]}x{working[0]}, got"
+                    f" {given[1]}x{given[0]}, and cannot shrink them ({self._no_shrink}); shrink them there, or set"
+                    " rows to 0"
+                )
+            frame, given = shrink(frame, working), working
         self.device.wait()  # the frame before may still be on its way out of these bytes
-        room = self._room_for(height, width)
-        if given is None:
-            room.frame.host[0] = frame
+        room = self._room_for(given, working)
+        if on_device is None:
+            room.given.host[0] = frame
         else:
             stream = getattr(frame, "__cuda_array_interface__", {}).get("stream")
             if stream is not None:
                 self.device.wait_for(int(stream))
-            self.device.copy(room.frame.buffer, given)
+            self.device.copy(room.given.buffer, on_device)
             self.device.wait()  # the caller may overwrite its frame
-        self._staged, self._on_host = True, given is None
+        self._staged, self._on_host = True, on_device is None
         self._number += 1
         return DeviceFeatures(self._number, room.features.shape[-2:])  # type: ignore[arg-type]
 
@@ -240,8 +258,11 @@ class DeviceBackend:
 
     def _encode(self, room: _Room, on_host: bool) -> None:
         if on_host:
-            self.device.upload(room.frame)
-        self.programs.encode().enqueue({"frame": room.frame.buffer, "features": room.features})
+            self.device.upload(room.given)
+        if room.frame is not room.given.buffer:
+            assert self._shrink is not None, "asked for before there was room"
+            self._shrink(room.given.buffer, room.frame)
+        self.programs.encode().enqueue({"frame": room.frame, "features": room.features})
 
     def _run(self, memory: DeviceMemory, key: tuple[Any, ...], step: Callable[[], None]) -> None:
         """Run a step, recorded from the second time on: the first may allocate, which a record cannot hold."""
@@ -254,12 +275,37 @@ class DeviceBackend:
             launch = memory.recorded[key] = self.device.record(step)
         launch()
 
-    def _room_for(self, height: int, width: int) -> _Room:
-        if self._room is None or self._room.frame.host.shape[1:3] != (height, width):
-            cells = -(-height // STRIDE), -(-width // STRIDE)
+    def _room_for(self, given: tuple[int, int], working: tuple[int, int]) -> _Room:
+        room = self._room
+        if room is None or (room.given.buffer.shape[1:3], room.frame.shape[1:3]) != (given, working):
+            cells = -(-working[0] // STRIDE), -(-working[1] // STRIDE)
             features = self.device.allocate((1, self.artifact.channels, *cells), self.programs.storage)
-            self._room = _Room(self.device.share((1, height, width, 3), np.uint8), features)
-        return self._room
+            shared = self.device.share((1, *given, 3), np.uint8)
+            frame = shared.buffer if given == working else self.device.allocate((1, *working, 3), np.uint8)
+            room = self._room = _Room(shared, frame, features)
+        return room
+
+    def _shrinks(self) -> bool:
+        """Whether the device shrinks frames; makes it ready to when it is first asked."""
+        if self._shrink is None and not self._no_shrink:
+            try:
+                self._shrink = DeviceShrink(self.device)
+            except CorrflowError as error:
+                self._no_shrink = str(error).partition(";")[0]
+                logger.warning("frames are shrunk on the CPU: %s", error)
+        return self._shrink is not None
+
+    def _check_frame(self, working: tuple[int, int]) -> None:
+        """Raise InputError for a size that the programs are not built for."""
+        fixed = self.programs.frame
+        if fixed is not None and working != fixed:
+            built_in = self.artifact.settings.rows
+            size = f"{working[0]}x{working[1]}" + (f" --rows {min(working)}" if 0 < built_in < min(working) else "")
+            raise InputError(
+                f"expected frames of {fixed[1]}x{fixed[0]}, which the engines are built for, got"
+                f" {working[1]}x{working[0]}; build them with corrflow-export engine --size {size}, or track with"
+                " another back end"
+            )
 
     def _check_newest(self, features: DeviceFeatures) -> None:
         if features.number != self._number:

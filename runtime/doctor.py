@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 State = Literal["works", "found", "absent", "broken"]
 _TOLERANCE, _OVERLAP = 1e-4, 0.8
 _CLIP = (96, 128)  # (height, width) of the frames that back ends are tried on, unless engines want others
+_CONTAINER = "start a container with --gpus all, on a Jetson with --runtime nvidia"
 # Distributions that install the same module over each other.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 _OPENCVS = (
@@ -72,6 +73,16 @@ def examine(model: Path | None = None) -> Iterator[Finding]:
             state, detail = "broken", f"{type(error).__name__}: {reason}"
             remedy = "install corrflow again: pip install --force-reinstall corrflow"
         yield Finding(part, state, detail, remedy)
+
+
+def machine() -> dict[str, str]:
+    """What a report has to say of the machine, by name; "jetson" only on one."""
+    about = {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine()}
+    try:
+        release = Path("/etc/nv_tegra_release").read_text(errors="replace")
+    except OSError:
+        return about
+    return about | {"jetson": release.partition(", GCID")[0].strip("# \n")}
 
 
 def healthy(findings: list[Finding]) -> bool:
@@ -185,13 +196,14 @@ def _driver(_: Load) -> Outcome:
     try:
         library = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
     except OSError:
-        return "absent", "no NVIDIA driver (libcuda.so.1); the CPU tracks", "for a GPU: install NVIDIA's driver"
+        detail = "no NVIDIA driver (libcuda.so.1); the CPU tracks"
+        return "absent", detail, f"for a GPU: install NVIDIA's driver; {_CONTAINER}"
     if code := library.cuInit(0):
         reasons = {100: "it finds no GPU", 803: "it does not fit the kernel module", 999: "its kernel module failed"}
         return (
             "absent" if code == 100 else "broken",
             f"the driver is there, but {reasons.get(code, 'does not start')} (cuInit gives {code})",
-            "look at nvidia-smi; restart after an update of the driver, and give a container its GPU (--gpus all)",
+            f"look at nvidia-smi; restart after an update of the driver; {_CONTAINER}",
         )
     version, count = ctypes.c_int(), ctypes.c_int()
     library.cuDriverGetVersion(ctypes.byref(version))
@@ -229,12 +241,14 @@ def _onnxruntime_cuda(load: Load) -> Outcome:
 
 
 def _engines(load: Load) -> Outcome:
+    from corrflow.runtime.artifact import bundled_artifact_path
     from corrflow.runtime.engines import FOLDER, SIDECAR
     from corrflow.runtime.tensorrt_backend import open_tensorrt
 
     artifact = load()
     if artifact.folder is None or not (artifact.folder / FOLDER / SIDECAR).is_file():
-        remedy = f"on the machine with the GPU: corrflow-export engine {artifact.folder or 'of its folder'}"
+        where = "bundled" if artifact.folder == bundled_artifact_path() else artifact.folder or "of its folder"
+        remedy = f"on the machine with the GPU: corrflow-export engine {where} --frames VIDEO"
         return "absent", f"no engines beside the model {artifact.name}", remedy
     backend = open_tensorrt(artifact)
     # Engines have their references and their frames' size built in, whatever the artifact says.
@@ -248,6 +262,7 @@ def _cuda_kernel(load: Load) -> Outcome:
     """Compiling needs neither driver nor GPU."""
     from corrflow.plugins.local_soft_copy.cuda import compiler
     from corrflow.plugins.local_soft_copy.cuda.launch import plan
+    from corrflow.runtime import shrink
 
     try:
         architecture = compiler.device_architecture()
@@ -258,10 +273,15 @@ def _cuda_kernel(load: Load) -> Outcome:
     launch = plan(**sizes, attributes=artifact.settings.attributes, storage="float16")
     try:
         code = compiler.compile_kernel(launch, architecture).code
+        compiler.compile_source(shrink.kernel_source(), architecture)
     except InputError as error:
         detail, remedy = _with_remedy(str(error))
         return "absent", detail, f"for TensorRT: {remedy}"
-    return "works", f"compiles for {architecture}, {len(code)} bytes; not launched", ""
+    return (
+        "works",
+        f"compiles for {architecture}, {len(code)} bytes, as does that which shrinks frames; not launched",
+        "",
+    )
 
 
 CHECKS: dict[str, Callable[[Load], Outcome]] = {

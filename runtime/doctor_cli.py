@@ -29,7 +29,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     with errors_reported():
-        from corrflow.runtime.doctor import examine, healthy
+        from corrflow.runtime.doctor import examine, healthy, machine
 
         if artifact is not None:
             from corrflow.runtime.artifact import artifact_path, load_artifact
@@ -37,15 +37,15 @@ def doctor(
             load_artifact(artifact_path(artifact))  # a wrong path is no finding
         findings = []
         if json:
-            import platform
             from dataclasses import asdict
             from json import dumps
 
             findings = list(examine(artifact))
-            machine = {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine()}
-            report = {"healthy": healthy(findings), "machine": machine, "findings": [asdict(f) for f in findings]}
+            report = {"healthy": healthy(findings), "machine": machine(), "findings": [asdict(f) for f in findings]}
             print(dumps(report, indent=2))
         else:
+            about = machine()
+            print(f"Python {', '.join([about.pop('python'), *about.values()])}", flush=True)
             for finding in examine(artifact):
                 findings.append(finding)
                 print(f"{finding.state:<7} {finding.part}: {finding.detail}", flush=True)

@@ -32,6 +32,11 @@ from corrflow.runtime.artifact import (
 FOLDER, SIDECAR, KEY = "engines", "engines.json", "engine.key"
 PRECISIONS = ("fp32", "fp16", "int8")
 _FORMAT, _KEY_BYTES = 1, 32
+_CHANGED = {  # for what nobody wants to read two hashes of
+    "onnx": "the ONNX files have changed",
+    "kernel": "the CUDA kernel has changed",
+    "calibrated": "the frames that int8 is fitted to have changed",
+}
 _ENCODERS = {"fp32": (ENCODE_FP32, ENCODE), "fp16": (ENCODE_FP16,), "int8": (ENCODE_INT8,)}
 
 
@@ -53,6 +58,8 @@ class Made:
     plugin:     whether LocalSoftCopy is the plugin, and not the ONNX function
     onnx:       SHA-256 of the encoder's file and of propagate.onnx
     kernel:     SHA-256 of the CUDA kernel's source; empty without the plugin
+    calibrated: SHA-256 of the frames that the encoder of 8 bits was fitted to when the engines were built, from the
+                file of fp32; empty where the artifact's file was taken as it is
     """
 
     tensorrt: str
@@ -65,6 +72,7 @@ class Made:
     plugin: bool
     onnx: tuple[str, str]
     kernel: str
+    calibrated: str = ""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -83,9 +91,8 @@ class Made:
         for field in fields(self):
             mine, wanted = getattr(self, field.name), getattr(other, field.name)
             if mine != wanted:
-                name = {"onnx": "the ONNX files", "kernel": "the CUDA kernel"}.get(field.name)
-                if name:
-                    return f"{name} have changed" if field.name == "onnx" else f"{name} has changed"
+                if field.name in _CHANGED:
+                    return _CHANGED[field.name]
                 return f"{field.name.replace('_', ' ')} was {mine}, is {wanted}"
         return ""
 
@@ -103,16 +110,16 @@ def encoder_for(artifact: Artifact, precision: str) -> bytes:
     for name in _ENCODERS[precision]:
         if name in artifact.files:
             return artifact.files[name]
-    more = " --precision int8 --calibrate FOLDER" if precision == "int8" else ""
+    more = " --precision int8 --calibrate VIDEOS" if precision == "int8" else ""
     raise InputError(
         f"{artifact.name}: expected {_ENCODERS[precision][-1]} for {precision}, found none; export it with"
         f" corrflow-export onnx{more}"
     )
 
 
-def onnx_hashes(artifact: Artifact, precision: str) -> tuple[str, str]:
-    """SHA-256 of what engines of this precision are built from."""
-    contents = encoder_for(artifact, precision), artifact.files[PROPAGATE]
+def onnx_hashes(artifact: Artifact, precision: str, calibrated: str = "") -> tuple[str, str]:
+    """SHA-256 of what engines of this precision are built from; calibrated: as `Made` has it."""
+    contents = encoder_for(artifact, "fp32" if calibrated else precision), artifact.files[PROPAGATE]
     first, second = (hashlib.sha256(content).hexdigest() for content in contents)
     return first, second
 
@@ -126,6 +133,23 @@ def kernel_hash() -> str:
 def private_folder() -> Path:
     """Where this user's key is, and what is kept from build to build."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "corrflow"
+
+
+def writable_folder(artifact: Artifact) -> Path:
+    """The folder for an artifact's engines, made if need be. Raises InputError where nothing can be written there."""
+    folder = _folder(artifact)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ".writable", b"")
+        (folder / ".writable").unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()  # until there is something to keep
+    except OSError as error:
+        raise InputError(
+            f"expected to write engines to {folder}, got {error.strerror}; copy the artifact's folder to where you may"
+            " write, and name that"
+        ) from error
+    return folder
 
 
 def save_engines(artifact: Artifact, engines: Engines) -> Path:
@@ -183,7 +207,7 @@ def load_engines(artifact: Artifact) -> Engines:
 
 def check_suits(artifact: Artifact, made: Made, tensorrt: str, gpu: str, compute_capability: str) -> None:
     """Raise InputError for engines of another TensorRT, GPU or ONNX file than are here."""
-    onnx, kernel = onnx_hashes(artifact, made.precision), kernel_hash() if made.plugin else ""
+    onnx, kernel = onnx_hashes(artifact, made.precision, made.calibrated), kernel_hash() if made.plugin else ""
     place = {"tensorrt": tensorrt, "gpu": gpu, "compute_capability": compute_capability}
     here = replace(made, **place, onnx=onnx, kernel=kernel)
     if reason := made.difference(here):

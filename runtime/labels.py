@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from corrflow.runtime.artifact import STRIDE
+from corrflow.runtime.shrink import shrink
 
 POINT_SIGMA = 1.0  # cells; a point's map has to survive sampling on cells and stay narrow
 
@@ -41,9 +42,7 @@ class Geometry:
 
     def shrink(self, image: np.ndarray) -> np.ndarray:
         """A given frame [H, W, 3] uint8 -> the working frame."""
-        if self.working == self.frame:
-            return image
-        return cv2.resize(image, self.working[::-1], interpolation=cv2.INTER_AREA)
+        return shrink(image, self.working)
 
     def mask_to_cells(self, mask: np.ndarray) -> np.ndarray:
         """Share of each cell that a mask [H, W] bool covers: [h, w] float32, 0..1."""

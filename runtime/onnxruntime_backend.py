@@ -8,6 +8,7 @@ from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifact import ENCODE, PROPAGATE, Artifact, TrackingSettings
 from corrflow.runtime.memory import MemoryRing, PackedRing
+from corrflow.runtime.shrink import shrink
 
 
 class OnnxRuntimeBackend:
@@ -62,8 +63,9 @@ class OnnxRuntimeBackend:
         if self._propagate is not None:
             _expect_inputs(artifact.name, PROPAGATE, self._propagate, {"query", "keys", "values"})
 
-    def encode(self, frame: np.ndarray) -> np.ndarray:
-        """[H, W, 3] uint8, BGR -> [C, ceil(H / 4), ceil(W / 4)] float32."""
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
+        """[H, W, 3] uint8, BGR, shrunk to (h, w) where that is given -> [C, ceil(h / 4), ceil(w / 4)] float32."""
+        frame = frame if working is None else shrink(frame, working)
         features = self._run(self._encode, {"frame": np.ascontiguousarray(frame[None])})[0]
         if features.shape[0] != self.artifact.channels:
             raise CorrflowError(

@@ -91,7 +91,7 @@ class Tracker:
         check_objects(objects, (height, width), ())
         self.reset()
         self._geometry, self._upsample = geometry, geometry.upsampler()
-        self._features = self._encode(frame, geometry)
+        self._features = self.backend.encode(frame, geometry.working)
         self._join(objects)
         return self._given(objects)
 
@@ -129,7 +129,7 @@ class Tracker:
                 f"expected frames of {_size(geometry.frame)} as at the start, got {_size(size)};"
                 " start again with objects on a frame of the new size"
             )
-        self._features = self._encode(frame, geometry)
+        self._features = self.backend.encode(frame, geometry.working)
         soft = {}
         for group in self._groups:
             labels = self.backend.propagate(self._features, group.memory)
@@ -174,16 +174,6 @@ class Tracker:
             return tuple(on_device["shape"][:2])
         _check_host_frame(frame)
         return frame.shape[:2]
-
-    def _encode(self, frame: Any, geometry: Geometry) -> Features:
-        if isinstance(frame, np.ndarray):
-            return self.backend.encode(geometry.shrink(frame))
-        if geometry.working != geometry.frame:
-            raise InputError(
-                f"expected frames on the GPU at the size they are tracked at, {_size(geometry.working)}, got"
-                f" {_size(geometry.frame)}; shrink them there, or set rows to 0"
-            )
-        return self.backend.encode(frame)
 
     def rename(self, object_id: int, name: str) -> None:
         """Call an object something else; raises InputError for one that is not tracked."""

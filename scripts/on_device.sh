@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything about the GPU that a machine without one cannot check, in one go: build, compare, time, soak. Writes one
-# report file to send back. Takes about ten minutes; `SOAK=minutes` makes the soak longer.
+# report file to send back. Takes some ten minutes; `SOAK=minutes` makes the soak longer.
 #
 #   bash scripts/on_device.sh [report.txt]      with PYTHON=... for an interpreter other than python3
 set -uo pipefail
@@ -45,7 +45,7 @@ bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_p
     machine "before"
     run "what works" "$python" -m corrflow.runtime.doctor_cli
     run "the kernel alone: against the CPU, and its time" "${bench_cli[@]}" kernel
-    for choice in "fp32 on" "fp16 on" "fp16 off"; do
+    for choice in "fp32 on" "fp16 on" "fp16 off" "int8 on"; do
         read -r precision plugin <<<"$choice"
         artifact=$scratch/$precision-$plugin
         cp -r "$bundled" "$artifact"
@@ -62,10 +62,18 @@ bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_p
     run "track with onnxruntime on the GPU" \
         "${track_cli[@]}" --demo --backend onnxruntime-cuda --verbose --out "$scratch/out"
     run "track on the CPU" "${track_cli[@]}" --demo --backend onnxruntime --verbose --out "$scratch/out"
-    for backend in tensorrt onnxruntime; do
-        run "frames a second, $backend" "${bench_cli[@]}" track --artifact "$scratch/fp16-on" --backend "$backend" \
-            --size 360x640 --rows 360 --no-peer
+    # As large as they are tracked, and larger, so that frames are shrunk: on the GPU, or on the CPU.
+    for size in 360x640 1080x1920; do
+        for backend in tensorrt onnxruntime; do
+            run "frames a second of $size, $backend" "${bench_cli[@]}" track --artifact "$scratch/fp16-on" \
+                --backend "$backend" --size "$size" --rows 360 --no-peer
+        done
     done
+    if "$python" -c 'import pytest' 2>/dev/null; then
+        run "the tests that need a GPU" "$python" -m pytest -q -rs -W default -m gpu tests/test_gpu.py
+    else
+        printf '\n## the tests that need a GPU: not run, %s has no pytest\n' "$python"
+    fi
     # One process for all of it, so that what piles up is seen; its camera has 240 x 320 pixels.
     soaked=$scratch/soak
     cp -r "$bundled" "$soaked"

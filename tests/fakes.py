@@ -135,6 +135,47 @@ class Cuda:
         return (0,)
 
 
+def view(cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array in the fake's memory; an error where any of it is not."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    cuda.check(pointer, size)
+    raw: Any = (ctypes.c_uint8 * size).from_address(pointer)
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def core(cuda: Cuda, run: Callable[..., None]) -> Any:
+    """What of cuda.core is used. A launch is run(source, entry_point, config, *arguments) when the stream gets there.
+
+    `compiled` has (source, architecture) of everything that was compiled.
+    """
+    compiled: list[tuple[str, str]] = []
+
+    def program(source: str, language: str, options: Any) -> Any:
+        def compile_it(target: str) -> Any:
+            assert (language, target, options.std) == ("c++", "cubin", "c++17")
+            compiled.append((source, options.arch))
+            return SimpleNamespace(get_kernel=lambda name: (source, name))
+
+        return SimpleNamespace(compile=compile_it)
+
+    def launch(stream: Any, config: Any, kernel: tuple[str, str], *arguments: Any) -> None:
+        assert stream == ("stream", 77)
+        for one in arguments:
+            assert isinstance(one, int | ctypes.c_int32), "pointers are ints, sizes are 32 bits"
+        values = [one.value if isinstance(one, ctypes.c_int32) else one for one in arguments]
+        cuda.push(lambda: run(*kernel, config, *values))
+
+    return SimpleNamespace(
+        compiled=compiled,
+        Device=lambda: SimpleNamespace(set_current=lambda: None),
+        LaunchConfig=lambda grid, block: SimpleNamespace(grid=grid, block=block),
+        Program=program,
+        ProgramOptions=lambda std, arch: SimpleNamespace(std=std, arch=arch),
+        Stream=SimpleNamespace(from_handle=lambda handle: ("stream", handle)),
+        launch=launch,
+    )
+
+
 class Streamed:
     """Programs of ONNX Runtime's CPU sessions that wait for their turn on the stream of a `Cuda`."""
 
@@ -205,9 +246,9 @@ def tensorrt(cuda: Cuda, version: str = "11.4.0", takes_plugin: bool = True, wro
             addresses = dict(self._addresses)
 
             def run() -> None:
-                outputs: Any = self._engine.session.run(None, {n: self.view(n, addresses) for n in self._engine.inputs})
+                outputs: Any = self._engine.session.run(None, {n: self.seen(n, addresses) for n in self._engine.inputs})
                 for name, value in zip(self._engine.outputs, outputs, strict=True):
-                    self.view(name, addresses)[...] = value + (wrong if name == "labels" else 0)
+                    self.seen(name, addresses)[...] = value + (wrong if name == "labels" else 0)
                 if self.profiler is not None:
                     self.profiler.report_layer_time("layer a", 0.25)
                     self.profiler.report_layer_time("layer b", 1.5)
@@ -215,12 +256,8 @@ def tensorrt(cuda: Cuda, version: str = "11.4.0", takes_plugin: bool = True, wro
             cuda.push(run)
             return True
 
-        def view(self, name: str, addresses: dict[str, int]) -> np.ndarray:
-            shape, kind = self._engine.tensors[name]
-            size = int(np.prod(shape)) * np.dtype(kind).itemsize
-            cuda.check(addresses[name], size)
-            raw: Any = (ctypes.c_uint8 * size).from_address(addresses[name])
-            return np.frombuffer(raw, kind).reshape(shape)
+        def seen(self, name: str, addresses: dict[str, int]) -> np.ndarray:
+            return view(cuda, addresses[name], *self._engine.tensors[name])
 
     class Engine:
         def __init__(self, content: bytes) -> None:

@@ -21,6 +21,7 @@ from corrflow.bench.op_forms import Case, Unavailable
 from corrflow.bench.rounds import Timing, time_in_turn
 from corrflow.bench.step_memory import training_step
 from corrflow.bench.train import STEP, UNFOLD
+from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifact import TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.tracker import Tracker
@@ -28,6 +29,7 @@ from corrflow.runtime.tracks import MaskObject
 from corrflow.train.config import TrainConfig
 from corrflow.train.learner import StepResult
 
+COARSER = {"fp16": 5e-3, "16 bits": 5e-4, "8 bits": 0.05}
 SMALL = Case(rows=14, columns=19, channels=8, classes=3, references=2, radius=3)
 
 
@@ -40,9 +42,27 @@ def test_every_form_of_the_benchmark_matches_the_oracle(name: str, top_k: int, o
     except Unavailable as reason:
         pytest.skip(str(reason))
     expected = oracle(*op_forms.inputs(case), case.attributes.windows(2), top_k, op_forms.TEMPERATURE)
-    tolerance = 1e-5 if "fp16" not in name else 5e-3  # scores of up to 1 / 0.07, rounded to one part in 2048
-    # Half precision may also swap the scores at the boundary of top_k: a few values then differ by any amount.
-    assert np.quantile(np.abs(got - expected), 0.95 if top_k and "fp16" in name else 1.0) < tolerance
+    # Scores go up to 1 / 0.07: float16 keys round them to one part in 2048, integers as `cpu.Packed` says.
+    tolerance = next((allowed for part, allowed in COARSER.items() if part in name), 1e-5)
+    # Coarser numbers may also swap the scores at the boundary of top_k: a few values then differ by any amount.
+    assert np.quantile(np.abs(got - expected), 0.95 if top_k and tolerance > 1e-5 else 1.0) < tolerance
+
+
+def test_the_packed_forms_are_those_that_tracking_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 bits with every kernel; 8 where a processor multiplies bytes, and a reason where it does not."""
+    if cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    packed = [name for name in op_forms.forms() if "bits" in name]
+    expected = [op_forms.packed_name(kernel, 16) for kernel in reversed(cpu.kernels())]
+    bytes_form = op_forms.packed_name("avx512-vnni", 8)
+    assert packed == [*expected, bytes_form]
+    monkeypatch.setattr(cpu, "kernels", lambda: ("avx2", "portable"))
+    # Its numbers, with a kernel that every processor has.
+    case = replace(SMALL, top_k=0)
+    exact, coarse = (op_forms._packed("portable", bits)(case, 1)() for bits in (16, 8))
+    assert 1e-4 < np.abs(exact - coarse).max() < COARSER["8 bits"]
+    with pytest.raises(Unavailable, match=r"does not multiply bytes \(avx512-vnni\)"):
+        op_forms.forms()[bytes_form](SMALL, 1)
 
 
 def test_scores_are_counted_inside_the_frame() -> None:
@@ -147,6 +167,22 @@ def test_the_op_command_writes_what_it_measured(tmp_path: Path) -> None:
     (written,) = json.loads((tmp_path / "op.json").read_text())["op"]
     assert written["case"]["top_k"] == 3 and set(written["forms"]) == {"unfold", "torch_blocked"}
     assert written["forms"]["torch_blocked"]["seconds"]["median"] > 0
+
+
+def test_one_run_of_the_op_command_has_every_packed_form_or_its_reason(tmp_path: Path) -> None:
+    if cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    options = ["--case", "2", "--cells", "12x16", "--channels", "8", "--rounds", "1", "--form", "bits"]
+    result = CliRunner().invoke(app, ["op", *options, "--no-memory", "--json", f"{tmp_path}/op.json"])
+    assert result.exit_code == 0, result.output
+    (written,) = json.loads((tmp_path / "op.json").read_text())["op"]
+    best, bytes_form = op_forms.packed_name(cpu.kernels()[0], 16), op_forms.packed_name("avx512-vnni", 8)
+    assert written["forms"][best]["seconds"]["median"] > 0 and best in result.output
+    if cpu.multiplies_bytes():
+        assert written["forms"][bytes_form]["seconds"]["median"] > 0
+    else:
+        assert "does not multiply bytes" in written["forms"][bytes_form]["skipped"]
+        assert f"{bytes_form}: this processor does not multiply bytes" in " ".join(result.output.split())
 
 
 def test_the_track_command_times_ours_and_the_peer(tmp_path: Path, small_artifact: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import json
-import math
-import os
 import re
 import shutil
 import subprocess
@@ -14,28 +10,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernels_on_cpu import BACKWARDS, COMPILER, FORWARDS, SHUFFLED, OnCpu, core_on_cpu
 from typer.testing import CliRunner
 
 from corrflow.bench import kernel
 from corrflow.bench.cli import app as bench
 from corrflow.bench.kernel import CASES, TOLERANCE, Case, planned
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage
+from corrflow.plugins.local_soft_copy.cuda.launch import Storage
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.device import CudaDevice
 
-NATIVE = Path(__file__).parent / "native"
-COMPILER = os.environ.get("CXX", "g++")
-OPTIONS = ["-std=c++17", "-O1", "-pipe", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
-FORWARDS, BACKWARDS, SHUFFLED = 0, 1, 7
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=shared_memory")
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -52,51 +44,6 @@ def inputs(case: Case, storage: Storage, integers: bool, seed: int = 0) -> tuple
     values = generator.random((case.B, case.K, case.N, case.H, case.W))
     dtype = DTYPES[storage]
     return query.astype(dtype), keys.astype(dtype), values.astype(dtype)
-
-
-class OnCpu:
-    """Compiles a planned kernel for the CPU, once for each source, and runs it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def build(self, source: str, flags: tuple[str, ...] = ()) -> Path:
-        program = self.folder / hashlib.sha256("\n".join((source, *flags)).encode()).hexdigest()[:16]
-        if program.exists():
-            return program
-        kernel = program.with_suffix(".cu")
-        kernel.write_text(source)
-        threads = self.folder / f"threads{'-'.join(('', *flags)).replace('/', '')}.o"
-        if not threads.exists():  # what every kernel shares, and takes longest to compile
-            self.compile("-c", str(NATIVE / "threads_on_cpu.cpp"), "-o", str(threads), *flags)
-        definition = f'-DKERNEL="{kernel}"'
-        self.compile(definition, *flags, str(NATIVE / "kernel_on_cpu.cpp"), str(threads), "-o", str(program))
-        return program
-
-    def compile(self, *words: str) -> None:
-        done = subprocess.run([COMPILER, *OPTIONS, f"-I{NATIVE}", *words], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-
-    def run(
-        self,
-        launch: Launch,
-        tensors: tuple[np.ndarray, np.ndarray, np.ndarray],
-        order: int = FORWARDS,
-        flags: tuple[str, ...] = (),
-    ) -> np.ndarray:
-        """[B, N, H, W] in the tensors' dtype; raises RuntimeError with what the program said where it gave up."""
-        query, keys, values = tensors
-        work = self.folder / "tensors"
-        work.mkdir(exist_ok=True)
-        for name, tensor in zip(("query", "keys", "values"), tensors, strict=True):
-            tensor.tofile(work / name)
-        B, _, H, W = query.shape
-        numbers = (order, B, H, W, keys.shape[1], *launch.grid, launch.block[0])
-        program = self.build(launch.source, flags)
-        done = subprocess.run([str(program), *map(str, numbers), str(work)], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(done.stderr[-3000:])
-        return np.fromfile(work / "copied", query.dtype).reshape(B, values.shape[2], H, W)
 
 
 @pytest.fixture(scope="module")
@@ -261,47 +208,10 @@ def test_the_kernel_matches_the_oracle_for_any_shape(
 
 
 @pytest.fixture
-def gpu(on_cpu: OnCpu, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> kernel.OnGpu:
+def gpu(on_cpu: OnCpu, fakes: ModuleType) -> kernel.OnGpu:
     """A GPU whose memory is NumPy arrays and whose launches are runs of the kernel's source on the CPU."""
     cuda = fakes.Cuda()
-
-    def launch(stream: int, config: Any, planned: Launch, *arguments: Any) -> None:
-        *inputs, height, width, references, copied = arguments
-        assert (config.grid, config.block, stream) == (planned.grid, planned.block, 77)
-        case = next(case for case in kernel.CASES.values() if kernel.planned(case, storage_of(planned)) == planned)
-        assert (height.value, width.value, references.value) == (case.H, case.W, case.K)
-        shapes = ((case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W))
-        shapes += ((case.B, case.K, case.N, case.H, case.W),)
-        dtype = np.float32 if storage_of(planned) == "float32" else np.uint16
-
-        def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            cuda.check(pointer, size)
-            raw: Any = (ctypes.c_uint8 * size).from_address(pointer)
-            return np.frombuffer(raw, dtype).reshape(shape)
-
-        def run() -> None:
-            query, keys, values = (view(*one) for one in zip(inputs, shapes, strict=True))
-            result = on_cpu.run(planned, (query, keys, values), SHUFFLED)
-            view(copied, result.shape)[...] = result
-
-        cuda.push(run)
-
-    core = SimpleNamespace(
-        Stream=SimpleNamespace(from_handle=lambda handle: handle),
-        LaunchConfig=lambda grid, block: SimpleNamespace(grid=grid, block=block),
-        launch=launch,
-    )
-    monkeypatch.setattr(kernel, "cuda_core", lambda: core)
-    monkeypatch.setattr(kernel, "device_architecture", lambda: "sm_87")
-    monkeypatch.setattr(
-        kernel, "compile_kernel", lambda launch, architecture: SimpleNamespace(get_kernel=lambda name: launch)
-    )
-    return kernel.OnGpu(CudaDevice(cuda))
-
-
-def storage_of(launch: Launch) -> Storage:
-    return next(storage for storage in kernel.STORAGES if f"#define CORRFLOW_{storage.upper()} 1" in launch.source)
+    return kernel.OnGpu(CudaDevice(cuda, core_on_cpu(fakes, cuda, on_cpu.folder)))
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])

@@ -172,6 +172,25 @@ def test_corrflow_batch_tracks_with_engines_in_its_workers(
         assert min(map(overlap, ours, theirs)) > 0.999
 
 
+def test_int8_engines_are_built_without_torch(fake_path: Path, small_artifact: Path, tmp_path: Path) -> None:
+    """From one end to the other, fitted to the demo's clip, as on a device."""
+    shutil.copytree(small_artifact, tmp_path / "model")
+    program = (
+        "import sys\nsys.modules['torch'] = None\nfrom corrflow.export.cli import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "print([name for name in ('corrflow.train', 'corrflow.export.compare', 'pycuda') if name in sys.modules])\n"
+    )
+    words = ["engine", "model", "--precision", "int8", "--plugin", "off", "--size", "64x96", "--references", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(fake_path), "XDG_CONFIG_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "int8 on onnxruntime: mean cosine with fp32's features 0.9" in said and said.endswith("[]"), said
+    assert (tmp_path / "model" / "engines" / "propagate-2.engine").is_file()
+
+
 def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, machine, moving_square) -> None:
     """As on the page of a live stream: two trackers in turn on one back end, whose features hold for one frame."""
     machine()

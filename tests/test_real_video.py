@@ -16,6 +16,7 @@ from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifact import Artifact, TrackingSettings, bundled_artifact_path, load_artifact
 from corrflow.runtime.memory import MemoryRing
 from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from corrflow.runtime.shrink import shrink
 from corrflow.runtime.tracker import Tracker, with_settings
 from corrflow.runtime.tracks import KeypointsObject
 
@@ -37,9 +38,10 @@ class TorchBackend:
             str(ROOT / "checkpoints" / "quarter"), model["colour_share"], model["coarse_share"]
         )
 
-    def encode(self, frame: np.ndarray) -> np.ndarray:
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
         from corrflow.export.compare import torch_features
 
+        frame = frame if working is None else shrink(frame, working)
         return torch_features(self._encoder, frame)[0].numpy()
 
     def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> MemoryRing:
@@ -62,9 +64,10 @@ class ComparingBackend(OnnxRuntimeBackend):
         self.other = TorchBackend(artifact)
         self.features_apart = self.labels_apart = 0.0
 
-    def encode(self, frame: np.ndarray) -> np.ndarray:
-        features = super().encode(frame)
-        self.features_apart = max(self.features_apart, float(np.abs(features - self.other.encode(frame)).max()))
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
+        features = super().encode(frame, working)
+        apart = np.abs(features - self.other.encode(frame, working)).max()
+        self.features_apart = max(self.features_apart, float(apart))
         return features
 
     def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:

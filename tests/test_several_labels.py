@@ -45,9 +45,9 @@ class Frames(FrameSource):
 class Counting(OnnxRuntimeBackend):
     encoded = 0
 
-    def encode(self, frame: np.ndarray) -> np.ndarray:
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
         self.encoded += 1
-        return super().encode(frame)
+        return super().encode(frame, working)
 
 
 @pytest.fixture(scope="module")

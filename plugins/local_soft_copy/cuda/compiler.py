@@ -1,4 +1,4 @@
-"""Compiles a planned kernel through cuda-core; the compiler (NVRTC) needs no driver, no GPU and no CUDA headers."""
+"""Compiles kernels through cuda-core; the compiler (NVRTC) needs no driver, no GPU and no CUDA headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Literal
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cuda.launch import OPTIONS, Launch
 
-_REMEDY = "install cuda-core[cu12] or cuda-core[cu13], whichever CUDA the driver knows"
+Target = Literal["cubin", "ptx"]
+_REMEDY = "pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the driver knows"
 
 
 def cuda_core() -> Any:
@@ -21,20 +22,26 @@ def cuda_core() -> Any:
         )
 
 
-def compile_kernel(launch: Launch, architecture: str, target: Literal["cubin", "ptx"] = "cubin") -> Any:
-    """The kernel as cuda-core's ObjectCode: `.code` has the bytes, `.get_kernel(launch.entry_point)` loads it.
+def compile_kernel(launch: Launch, architecture: str, target: Target = "cubin") -> Any:
+    """The planned kernel, as `compile_source` has it; `.get_kernel(launch.entry_point)` loads it."""
+    return compile_source(launch.source, architecture, target)
 
-    architecture: "sm_87" and the like. Raises InputError where cuda-core or NVRTC is missing, CorrflowError where the
-    compiler refuses.
+
+def compile_source(source: str, architecture: str, target: Target = "cubin", core: Any = None) -> Any:
+    """CUDA C++ as cuda-core's ObjectCode: `.code` has the bytes, `.get_kernel(name)` loads a kernel.
+
+    architecture: "sm_87" and the like; core: what stands in for cuda-core. Raises InputError where cuda-core or NVRTC
+    is missing, CorrflowError where the compiler refuses.
     """
-    cuda = cuda_core()
+    cuda = core or cuda_core()
     standard = OPTIONS[0].partition("=")[2]
     try:
-        program = cuda.Program(launch.source, "c++", cuda.ProgramOptions(std=standard, arch=architecture))
+        program = cuda.Program(source, "c++", cuda.ProgramOptions(std=standard, arch=architecture))
         return program.compile(target)
     except Exception as error:  # cuda-core has no common type for what its compilers raise
         if type(error).__name__ == "DynamicLibNotFoundError":
-            raise InputError(f"expected NVRTC to compile the kernel, found none ({error}); {_REMEDY}") from error
+            found = next(iter(str(error).splitlines()), "")
+            raise InputError(f"expected NVRTC to compile the kernel, found none ({found}); {_REMEDY}") from error
         raise CorrflowError(f"the kernel did not compile for {architecture}: {error}") from error
 
 

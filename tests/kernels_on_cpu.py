@@ -1,0 +1,140 @@
+"""The CUDA kernels' own sources as programs for the CPU (tests/native), and a cuda.core whose launches run them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from corrflow.bench.kernel import CASES, STORAGES, planned
+from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage
+from corrflow.runtime.shrink import ENTRY_POINT as SHRINK
+from corrflow.runtime.shrink import THREADS, blocks_for
+
+NATIVE = Path(__file__).parent / "native"
+COMPILER = os.environ.get("CXX", "g++")
+OPTIONS = ["-std=c++17", "-O1", "-pipe", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
+OPTIONS += [f"-I{NATIVE}"]
+FORWARDS, BACKWARDS, SHUFFLED = 0, 1, 7  # orders of threads
+
+Shrink = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+
+
+class OnCpu:
+    """Compiles a planned kernel for the CPU, once for each source, and runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def build(self, source: str, flags: tuple[str, ...] = ()) -> Path:
+        program = self.folder / hashlib.sha256("\n".join((source, *flags)).encode()).hexdigest()[:16]
+        if program.exists():
+            return program
+        kernel = program.with_suffix(".cu")
+        kernel.write_text(source)
+        threads = self.folder / f"threads{'-'.join(('', *flags)).replace('/', '')}.o"
+        if not threads.exists():  # what every kernel shares, and takes longest to compile
+            self.compile("-c", str(NATIVE / "threads_on_cpu.cpp"), "-o", str(threads), *flags)
+        definition = f'-DKERNEL="{kernel}"'
+        self.compile(definition, *flags, str(NATIVE / "kernel_on_cpu.cpp"), str(threads), "-o", str(program))
+        return program
+
+    def compile(self, *words: str) -> None:
+        done = subprocess.run([COMPILER, *OPTIONS, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    def run(
+        self,
+        launch: Launch,
+        tensors: tuple[np.ndarray, np.ndarray, np.ndarray],
+        order: int = FORWARDS,
+        flags: tuple[str, ...] = (),
+    ) -> np.ndarray:
+        """[B, N, H, W] in the tensors' dtype; raises RuntimeError with what the program said where it gave up."""
+        query, keys, values = tensors
+        work = self.folder / "tensors"
+        work.mkdir(exist_ok=True)
+        for name, tensor in zip(("query", "keys", "values"), tensors, strict=True):
+            tensor.tofile(work / name)
+        B, _, H, W = query.shape
+        numbers = (order, B, H, W, keys.shape[1], *launch.grid, launch.block[0])
+        program = self.build(launch.source, flags)
+        done = subprocess.run([str(program), *map(str, numbers), str(work)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr[-3000:])
+        return np.fromfile(work / "copied", query.dtype).reshape(B, values.shape[2], H, W)
+
+
+def shrink_on_cpu(folder: Path, source: str, sanitized: bool = False) -> Shrink:
+    """A kernel's source as a program for the CPU: shrink(frame, size); RuntimeError with what a sanitizer says."""
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitized else ()
+    kernel, program = folder / "shrink.cu", folder / "shrink"
+    kernel.write_text(source)
+    words = [f'-DKERNEL="{kernel}"', str(NATIVE / "shrink_on_cpu.cpp"), "-o", str(program)]
+    done = subprocess.run([COMPILER, *OPTIONS, *flags, *words], capture_output=True, text=True)
+    if done.returncode and flags:
+        pytest.skip(f"{COMPILER} has no such sanitizers here")
+    assert done.returncode == 0, done.stderr
+
+    def run(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        numbers = (*frame.shape[:2], *size, blocks_for(size), THREADS)
+        done = subprocess.run([str(program), *map(str, numbers)], input=frame.tobytes(), capture_output=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr.decode()[-3000:])
+        return np.frombuffer(done.stdout, np.uint8).reshape(*size, 3)
+
+    return run
+
+
+def storage_of(launch: Launch) -> Storage:
+    return next(storage for storage in STORAGES if f"#define CORRFLOW_{storage.upper()} 1" in launch.source)
+
+
+def core_on_cpu(fakes: ModuleType, cuda: Any, folder: Path) -> Any:
+    """A cuda.core (fakes.py) that launches both kernels; the op's in the cases of bench/kernel.py alone.
+
+    `launched` has the names of what has run.
+    """
+    on_cpu = OnCpu(folder)
+    shrinks: list[Shrink] = []
+    launched: list[str] = []
+
+    def run(source: str, name: str, config: Any, *arguments: int) -> None:
+        launched.append(name)
+        if name == SHRINK:
+            frame, height, width, rows, columns, shrunk = arguments
+            assert (config.grid, config.block) == ((blocks_for((rows, columns)), 1, 1), (THREADS, 1, 1))
+            if not shrinks:
+                shrinks.append(shrink_on_cpu(folder, source))
+            whole = fakes.view(cuda, frame, (height, width, 3), np.uint8)
+            fakes.view(cuda, shrunk, (rows, columns, 3), np.uint8)[...] = shrinks[0](whole, (rows, columns))
+        else:
+            copy(source, name, config, *arguments)
+
+    def copy(source: str, name: str, config: Any, *arguments: int) -> None:
+        *inputs, height, width, references, copied = arguments
+        case, launch = next(
+            (case, launch)
+            for case in CASES.values()
+            for launch in (planned(case, storage) for storage in STORAGES)
+            if (launch.source, launch.entry_point, launch.grid) == (source, name, config.grid)
+            and (height, width, references) == (case.H, case.W, case.K)
+        )
+        assert config.block == launch.block
+        shapes = ((case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W))
+        shapes += ((case.B, case.K, case.N, case.H, case.W),)
+        dtype = np.float32 if storage_of(launch) == "float32" else np.uint16
+        query, keys, values = (fakes.view(cuda, *one, dtype) for one in zip(inputs, shapes, strict=True))
+        result = on_cpu.run(launch, (query, keys, values), SHUFFLED)
+        fakes.view(cuda, copied, result.shape, dtype)[...] = result
+
+    core = fakes.core(cuda, run)
+    core.launched = launched
+    return core

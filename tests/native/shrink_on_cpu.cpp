@@ -1,0 +1,35 @@
+// Runs shrink.cu, the file KERNEL, on the CPU, one thread after another:
+//
+//     program HEIGHT WIDTH ROWS COLUMNS BLOCKS THREADS < frame > shrunk
+//
+// No thread waits for another there. Memory is exactly as long as the pictures, for the sanitizers.
+#include KERNEL
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+namespace on_cpu {
+
+Thread* current = nullptr;
+Index block_index{};
+
+}  // namespace on_cpu
+
+int main(int count, char** words) {
+    if (count != 7) return 2;
+    int numbers[6];
+    for (int i = 0; i < 6; ++i) numbers[i] = std::atoi(words[i + 1]);
+    const auto [height, width, rows, columns, blocks, threads] = numbers;
+    std::vector<unsigned char> frame(std::size_t(height) * width * 3), shrunk(std::size_t(rows) * columns * 3);
+    if (std::fread(frame.data(), 1, frame.size(), stdin) != frame.size()) return 2;
+    on_cpu::Thread thread;
+    on_cpu::current = &thread;
+    for (unsigned block = 0; block < unsigned(blocks); ++block)
+        for (unsigned index = 0; index < unsigned(threads); ++index) {
+            on_cpu::block_index = {block, 0, 0};
+            thread.index = {index, 0, 0};
+            corrflow_shrink(frame.data(), height, width, rows, columns, shrunk.data());
+        }
+    return std::fwrite(shrunk.data(), 1, shrunk.size(), stdout) == shrunk.size() ? 0 : 2;
+}
