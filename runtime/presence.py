@@ -6,11 +6,11 @@ else, the recall has background there: the mean recalled label over the mask's c
 against the object's own usual agreement, because some objects change so much that the recall never finds all of them.
 
 A lost object gets references of its own: the frame it was given on and two of the last on which it was seen, all
-searched widely and the more so the longer it is gone, and the frames since, which speak for whatever hides it and for
-the background; the frame on which it was lost is remembered without it. What the search brings back is remembered but
-not shown until there is enough of it. Were it not remembered, an object that comes back bit by bit would be taken for
-background. Found again, an object stays on these references until its group's memory no longer holds frames without
-it, and its recall is from the three frames on which it was seen.
+searched widely, and the frames since, which speak for whatever hides it and for the background; the frame on which it
+was lost is remembered without it. What the search brings back is remembered but not shown until there is enough of it.
+Were it not remembered, an object that comes back bit by bit would be taken for background. Found again, an object stays
+on these references until its group's memory no longer holds frames without it, and its recall is from the three frames
+on which it was seen.
 Everything is decided channel by channel: no object has a part in another's.
 """
 
@@ -23,8 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from corrflow.plugins.errors import InputError
-from corrflow.plugins.local_soft_copy.spec import Attributes
-from corrflow.runtime.artifact import LARGEST_DILATION, TrackingSettings, last_frames
+from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
 
 
@@ -41,7 +40,6 @@ class PresenceSettings:
     seen_within:   last frames among which are the two it is searched with, the oldest and the newest that show it
     since:         last frames that it is searched with besides
     search_radius, search_dilation: window in the frames on which it was seen
-    widen_after:   frames after which that dilation is one more, to at most 4
     pace:          weight of a new frame in what is usual
     """
 
@@ -56,7 +54,6 @@ class PresenceSettings:
     since: int = 3
     search_radius: int = 24
     search_dilation: int = 2
-    widen_after: int = 4
     pace: float = 0.3
 
 
@@ -67,14 +64,10 @@ def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettin
 
 @dataclass
 class _Search:
-    """A lost object's own references: `seen` those on which it was seen, `all` the frames since besides.
-
-    frames: since it was lost, or since it was found again
-    """
+    """A lost object's own references: `seen` those on which it was seen, `all` the frames since besides."""
 
     seen: Memory
     all: Memory
-    frames: int = 0
 
 
 @dataclass
@@ -84,6 +77,7 @@ class Presence:
     usual, area: agreement and cells as usual
     share:       of the usual agreement in the last frame, 0..1
     search:      where it is lost or was found only lately
+    found_for:   frames since it was found again
     recall:      the object's own, once it was lost; the group's until then
     """
 
@@ -92,6 +86,7 @@ class Presence:
     share: float = 1.0
     lost: bool = False
     search: _Search | None = None
+    found_for: int = 0
     recall: Memory | None = None
 
 
@@ -123,6 +118,15 @@ class Watch:
         self._three_seen = replace(plain, anchors=(0, 1, 2), ages=())
         self._and_since = replace(plain, anchors=(0, 1, 2), ages=last_frames(settings.since))
         self._recall = self._new_memory(self._given_alone, [self._first])
+        # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
+        own = tracking.attributes
+        ((radius, dilation),) = own.windows(2)[1:]
+        self._searching = replace(
+            own,
+            radius=(settings.search_radius,) * 3 + (radius,),
+            dilation=(settings.search_dilation,) * 3 + (dilation,),
+        )
+        self._recalling = replace(own, radius=(settings.recall_radius,), dilation=(settings.recall_dilation,))
         self._memory_is_renewed_after = max(tracking.ages, default=0)
 
     def judge(self, features: Features, labels: np.ndarray, objects: Sequence[tuple[int, Presence]]) -> np.ndarray:
@@ -135,46 +139,33 @@ class Watch:
         shared: np.ndarray | None = None
         judged = labels.copy()
         for channel, presence in objects:
-            if (search := presence.search) is not None:
-                found = self._backend.propagate(features, search.all.searched_with(self._searching(search.frames)))
-                judged[channel] = found[channel]
-                search.frames += 1
+            if presence.search is not None:
+                searched = presence.search.all.searched_with(self._searching)
+                judged[channel] = self._backend.propagate(features, searched)[channel]
             if presence.recall is not None:
                 recalled = self._recalled(features, presence.recall)
             else:
                 recalled = shared = shared if shared is not None else self._recalled(features, self._recall)
             if presence.lost:
                 if self._finds(presence, judged[channel], recalled[channel]):
-                    presence.lost = False
-                    presence.search = search and replace(search, frames=0)
-                elif search is not None:
-                    search.all.remember(features, judged)
-            elif not self._stays(presence, judged[channel], recalled[channel]):
+                    presence.lost, presence.found_for = False, 0
+            elif self._stays(presence, judged[channel], recalled[channel]):
+                presence.found_for += 1
+                if presence.found_for >= self._memory_is_renewed_after:
+                    presence.search = None
+            else:
                 presence.lost = True
                 judged[channel] = 0
                 presence.search = self._search_from_here(channel)
-                presence.search.all.remember(features, judged)
                 presence.recall = presence.search.seen
-            elif search is not None and search.frames >= self._memory_is_renewed_after:
-                presence.search = None
+        for _, presence in objects:
+            if presence.search is not None:
+                presence.search.all.remember(features, judged)
         self._past.append((features, judged, {channel for channel, presence in objects if not presence.lost}))
         return judged
 
-    def _searching(self, frames: int) -> Attributes:
-        """Windows of an object lost for so long: of the frames it was seen on, then the tracker's own."""
-        settings, own = self._settings, self._tracking.attributes
-        dilation = min(LARGEST_DILATION, settings.search_dilation + frames // settings.widen_after)
-        ((radius, own_dilation),) = own.windows(2)[1:]
-        return replace(
-            own, radius=(settings.search_radius,) * 3 + (radius,), dilation=(dilation,) * 3 + (own_dilation,)
-        )
-
     def _recalled(self, features: Features, memory: Memory) -> np.ndarray:
-        settings = self._settings
-        window = replace(
-            self._tracking.attributes, radius=(settings.recall_radius,), dilation=(settings.recall_dilation,)
-        )
-        return self._backend.propagate(features, memory.searched_with(window))
+        return self._backend.propagate(features, memory.searched_with(self._recalling))
 
     def _new_memory(self, settings: TrackingSettings, frames: Sequence[tuple[Features, np.ndarray]]) -> Memory:
         labels = self._first[1]

@@ -251,8 +251,15 @@ def test_half_precision_of_the_onnx_function_matches_the_oracle(loop: bool, orac
 
 @pytest.mark.parametrize(
     "attributes",
-    [Attributes((2,)), Attributes((1, 2), (2, 1)), Attributes((2,), top_k=4), Attributes((2,), (3,), temperature=0.5)],
-    ids=["softmax", "window per reference", "top_k", "dilation"],
+    [
+        Attributes((2,)),
+        Attributes((1, 2), (2, 1)),
+        Attributes((2,), top_k=4),
+        Attributes((2,), (3,), temperature=0.5),
+        Attributes((8,)),
+        Attributes((1,), (6,)),
+    ],
+    ids=["softmax", "window per reference", "top_k", "dilation", "whole frame", "dilation past the frame"],
 )
 def test_blocked_gradients_are_right(attributes: Attributes) -> None:
     torch.manual_seed(0)

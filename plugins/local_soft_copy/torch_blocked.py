@@ -137,14 +137,26 @@ def _untile(tiled: Tensor, H: int, W: int) -> Tensor:
 def _softmax_copy(query: Tensor, key: Tensor, value: Tensor, inside: Tensor, radius: int) -> Tensor:
     """[B, N + 1, H, W]: the copied values of one reference, and the logarithm of its softmax's denominator."""
     H, W = query.shape[-2:]
+    if radius >= max(H, W) - 1:
+        # Every window holds the whole frame: patches would only be copies of it, with zeros around them.
+        score = query.flatten(2).transpose(1, 2) @ key.flatten(2)  # [B, H * W, H * W]
+        there = inside.flatten(1)
+        # A query of the padding keeps every score, as in the tiles.
+        score = score.masked_fill(there[:, :, None] & ~there[:, None, :], float("-inf"))
+        return _copied(score, value.flatten(2)).transpose(1, 2).unflatten(2, (H, W))
     score, rows, columns = _tile_scores(query, key, inside, radius)
     patches = _patches(value, rows, columns, radius)  # [B, rows, columns, N, P * P]
+    return _untile(_copied(score, patches), H, W)
+
+
+def _copied(score: Tensor, value: Tensor) -> Tensor:
+    """[..., Q, N + 1]: values [..., N, P] copied by scores [..., Q, P], and the logarithms of the denominators."""
     # Dividing after the product instead of a softmax before it saves two passes over the scores and their gradient.
     highest = score.detach().amax(-1, keepdim=True)
     weight = (score - highest).exp()
     mass = weight.sum(-1, keepdim=True)
-    copied = (weight @ patches.transpose(-1, -2)) / mass
-    return _untile(torch.cat([copied, highest + mass.log()], -1), H, W)
+    copied = (weight @ value.transpose(-1, -2)) / mass
+    return torch.cat([copied, highest + mass.log()], -1)
 
 
 def _best_candidates(query: Tensor, key: Tensor, value: Tensor, inside: Tensor, radius: int, top_k: int) -> Tensor:
