@@ -68,9 +68,9 @@ def save_square(path: Path, index: int) -> None:
 class Counting(OnnxRuntimeBackend):
     encoded = 0
 
-    def encode(self, frame: np.ndarray) -> np.ndarray:
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
         self.encoded += 1
-        return super().encode(frame)
+        return super().encode(frame, working)
 
 
 @pytest.fixture(scope="module")
