@@ -16,7 +16,7 @@ import numpy as np
 from corrflow.runtime.artifact import STRIDE
 from corrflow.runtime.shrink import shrink
 
-POINT_SIGMA = 1.0  # cells; a point's map has to survive sampling on cells and stay narrow
+POINT_SIGMA = 1.5  # cells; a point's map has to survive sampling on cells and stay narrow
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,12 @@ class Geometry:
                 top, left = max(0, round(v) - 3), max(0, round(u) - 3)
                 patch = bump[top : round(v) + 4, left : round(u) + 4].astype(np.float64)
                 y, x = np.arange(top, top + patch.shape[0]), np.arange(left, left + patch.shape[1])
-                weight = patch * np.exp(-0.5 * ((y[:, None] - v) ** 2 + (x - u) ** 2) / POINT_SIGMA**2)
-                if (mass := weight.sum()) <= 0:
+                near = np.exp(-0.5 * ((y[:, None] - v) ** 2 + (x - u) ** 2) / POINT_SIGMA**2)
+                if (mass := (patch * near).sum()) <= 0:
                     break
-                v, u = float((weight.sum(1) * y).sum() / mass), float((weight.sum(0) * x).sum() / mass)
+                # A bump that lies here has its mean elsewhere where the patch is cut off by the border.
+                pull = patch * near / mass - near**2 / (near**2).sum()
+                v, u = v + float((pull.sum(1) * y).sum()), u + float((pull.sum(0) * x).sum())
             place[:] = u, v
         return self._to_pixel(points).astype(np.float32), maps.max((1, 2))
 

@@ -51,7 +51,7 @@ class PresenceSettings:
     recall_radius: int = 12
     recall_dilation: int = 4
     seen_within: int = 4
-    since: int = 3
+    since: int = 1
     search_radius: int = 24
     search_dilation: int = 2
     pace: float = 0.3

@@ -226,21 +226,37 @@ class Tracker:
         labels = np.zeros((-(-used // CHANNEL_BLOCK) * CHANNEL_BLOCK, *geometry.cells), np.float32)
         labels[:used] = np.concatenate(maps)
         memory = self.backend.new_memory(self.settings, len(labels), geometry.cells)
-        memory.remember(self._features, self._remembered(labels, members))
+        memory.remember(self._features, self._remembered(labels, members, given=True))
         watch = None
         if self.presence is not None and any(isinstance(given, MaskObject) for given in objects):
             watch = Watch(self.backend, self.settings, self.presence, self._features, labels)
         self._groups.append(_Group(members, memory, watch))
 
-    def _remembered(self, labels: np.ndarray, members: list[_Member]) -> np.ndarray:
-        """What the memory gets of labels [N, h, w]: themselves, or masks as 0 and 1."""
-        if not self.settings.hard_labels:
-            return labels
-        hard = labels.copy()
+    def _remembered(self, labels: np.ndarray, members: list[_Member], given: bool = False) -> np.ndarray:
+        """What the memory gets of labels [N, h, w]: masks as they are or as 0 and 1, points as bumps drawn anew.
+
+        given: on the frame the objects were given on, where the points' labels are such bumps already
+
+        A point's label is a mixture of shifted bumps, which spreads from frame to frame until its peak means nothing.
+        """
+        geometry, _ = self._started()
+        kept = labels
         for member in members:
-            if isinstance(member.given, MaskObject):
-                hard[member.channels] = labels[member.channels] > 0.5
-        return hard
+            own = labels[member.channels]
+            if isinstance(member.given, KeypointsObject):
+                if given:
+                    continue
+                points, heights = geometry.cells_to_points(own)
+                seen = heights > LOST_POINT
+                drawn = own.copy()
+                drawn[seen] = geometry.points_to_cells(points[seen])
+            elif self.settings.hard_labels:
+                drawn = (own > 0.5).astype(np.float32)
+            else:
+                continue
+            kept = labels.copy() if kept is labels else kept
+            kept[member.channels] = drawn
+        return kept
 
     def _given(self, objects: Sequence[TrackedObject]) -> Tracks:
         """The objects as tracks of the frame they are given on."""

@@ -47,7 +47,7 @@ def clip() -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.stack(masks)
 
 
-def whole_number_features(frame: np.ndarray) -> np.ndarray:
+def whole_number_features(frame: np.ndarray, working: object = None) -> np.ndarray:
     """[C, h, w] float32 of small whole numbers over a power of two: every dot product is exact, so ties are too."""
     cells = cv2.resize(frame, (-(-frame.shape[1] // 4), -(-frame.shape[0] // 4)), interpolation=cv2.INTER_AREA)
     centred = (cells.astype(np.float32) - 128) // 8 / 16
