@@ -145,6 +145,16 @@ def test_a_point_does_not_depend_on_the_points_beside_it(backend: Backend, movin
         assert np.array_equal(one.objects[0].points, other.objects[0].points[:2])
 
 
+def test_points_do_not_fade_in_a_long_stream(backend: Backend, moving_square) -> None:
+    there_and_back = np.concatenate([moving_square[0], moving_square[0][-2:0:-1]])
+    tracker = Tracker(backend)
+    tracker.start(there_and_back[0], [points()])
+    for t in range(1, 10 * len(there_and_back) + 1):
+        last = tracker.step(there_and_back[t % len(there_and_back)]).objects[0]
+    assert last.point_confidence is not None and last.point_confidence.min() > 0.5
+    assert np.abs(last.points - points().points).max() < 5
+
+
 def test_keypoints_follow_what_they_are_on(backend: Backend, moving_square) -> None:
     frames, _ = moving_square
     last = run(backend, frames, [points()])[-1].objects[0]
