@@ -16,7 +16,9 @@ import numpy as np
 from corrflow.runtime.artifact import STRIDE
 from corrflow.runtime.shrink import shrink
 
-POINT_SIGMA = 1.5  # cells; a point's map has to survive sampling on cells and stay narrow
+# Width of a point's bump in cells at 480 rows, and at least: it has to survive sampling on cells, and the same part of
+# an animal is fewer cells in a smaller frame.
+POINT_SIGMA, NARROWEST_SIGMA = 1.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Geometry:
         """One bump for each point: [P, 2] (x, y) in pixels -> [P, h, w] float32, highest at the point."""
         rows, columns = self.cells
         u, v = self._to_cell(points.astype(np.float64)).T
-        across = np.exp(-0.5 * ((np.arange(columns) - u[:, None]) / POINT_SIGMA) ** 2)
-        along = np.exp(-0.5 * ((np.arange(rows) - v[:, None]) / POINT_SIGMA) ** 2)
+        across = np.exp(-0.5 * ((np.arange(columns) - u[:, None]) / self._point_sigma) ** 2)
+        along = np.exp(-0.5 * ((np.arange(rows) - v[:, None]) / self._point_sigma) ** 2)
         return (along[:, :, None] * across[:, None, :]).astype(np.float32)
 
     def cells_to_points(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +76,7 @@ class Geometry:
                 top, left = max(0, round(v) - 3), max(0, round(u) - 3)
                 patch = bump[top : round(v) + 4, left : round(u) + 4].astype(np.float64)
                 y, x = np.arange(top, top + patch.shape[0]), np.arange(left, left + patch.shape[1])
-                near = np.exp(-0.5 * ((y[:, None] - v) ** 2 + (x - u) ** 2) / POINT_SIGMA**2)
+                near = np.exp(-0.5 * ((y[:, None] - v) ** 2 + (x - u) ** 2) / self._point_sigma**2)
                 if (mass := (patch * near).sum()) <= 0:
                     break
                 # A bump that lies here has its mean elsewhere where the patch is cut off by the border.
@@ -82,6 +84,10 @@ class Geometry:
                 v, u = v + float((pull.sum(1) * y).sum()), u + float((pull.sum(0) * x).sum())
             place[:] = u, v
         return self._to_pixel(points).astype(np.float32), maps.max((1, 2))
+
+    @property
+    def _point_sigma(self) -> float:
+        return min(POINT_SIGMA, max(NARROWEST_SIGMA, POINT_SIGMA * min(self.working) / 480))
 
     def upsampler(self) -> Upsampler:
         """What brings soft labels from cells to the given frame."""

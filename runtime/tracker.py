@@ -233,11 +233,12 @@ class Tracker:
         self._groups.append(_Group(members, memory, watch))
 
     def _remembered(self, labels: np.ndarray, members: list[_Member], given: bool = False) -> np.ndarray:
-        """What the memory gets of labels [N, h, w]: masks as they are or as 0 and 1, points as bumps drawn anew.
+        """What the memory gets of labels [N, h, w]: masks as they are or as 0 and 1, points half as bumps drawn anew.
 
         given: on the frame the objects were given on, where the points' labels are such bumps already
 
         A point's label is a mixture of shifted bumps, which spreads from frame to frame until its peak means nothing.
+        The other half keeps what else the point may be, and its place between cells.
         """
         geometry, _ = self._started()
         kept = labels
@@ -249,7 +250,7 @@ class Tracker:
                 points, heights = geometry.cells_to_points(own)
                 seen = heights > LOST_POINT
                 drawn = own.copy()
-                drawn[seen] = geometry.points_to_cells(points[seen])
+                drawn[seen] = (own[seen] + geometry.points_to_cells(points[seen])) / 2
             elif self.settings.hard_labels:
                 drawn = (own > 0.5).astype(np.float32)
             else:
