@@ -63,29 +63,21 @@ def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettin
 
 
 @dataclass
-class _Search:
-    """A lost object's own references: `seen` those on which it was seen, `all` the frames since besides."""
-
-    seen: Memory
-    all: Memory
-
-
-@dataclass
 class Presence:
     """What is known about one object.
 
     usual, area: agreement and cells as usual
     share:       of the usual agreement in the last frame, 0..1
-    search:      where it is lost or was found only lately
+    search:      the references it is looked for with, where it is lost or was found only lately
     found_for:   frames since it was found again
-    recall:      the object's own, once it was lost; the group's until then
+    recall:      those of them on which it was seen, once it was lost; until then the group's recall is its own
     """
 
     usual: float = 0.0
     area: float = 0.0
     share: float = 1.0
     lost: bool = False
-    search: _Search | None = None
+    search: Memory | None = None
     found_for: int = 0
     recall: Memory | None = None
 
@@ -110,14 +102,13 @@ class Watch:
                 "expected the fused kernel and settings with the first frame alone as anchor to watch whether objects"
                 " are there, got others; leave the watching out"
             )
-        self._backend, self._settings, self._tracking = backend, settings, tracking
+        self._backend, self._settings = backend, settings
         self._first = first, given
         self._past: deque[tuple[Features, np.ndarray, set[int]]] = deque(maxlen=settings.seen_within)
         plain = replace(tracking, dilate_after=0, radius=(1,), dilation=(1,))
-        self._given_alone = replace(plain, ages=())
         self._three_seen = replace(plain, anchors=(0, 1, 2), ages=())
         self._and_since = replace(plain, anchors=(0, 1, 2), ages=last_frames(settings.since))
-        self._recall = self._new_memory(self._given_alone, [self._first])
+        self._recall = self._new_memory(replace(plain, ages=()), [self._first])
         # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
         own = tracking.attributes
         ((radius, dilation),) = own.windows(2)[1:]
@@ -140,8 +131,8 @@ class Watch:
         judged = labels.copy()
         for channel, presence in objects:
             if presence.search is not None:
-                searched = presence.search.all.searched_with(self._searching)
-                judged[channel] = self._backend.propagate(features, searched)[channel]
+                found = self._backend.propagate(features, presence.search.searched_with(self._searching))
+                judged[channel] = found[channel]
             if presence.recall is not None:
                 recalled = self._recalled(features, presence.recall)
             else:
@@ -156,11 +147,12 @@ class Watch:
             else:
                 presence.lost = True
                 judged[channel] = 0
-                presence.search = self._search_from_here(channel)
-                presence.recall = presence.search.seen
+                seen = self._seen(channel)
+                presence.search = self._new_memory(self._and_since, seen)
+                presence.recall = self._new_memory(self._three_seen, seen)
         for _, presence in objects:
             if presence.search is not None:
-                presence.search.all.remember(features, judged)
+                presence.search.remember(features, judged)
         self._past.append((features, judged, {channel for channel, presence in objects if not presence.lost}))
         return judged
 
@@ -174,11 +166,10 @@ class Watch:
             memory.remember(*frame)
         return memory
 
-    def _search_from_here(self, channel: int) -> _Search:
-        """References of an object that is lost on this frame, without the frame itself."""
+    def _seen(self, channel: int) -> list[tuple[Features, np.ndarray]]:
+        """The frame an object was given on, and two of the last on which it was seen, with their labels."""
         seen = [(features, labels) for features, labels, there in self._past if channel in there] or [self._first]
-        frames = [self._first, seen[0], seen[-1]]
-        return _Search(self._new_memory(self._three_seen, frames), self._new_memory(self._and_since, frames))
+        return [self._first, seen[0], seen[-1]]
 
     def _stays(self, presence: Presence, label: np.ndarray, recalled: np.ndarray) -> bool:
         agreement, area = _agreement(label, recalled)

@@ -13,14 +13,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from counting import Counting, counting_tracker
 from PIL import Image
 
-from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import load_artifact
 from corrflow.runtime.batch.items import Item
 from corrflow.runtime.batch.job import FORMATS, Job, do_item, finished_frames
 from corrflow.runtime.batch.labels_by_name import read_labels
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
 
@@ -65,19 +63,10 @@ def save_square(path: Path, index: int) -> None:
     Image.fromarray(square(index).astype(np.uint8) * 255).save(path)
 
 
-class Counting(OnnxRuntimeBackend):
-    encoded = 0
-
-    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
-        self.encoded += 1
-        return super().encode(frame, working)
-
-
 @pytest.fixture(scope="module")
 def tracker(small_artifact: Path) -> Iterator[Tracker]:
-    backend = Counting(load_artifact(small_artifact), 1, fused=not cpu.unavailable())
-    yield Tracker(backend)
-    backend.close()
+    with counting_tracker(small_artifact) as tracker:
+        yield tracker
 
 
 def job_in(folder: Path, formats: tuple[str, ...], keep: bool = True) -> Job:

@@ -10,21 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from counting import Counting, counting_tracker
 from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import load_artifact
 from corrflow.runtime.batch.labels_by_name import Labels, read_labels
 from corrflow.runtime.batch.passes import FOLDER, blended, rounded
 from corrflow.runtime.batch.strands import Packed, strands_of
 from corrflow.runtime.batch.whole_video import PassPlaces, track_whole
 from corrflow.runtime.frame_source import FrameSource
 from corrflow.runtime.labels import Geometry
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
 
@@ -42,19 +40,10 @@ class Frames(FrameSource):
         pass
 
 
-class Counting(OnnxRuntimeBackend):
-    encoded = 0
-
-    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
-        self.encoded += 1
-        return super().encode(frame, working)
-
-
 @pytest.fixture(scope="module")
 def tracker(small_artifact: Path) -> Iterator[Tracker]:
-    backend = Counting(load_artifact(small_artifact), 1, fused=not cpu.unavailable())
-    yield Tracker(backend)
-    backend.close()
+    with counting_tracker(small_artifact) as tracker:
+        yield tracker
 
 
 def labels(given: Mapping[int, Sequence[TrackedObject]]) -> Labels:
