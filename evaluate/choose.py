@@ -108,7 +108,9 @@ def _tracking(label: str, encoder: Encoder, own: TrackingSettings, protocol: str
     notes = ()
     if unit and published_with_raw_features(protocol):
         notes = (_RAW_NOTE.format(protocol=protocol, temperature=settings.temperature),)
-    return Method(label if protocol == "default" else f"{label} {protocol}", Track(encoder, settings), protocol, notes)
+    if protocol == "default":
+        return Method(label, Track(encoder, settings), protocol, notes)
+    return Method(f"{label} {protocol}", Track(encoder, settings, watched=False), protocol, notes)
 
 
 def _unit_length(artifact: Artifact) -> bool:
