@@ -156,7 +156,7 @@ class Watch:
         for channel, presence in objects:
             label = given[channel]
             presence.area = float((label > 0.5).sum())
-            presence.in_pieces = self._without_strays(label) is not label
+            presence.in_pieces = len(self._small_pieces(label)[1]) > 0
             presence.given = Appearance.of(first, label)
             presence.seen = deque(maxlen=settings.seen_within)
 
@@ -182,7 +182,7 @@ class Watch:
         if presence.search is not None:
             label = self._searched(features, channel, presence)
         elif not presence.in_pieces:
-            label = self._without_strays(label)
+            label = self._without_strays(features, label, presence)
         likeness, area = self._likeness(features, label, presence)
         settings = self._settings
         if presence.lost:
@@ -215,7 +215,7 @@ class Watch:
         """Its label [h, w] by the references of its own."""
         assert presence.search is not None
         label = self._backend.propagate(features, presence.search.searched_with(self._searching))[channel]
-        return label if presence.in_pieces else self._without_strays(label)
+        return label if presence.in_pieces else self._without_strays(features, label, presence)
 
     def _new_search(self, presence: Presence) -> Memory:
         """A memory of the frame an object was given on and two of the last that showed most of it."""
@@ -239,19 +239,28 @@ class Watch:
         own = float((best > np.matmul(mask, around).max(1)).mean()) if around.shape[1] else 1.0
         return float(best.mean(dtype=np.float64)) * min(1.0, own / self._settings.own_cells), len(cells)
 
-    def _without_strays(self, label: np.ndarray) -> np.ndarray:
-        """A label [h, w] with its strays at 0, the same array where there are none."""
+    def _small_pieces(self, label: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """The pieces of a label's mask by number [h, w], 0 around them, and which lie apart and are small."""
         gap = self._settings.stray_gap
         mask = (label > 0.5).astype(np.uint8)
         joined = cv2.dilate(mask, np.ones((2 * gap + 1, 2 * gap + 1), np.uint8))
         pieces, piece = cv2.connectedComponents(joined, connectivity=8)
         if pieces <= 2:  # the background is one
-            return label
+            return piece, []
         areas = np.bincount(piece[mask > 0], minlength=pieces)
-        stray = (areas < self._settings.stray_area * areas.max())[piece] & (piece > 0)
-        if not stray.any():
+        return piece, [one for one in range(1, pieces) if areas[one] < self._settings.stray_area * areas.max()]
+
+    def _without_strays(self, features: np.ndarray, label: np.ndarray, presence: Presence) -> np.ndarray:
+        """A label [h, w] with its strays at 0: small pieces that look no more like the object than if it were gone."""
+        piece, small = self._small_pieces(label)
+        enough = self._settings.found_above * presence.usual
+        strays = [
+            one for one in small if self._likeness(features, np.where(piece == one, label, 0), presence)[0] < enough
+        ]
+        if not strays:
             return label
-        # A faint rim goes with it, unless it is the rest's.
+        stray = np.isin(piece, strays)
+        # A faint rim goes with it, unless it is another piece's.
         rim = cv2.dilate(stray.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         return np.where(rim & (stray | (piece == 0)), np.float32(0), label)
 
