@@ -35,6 +35,7 @@ Rows = Annotated[
     int | None, typer.Option(min=0, help="Short side that frames are shrunk to; 0 keeps it. (default: the artifact's)")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes; from 2 on one thread each.")]
+Watched = Annotated[bool, typer.Option("--watch/--no-watch", help="Drop strays and notice that objects are lost.")]
 Sequences = Annotated[list[str] | None, typer.Option(help="This sequence only; repeat for several.")]
 Year = Annotated[str | None, typer.Option(help="Folder of the list, where several have the split.")]
 Resolution = Annotated[str, typer.Option(help="Folder of the frames and masks.")]
@@ -318,7 +319,7 @@ def presence(
     rows: Rows = None,
     begin: Annotated[int, typer.Option(help="Frame from which the object is hidden.")] = 8,
     hidden: Annotated[int, typer.Option(help="Frames that it is hidden for.")] = 8,
-    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Notice that objects are lost, as live.")] = True,
+    watch: Watched = True,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")] = 0,
     sequence: Sequences = None,
     year: Year = None,
@@ -338,6 +339,36 @@ def presence(
 
         data = commands.davis_data(root, split, year, resolution, sequence or [])
         run_presence(data.sequences, artifact, rows, Occlusion(begin, hidden), watch, threads)
+
+
+@app.command()
+def post(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")],
+    split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "train",
+    artifact: Annotated[str, typer.Option(help="Artifact to track with.")] = "bundled",
+    rows: Rows = None,
+    width: Annotated[float, typer.Option(help="Width of the post, as a share of the root of the object's area.")] = 0.4,
+    frames: Annotated[int, typer.Option(help="Frames in which it crosses the object.")] = 48,
+    watch: Watched = True,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")] = 0,
+    sequence: Sequences = None,
+    year: Year = None,
+    resolution: Resolution = "480p",
+) -> None:
+    """Let a post cross objects: is what comes out behind it still tracked?
+
+    Examples:
+
+        corrflow-eval post DAVIS --split train --rows 240
+
+        corrflow-eval post DAVIS --split train --rows 240 --no-watch
+    """
+    with errors_reported():
+        from corrflow.evaluate import commands
+        from corrflow.evaluate.post import Post, run_posts
+
+        data = commands.davis_data(root, split, year, resolution, sequence or [])
+        run_posts(data.sequences, artifact, rows, Post(width, frames), watch, threads)
 
 
 def main() -> None:

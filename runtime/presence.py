@@ -13,8 +13,10 @@ this frame, and searched for from frame to frame; what comes back is remembered 
 it. Were it not remembered, an object that comes back bit by bit would be taken for background. Found again, an object
 stays on these references until its group's memory no longer holds frames without it.
 
-Strays go first: pieces of a mask that lie apart from the rest, such as what the object leaves behind on the background
-it has just uncovered. An object that was given in pieces keeps all of them.
+Strays go first: small pieces of a mask that lie apart from the rest, such as what the object leaves behind on the
+background it has just uncovered. A piece that comes out on the other side of a post is small and apart as well: it is
+near, and it looks like the object on the frame it was given on. (Not on those since, which may hold the stray itself.)
+An object that was given in pieces keeps all of them.
 
 Everything is decided object by object: none has a part in another's.
 """
@@ -52,6 +54,9 @@ class PresenceSettings:
     pace:          weight of a new frame in what is usual
     stray_gap:     cells on either side that have to be free between a stray and the rest
     stray_area:    share of the largest piece from which a piece is no stray
+    stray_reach:   distance to the rest, as a share of the root of the usual area, from which a piece is one in any case
+    stray_like:    share of the largest piece's best products with the object as given below which it is one
+    stray_own:     share of its cells that have to look more like the object as given than like what lay around it
     """
 
     lost_below: float = 0.9
@@ -67,6 +72,9 @@ class PresenceSettings:
     pace: float = 0.3
     stray_gap: int = 3
     stray_area: float = 0.3
+    stray_reach: float = 0.75
+    stray_like: float = 0.9
+    stray_own: float = 0.8
 
 
 def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettings | None:
@@ -87,9 +95,19 @@ class Appearance:
         own = np.flatnonzero(label > SURE)
         if len(own) < 20:  # thin things have few cells of their own
             own = np.flatnonzero(label > 0.5)
+        if not len(own):  # and what is smaller than a cell has none
+            own = np.array([label.argmax()])
         reach = np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)
         near = cv2.dilate((label > 0.3).astype(np.uint8), reach).astype(bool)
         return cls(_cells(features, own), _cells(features, np.flatnonzero(near & (label < 0.05))))
+
+    def matches(self, features: np.ndarray, cells: np.ndarray) -> tuple[float, float]:
+        """Mean of the best products of cells [n] of features [C, h, w] with the object's, and the share of those cells
+        whose best is higher than with what lay around it."""
+        chosen = _cells(features, cells).T
+        best = np.matmul(chosen, self.own).max(1)
+        own = float((best > np.matmul(chosen, self.around).max(1)).mean()) if self.around.shape[1] else 1.0
+        return float(best.mean(dtype=np.float64)), own
 
 
 @dataclass
@@ -233,11 +251,9 @@ class Watch:
             return 0.0, len(cells)
         assert presence.given is not None
         known = [presence.given, *(seen[0] for seen in list(presence.seen)[:: max(1, len(presence.seen) - 1)])]
-        mask = _cells(features, cells).T
-        best = np.matmul(mask, np.concatenate([one.own for one in known], 1)).max(1)
-        around = np.concatenate([one.around for one in known], 1)
-        own = float((best > np.matmul(mask, around).max(1)).mean()) if around.shape[1] else 1.0
-        return float(best.mean(dtype=np.float64)) * min(1.0, own / self._settings.own_cells), len(cells)
+        owns, arounds = [one.own for one in known], [one.around for one in known]
+        best, own = Appearance(np.concatenate(owns, 1), np.concatenate(arounds, 1)).matches(features, cells)
+        return best * min(1.0, own / self._settings.own_cells), len(cells)
 
     def _small_pieces(self, label: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """The pieces of a label's mask by number [h, w], 0 around them, and which lie apart and are small."""
@@ -251,18 +267,34 @@ class Watch:
         return piece, [one for one in range(1, pieces) if areas[one] < self._settings.stray_area * areas.max()]
 
     def _without_strays(self, features: np.ndarray, label: np.ndarray, presence: Presence) -> np.ndarray:
-        """A label [h, w] with its strays at 0: small pieces that look no more like the object than if it were gone."""
+        """A label [h, w] with its strays at 0."""
         piece, small = self._small_pieces(label)
-        enough = self._settings.found_above * presence.usual
-        strays = [
-            one for one in small if self._likeness(features, np.where(piece == one, label, 0), presence)[0] < enough
-        ]
+        strays = self._strays(features, label > 0.5, piece, small, presence) if small else []
         if not strays:
             return label
         stray = np.isin(piece, strays)
         # A faint rim goes with it, unless it is another piece's.
         rim = cv2.dilate(stray.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         return np.where(rim & (stray | (piece == 0)), np.float32(0), label)
+
+    def _strays(
+        self, features: np.ndarray, mask: np.ndarray, piece: np.ndarray, small: list[int], presence: Presence
+    ) -> list[int]:
+        """Which of the small pieces do not come out behind something: they are far, or do not look like the object."""
+        assert presence.given is not None
+        settings, given = self._settings, presence.given
+        rest = mask & ~np.isin(piece, small)
+        largest = mask & (piece == np.bincount(piece[rest]).argmax())
+        like = settings.stray_like * given.matches(features, np.flatnonzero(largest))[0]
+        reach = settings.stray_reach * np.sqrt(presence.area)
+        distance = cv2.distanceTransform((~rest).astype(np.uint8), cv2.DIST_L2, 5)
+        strays = []
+        for one in small:
+            cells = np.flatnonzero(mask & (piece == one))
+            best, own = given.matches(features, cells)
+            if best < like or own < settings.stray_own or distance.flat[cells].min() > reach:
+                strays.append(one)
+        return strays
 
 
 def _cells(features: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from corrflow.evaluate.datasets import open_davis
+from corrflow.evaluate.datasets import MaskSequence, open_davis
+from corrflow.evaluate.post import Post, frames_past_a_post, run_posts
 from corrflow.evaluate.presence import Occlusion, occluded_frames, run_presence
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu
@@ -151,12 +153,33 @@ def test_small_pieces_that_lie_apart_are_strays(piece: np.ndarray, kept: bool) -
     assert not presence.lost
 
 
-def test_what_comes_out_behind_a_post_is_no_stray() -> None:
-    whole, out = block(8, 0, 6, 10), block(8, 25, 6, 2)
-    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), Sought(whole))
-    watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
+@pytest.mark.parametrize(
+    ("left", "degrees", "own", "kept"),
+    [
+        (19, 0, True, True),  # 8 cells from an object of 12 by 12
+        (24, 0, True, False),  # too far to belong to it
+        (19, 20, True, True),  # 0.94 of what the rest is like
+        (19, 30, True, False),  # 0.87
+        (19, 20, False, False),  # like the object, but more like what lay around it
+    ],
+)
+def test_what_comes_out_behind_a_post_is_no_stray(left: int, degrees: float, own: bool, kept: bool) -> None:
+    whole, out = block(8, 0, 12, 12), block(8, left, 12, 3)
+    around = 90 if own else 25
+    angle = np.where(whole[0] > 0.5, 0, around)
+    watch, presence = watch_of(whole, turned(angle), Sought(whole))
+    watch.judge(turned(angle), whole, [(0, presence)])
     both = np.maximum(whole, out)
-    np.testing.assert_array_equal(watch.judge(two_kinds(both[0] > 0.5), both, [(0, presence)]), both)
+    judged = watch.judge(turned(np.where(out[0] > 0.5, degrees, angle)), both, [(0, presence)])
+    np.testing.assert_array_equal(judged, both if kept else whole)
+    assert not presence.lost
+
+
+def test_an_object_smaller_than_a_cell_is_watched() -> None:
+    small, larger = block(8, 8, 1, 1, 0.4), block(8, 8, 2, 2)
+    watch, presence = watch_of(small, two_kinds(small[0] > 0.3), Sought(larger))
+    watch.judge(two_kinds(larger[0] > 0.5), larger, [(0, presence)])
+    assert not presence.lost and presence.usual > 0.9
 
 
 def test_the_faint_rim_of_a_stray_goes_with_it_and_the_rest_stays() -> None:
@@ -314,3 +337,42 @@ def test_sequences_too_short_for_the_plank_are_refused(small_davis: Path, small_
         run_presence(open_davis(small_davis, "val"), str(small_artifact), None, Occlusion(), True, 1)
     with pytest.raises(InputError, match="at least one frame"):
         run_presence(open_davis(small_davis, "val"), str(small_artifact), None, Occlusion(0), True, 1)
+
+
+@pytest.fixture
+def standing(tmp_path: Path, add_sequence) -> MaskSequence:
+    """Twelve frames of an object of 30x30 pixels amid 60x80, red on grey."""
+    mask = np.zeros((60, 80), np.uint8)
+    mask[15:45, 25:55] = 255
+    add_sequence(tmp_path / "standing", "standing", [mask] * 12)
+    sequence = open_davis(tmp_path / "standing", "val")[0]
+    for path in sequence.image_paths:
+        cv2.imwrite(str(path), np.where(mask[..., None] > 0, np.array([30, 30, 200], np.uint8), np.uint8(110)))
+    return sequence
+
+
+def test_the_post_crosses_the_object_and_hides_a_part_at_a_time(standing: MaskSequence) -> None:
+    texture = np.full((10, 10, 3), 255, np.uint8)
+    shown, places = [], []
+    for index, (image, true) in enumerate(frames_past_a_post(standing, texture, Post(frames=12))):
+        whole = standing.annotation(index) > 0
+        strip = (image == 255).all(2).all(0)
+        np.testing.assert_array_equal(true, whole & ~strip)
+        assert strip.any() == (index >= 4)
+        shown.append(true.sum() / whole.sum())
+        places += [np.flatnonzero(strip).mean()] if strip.any() else []
+    assert shown[:5] == [1] * 5 and shown[-1] > min(shown[5:]) and 0.4 < min(shown) < 0.6
+    assert places == sorted(places)
+
+
+def test_posts_that_hide_everything_or_nothing_are_refused(small_davis: Path, small_artifact: Path) -> None:
+    sequences = open_davis(small_davis, "val")
+    for post in (Post(width=2), Post(width=0), Post(frames=4)):
+        with pytest.raises(InputError, match="expected a post"):
+            run_posts(sequences, str(small_artifact), None, post, True, 1)
+
+
+def test_the_post_is_measured(standing: MaskSequence, small_artifact: Path, capsys: pytest.CaptureFixture) -> None:
+    (score,) = run_posts([standing], str(small_artifact), None, Post(frames=12), True, 1)
+    assert 0.3 < score < 1
+    assert f"mean J past a post: {100 * score:.1f}" in capsys.readouterr().out
