@@ -18,7 +18,8 @@ logger = logging.getLogger("corrflow")
 BACKENDS = ("auto", "tensorrt", "onnxruntime-cuda", "onnxruntime", "onnx-function")
 _BEST_FIRST = ("tensorrt", "onnxruntime-cuda", "onnxruntime")
 
-# Features and the memory belong to the back end that made them: they may live on another device.
+# Features and the memory belong to the back end that made them: they may live on another device. np.asarray brings
+# features to the host, [C, h, w] float32, and a memory takes them back from there.
 Features = Any
 
 
@@ -26,7 +27,10 @@ class Memory(Protocol):
     """References of one group of objects: features with soft labels. Bytes held do not grow with the stream."""
 
     def remember(self, features: Features, labels: np.ndarray) -> None:
-        """Store the next frame: labels [N, h, w] float32. What the settings do not need any longer is overwritten."""
+        """Store the next frame: labels [N, h, w] float32. What the settings do not need any longer is overwritten.
+
+        features: of any frame, as they were encoded or as np.asarray has brought them to the host
+        """
         ...
 
     def searched_with(self, attributes: Attributes) -> Memory:

@@ -59,7 +59,8 @@ class Model:
             if said and presence is None:
                 logger.warning(
                     "%s: objects that are hidden are not noticed, and their masks stand as they are tracked; that takes"
-                    " the fused kernel (--backend onnxruntime) and a model that keeps the first frame alone for good",
+                    " a model that keeps the first frame alone for good, and --recent 3 or more (or --backend"
+                    " onnxruntime)",
                     backend.name,
                 )
             yield Tracker(backend, settings, presence)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,10 +71,17 @@ class _Room:
 
 @dataclass(frozen=True)
 class DeviceFeatures:
-    """The features of frame `number`. There is room for one frame: they are good until the next one is encoded."""
+    """The features of frame `number`. There is room for one frame: they are good until the next one is encoded.
+
+    np.asarray brings them to the host, [C, h, w] float32, where they stay.
+    """
 
     number: int
     cells: tuple[int, int]
+    backend: DeviceBackend = field(repr=False, compare=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.backend.on_host(self), dtype, copy=copy)
 
 
 class DeviceMemory:
@@ -98,7 +105,7 @@ class DeviceMemory:
     def labels(self) -> int:
         return self._labels
 
-    def remember(self, features: DeviceFeatures, labels: np.ndarray) -> None:
+    def remember(self, features: DeviceFeatures | np.ndarray, labels: np.ndarray) -> None:
         self._backend.check_fits(features, self)
         if labels.shape != (self._labels, *self.cells):
             raise CorrflowError(
@@ -109,7 +116,7 @@ class DeviceMemory:
         if slot is None:
             return
         device = self._backend.device
-        device.copy(self._keys.entry(slot), self._backend.encoded(features))
+        device.copy(self._keys.entry(slot), self._backend.on_device(features))
         if labels is not self._returned:
             device.wait()  # what was last sent from these bytes has to have arrived
             self.soft.host[0, : self._labels] = labels
@@ -164,6 +171,8 @@ class DeviceBackend:
         self._no_shrink = ""  # why frames are shrunk on the CPU after all
         self._number = 0
         self._staged = self._on_host = False  # whether the newest frame is still to be encoded, and from which side
+        self._passage: Shared | None = None  # where features pass between the device and the host
+        self._fetched: tuple[int, np.ndarray] | None = None  # the newest on the host, by their frame's number
 
     def encode(self, frame: Any, working: tuple[int, int] | None = None) -> DeviceFeatures:
         """[H, W, 3] uint8, BGR, a NumPy array or on the device, contiguous; shrunk on the device.
@@ -195,7 +204,7 @@ class DeviceBackend:
             self.device.wait()  # the caller may overwrite its frame
         self._staged, self._on_host = True, on_device is None
         self._number += 1
-        return DeviceFeatures(self._number, room.features.shape[-2:])  # type: ignore[arg-type]
+        return DeviceFeatures(self._number, room.features.shape[-2:], self)  # type: ignore[arg-type]
 
     def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> DeviceMemory:
         """Raises InputError for more labels or references than the programs are built for."""
@@ -241,18 +250,45 @@ class DeviceBackend:
             self._staged = False
         return self._room.features
 
-    def check_fits(self, features: DeviceFeatures, memory: DeviceMemory) -> None:
+    def on_device(self, features: DeviceFeatures | np.ndarray) -> Buffer:
+        """As `encoded`, of features that may be on the host; those are there until the next are asked for."""
+        if isinstance(features, DeviceFeatures):
+            return self.encoded(features)
+        passage = self._passage_of((1, *features.shape))
+        self.device.wait()  # what was last sent from these bytes has to have arrived
+        passage.host[0] = features
+        self.device.upload(passage)
+        return passage.buffer
+
+    def on_host(self, features: DeviceFeatures) -> np.ndarray:
+        """A copy of these features, [C, h, w] float32, read-only; one for however many ask."""
+        source = self.encoded(features)
+        if self._fetched is None or self._fetched[0] != features.number:
+            passage = self._passage_of(source.shape)
+            self.device.copy(passage.buffer, source)
+            self.device.download(passage)
+            self.device.wait()
+            copy = passage.host[0].astype(np.float32)
+            copy.flags.writeable = False
+            self._fetched = features.number, copy
+        return self._fetched[1]
+
+    def check_fits(self, features: DeviceFeatures | np.ndarray, memory: DeviceMemory) -> None:
         """Raise CorrflowError for features that are gone or of another size than the memory."""
-        self._check_newest(features)
-        if features.cells != memory.cells:
+        if isinstance(features, DeviceFeatures):
+            self._check_newest(features)
+            cells = features.cells
+        else:
+            cells = features.shape[1:]
+        if cells != memory.cells:
             raise CorrflowError(
-                f"expected features of {list(memory.cells)} cells, as the memory has them, got {list(features.cells)};"
+                f"expected features of {list(memory.cells)} cells, as the memory has them, got {list(cells)};"
                 " start again at the new size"
             )
 
     def close(self) -> None:
         self.device.wait()
-        self._room = None
+        self._room = self._passage = None
         self.programs.close()
         self.device.close()
 
@@ -284,6 +320,11 @@ class DeviceBackend:
             frame = shared.buffer if given == working else self.device.allocate((1, *working, 3), np.uint8)
             room = self._room = _Room(shared, frame, features)
         return room
+
+    def _passage_of(self, shape: tuple[int, ...]) -> Shared:
+        if self._passage is None or self._passage.buffer.shape != shape:
+            self._passage = self.device.share(shape, self.programs.storage)
+        return self._passage
 
     def _shrinks(self) -> bool:
         """Whether the device shrinks frames; makes it ready to when it is first asked."""

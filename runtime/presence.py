@@ -77,9 +77,20 @@ class PresenceSettings:
     stray_own: float = 0.8
 
 
+_SEARCHED = 3
+"""Frames on which it was seen that an object is searched for with: the one it was given on and two others."""
+
+
 def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettings | None:
     """The usual settings where back end and settings allow for them, None elsewhere."""
-    return PresenceSettings() if backend.any_attributes and tracking.anchors == (0,) else None
+    usual = PresenceSettings()
+    return usual if _can_watch(backend, tracking, usual) else None
+
+
+def _can_watch(backend: Backend, tracking: TrackingSettings, settings: PresenceSettings) -> bool:
+    """Whether the search has the frame it needs and, with engines, no more references than they are built for."""
+    enough = backend.any_attributes or tracking.references >= _SEARCHED + settings.since
+    return enough and tracking.anchors == (0,)
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,8 @@ class Presence:
 class Watch:
     """Judges the labels of a group of objects that were given on one frame.
 
-    Raises InputError for a back end that cannot search with other windows, or settings without that frame.
+    A back end with built-in windows searches with those. Raises InputError for settings without that frame, and for
+    ones with fewer references than the search has where the back end is built for so many and no more.
     """
 
     def __init__(
@@ -153,52 +165,59 @@ class Watch:
 
         objects: the channel of each object and what is known about it, which is filled in
         """
-        if not backend.any_attributes or tracking.anchors != (0,):
+        if not _can_watch(backend, tracking, settings):
             raise InputError(
-                "expected the fused kernel and settings with the first frame alone as anchor to watch whether objects"
-                " are there, got others; leave the watching out"
+                "expected settings with the first frame alone as anchor, and three others without the fused kernel, to"
+                " watch whether objects are there, got others; leave the watching out"
             )
         self._backend, self._settings = backend, settings
-        self._first = first, given
+        on_host = np.asarray(first)
+        self._first = on_host, given
         # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
         plain = replace(tracking, dilate_after=0, radius=(1,), dilation=(1,))
-        self._memory = replace(plain, anchors=(0, 1, 2), ages=last_frames(settings.since))
+        self._memory = replace(plain, anchors=tuple(range(_SEARCHED)), ages=last_frames(settings.since))
         own = tracking.attributes
         ((radius, dilation),) = own.windows(2)[1:]
         self._searching = replace(
             own,
-            radius=(settings.search_radius,) * 3 + (radius,),
-            dilation=(settings.search_dilation,) * 3 + (dilation,),
+            radius=(settings.search_radius,) * _SEARCHED + (radius,),
+            dilation=(settings.search_dilation,) * _SEARCHED + (dilation,),
         )
         self._memory_is_renewed_after = max(tracking.ages, default=0)
         for channel, presence in objects:
             label = given[channel]
             presence.area = float((label > 0.5).sum())
             presence.in_pieces = len(self._small_pieces(label)[1]) > 0
-            presence.given = Appearance.of(first, label)
+            presence.given = Appearance.of(on_host, label)
             presence.seen = deque(maxlen=settings.seen_within)
 
-    def judge(self, features: np.ndarray, labels: np.ndarray, objects: Sequence[tuple[int, Presence]]) -> np.ndarray:
+    def judge(self, features: Features, labels: np.ndarray, objects: Sequence[tuple[int, Presence]]) -> np.ndarray:
         """The labels [N, h, w] to be remembered: without strays; others where one seems gone or is searched for.
 
-        Those of an object that is lost afterwards are not to be shown.
+        Those of an object that is lost afterwards are not to be shown. Where nothing changes, they are `labels` itself.
 
         objects: the channel of each object and what is known about it, which is updated
         """
-        judged = labels.copy()
+        host, judged = np.asarray(features), labels
         for channel, presence in objects:
-            judged[channel] = self._judge(features, labels[channel], channel, presence)
+            given = labels[channel]
+            label = self._judge(features, host, given, channel, presence)
+            if label is not given:
+                judged = labels.copy() if judged is labels else judged
+                judged[channel] = label
         for channel, presence in objects:
             if presence.search is not None:
                 presence.search.remember(features, judged)
             if not presence.lost and (judged[channel] > 0.5).sum() >= self._settings.whole_area * presence.area:
-                presence.seen.append((Appearance.of(features, judged[channel]), features, judged))
+                presence.seen.append((Appearance.of(host, judged[channel]), host, judged))
         return judged
 
-    def _judge(self, features: np.ndarray, label: np.ndarray, channel: int, presence: Presence) -> np.ndarray:
-        """One object's label."""
+    def _judge(
+        self, query: Features, features: np.ndarray, label: np.ndarray, channel: int, presence: Presence
+    ) -> np.ndarray:
+        """One object's label; query: features [C, h, w] where the back end has them."""
         if presence.search is not None:
-            label = self._searched(features, channel, presence)
+            label = self._searched(query, features, channel, presence)
         elif not presence.in_pieces:
             label = self._without_strays(features, label, presence)
         likeness, area = self._likeness(features, label, presence)
@@ -208,7 +227,7 @@ class Watch:
             presence.found_for = 0
         elif likeness < settings.lost_below * presence.usual or area < max(2, settings.gone_area * presence.area):
             presence.search, presence.found_for = self._new_search(presence), 0
-            label = self._searched(features, channel, presence)
+            label = self._searched(query, features, channel, presence)
             likeness, area = self._likeness(features, label, presence)
             if not self._finds(presence, likeness, area):
                 presence.lost = True
@@ -229,10 +248,13 @@ class Watch:
         settings = self._settings
         return likeness >= settings.found_above * presence.usual and area >= max(2, settings.found_area * presence.area)
 
-    def _searched(self, features: np.ndarray, channel: int, presence: Presence) -> np.ndarray:
+    def _searched(self, query: Features, features: np.ndarray, channel: int, presence: Presence) -> np.ndarray:
         """Its label [h, w] by the references of its own."""
-        assert presence.search is not None
-        label = self._backend.propagate(features, presence.search.searched_with(self._searching))[channel]
+        memory = presence.search
+        assert memory is not None
+        if self._backend.any_attributes:
+            memory = memory.searched_with(self._searching)
+        label = self._backend.propagate(query, memory)[channel]
         return label if presence.in_pieces else self._without_strays(features, label, presence)
 
     def _new_search(self, presence: Presence) -> Memory:

@@ -181,6 +181,16 @@ def small_davis(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def hidden(moving_square) -> tuple[np.ndarray, np.ndarray]:
+    """The square of eight frames there and back, with a blue plank over it on frames 4 to 7, and its true masks."""
+    frames, masks = (np.concatenate([part, part[-2:0:-1]]).copy() for part in moving_square)
+    for t in range(4, 8):
+        rows, columns = np.flatnonzero(masks[t].any(1)), np.flatnonzero(masks[t].any(0))
+        frames[t, rows[0] - 3 : rows[-1] + 4, columns[0] - 3 : columns[-1] + 4] = (200, 90, 20)
+    return frames, masks
+
+
+@pytest.fixture(scope="session")
 def gpu_wheels() -> Callable[[str], Path]:
     """The folder of one of scripts/gpu-wheels; skips where it was not installed, which is a failure in CI."""
 

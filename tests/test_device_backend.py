@@ -17,6 +17,7 @@ from corrflow.runtime.backend import open_backend
 from corrflow.runtime.device import CudaDevice
 from corrflow.runtime.device_backend import DeviceBackend
 from corrflow.runtime.onnxruntime_cuda_backend import OnnxRuntimePrograms
+from corrflow.runtime.presence import presence_for
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import KeypointsObject, MaskObject
 
@@ -248,6 +249,51 @@ def test_features_are_good_until_the_next_frame(cuda, open_fake, artifact: Artif
     small = backend.encode(moving_square[0][1][:32, :32])
     with pytest.raises(CorrflowError, match=r"features of \[17, 25\] cells"):
         backend.propagate(small, memory)
+
+
+def test_features_on_the_host_stay_and_a_memory_takes_them_back(
+    cuda, open_fake, artifact: Artifact, moving_square
+) -> None:
+    backend, _ = open_fake(cuda)
+    cpu = open_backend("onnx-function", artifact, threads=1)
+    frames = noisy(moving_square[0])
+    labels = np.random.default_rng(2).random((2, *CELLS), np.float32)
+    at_once, later = (backend.new_memory(artifact.settings, 2, CELLS) for _ in range(2))
+    on_host = []
+    for frame in frames[:3]:
+        features = backend.encode(frame)
+        on_host.append(np.asarray(features))
+        assert np.asarray(features) is on_host[-1], "fetched once"
+        at_once.remember(features, labels)
+    for frame, own in zip(frames, on_host, strict=False):
+        np.testing.assert_allclose(own, cpu.encode(frame), atol=1e-6)
+        later.remember(own, labels)
+    query = backend.encode(frames[3])
+    np.testing.assert_array_equal(backend.propagate(query, at_once), backend.propagate(query, later))
+    with pytest.raises(CorrflowError, match="newest frame"):
+        np.asarray(features)
+    with pytest.raises(CorrflowError, match="at the new size"):
+        later.remember(on_host[0][:, 1:], labels)
+    backend.close()
+    cpu.close()
+
+
+def test_hidden_objects_are_lost_and_found_as_on_the_cpu(cuda, open_fake, artifact: Artifact, hidden) -> None:
+    backend, _ = open_fake(cuda)
+    cpu = open_backend("onnx-function", artifact, threads=1)
+    ours, theirs = (Tracker(one, presence=presence_for(one, artifact.settings)) for one in (backend, cpu))
+    frames, masks = noisy(hidden[0]), hidden[1]
+    visible = []
+    for tracker in (ours, theirs):
+        tracker.start(frames[0], objects(masks))
+    for frame in frames[1:]:
+        got, expected = ours.step(frame), theirs.step(frame)
+        np.testing.assert_array_equal(got.mask, expected.mask)
+        assert [one.visible for one in got.objects] == [one.visible for one in expected.objects]
+        visible.append(got.objects[0].visible)
+    assert visible[:3] == [True] * 3 and not any(visible[3:7]) and visible[-1]
+    backend.close()
+    cpu.close()
 
 
 def test_a_change_of_size_begins_anew_and_frees_what_was_held(fakes: ModuleType, open_fake, moving_square) -> None:

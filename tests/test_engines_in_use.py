@@ -221,9 +221,18 @@ def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, 
         assert (ours != theirs).mean() < 0.002
 
 
-@pytest.mark.parametrize(("backend", "notices"), [("tensorrt", 1), ("onnx-function", 1), ("onnxruntime", 0)])
+@pytest.mark.parametrize(
+    ("backend", "recent", "notices"),
+    [("tensorrt", 2, 1), ("tensorrt", 3, 0), ("onnx-function", 2, 1), ("onnxruntime", 2, 0)],
+)
 def test_live_says_once_where_hidden_objects_are_not_noticed(
-    backend: str, notices: int, artifact: Artifact, machine, moving_square, caplog: pytest.LogCaptureFixture
+    backend: str,
+    recent: int,
+    notices: int,
+    artifact: Artifact,
+    machine,
+    moving_square,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     machine()
     if backend == "onnxruntime":
@@ -231,7 +240,7 @@ def test_live_says_once_where_hidden_objects_are_not_noticed(
 
         if cpu.unavailable():
             pytest.skip(cpu.unavailable())
-    model = Model(artifact.folder, backend, 1, None, None, False)
+    model = Model(artifact.folder, backend, 1, None, recent, False)
     with model.tracker(said=True) as tracker:
         tracker.start(moving_square[0][0], [MaskObject(1, moving_square[1][0])])
         for frame in moving_square[0][1:]:

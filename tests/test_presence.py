@@ -21,7 +21,7 @@ from corrflow.runtime.presence import Presence, PresenceSettings, Watch, presenc
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
 
-HIDDEN = range(4, 8)
+HIDDEN = range(4, 8)  # frames of the fixture `hidden`
 
 if cpu.unavailable():
     pytest.skip(cpu.unavailable(), allow_module_level=True)
@@ -32,16 +32,6 @@ def backend(small_artifact: Path) -> Iterator[Backend]:
     opened = open_backend("onnxruntime", load_artifact(small_artifact), threads=1)
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="module")
-def hidden(moving_square) -> tuple[np.ndarray, np.ndarray]:
-    """The square of eight frames going there and back, with a blue plank over it on four, and its true masks."""
-    frames, masks = (np.concatenate([part, part[-2:0:-1]]).copy() for part in moving_square)
-    for t in HIDDEN:
-        rows, columns = np.flatnonzero(masks[t].any(1)), np.flatnonzero(masks[t].any(0))
-        frames[t, rows[0] - 3 : rows[-1] + 4, columns[0] - 3 : columns[-1] + 4] = (200, 90, 20)
-    return frames, masks
 
 
 def other() -> MaskObject:
@@ -312,15 +302,34 @@ def test_points_are_tracked_beside_watched_masks(backend: Backend, hidden) -> No
         np.testing.assert_array_equal(one.objects[1].points, two.objects[0].points)
 
 
-def test_a_back_end_without_other_windows_is_not_watched(small_artifact: Path, moving_square) -> None:
-    backend = open_backend("onnx-function", load_artifact(small_artifact), threads=1)
+def test_a_back_end_with_built_in_windows_is_watched_by_those(small_artifact: Path, hidden) -> None:
+    artifact = load_artifact(small_artifact)
+    backend = open_backend("onnx-function", artifact, threads=1)
     try:
-        assert presence_for(backend, backend.artifact.settings) is None
-        tracker = Tracker(backend, presence=PresenceSettings())
+        presence = presence_for(backend, artifact.settings)
+        results = run(backend, hidden[0], [MaskObject(1, hidden[1][0])], presence)
+        assert [tracks.objects[0].visible for tracks in results[: HIDDEN.stop]] == [True] * 4 + [False] * 4
+        assert results[-1].objects[0].visible
+        overlap = [(one.mask == 1)[true].mean() for one, true in zip(results[-3:], hidden[1][-3:], strict=True)]
+        assert min(overlap) > 0.6
+    finally:
+        backend.close()
+
+
+def test_what_cannot_be_searched_is_not_watched(small_artifact: Path, moving_square) -> None:
+    artifact = load_artifact(small_artifact)
+    fewer, other_anchors = replace(artifact.settings, ages=(1, 2)), replace(artifact.settings, anchors=(0, 5))
+    fused, built_in = (open_backend(name, artifact, threads=1) for name in ("onnxruntime", "onnx-function"))
+    try:
+        assert presence_for(fused, fewer) is not None
+        assert presence_for(built_in, fewer) is None  # engines may be built for no more than its three references
+        assert presence_for(fused, other_anchors) is presence_for(built_in, other_anchors) is None
+        tracker = Tracker(built_in, fewer, PresenceSettings())
         with pytest.raises(InputError, match="leave the watching out"):
             tracker.start(moving_square[0][0], [MaskObject(1, moving_square[1][0])])
     finally:
-        backend.close()
+        fused.close()
+        built_in.close()
 
 
 def test_the_plank_covers_the_object_and_nothing_before_or_after(small_davis: Path) -> None:
