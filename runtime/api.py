@@ -41,6 +41,7 @@ def track(
     rows: int | None = None,
     recent: int | None = None,
     threads: int = 0,
+    watch: bool = True,
 ) -> Generator[FrameTracks, None, None]:
     """Track objects, given on the first frame, through a source, one frame at a time.
 
@@ -48,7 +49,7 @@ def track(
     masks:     PNG file or files as for corrflow-track --init, or an array [H, W]: bool for one object, uint8 of ids
     keypoints: CSV file as for corrflow-track --keypoints, or {name: (x, y)} in pixels, (0, 0) the top-left pixel's
                centre
-    artifact, backend, rows, recent, threads: as the options of corrflow-track
+    artifact, backend, rows, recent, threads, watch: as the options of corrflow-track
 
     Yields the tracks of every frame, the first as it was given. A few frames are held at a time; leaving the loop early
     closes everything. Raises InputError at the first frame for what cannot be used, SourceEndedEarly after the last
@@ -60,7 +61,8 @@ def track(
     with open_source(fspath(source)) as frames:
         engine = open_backend(backend, chosen, threads)
         try:
-            tracker, started = Tracker(engine, settings, presence_for(engine, settings)), False
+            presence = presence_for(engine, settings) if watch else None
+            tracker, started = Tracker(engine, settings, presence), False
             with read_ahead(iter(frames)) as ahead:
                 for frame in ahead:
                     tracks = tracker.step(frame.image) if started else tracker.start(frame.image, objects)

@@ -53,6 +53,9 @@ def track(
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Drop strays; take hidden objects for lost and find them again.")
+    ] = True,
     backend: Annotated[
         str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")
     ] = "auto",
@@ -132,7 +135,7 @@ def track(
             )
         from corrflow.runtime import command
 
-        model = command.Model(artifact, backend, threads, rows, recent, verbose)
+        model = command.Model(artifact, backend, threads, rows, recent, verbose, watch)
         if camera is not None:
             from corrflow.runtime.live.access import parse_access
             from corrflow.runtime.live.command import LiveOutputs, run_camera

@@ -31,7 +31,10 @@ logger = logging.getLogger("corrflow")
 
 @dataclass(frozen=True)
 class Model:
-    """What to track with."""
+    """What to track with.
+
+    watch: whether strays are dropped and hidden objects taken for lost and found again, where the back end can
+    """
 
     artifact: Path | None
     backend: str
@@ -39,12 +42,13 @@ class Model:
     rows: int | None
     recent: int | None
     verbose: bool
+    watch: bool = True
 
     @contextmanager
     def tracker(self, said: bool = False) -> Iterator[Tracker]:
         """A tracker on an open back end. Raises InputError where the artifact or the options are wrong.
 
-        Mask objects are taken for lost and found again where the back end can; said: say so where it cannot
+        said: say so where masks should be watched and cannot be
         """
         if self.verbose:
             logging.basicConfig(format="%(name)s: %(message)s")
@@ -55,8 +59,8 @@ class Model:
         settings = with_settings(artifact.settings, self.rows, self.recent)
         backend = open_backend(self.backend, artifact, self.threads)
         try:
-            presence = presence_for(backend, settings)
-            if said and presence is None:
+            presence = presence_for(backend, settings) if self.watch else None
+            if said and self.watch and presence is None:
                 logger.warning(
                     "%s: objects that are hidden are not noticed, and their masks stand as they are tracked; that takes"
                     " a model that keeps the first frame alone for good, and --recent 3 or more (or --backend"

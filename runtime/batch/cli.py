@@ -50,6 +50,9 @@ def batch(
     artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Drop strays; take hidden objects for lost and find them again.")
+    ] = True,
     keep: Annotated[
         bool,
         typer.Option(help="Keep soft labels in OUT/clip/.passes, so that added labels recompute what they change."),
@@ -63,7 +66,7 @@ def batch(
         from corrflow.runtime.batch.command import run_batch
         from corrflow.runtime.command import Model
 
-        model = Model(artifact, backend, threads, rows, recent, False)
+        model = Model(artifact, backend, threads, rows, recent, False, watch)
         run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep, ray, gpus)
 
 

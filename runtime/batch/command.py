@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -101,7 +102,7 @@ def _do_all(
     else:
         run, workers = run_workers, workers or cores
         threads = model.threads or max(1, cores // workers)
-    own = Model(model.artifact, model.backend, threads, model.rows, model.recent, False)
+    own = replace(model, threads=threads, verbose=False)
     os.environ.setdefault("OMP_NUM_THREADS", str(own.threads))  # for the workers' numerical libraries
     to_do = []
     for item in items:
@@ -155,8 +156,12 @@ def _checked(model: Model) -> tuple[str, int]:
     settings = with_settings(artifact.settings, model.rows, model.recent)
     backend = open_backend(model.backend, artifact, 1)
     try:
-        Tracker(backend, settings, presence_for(backend, settings))
-        return f"{artifact.sha256} {settings} {backend.name}", WORKERS_ON_A_GPU if backend.device_frames else 0
+        presence = presence_for(backend, settings) if model.watch else None
+        Tracker(backend, settings, presence)
+        return (
+            f"{artifact.sha256} {settings} {presence} {backend.name}",
+            WORKERS_ON_A_GPU if backend.device_frames else 0,
+        )
     finally:
         backend.close()
 

@@ -1,0 +1,74 @@
+"""--watch and --no-watch: every way of tracking takes them, and a batch that was done otherwise is done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import corrflow.runtime
+from corrflow.runtime.batch import cli as batch_cli
+from corrflow.runtime.cli import app
+
+
+@pytest.fixture
+def clip(tmp_path: Path, hidden) -> Path:
+    """The clip of `hidden` as a folder of pictures, with a mask of its first frame beside it; the plank is white, where
+    a tracker goes on seeing the object."""
+    folder = tmp_path / "clips" / "clip"
+    folder.mkdir(parents=True)
+    for index, frame in enumerate(hidden[0]):
+        plank = (frame == (200, 90, 20)).all(2, keepdims=True)
+        cv2.imwrite(str(folder / f"{index:03d}.png"), np.where(plank, np.uint8(255), frame))
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(hidden[1][0].astype(np.uint8) * 255).save(tmp_path / "labels" / "clip.png")
+    return folder
+
+
+def visible(lines: str) -> list[bool]:
+    return [json.loads(line)["objects"][0]["visible"] for line in lines.splitlines()]
+
+
+def lost(seen: list[bool]) -> bool:
+    """Whether the object was lost while it was hidden, and not before or in the end."""
+    assert all(seen[:4]) and seen[-1]
+    return not any(seen[4:8])
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnx-function"])
+def test_corrflow_track_and_the_python_loop_watch_unless_told_not_to(
+    backend: str, clip: Path, small_artifact: Path, tmp_path: Path
+) -> None:
+    mask = tmp_path / "labels" / "clip.png"
+    for option, watch in (([], True), (["--no-watch"], False)):
+        out = tmp_path / f"{watch}.jsonl"
+        named = ["--init", str(mask), "--jsonl", str(out), "--artifact", str(small_artifact), "--backend", backend]
+        result = CliRunner().invoke(app, [str(clip), *named, *option])
+        assert result.exit_code == 0, result.output
+        assert lost(visible(out.read_text())) is watch
+        tracks = corrflow.runtime.track(clip, masks=mask, artifact=small_artifact, backend=backend, watch=watch)
+        assert lost([one.objects[0].visible for one in tracks]) is watch
+
+
+def test_a_batch_watches_unless_told_not_to_and_is_done_again_otherwise(
+    clip: Path, small_artifact: Path, tmp_path: Path
+) -> None:
+    def batch(*options: str) -> str:
+        named = ["--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "out"), "--artifact"]
+        arguments = [str(clip), *named, str(small_artifact), "--workers", "1", "--format", "jsonl", *options]
+        result = CliRunner().invoke(batch_cli.app, arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    found = tmp_path / "out" / "clip"
+    batch()
+    (lines,) = found.rglob("*.jsonl")
+    assert lost(visible(lines.read_text()))
+    assert "(1 before)" in batch()
+    assert "(0 before)" in batch("--no-watch")
+    assert not lost(visible(lines.read_text()))
