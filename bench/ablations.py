@@ -179,7 +179,7 @@ def ablations(
     every: Annotated[int, typer.Option(help="Score each such sequence only.")] = 1,
     rows: Annotated[int | None, typer.Option(help="Short side to score at. [480]")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Of corrflow-eval. [paper with preset paper, else plain]")
+        str | None, typer.Option(help="Of corrflow-eval. [paper with preset paper, else default]")
     ] = None,
     like: Annotated[str | None, typer.Option(help="Artifact, or bundled, whose tracking settings to take.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that score.")] = 1,
@@ -194,7 +194,7 @@ def ablations(
         if (minutes is None) == (steps is None):
             raise InputError("expected either --minutes or --steps, got both or neither; say how long to train")
         length = ("--minutes", str(minutes)) if minutes is not None else ("--steps", str(steps))
-        protocol = protocol or ("paper" if preset == "paper" else "plain")
+        protocol = protocol or ("paper" if preset == "paper" else "default")
         scoring = Scoring(davis, split, every, rows, protocol, workers)
         run(data, length, preset, like, scoring, out, further or [])
         print((out / "table.md").read_text())

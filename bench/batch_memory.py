@@ -17,7 +17,6 @@ from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.batch.items import Item
 from corrflow.runtime.batch.job import Job, do_item
-from corrflow.runtime.presence import presence_for
 from corrflow.runtime.tracker import Tracker
 
 _EVERY = 50  # frames
@@ -41,7 +40,7 @@ def main() -> None:
         if frames % _EVERY == 0:
             rows.append((frames, machine.resident() or 0, machine.highest() or 0))
 
-    do_item(job, Item("long", folder / "long.mp4"), Tracker(backend, settings, presence_for(backend, settings)), note)
+    do_item(job, Item("long", folder / "long.mp4"), Tracker(backend, settings), note)
     backend.close()
     print(json.dumps(rows))
 

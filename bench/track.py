@@ -16,7 +16,6 @@ from corrflow.bench.clips import LoopedVideo
 from corrflow.bench.rounds import Timing
 from corrflow.runtime.artifact import Artifact
 from corrflow.runtime.backend import open_backend
-from corrflow.runtime.presence import presence_for
 from corrflow.runtime.run import track_source
 from corrflow.runtime.sinks import MaskFolderSink
 from corrflow.runtime.tracker import Tracker, with_settings
@@ -133,8 +132,7 @@ def _ours(clip: Clip, artifact: Artifact, rows: int, recent: int, frames: int, t
                 LoopedVideo(clip.path, settings.references + 1 + frames, clip.size) as source,
             ):
                 objects = [MaskObject(1, clip.mask)]
-                tracker = Tracker(backend, settings, presence_for(backend, settings))
-                track_source(source, tracker, objects, lambda: [MaskFolderSink(folder)], note)
+                track_source(source, Tracker(backend, settings), objects, lambda: [MaskFolderSink(folder)], note)
                 seconds = (time.perf_counter() - begun) / frames
         finally:
             backend.close()
@@ -201,8 +199,7 @@ def long_stream(
 
     try:
         with tempfile.TemporaryDirectory() as folder, LoopedVideo(clip.path, frames, clip.size) as source:
-            settings = with_settings(artifact.settings, rows, recent)
-            tracker = Tracker(backend, settings, presence_for(backend, settings))
+            tracker = Tracker(backend, with_settings(artifact.settings, rows, recent))
             track_source(source, tracker, [MaskObject(1, clip.mask)], lambda: [MaskFolderSink(folder)], note)
     finally:
         backend.close()

@@ -108,9 +108,7 @@ def _tracking(label: str, encoder: Encoder, own: TrackingSettings, protocol: str
     notes = ()
     if unit and published_with_raw_features(protocol):
         notes = (_RAW_NOTE.format(protocol=protocol, temperature=settings.temperature),)
-    if protocol == "default":  # the only one that is watched
-        return Method(label, Track(encoder, settings), protocol, notes)
-    return Method(f"{label} {protocol}", Track(encoder, settings, watched=False), protocol, notes)
+    return Method(label if protocol == "default" else f"{label} {protocol}", Track(encoder, settings), protocol, notes)
 
 
 def _unit_length(artifact: Artifact) -> bool:

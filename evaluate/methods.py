@@ -21,7 +21,6 @@ from corrflow.runtime.artifact import TrackingSettings, load_artifact
 from corrflow.runtime.backend import Backend, open_backend
 from corrflow.runtime.initial import read_indexed_png
 from corrflow.runtime.labels import indexed_mask
-from corrflow.runtime.presence import presence_for
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
 
@@ -150,24 +149,18 @@ class NamedOnnx:
 
 @dataclass(frozen=True)
 class Track:
-    """The tracker on an encoder's features.
-
-    watched: whether strays are dropped and objects taken for lost and found again, where the back end can, as
-             corrflow-track does it
-    """
+    """The tracker on an encoder's features."""
 
     encoder: Encoder
     settings: TrackingSettings
-    watched: bool = True
 
     def describe(self) -> dict[str, Any]:
-        return {**self.encoder.describe(), "settings": asdict(self.settings), "watched": self.watched}
+        return {**self.encoder.describe(), "settings": asdict(self.settings)}
 
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
         backend = self.encoder.open(self.settings, threads)
         try:
-            presence = presence_for(backend, self.settings) if self.watched else None
-            tracker = Tracker(backend, self.settings, presence)
+            tracker = Tracker(backend, self.settings)
             for frame in sequence.frames():
                 given = sequence.objects(frame.index)
                 if frame.index == 0:

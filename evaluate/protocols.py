@@ -1,18 +1,14 @@
-"""Published ways of tracking, by name: each is a change of the tracker's settings.
+"""Published ways of tracking, by name: each is a change of the tracker's settings, and nothing else.
 
 | protocol | references                  | radius          | selection | temperature      | labels |
 |----------|-----------------------------|-----------------|-----------|------------------|--------|
 | default  | the artifact's own settings |                 |           |                  |        |
-| plain    | the same, unwatched         |                 |           |                  |        |
 | paper    | t-1                         | 6               | all       | the artifact's   | hard   |
 | mast     | 0, 5, t-5, t-3, t-1         | 6, dilated past | all       | the artifact's   | soft   |
 |          |                             | 15 frames       |           |                  |        |
 | crw      | 0 and the last 20           | 24              | top 10    | 0.05             | soft   |
 | vfs      | 0 and the last 20           | 24              | top 10    | 0.07             | soft   |
 | hvc      | the last 50                 | 12              | top 15    | 0.1              | soft   |
-
-Only default is watched as corrflow-track watches its masks: strays are dropped, and objects are lost and found again
-(runtime/presence.py). Every other is the tracker alone.
 
 Radii count cells of 4 pixels. crw was published with 12 cells of 8 pixels: the same 96 pixels are 24 cells here, and
 every one of them is a candidate, because features of 4 pixels that were searched at every second cell could not land
@@ -65,7 +61,7 @@ _PUBLISHED: dict[str, Callable[[TrackingSettings], TrackingSettings]] = {
     "hvc": _hvc,
 }
 
-PROTOCOLS = ("default", "plain", *_PUBLISHED)
+PROTOCOLS = ("default", *_PUBLISHED)
 
 
 def apply_protocol(name: str, own: TrackingSettings) -> TrackingSettings:
@@ -75,7 +71,7 @@ def apply_protocol(name: str, own: TrackingSettings) -> TrackingSettings:
     """
     if name not in PROTOCOLS:
         raise InputError(f"expected a protocol among {', '.join(PROTOCOLS)}, got {name!r}; choose one of those")
-    if name in ("default", "plain"):
+    if name == "default":
         return own
     # Whatever a protocol does not name is as plain as possible, so that it does not depend on the artifact.
     plain = replace(own, dilation=(1,), dilate_after=0, hard_labels=False)

@@ -31,7 +31,6 @@ from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Memory
-from corrflow.runtime.presence import presence_for
 from corrflow.runtime.tracker import Tracker
 
 MOST_ROUNDS = 3
@@ -150,7 +149,7 @@ class Search:
             for settings in new:
                 at = settings, sequence.name
                 if self._store is not None:
-                    keys[at] = result_key(Track(self._encoder, settings, True).describe(), sequence)
+                    keys[at] = result_key(Track(self._encoder, settings).describe(), sequence)
                     found, _ = self._store.load(_label(settings), sequence.name, keys[at])
                     if found is not None:
                         self._scores[at] = found
@@ -200,7 +199,7 @@ def run_search_job(job: SearchJob) -> list[SequenceScore]:
     """Track and score a sequence with every setting in step; runs in a worker process."""
     backend = SharedEncodings(job.encoder.open(job.settings[0], job.threads))
     try:
-        trackers = [Tracker(backend, settings, presence_for(backend, settings)) for settings in job.settings]
+        trackers = [Tracker(backend, settings) for settings in job.settings]
         scorers = [SequenceScorer(job.sequence) for _ in trackers]
         seconds = [0.0] * len(trackers)
         for frame in job.sequence.frames():

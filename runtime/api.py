@@ -14,7 +14,6 @@ from corrflow.runtime.artifact import artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.initial import read_keypoints, read_mask_objects
 from corrflow.runtime.pipeline import read_ahead
-from corrflow.runtime.presence import presence_for
 from corrflow.runtime.sources import open_source
 from corrflow.runtime.tracker import Tracker, with_settings
 from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
@@ -60,7 +59,7 @@ def track(
     with open_source(fspath(source)) as frames:
         engine = open_backend(backend, chosen, threads)
         try:
-            tracker, started = Tracker(engine, settings, presence_for(engine, settings)), False
+            tracker, started = Tracker(engine, settings), False
             with read_ahead(iter(frames)) as ahead:
                 for frame in ahead:
                     tracks = tracker.step(frame.image) if started else tracker.start(frame.image, objects)

@@ -41,10 +41,10 @@ class Model:
     verbose: bool
 
     @contextmanager
-    def tracker(self, said: bool = False) -> Iterator[Tracker]:
+    def tracker(self, watched: bool = False) -> Iterator[Tracker]:
         """A tracker on an open back end. Raises InputError where the artifact or the options are wrong.
 
-        Mask objects are taken for lost and found again where the back end can; said: say so where it cannot
+        watched: whether objects are taken for lost and found again; said once where the back end cannot
         """
         if self.verbose:
             logging.basicConfig(format="%(name)s: %(message)s")
@@ -55,8 +55,8 @@ class Model:
         settings = with_settings(artifact.settings, self.rows, self.recent)
         backend = open_backend(self.backend, artifact, self.threads)
         try:
-            presence = presence_for(backend, settings)
-            if said and presence is None:
+            presence = presence_for(backend, settings) if watched else None
+            if watched and presence is None:
                 logger.warning(
                     "%s: objects that are hidden are not noticed, and their masks stand as they are tracked; that takes"
                     " the fused kernel (--backend onnxruntime) and a model that keeps the first frame alone for good",

@@ -1,72 +1,60 @@
-"""Whether an object is there: it is lost when its mask no longer looks like it, and found again.
+"""Whether an object is there: it is lost when what is tracked no longer looks like what was given, and found again.
 
-What says so is the likeness of a mask: the mean, over its cells, of the best product with the features of cells where
-the object was seen - on the frame it was given on and on two of the last that showed it. Where more than a few of these
-cells look more like what lay around the object there, the likeness is less by their share. A mask that has slid onto a
-wall has cells that were copied from the object for want of anything better, and their best products are low at once.
-Likeness is held against the object's own usual one, because some objects change more from frame to frame than others.
+Two searches say so, both made of the tracker's own op. The recall copies labels from the frame the object was given on
+alone, within a window so wide that the tracker's history has no part in it. Where the tracked mask lies on something
+else, the recall has background there: the mean recalled label over the mask's cells is the agreement. It is held
+against the object's own usual agreement, because some objects change so much that the recall never finds all of them.
 
-An object that seems gone gets references of its own: the frame it was given on and two of the last that showed most of
-it, all searched widely, and the frames since, which speak for whatever hides it and for the background. If they find it
-at once it was only the memory that had gone astray, and it was never lost. Otherwise it is remembered as absent from
-this frame, and searched for from frame to frame; what comes back is remembered but not shown until there is enough of
-it. Were it not remembered, an object that comes back bit by bit would be taken for background. Found again, an object
-stays on these references until its group's memory no longer holds frames without it.
-
-Strays go first: pieces of a mask that lie apart from the rest, such as what the object leaves behind on the background
-it has just uncovered. An object that was given in pieces keeps all of them.
-
-Everything is decided object by object: none has a part in another's.
+A lost object gets references of its own: the frame it was given on and two of the last on which it was seen, all
+searched widely, and the frames since, which speak for whatever hides it and for the background; the frame on which it
+was lost is remembered without it. What the search brings back is remembered but not shown until there is enough of it.
+Were it not remembered, an object that comes back bit by bit would be taken for background. Found again, an object stays
+on these references until its group's memory no longer holds frames without it, and its recall is from the three frames
+on which it was seen.
+Everything is decided channel by channel: no object has a part in another's.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
 
-SURE, NEAR, SAMPLED = 0.8, 20, 512
-"""Labels from which a cell is surely the object's; cells around it that count as its surroundings; cells that stand for
-an object or for its surroundings on one frame."""
-
 
 @dataclass(frozen=True)
 class PresenceSettings:
-    """When an object is lost and found; measured by `corrflow-eval presence` and `corrflow-eval davis`.
+    """When an object is lost and found; measured by `corrflow-eval presence`.
 
-    lost_below:    share of its usual likeness below which an object seems gone
-    gone_area:     share of its usual area, in cells, below which it seems gone
-    found_above, found_area: shares of its usual likeness and area that have to be back
-    own_cells:     share of a mask's cells that have to look more like the object than like its surroundings
-    whole_area:    share of its usual area from which a frame shows an object well enough to be searched with
-    seen_within:   last of such frames among which are the two it is searched with, the oldest and the newest
+    lost_below:    share of its usual agreement below which an object is lost
+    growth, shrinkage: times its usual area beyond and below which that share is divided by the excess: a smear grows at
+                   once, and what is left of an object beside something that hides it is small at once
+    found_area:    share of its usual area, in cells, that has to be back
+    found_above:   share of its usual agreement that this has to have
+    recall_radius, recall_dilation: window of the recall
+    seen_within:   last frames among which are the two it is searched with, the oldest and the newest that show it
     since:         last frames that it is searched with besides
     search_radius, search_dilation: window in the frames on which it was seen
     pace:          weight of a new frame in what is usual
-    stray_gap:     cells on either side that have to be free between a stray and the rest
-    stray_area:    share of the largest piece from which a piece is no stray
     """
 
-    lost_below: float = 0.9
-    gone_area: float = 0.02
-    found_above: float = 0.9
+    lost_below: float = 0.72
+    growth: float = 1.25
+    shrinkage: float = 0.8
     found_area: float = 0.3
-    own_cells: float = 0.9
-    whole_area: float = 0.5
+    found_above: float = 0.75
+    recall_radius: int = 12
+    recall_dilation: int = 4
     seen_within: int = 4
     since: int = 1
     search_radius: int = 24
     search_dilation: int = 2
     pace: float = 0.3
-    stray_gap: int = 3
-    stray_area: float = 0.3
 
 
 def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettings | None:
@@ -74,46 +62,24 @@ def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettin
     return PresenceSettings() if backend.any_attributes and tracking.anchors == (0,) else None
 
 
-@dataclass(frozen=True)
-class Appearance:
-    """Features of cells on one frame: `own` of the object [C, n] and `around` it [C, m], of unit length, float32."""
-
-    own: np.ndarray
-    around: np.ndarray
-
-    @classmethod
-    def of(cls, features: np.ndarray, label: np.ndarray) -> Appearance:
-        """features [C, h, w], label [h, w], float32"""
-        own = np.flatnonzero(label > SURE)
-        if len(own) < 20:  # thin things have few cells of their own
-            own = np.flatnonzero(label > 0.5)
-        reach = np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)
-        near = cv2.dilate((label > 0.3).astype(np.uint8), reach).astype(bool)
-        return cls(_cells(features, own), _cells(features, np.flatnonzero(near & (label < 0.05))))
-
-
 @dataclass
 class Presence:
     """What is known about one object.
 
-    usual, area: likeness and cells as usual; 0 before the first
-    share:       of the usual likeness in the last frame, 0..1
-    in_pieces:   given in pieces, so that none of them is a stray
-    given:       how it looks on the frame it was given on
-    seen:        how it looks on the last frames that showed most of it, and those frames with their labels
+    usual, area: agreement and cells as usual
+    share:       of the usual agreement in the last frame, 0..1
     search:      the references it is looked for with, where it is lost or was found only lately
     found_for:   frames since it was found again
+    recall:      those of them on which it was seen, once it was lost; until then the group's recall is its own
     """
 
     usual: float = 0.0
     area: float = 0.0
     share: float = 1.0
     lost: bool = False
-    in_pieces: bool = False
-    given: Appearance | None = None
-    seen: deque[tuple[Appearance, np.ndarray, np.ndarray]] = field(default_factory=deque)
     search: Memory | None = None
     found_for: int = 0
+    recall: Memory | None = None
 
 
 class Watch:
@@ -129,12 +95,8 @@ class Watch:
         settings: PresenceSettings,
         first: Features,
         given: np.ndarray,
-        objects: Sequence[tuple[int, Presence]],
     ) -> None:
-        """first, given: features of the frame the objects were given on, and its labels [N, h, w] float32.
-
-        objects: the channel of each object and what is known about it, which is filled in
-        """
+        """first, given: features of the frame the objects were given on, and its labels [N, h, w] float32."""
         if not backend.any_attributes or tracking.anchors != (0,):
             raise InputError(
                 "expected the fused kernel and settings with the first frame alone as anchor to watch whether objects"
@@ -142,9 +104,12 @@ class Watch:
             )
         self._backend, self._settings = backend, settings
         self._first = first, given
-        # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
+        self._past: deque[tuple[Features, np.ndarray, set[int]]] = deque(maxlen=settings.seen_within)
         plain = replace(tracking, dilate_after=0, radius=(1,), dilation=(1,))
-        self._memory = replace(plain, anchors=(0, 1, 2), ages=last_frames(settings.since))
+        self._three_seen = replace(plain, anchors=(0, 1, 2), ages=())
+        self._and_since = replace(plain, anchors=(0, 1, 2), ages=last_frames(settings.since))
+        self._recall = self._new_memory(replace(plain, ages=()), [self._first])
+        # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
         own = tracking.attributes
         ((radius, dilation),) = own.windows(2)[1:]
         self._searching = replace(
@@ -152,122 +117,88 @@ class Watch:
             radius=(settings.search_radius,) * 3 + (radius,),
             dilation=(settings.search_dilation,) * 3 + (dilation,),
         )
+        self._recalling = replace(own, radius=(settings.recall_radius,), dilation=(settings.recall_dilation,))
         self._memory_is_renewed_after = max(tracking.ages, default=0)
-        for channel, presence in objects:
-            label = given[channel]
-            presence.area = float((label > 0.5).sum())
-            presence.in_pieces = len(self._small_pieces(label)[1]) > 0
-            presence.given = Appearance.of(first, label)
-            presence.seen = deque(maxlen=settings.seen_within)
 
-    def judge(self, features: np.ndarray, labels: np.ndarray, objects: Sequence[tuple[int, Presence]]) -> np.ndarray:
-        """The labels [N, h, w] to be remembered: without strays; others where one seems gone or is searched for.
+    def judge(self, features: Features, labels: np.ndarray, objects: Sequence[tuple[int, Presence]]) -> np.ndarray:
+        """The labels [N, h, w] to be remembered: where an object was just lost or is searched for they are others.
 
         Those of an object that is lost afterwards are not to be shown.
 
         objects: the channel of each object and what is known about it, which is updated
         """
+        shared: np.ndarray | None = None
         judged = labels.copy()
         for channel, presence in objects:
-            judged[channel] = self._judge(features, labels[channel], channel, presence)
-        for channel, presence in objects:
+            if presence.search is not None:
+                found = self._backend.propagate(features, presence.search.searched_with(self._searching))
+                judged[channel] = found[channel]
+            if presence.recall is not None:
+                recalled = self._recalled(features, presence.recall)
+            else:
+                recalled = shared = shared if shared is not None else self._recalled(features, self._recall)
+            if presence.lost:
+                if self._finds(presence, judged[channel], recalled[channel]):
+                    presence.lost, presence.found_for = False, 0
+            elif self._stays(presence, judged[channel], recalled[channel]):
+                presence.found_for += 1
+                if presence.found_for >= self._memory_is_renewed_after:
+                    presence.search = None
+            else:
+                presence.lost = True
+                judged[channel] = 0
+                seen = self._seen(channel)
+                presence.search = self._new_memory(self._and_since, seen)
+                presence.recall = self._new_memory(self._three_seen, seen)
+        for _, presence in objects:
             if presence.search is not None:
                 presence.search.remember(features, judged)
-            if not presence.lost and (judged[channel] > 0.5).sum() >= self._settings.whole_area * presence.area:
-                presence.seen.append((Appearance.of(features, judged[channel]), features, judged))
+        self._past.append((features, judged, {channel for channel, presence in objects if not presence.lost}))
         return judged
 
-    def _judge(self, features: np.ndarray, label: np.ndarray, channel: int, presence: Presence) -> np.ndarray:
-        """One object's label."""
-        if presence.search is not None:
-            label = self._searched(features, channel, presence)
-        elif not presence.in_pieces:
-            label = self._without_strays(features, label, presence)
-        likeness, area = self._likeness(features, label, presence)
-        settings = self._settings
-        if presence.lost:
-            presence.lost = not self._finds(presence, likeness, area)
-            presence.found_for = 0
-        elif likeness < settings.lost_below * presence.usual or area < max(2, settings.gone_area * presence.area):
-            presence.search, presence.found_for = self._new_search(presence), 0
-            label = self._searched(features, channel, presence)
-            likeness, area = self._likeness(features, label, presence)
-            if not self._finds(presence, likeness, area):
-                presence.lost = True
-                return np.zeros_like(label)
-        else:
-            presence.found_for += 1
-            if presence.found_for >= self._memory_is_renewed_after:
-                presence.search = None
-        if not presence.lost:
-            presence.share = min(1.0, likeness / presence.usual) if presence.usual else 1.0
-            presence.usual += (settings.pace if presence.usual else 1.0) * (likeness - presence.usual)
-            # What is half hidden, or still coming out, is as large as before.
-            if presence.search is None and area >= settings.whole_area * presence.area:
-                presence.area += settings.pace * (area - presence.area)
-        return label
+    def _recalled(self, features: Features, memory: Memory) -> np.ndarray:
+        return self._backend.propagate(features, memory.searched_with(self._recalling))
 
-    def _finds(self, presence: Presence, likeness: float, area: int) -> bool:
-        settings = self._settings
-        return likeness >= settings.found_above * presence.usual and area >= max(2, settings.found_area * presence.area)
-
-    def _searched(self, features: np.ndarray, channel: int, presence: Presence) -> np.ndarray:
-        """Its label [h, w] by the references of its own."""
-        assert presence.search is not None
-        label = self._backend.propagate(features, presence.search.searched_with(self._searching))[channel]
-        return label if presence.in_pieces else self._without_strays(features, label, presence)
-
-    def _new_search(self, presence: Presence) -> Memory:
-        """A memory of the frame an object was given on and two of the last that showed most of it."""
-        seen = [(features, labels) for _, features, labels in presence.seen] or [self._first]
+    def _new_memory(self, settings: TrackingSettings, frames: Sequence[tuple[Features, np.ndarray]]) -> Memory:
         labels = self._first[1]
-        memory = self._backend.new_memory(self._memory, len(labels), (labels.shape[1], labels.shape[2]))
-        for frame in (self._first, seen[0], seen[-1]):
+        memory = self._backend.new_memory(settings, len(labels), (labels.shape[1], labels.shape[2]))
+        for frame in frames:
             memory.remember(*frame)
         return memory
 
-    def _likeness(self, features: np.ndarray, label: np.ndarray, presence: Presence) -> tuple[float, int]:
-        """Likeness of the mask that a label [h, w] makes, and its cells."""
-        cells = np.flatnonzero(label > 0.5)
-        if len(cells) < 2:
-            return 0.0, len(cells)
-        assert presence.given is not None
-        known = [presence.given, *(seen[0] for seen in list(presence.seen)[:: max(1, len(presence.seen) - 1)])]
-        mask = _cells(features, cells).T
-        best = np.matmul(mask, np.concatenate([one.own for one in known], 1)).max(1)
-        around = np.concatenate([one.around for one in known], 1)
-        own = float((best > np.matmul(mask, around).max(1)).mean()) if around.shape[1] else 1.0
-        return float(best.mean(dtype=np.float64)) * min(1.0, own / self._settings.own_cells), len(cells)
+    def _seen(self, channel: int) -> list[tuple[Features, np.ndarray]]:
+        """The frame an object was given on, and two of the last on which it was seen, with their labels."""
+        seen = [(features, labels) for features, labels, there in self._past if channel in there] or [self._first]
+        return [self._first, seen[0], seen[-1]]
 
-    def _small_pieces(self, label: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """The pieces of a label's mask by number [h, w], 0 around them, and which lie apart and are small."""
-        gap = self._settings.stray_gap
-        mask = (label > 0.5).astype(np.uint8)
-        joined = cv2.dilate(mask, np.ones((2 * gap + 1, 2 * gap + 1), np.uint8))
-        pieces, piece = cv2.connectedComponents(joined, connectivity=8)
-        if pieces <= 2:  # the background is one
-            return piece, []
-        areas = np.bincount(piece[mask > 0], minlength=pieces)
-        return piece, [one for one in range(1, pieces) if areas[one] < self._settings.stray_area * areas.max()]
+    def _stays(self, presence: Presence, label: np.ndarray, recalled: np.ndarray) -> bool:
+        agreement, area = _agreement(label, recalled)
+        presence.usual, presence.area = presence.usual or agreement, presence.area or area
+        presence.share = min(1.0, agreement / presence.usual) if presence.usual else 0.0
+        settled = presence.search is None
+        if presence.area:
+            change = area / presence.area
+            presence.share *= min(1.0, self._settings.growth / max(change, 1e-9))
+            if settled:  # what was found lately may still be coming out bit by bit
+                presence.share *= min(1.0, change / self._settings.shrinkage)
+        if not area or presence.share < self._settings.lost_below:
+            return False
+        presence.usual += self._settings.pace * (agreement - presence.usual)
+        if settled:
+            presence.area += self._settings.pace * (area - presence.area)
+        return True
 
-    def _without_strays(self, features: np.ndarray, label: np.ndarray, presence: Presence) -> np.ndarray:
-        """A label [h, w] with its strays at 0: small pieces that look no more like the object than if it were gone."""
-        piece, small = self._small_pieces(label)
-        enough = self._settings.found_above * presence.usual
-        strays = [
-            one for one in small if self._likeness(features, np.where(piece == one, label, 0), presence)[0] < enough
-        ]
-        if not strays:
-            return label
-        stray = np.isin(piece, strays)
-        # A faint rim goes with it, unless it is another piece's.
-        rim = cv2.dilate(stray.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-        return np.where(rim & (stray | (piece == 0)), np.float32(0), label)
+    def _finds(self, presence: Presence, label: np.ndarray, recalled: np.ndarray) -> bool:
+        agreement, area = _agreement(label, recalled)
+        share = agreement / presence.usual if presence.usual else 1.0
+        if not area or area < self._settings.found_area * presence.area or share < self._settings.found_above:
+            return False
+        presence.share = min(1.0, share)
+        return True
 
 
-def _cells(features: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Features [C, h, w] of some cells, evenly thinned to so many as are sampled: [C, n], of unit length."""
-    if len(cells) > SAMPLED:
-        cells = cells[np.linspace(0, len(cells) - 1, SAMPLED).astype(int)]
-    chosen = features.reshape(len(features), -1)[:, cells]
-    return chosen / np.maximum(np.sqrt((chosen**2).sum(0)), np.float32(1e-12))
+def _agreement(label: np.ndarray, recalled: np.ndarray) -> tuple[float, int]:
+    """The mean recalled label over an object's cells, and how many these are; labels [h, w]."""
+    own = label > 0.5
+    area = int(own.sum())
+    return (float(recalled[own].mean(dtype=np.float64)) if area else 0.0), area

@@ -120,7 +120,7 @@ class Tracker:
     def soft_step(self, frame: np.ndarray) -> dict[int, np.ndarray]:
         """As `step`, but what it reads its result from: by id, soft labels [n, h, w] float32, 0..1, on cells.
 
-        n is 1 for a mask and the number of points otherwise. A lost object's are 0, whatever is remembered of it.
+        n is 1 for a mask and the number of points otherwise.
         """
         geometry, _ = self._started()
         size = self._check_frame(frame)
@@ -134,11 +134,11 @@ class Tracker:
         for group in self._groups:
             labels = self.backend.propagate(self._features, group.memory)
             if group.watch is not None:
-                labels = group.watch.judge(self._features, labels, _watched(group.members))
+                masks = [one for one in group.members if isinstance(one.given, MaskObject)]
+                watched = [(one.channels.start, one.presence) for one in masks]
+                labels = group.watch.judge(self._features, labels, watched)
             group.memory.remember(self._features, self._remembered(labels, group.members))
-            for member in group.members:
-                own = labels[member.channels]
-                soft[member.given.id] = np.zeros_like(own) if member.presence.lost else own
+            soft |= {member.given.id: labels[member.channels] for member in group.members}
         return soft
 
     def add(self, objects: Sequence[TrackedObject]) -> Tracks:
@@ -229,7 +229,7 @@ class Tracker:
         memory.remember(self._features, self._remembered(labels, members, given=True))
         watch = None
         if self.presence is not None and any(isinstance(given, MaskObject) for given in objects):
-            watch = Watch(self.backend, self.settings, self.presence, self._features, labels, _watched(members))
+            watch = Watch(self.backend, self.settings, self.presence, self._features, labels)
         self._groups.append(_Group(members, memory, watch))
 
     def _remembered(self, labels: np.ndarray, members: list[_Member], given: bool = False) -> np.ndarray:
@@ -272,11 +272,6 @@ class Tracker:
         ]
         mask = indexed_mask([given.id for given in masks], maps) if maps else np.zeros(geometry.frame, np.uint8)
         return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
-
-
-def _watched(members: Sequence[_Member]) -> list[tuple[int, Presence]]:
-    """The channel of each mask object and what is known about it."""
-    return [(one.channels.start, one.presence) for one in members if isinstance(one.given, MaskObject)]
 
 
 def with_settings(settings: TrackingSettings, rows: int | None = None, recent: int | None = None) -> TrackingSettings:

@@ -13,9 +13,9 @@ from corrflow.evaluate.datasets import open_davis
 from corrflow.evaluate.presence import Occlusion, occluded_frames, run_presence
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import TrackingSettings, load_artifact
+from corrflow.runtime.artifact import load_artifact
 from corrflow.runtime.backend import Backend, open_backend
-from corrflow.runtime.presence import Presence, PresenceSettings, Watch, presence_for
+from corrflow.runtime.presence import PresenceSettings, presence_for
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
 
@@ -85,133 +85,6 @@ def test_an_object_that_has_changed_is_found_by_the_frames_it_was_last_seen_on(b
     found = [tracks.mask == 1 for tracks in results[19:]]
     overlaps = [(own & true).sum() / (own | true).sum() for own, true in zip(found, masks[19:], strict=True)]
     assert np.mean(overlaps) > 0.6  # 0.65; 0.56 where the frame it was given on is all that is searched
-
-
-def watch_of(labels: np.ndarray, features: np.ndarray, backend) -> tuple[Watch, Presence]:
-    """A watch over one object that is given by labels [1, h, w] on features [C, h, w]."""
-    presence = Presence()
-    watch = Watch(backend, TRACKING, PresenceSettings(), features, labels, [(0, presence)])
-    return watch, presence
-
-
-TRACKING = TrackingSettings(rows=0, ages=(1,), radius=(2,), top_k=1, temperature=0.1)
-
-
-class Sought:
-    """A back end that finds nothing: what is watched is what it is given."""
-
-    any_attributes = True
-
-    def __init__(self, found: np.ndarray) -> None:
-        self.found = found
-
-    def new_memory(self, settings, labels, cells):
-        return self
-
-    def remember(self, features, labels) -> None: ...
-
-    def searched_with(self, attributes):
-        return self
-
-    def propagate(self, query, memory) -> np.ndarray:
-        return self.found
-
-
-def two_kinds(mask: np.ndarray) -> np.ndarray:
-    """Features [2, h, w] that tell the cells of a mask [h, w] from the others."""
-    return np.stack([mask, ~mask]).astype(np.float32)
-
-
-def block(top: int, left: int, height: int, width: int, high: float = 1.0) -> np.ndarray:
-    """A label [1, 30, 40] that is high on a block of cells."""
-    label = np.zeros((1, 30, 40), np.float32)
-    label[0, top : top + height, left : left + width] = high
-    return label
-
-
-@pytest.mark.parametrize(
-    ("piece", "kept"),
-    [
-        (block(10, 25, 3, 3), False),
-        (block(10, 16, 3, 3), True),  # 6 cells of room, 3 on either side
-        (block(10, 17, 3, 3), False),
-        (block(8, 25, 5, 4), True),  # 20 cells of 60, so perhaps the object's other half
-        (block(10, 25, 3, 3, 0.45), True),  # nobody sees it
-    ],
-)
-def test_small_pieces_that_lie_apart_are_strays(piece: np.ndarray, kept: bool) -> None:
-    whole = block(8, 0, 6, 10)
-    features = two_kinds(whole[0] > 0.5)
-    watch, presence = watch_of(whole, features, Sought(whole))
-    watch.judge(features, whole, [(0, presence)])
-    if kept:  # a stray looks like the background; what is kept by its size or place may look like the object
-        features = two_kinds((whole[0] > 0.5) | (piece[0] > 0.4))
-    judged = watch.judge(features, np.maximum(whole, piece), [(0, presence)])
-    np.testing.assert_array_equal(judged, np.maximum(whole, piece) if kept else whole)
-    assert not presence.lost
-
-
-def test_what_comes_out_behind_a_post_is_no_stray() -> None:
-    whole, out = block(8, 0, 6, 10), block(8, 25, 6, 2)
-    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), Sought(whole))
-    watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
-    both = np.maximum(whole, out)
-    np.testing.assert_array_equal(watch.judge(two_kinds(both[0] > 0.5), both, [(0, presence)]), both)
-
-
-def test_the_faint_rim_of_a_stray_goes_with_it_and_the_rest_stays() -> None:
-    whole, rim, stray = block(8, 0, 6, 10), block(19, 29, 5, 5, 0.4), block(20, 30, 3, 3)
-    features = two_kinds(whole[0] > 0.5)
-    watch, presence = watch_of(whole, features, Sought(whole))
-    watch.judge(features, whole, [(0, presence)])
-    judged = watch.judge(features, np.maximum(np.maximum(whole, rim), stray), [(0, presence)])
-    assert judged[0, 19:23, 29:33].max() == 0  # one cell around
-    np.testing.assert_array_equal(judged[0, :18], whole[0, :18])
-
-
-def test_an_object_given_in_pieces_keeps_them() -> None:
-    both = np.maximum(block(8, 0, 6, 10), block(10, 25, 3, 3))
-    features = two_kinds(both[0] > 0.5)
-    watch, presence = watch_of(both, features, Sought(np.zeros_like(both)))
-    np.testing.assert_array_equal(watch.judge(features, both, [(0, presence)]), both)
-
-
-@pytest.mark.parametrize("found", [True, False])
-def test_a_mask_on_something_else_is_what_a_search_finds_or_lost(found: bool) -> None:
-    whole, elsewhere, back = block(8, 0, 6, 10), block(8, 20, 6, 10), block(20, 0, 6, 10)
-    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), Sought(back if found else elsewhere))
-    assert np.array_equal(watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)]), whole)
-    judged = watch.judge(two_kinds(back[0] > 0.5), elsewhere, [(0, presence)])
-    assert presence.lost is not found
-    np.testing.assert_array_equal(judged, back if found else np.zeros_like(whole))
-
-
-def test_what_looks_more_like_the_surroundings_is_not_the_object() -> None:
-    """23 degrees from the object, whose best product is still 0.92 of the usual, but 22 from what lay around it."""
-    whole, elsewhere = block(8, 0, 6, 10), block(8, 20, 6, 10)
-    angle = np.where(whole[0] > 0.5, 0, 45)
-    watch, presence = watch_of(whole, turned(angle), Sought(elsewhere))
-    watch.judge(turned(angle), whole, [(0, presence)])
-    watch.judge(turned(np.where(elsewhere[0] > 0.5, 23, 90)), elsewhere, [(0, presence)])
-    assert presence.lost
-
-
-def turned(degrees: np.ndarray) -> np.ndarray:
-    """Features [2, h, w] of unit length at these angles [h, w]."""
-    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]).astype(np.float32)
-
-
-def test_what_is_half_hidden_stays_as_large_as_it_was_and_is_not_searched_with() -> None:
-    whole = block(8, 0, 6, 10)
-    features = two_kinds(whole[0] > 0.5)
-    watch, presence = watch_of(whole, features, Sought(whole))
-    for width in (10, 8, 4, 2, 1):
-        left = block(8, 0, 6, width)
-        watch.judge(two_kinds(left[0] > 0.5), left, [(0, presence)])
-        assert not presence.lost
-    assert presence.area > 50 and len(presence.seen) == 2
-    watch.judge(features, np.zeros_like(whole), [(0, presence)])
-    assert not presence.lost and presence.search is not None  # all of it is back, and found at once
 
 
 def test_what_is_never_hidden_is_never_lost(backend: Backend, moving_square) -> None:

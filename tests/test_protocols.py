@@ -22,10 +22,8 @@ HEIGHT, WIDTH, FRAMES = 44, 60, 58  # 11x15 cells; past the 50 frames of hvc and
 OWN = TrackingSettings(rows=0, radius=(3,), top_k=7, temperature=0.08, ages=(1, 2, 4), dilation=(2,))
 
 # What evaluation.md's table says, written down again: frames, radius in pixels, kept, temperature, hard labels.
-OWN_SEARCH = (lambda t: {0, t - 1, t - 2, t - 4}, 3 * 2 * 4, 7, 0.08, False)
 TABLE = {
-    "default": OWN_SEARCH,
-    "plain": OWN_SEARCH,
+    "default": (lambda t: {0, t - 1, t - 2, t - 4}, 3 * 2 * 4, 7, 0.08, False),
     "paper": (lambda t: {t - 1}, 6 * 4, 0, 0.08, True),
     "mast": (lambda t: {0, 5, t - 5, t - 3, t - 1}, 6 * 4, 0, 0.08, False),
     "crw": (lambda t: {0, *range(t - 20, t)}, 12 * 8, 10, 0.05, False),
@@ -70,7 +68,7 @@ def brute_force(features: list[np.ndarray], first: np.ndarray, name: str, orders
         assert references == set(orders[t])
         scores, sources = [], []
         for reference in orders[t]:  # the order settles exact ties alone
-            step = {"default": 2, "plain": 2}.get(name, 1)
+            step = {"default": 2}.get(name, 1)
             if name == "mast" and t - reference > 15:
                 step = min(4, 1 + (t - reference) // 15)
                 reach = step * pixels // 4

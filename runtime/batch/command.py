@@ -30,7 +30,6 @@ from corrflow.runtime.batch.manifest import Entry, Manifest
 from corrflow.runtime.batch.on_ray import run_on_ray
 from corrflow.runtime.batch.workers import run_workers
 from corrflow.runtime.command import Model
-from corrflow.runtime.presence import presence_for
 from corrflow.runtime.tracker import Tracker, with_settings
 
 # Each holds its engines and its memory there: one tracks while the other reads and writes files.
@@ -155,7 +154,7 @@ def _checked(model: Model) -> tuple[str, int]:
     settings = with_settings(artifact.settings, model.rows, model.recent)
     backend = open_backend(model.backend, artifact, 1)
     try:
-        Tracker(backend, settings, presence_for(backend, settings))
+        Tracker(backend, settings)
         return f"{artifact.sha256} {settings} {backend.name}", WORKERS_ON_A_GPU if backend.device_frames else 0
     finally:
         backend.close()

@@ -117,7 +117,7 @@ def run_camera(
     if not outputs.any:
         outputs = replace(outputs, save=Path(f"{name}_tracked.mkv"))
     outputs.check()
-    with _stopped_by_signals() as stop, model.tracker(said=True) as tracker:
+    with _stopped_by_signals() as stop, model.tracker(watched=True) as tracker:
 
         def keep(began: Reference) -> None:
             if outputs.reference is not None:
