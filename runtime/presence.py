@@ -34,7 +34,7 @@ from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
 
-SURE, NEAR, SAMPLED = 0.8, 20, 512
+SURE, NEAR, SAMPLED = 0.8, 20, 256
 """Labels from which a cell is surely the object's; cells around it that count as its surroundings; cells that stand for
 an object or for its surroundings on one frame."""
 
