@@ -89,12 +89,17 @@ def track(backend, sequence: MaskSequence) -> list[np.ndarray]:
     return masks + [tracker.step(frame.image).mask for frame in frames]
 
 
+@pytest.fixture(scope="module")
+def through_torch(dance: MaskSequence) -> list[np.ndarray]:
+    return track(TorchBackend(load_artifact(bundled_artifact_path())), dance)
+
+
 @pytest.mark.parametrize("fused", [True, False], ids=["fused kernel", "ONNX function"])
-def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(dance: MaskSequence, fused: bool) -> None:
-    artifact = load_artifact(bundled_artifact_path())
-    comparing = ComparingBackend(artifact, fused)
+def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(
+    dance: MaskSequence, through_torch: list[np.ndarray], fused: bool
+) -> None:
+    comparing = ComparingBackend(load_artifact(bundled_artifact_path()), fused)
     through_onnx = track(comparing, dance)
-    through_torch = track(TorchBackend(artifact), dance)
     assert comparing.features_apart < 1e-4
     # Two scores that rounding swaps at the top_k boundary exchange candidates of nearly the same small weight.
     assert comparing.labels_apart < 1e-4
