@@ -17,13 +17,14 @@ app = typer.Typer(
 )
 
 # Options that several commands have.
+DavisRoot = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")]
 Artifacts = Annotated[
     list[str] | None,
     typer.Option(help="Artifact, bundled, or untrained:PRESET; repeat to compare. (default: bundled)"),
 ]
 Protocols = Annotated[
     list[str] | None,
-    typer.Option(help="default, paper, mast, crw, vfs or hvc; repeat to compare. (default: default)"),
+    typer.Option(help="default, plain, paper, mast, crw, vfs or hvc; repeat to compare. (default: default)"),
 ]
 Baselines = Annotated[list[str] | None, typer.Option(help="identity, lab or flow; repeat for several.")]
 Encoders = Annotated[list[Path] | None, typer.Option(help="Encoder as ONNX: picture -> feature map; repeatable.")]
@@ -35,6 +36,8 @@ Rows = Annotated[
     int | None, typer.Option(min=0, help="Short side that frames are shrunk to; 0 keeps it. (default: the artifact's)")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes; from 2 on one thread each.")]
+OneArtifact = Annotated[str, typer.Option(help="Artifact to track with.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
 Watched = Annotated[bool, typer.Option("--watch/--no-watch", help="Drop strays and notice that objects are lost.")]
 Sequences = Annotated[list[str] | None, typer.Option(help="This sequence only; repeat for several.")]
 Year = Annotated[str | None, typer.Option(help="Folder of the list, where several have the split.")]
@@ -72,7 +75,7 @@ def corrflow_eval() -> None: ...
 
 @app.command()
 def davis(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")],
+    root: DavisRoot,
     split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "val",
     artifact: Artifacts = None,
     protocol: Protocols = None,
@@ -268,7 +271,7 @@ def tapvid(
 
 @app.command()
 def search(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")],
+    root: DavisRoot,
     split: Annotated[
         str, typer.Option(help="List of sequences; never the one that results are reported on.")
     ] = "train",
@@ -313,14 +316,14 @@ def search(
 
 @app.command()
 def presence(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")],
+    root: DavisRoot,
     split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "train",
-    artifact: Annotated[str, typer.Option(help="Artifact to track with.")] = "bundled",
+    artifact: OneArtifact = "bundled",
     rows: Rows = None,
     begin: Annotated[int, typer.Option(help="Frame from which the object is hidden.")] = 8,
     hidden: Annotated[int, typer.Option(help="Frames that it is hidden for.")] = 8,
     watch: Watched = True,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")] = 0,
+    threads: Threads = 0,
     sequence: Sequences = None,
     year: Year = None,
     resolution: Resolution = "480p",
@@ -343,14 +346,14 @@ def presence(
 
 @app.command()
 def post(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")],
+    root: DavisRoot,
     split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "train",
-    artifact: Annotated[str, typer.Option(help="Artifact to track with.")] = "bundled",
+    artifact: OneArtifact = "bundled",
     rows: Rows = None,
     width: Annotated[float, typer.Option(help="Width of the post, as a share of the root of the object's area.")] = 0.4,
     frames: Annotated[int, typer.Option(help="Frames in which it crosses the object.")] = 48,
     watch: Watched = True,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")] = 0,
+    threads: Threads = 0,
     sequence: Sequences = None,
     year: Year = None,
     resolution: Resolution = "480p",

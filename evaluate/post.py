@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,11 +17,9 @@ from rich.console import Console
 
 from corrflow.evaluate.datasets import MaskSequence
 from corrflow.evaluate.metrics import region_similarity
+from corrflow.evaluate.presence import inside, opened_tracker
 from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.presence import PresenceSettings
-from corrflow.runtime.tracker import Tracker, with_settings
+from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
 
 _BEGIN = 4  # frames before the post sets out
@@ -44,16 +41,15 @@ def frames_past_a_post(
     count = min(post.frames, len(sequence))
     width = 0
     for index in range(count):
-        image, annotation = sequence.image(index).copy(), sequence.annotation(index)
-        true = (annotation > 0) & (annotation < 255)
+        image, true = sequence.image(index).copy(), inside(sequence, index)
         width = width or max(_NARROWEST, int(post.width * np.sqrt(true.sum())))
         columns = np.flatnonzero(true.any(0))
-        other = cv2.resize(texture, true.shape[::-1], interpolation=cv2.INTER_AREA)
         if index >= _BEGIN and len(columns):
             # From -1 to 1: from just before the object's box to just behind it.
             way = (index - _BEGIN) / (count - _BEGIN) * 2 - 1
             centre = (columns[0] + columns[-1]) / 2 + way * ((columns[-1] - columns[0]) / 2 + width) * 1.2
             left, right = np.clip([int(centre - width / 2), int(centre - width / 2) + width], 0, true.shape[1])
+            other = cv2.resize(texture, true.shape[::-1], interpolation=cv2.INTER_AREA)
             image[:, left:right], true[:, left:right] = other[:, left:right], False
         yield image, true
 
@@ -81,18 +77,13 @@ def run_posts(
             f" {post.frames}"
         )
     console = Console()
-    loaded = load_artifact(artifact_path(Path(artifact)))
-    backend = open_backend("auto", loaded, threads)
     scores: list[float] = []
-    try:
-        tracker = Tracker(backend, with_settings(loaded.settings, rows), PresenceSettings() if watched else None)
+    with opened_tracker(artifact, rows, watched, threads) as tracker:
         for index, sequence in enumerate(sequences):
             texture = sequences[(index + 1) % len(sequences)].image(0)
             begin = time.monotonic()
             scores.append(score_past_a_post(tracker, sequence, texture, post))
             seconds = time.monotonic() - begin
             console.print(f"{sequence.name:20} J {100 * scores[-1]:5.1f} {seconds:6.1f} s", highlight=False)
-    finally:
-        backend.close()
     console.print(f"mean J past a post: {100 * np.mean(scores):.1f}", highlight=False)
     return scores

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from corrflow.evaluate.datasets import MaskSequence
+from corrflow.evaluate.datasets import VOID, MaskSequence
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
@@ -29,6 +30,23 @@ FOUND_WITHIN, FOUND_OVERLAP = 10, 0.5
 """Frames after the object reappears within which its mask has to overlap the truth by this (J) to be found again."""
 
 _MARGIN = 12  # pixels that the plank reaches beyond the object's box
+
+
+@contextmanager
+def opened_tracker(artifact: str, rows: int | None, watched: bool, threads: int) -> Iterator[Tracker]:
+    """A tracker with an artifact, by path or name, on the best back end; it refuses to start where it cannot watch."""
+    loaded = load_artifact(artifact_path(Path(artifact)))
+    backend = open_backend("auto", loaded, threads)
+    try:
+        yield Tracker(backend, with_settings(loaded.settings, rows), PresenceSettings() if watched else None)
+    finally:
+        backend.close()
+
+
+def inside(sequence: MaskSequence, index: int) -> np.ndarray:
+    """Where any object is on that frame: [H, W] bool."""
+    annotation = sequence.annotation(index)
+    return (annotation > 0) & (annotation < VOID)
 
 
 @dataclass(frozen=True)
@@ -66,8 +84,7 @@ def occluded_frames(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pictures [H, W, 3] uint8, BGR, with the plank on them, and the true masks [H, W] bool of all objects."""
     for index in range(min(occlusion.frames, len(sequence))):
-        image, mask = sequence.image(index).copy(), sequence.annotation(index)
-        true = (mask > 0) & (mask < 255)
+        image, true = sequence.image(index).copy(), inside(sequence, index)
         if occlusion.begin <= index < occlusion.begin + occlusion.hidden and true.any():
             height, width = true.shape
             texture = cv2.resize(plank, (width, height), interpolation=cv2.INTER_AREA)
@@ -117,18 +134,13 @@ def run_presence(
     if min(occlusion.begin, occlusion.hidden) < 1:
         raise InputError("expected at least one frame before the plank and one under it, got fewer; give more")
     console = Console()
-    loaded = load_artifact(artifact_path(Path(artifact)))
-    backend = open_backend("auto", loaded, threads)
     scores: list[PresenceScore] = []
-    try:
-        tracker = Tracker(backend, with_settings(loaded.settings, rows), PresenceSettings() if watched else None)
+    with opened_tracker(artifact, rows, watched, threads) as tracker:
         for index, sequence in enumerate(sequences):
             plank = sequences[(index + 1) % len(sequences)].image(0)[:, ::-1]
             begin = time.monotonic()
             scores.append(score_occlusion(tracker, sequence, plank, occlusion))
             _say(console, scores[-1], occlusion, time.monotonic() - begin)
-    finally:
-        backend.close()
     found = sum(score.found_after is not None for score in scores)
     false = sum(score.false_frames for score in scores)
     hidden, seen = occlusion.hidden * len(scores), (occlusion.begin - 1) * len(scores)
