@@ -3,5 +3,4 @@
 #define KERNEL_TEXT "avx2"
 #define LANES 8
 #define REGISTERS 16
-#define QUERY_ROWS 2
 #include "kernel_body.h"

@@ -3,5 +3,4 @@
 #define KERNEL_TEXT "avx512-vnni"
 #define LANES 16
 #define REGISTERS 32
-#define QUERY_ROWS 4
 #include "kernel_body.h"

@@ -5,10 +5,11 @@
 // it mostly lies across two cache lines, and loading it costs more than the sum. A panel
 // of a few registers' width goes down the frame with the key rows that its window covers in a small ring: read in place
 // the channels would lie on a page each, and the loop would wait for the cache. The scores of one key row at a time are
-// held (never the window) and folded into a running softmax, or into sorted lists of the top_k best.
+// held (never the window) and folded into a running softmax, or into sorted lists of the top_k best. Key rows come from the
+// middle of the window outwards: what is best is mostly near, and keeps the rest out of the lists.
 //
 // Only the compiler's fixed-width vectors are used, so one source serves every instruction set; the files that include
-// it set KERNEL_NAME, KERNEL_TEXT, LANES, REGISTERS and QUERY_ROWS.
+// it set KERNEL_NAME, KERNEL_TEXT, LANES and REGISTERS.
 // Everything here has internal linkage and nothing of the C++ library is used: code compiled for a newer processor
 // must not be the copy that the linker keeps for all.
 #include "kernel.h"
@@ -26,12 +27,16 @@ using corrflow::Job;
 using corrflow::Reference;
 
 constexpr int L = LANES;
-constexpr int STRIPS = 32 / LANES;  // registers side by side in a panel
+constexpr int STRIPS = 64 / LANES;  // registers side by side in a panel
 constexpr int P = STRIPS * L;
-constexpr int ROWS = QUERY_ROWS;
+constexpr int ROWS = 4;  // query rows that go through together
 
-// How many offsets go through at once with so many query rows: their sums, the queries and a key are in registers.
-constexpr int most_offsets(int rows) { return (REGISTERS - 1 - rows) / rows; }
+// How many others go through at once with so many rows: their sums, the fewer of the two, and one more are in registers.
+constexpr int most_beside(int rows) {
+    int most = 1;
+    while (rows * (most + 1) + (rows < most + 1 ? rows : most + 1) + 1 <= REGISTERS) ++most;
+    return most;
+}
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef std::int32_t Integers __attribute__((vector_size(4 * LANES)));
@@ -179,6 +184,31 @@ struct Fours {
     static Floats sum(Words sums) { return __builtin_convertvector(sums, Floats); }
 };
 
+// sums[r][o] = add(sums[r][o], row(r), other(o)): the fewer are loaded once and stay in registers, the others come one at a time.
+template <int R, int OTHERS, typename Vector, typename Row, typename Other, typename Add>
+inline void add_products(Vector (&sums)[R][OTHERS], Row row, Other other, Add add) {
+    Vector held[R < OTHERS ? R : OTHERS];
+    if constexpr (R < OTHERS) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) held[r] = row(r);
+#pragma GCC unroll 32
+        for (int o = 0; o < OTHERS; ++o) {
+            const Vector one = other(o);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) sums[r][o] = add(sums[r][o], held[r], one);
+        }
+    } else {
+#pragma GCC unroll 32
+        for (int o = 0; o < OTHERS; ++o) held[o] = other(o);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const Vector one = row(r);
+#pragma GCC unroll 32
+            for (int o = 0; o < OTHERS; ++o) sums[r][o] = add(sums[r][o], one, held[o]);
+        }
+    }
+}
+
 // Scores of R query rows at OFFSETS neighbouring offsets: query [depth][ROWS][L], keys [depth][stride] from the first
 // offset, starts [ROWS][L] what the sums begin with, scores [R][score_stride].
 template <typename A, int R, int OFFSETS>
@@ -191,15 +221,8 @@ inline void score_block(const typename A::Word* query, const typename A::Word* k
 #pragma GCC unroll 32
         for (int o = 0; o < OFFSETS; ++o) sums[r][o] = load(starts + r * L);
     for (int c = 0; c < depth; ++c) {
-        Words own[R];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) own[r] = load(query + r * L);
-#pragma GCC unroll 32
-        for (int o = 0; o < OFFSETS; ++o) {
-            const Words key = load(keys + o * step);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) sums[r][o] = A::add(sums[r][o], own[r], key);
-        }
+        add_products(
+            sums, [&](int r) { return load(query + r * L); }, [&](int o) { return load(keys + o * step); }, &A::add);
         query += ROWS * L;
         keys += stride;
     }
@@ -401,21 +424,24 @@ struct Panel {
             const int top = u > along ? u - along : 0;
             const int bottom = u + group - 1 + along < count - 1 ? u + group - 1 + along : count - 1;
             if (fetched < top) fetched = top;
-            for (int v = top; v <= bottom; ++v) {
-                const int y = v * step + remainder;
-                char* slot = ring + 4 * (std::size_t)(v % slots) * (job.depth + job.N) * width;
-                if (v == fetched) {
-                    fetch<A, Key>(y, slot);
-                    ++fetched;
+            for (; fetched <= bottom; ++fetched) fetch<A, Key>(fetched * step + remainder, slot_of(fetched));
+            // Strip by strip, so that its queries stay in the first cache.
+            for (int strip = 0; strip < STRIPS; ++strip) {
+                if (!live[strip]) continue;
+                const int middle = u + group / 2;
+                for (int i = 0; i < 2 * (along + group); ++i) {
+                    const int v = i % 2 ? middle - (i + 1) / 2 : middle + i / 2;
+                    if (v < top || v > bottom) continue;
+                    // Most key rows are seen by all query rows; the first and last few by some of them.
+                    const int from = v - along - u > 0 ? v - along - u : 0;
+                    const int to = v + along - u < group - 1 ? v + along - u : group - 1;
+                    fold_rows<A, ROWS>(to - from + 1, strip, v * step + remainder, slot_of(v), own, from);
                 }
-                // Most key rows are seen by all query rows; the first and last few by some of them.
-                const int from = v - along - u > 0 ? v - along - u : 0;
-                const int to = v + along - u < group - 1 ? v + along - u : group - 1;
-                for (int strip = 0; strip < STRIPS; ++strip)
-                    if (live[strip]) fold_rows<A, ROWS>(to - from + 1, strip, y, slot, own, from);
             }
         }
     }
+
+    char* slot_of(int v) { return ring + 4 * (std::size_t)(v % slots) * (job.depth + job.N) * width; }
 
     // fold with a number of query rows known only now.
     template <typename A, int R>
@@ -433,20 +459,27 @@ struct Panel {
         Word* to = static_cast<Word*>(query) + (std::size_t)strip * job.depth * ROWS * L;
         Word* start = static_cast<Word*>(starts) + strip * ROWS * L;
         for (int i = 0; i < ROWS * L; ++i) start[i] = 0;
-        for (int c = 0; c < job.depth; ++c)
-            for (int r = 0; r < ROWS; ++r, to += L) {
-                const Word* from =
-                    static_cast<const Word*>(job.query) + ((std::size_t)c * job.H + first_row + own[r]) * job.W + first;
+        const int depth = job.depth;  // like the pointers, known not to change with what is written
+        const std::size_t plane = (std::size_t)job.H * job.W;
+        const Word* rows[ROWS];
+        for (int r = 0; r < ROWS; ++r)
+            rows[r] = static_cast<const Word*>(job.query) + (std::size_t)(first_row + own[r]) * job.W + first;
+        for (int c = 0; c < depth; ++c, to += ROWS * L) {
+#pragma GCC unroll 4
+            for (int r = 0; r < ROWS; ++r) {
+                const Word* from = rows[r] + c * plane;
                 if (lanes == L)
-                    store(to, load(from));
+                    store(to + r * L, load(from));
                 else
-                    for (int lane = 0; lane < L; ++lane) to[lane] = lane < lanes ? from[lane] : 0;
-                if constexpr (std::is_same_v<A, Fours>) {
-                    // Here they are signed, and what the keys are too high by is taken off the sums beforehand.
-                    for (int lane = 0; lane < L; ++lane) to[lane] ^= (Word)0x80808080u;
-                    store(start + r * L, Fours::add(load(start + r * L), load(to), Integers{} + (Word)0x80808080u));
-                }
+                    for (int lane = 0; lane < L; ++lane) to[r * L + lane] = lane < lanes ? from[lane] : 0;
             }
+            if constexpr (std::is_same_v<A, Fours>)
+                // Here they are signed, and what the keys are too high by is taken off the sums beforehand.
+                for (int r = 0; r < ROWS; ++r) {
+                    for (int lane = 0; lane < L; ++lane) to[r * L + lane] ^= (Word)0x80808080u;
+                    store(start + r * L, Fours::add(load(start + r * L), load(to + r * L), Integers{} + (Word)0x80808080u));
+                }
+        }
         if constexpr (std::is_same_v<A, Fours>)
             for (int i = 0; i < ROWS * L; ++i) start[i] = -start[i];
     }
@@ -461,17 +494,19 @@ struct Panel {
         const std::ptrdiff_t from = (std::ptrdiff_t)y * job.W + start + left;
         const Key* keys = static_cast<const Key*>(reference->keys) + from;
         typename A::Word* to = reinterpret_cast<typename A::Word*>(slot);
-        for (int c = 0; c < job.depth; ++c, to += width) fetch_channel(keys + c * plane, to, left, right);
+        const int depth = job.depth, to_next = width;  // known not to change with what is written
+        for (int c = 0; c < depth; ++c, to += to_next) fetch_channel(keys + c * plane, to, left, right, to_next);
         // With top_k the values that are wanted are read where they are.
         const float* values = reference->values + from;
         float* after = values_in(slot);
-        for (int n = 0; n < job.N && !job.top_k; ++n, after += width) fetch_channel(values + n * plane, after, left, right);
+        for (int n = 0; n < job.N && !job.top_k; ++n, after += width)
+            fetch_channel(values + n * plane, after, left, right, width);
     }
 
     float* values_in(char* slot) const { return reinterpret_cast<float*>(slot + 4 * (std::size_t)job.depth * width); }
 
     template <typename Key, typename Word>
-    void fetch_channel(const Key* from, Word* to, int left, int right) const {
+    static void fetch_channel(const Key* from, Word* to, int left, int right, int width) {
         int x = 0;
         for (; x < left; ++x) to[x] = 0;
         for (; x + L <= right; x += L) store(to + x, load(from + (x - left)));
@@ -483,7 +518,7 @@ struct Panel {
     template <typename A, int R>
     void fold(int strip, int y, char* slot, const int* own, int first) {
         typedef typename A::Word Word;
-        constexpr int MOST = most_offsets(R);
+        constexpr int MOST = most_beside(R);
         const int blocks = (offsets + MOST - 1) / MOST;
         const Word* queries = static_cast<Word*>(query) + (std::size_t)strip * job.depth * ROWS * L + first * L;
         const Word* start = static_cast<Word*>(starts) + (strip * ROWS + first) * L;
@@ -574,34 +609,29 @@ struct Panel {
             }
             store(row.total + strip * L, total);
         }
+        constexpr int MOST = most_beside(R) < 4 ? most_beside(R) : 4;
         int n = 0;
-        for (; n + 4 <= job.N; n += 4) copy<R, 4>(strip, values + (std::size_t)n * width, n, own);
+        for (; n + MOST <= job.N; n += MOST) copy<R, MOST>(strip, values + (std::size_t)n * width, n, own);
+        for (; n + 2 <= job.N; n += 2) copy<R, 2>(strip, values + (std::size_t)n * width, n, own);
         for (; n < job.N; ++n) copy<R, 1>(strip, values + (std::size_t)n * width, n, own);
     }
 
     // Add the weighted values of CLASSES label channels from n on.
     template <int R, int CLASSES>
     void copy(int strip, const float* values, int n, const int* own) {
-        Floats sums[CLASSES][R];
+        Floats sums[R][CLASSES];
 #pragma GCC unroll 8
-        for (int i = 0; i < CLASSES; ++i)
+        for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) sums[i][r] = load(sums_of(own[r], n + i, strip));
-        for (int o = 0; o < offsets; ++o) {
-            Floats weight[R];
+            for (int i = 0; i < CLASSES; ++i) sums[r][i] = load(sums_of(own[r], n + i, strip));
+        for (int o = 0; o < offsets; ++o)
+            add_products(
+                sums, [&](int r) { return load(scores + ((std::size_t)r * offsets + o) * L); },
+                [&](int i) { return load(values + (std::size_t)i * width + o * step); }, &Singles::add);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) weight[r] = load(scores + ((std::size_t)r * offsets + o) * L);
+        for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int i = 0; i < CLASSES; ++i) {
-                const Floats value = load(values + (std::size_t)i * width + o * step);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) sums[i][r] += weight[r] * value;
-            }
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < CLASSES; ++i)
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) store(sums_of(own[r], n + i, strip), sums[i][r]);
+            for (int i = 0; i < CLASSES; ++i) store(sums_of(own[r], n + i, strip), sums[r][i]);
     }
 
     void end(int r) {

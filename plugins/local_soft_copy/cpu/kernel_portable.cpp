@@ -7,5 +7,4 @@
 #else
 #define REGISTERS 16
 #endif
-#define QUERY_ROWS 2
 #include "kernel_body.h"

@@ -29,7 +29,7 @@ using corrflow::Storage;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using WordArray = py::array_t<std::int32_t, py::array::c_style>;
 
-constexpr int ROWS_PER_TASK = 64;
+constexpr int MOST_ROWS = 64, LEAST_ROWS = 16;  // of a task; the fewer, the more key rows are fetched for several tasks
 
 std::vector<const Kernel*> kernels_here() {
     std::vector<const Kernel*> kernels;
@@ -183,9 +183,12 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
     job.top_k = static_cast<int>(std::min<std::int64_t>(top_k, window));
     job.copied = copied.mutable_data();
     const Kernel& kernel = kernel_named(kernel_name);
-    const int panels = (job.W + kernel.columns - 1) / kernel.columns;
-    const int parts = (job.H + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
-    const int rows_per_part = (job.H + parts - 1) / parts;
+    const auto divided = [](int a, int b) { return (a + b - 1) / b; };
+    const int panels = divided(job.W, kernel.columns);
+    // Two tasks for each thread at least, as long as they are worth a thread's while.
+    const int parts = std::max(divided(job.H, MOST_ROWS),
+                               std::min(divided(2 * threads, panels), divided(job.H, LEAST_ROWS)));
+    const int rows_per_part = divided(job.H, parts);
     {
         py::gil_scoped_release release;
         const std::size_t bytes = kernel.scratch(job, rows_per_part);
