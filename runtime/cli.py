@@ -50,7 +50,7 @@ def track(
     masks: Annotated[Path | None, typer.Option(help="Folder for one palette PNG a frame, as DAVIS has them.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Keypoints of every frame as CSV.")] = None,
     jsonl: Annotated[Path | None, typer.Option(help="Everything as JSON, one line a frame; live, masks too.")] = None,
-    artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
+    artifact: Annotated[Path | None, typer.Option(help="Model: a folder or zip, or bundled:NAME. [bundled]")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
     watch: Annotated[

@@ -241,13 +241,14 @@ def _onnxruntime_cuda(load: Load) -> Outcome:
 
 
 def _engines(load: Load) -> Outcome:
-    from corrflow.runtime.artifact import bundled_artifact_path
+    from corrflow.runtime.artifact import BUNDLED
     from corrflow.runtime.engines import FOLDER, SIDECAR
     from corrflow.runtime.tensorrt_backend import open_tensorrt
 
     artifact = load()
     if artifact.folder is None or not (artifact.folder / FOLDER / SIDECAR).is_file():
-        where = "bundled" if artifact.folder == bundled_artifact_path() else artifact.folder or "of its folder"
+        own = artifact.folder is not None and artifact.folder.parent == BUNDLED
+        where = f"bundled:{artifact.folder.name}" if own else artifact.folder or "of its folder"
         remedy = f"on the machine with the GPU: corrflow-export engine {where} --frames VIDEO"
         return "absent", f"no engines beside the model {artifact.name}", remedy
     backend = open_tensorrt(artifact)

@@ -20,7 +20,9 @@ from corrflow.runtime.artifact import (
     ENCODE,
     PROPAGATE,
     TrackingSettings,
+    artifact_path,
     bundled_artifact_path,
+    bundled_models,
     load_artifact,
     save_artifact,
 )
@@ -185,11 +187,20 @@ def test_an_unknown_back_end_is_refused(small_artifact: Path) -> None:
         open_backend("abacus", load_artifact(small_artifact))
 
 
-def test_the_bundled_artifact_loads_and_runs_at_any_size() -> None:
-    artifact = load_artifact(bundled_artifact_path())
+@pytest.mark.parametrize("name", bundled_models())
+def test_a_bundled_artifact_loads_and_runs_at_any_size(name: str) -> None:
+    artifact = load_artifact(artifact_path(Path(f"bundled:{name}")))
     assert artifact.provenance["minutes"] >= 60
     backend = open_backend("onnxruntime", artifact, threads=1)
     for height, width in [(1, 1), (33, 50), (64, 48)]:
         features = backend.encode(np.zeros((height, width, 3), np.uint8))
         assert features.shape == (artifact.channels, -(-height // 4), -(-width // 4))
     backend.close()
+
+
+def test_bundled_artifacts_have_names(tmp_path: Path) -> None:
+    assert artifact_path(None) == artifact_path(Path("bundled")) == bundled_artifact_path()
+    assert artifact_path(Path("bundled:quarter")).name == "quarter"
+    assert artifact_path(tmp_path) == tmp_path
+    with pytest.raises(InputError, match="expected an artifact among bundled:"):
+        artifact_path(Path("bundled:huge"))

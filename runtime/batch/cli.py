@@ -47,7 +47,7 @@ def batch(
     gpus: Annotated[int, typer.Option(help="GPUs that workers are shared out to, for the back ends that use one.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, on one of n machines.")] = "1/1",
-    artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
+    artifact: Annotated[Path | None, typer.Option(help="Model: a folder or zip, or bundled:NAME. [bundled]")] = None,
     rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
     recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
     watch: Annotated[
