@@ -26,6 +26,7 @@ from corrflow.train.clips import ClipCache, ClipSampler, open_cache
 from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, fit_colour_codebook, rgb_to_lab
 from corrflow.train.config import PRESETS, TrainConfig, preset
 from corrflow.train.frames import find_pictures, find_videos
+from corrflow.train.learner import Learner
 from corrflow.train.losses import reconstruct
 from corrflow.train.model import Encoder, new_encoder, normalise, parameter_count
 
@@ -282,6 +283,36 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_
     assert "Traceback" not in other.stderr
 
 
+def test_a_student_comes_near_its_teacher(sampler: ClipSampler) -> None:
+    teacher = new_encoder(preset("half"), 3).eval()
+    config = replace(SMALL, steps=12, learning_rate=3e-3)
+    learner = Learner.fresh(preset("quarter"), config, torch.zeros(4, 3), teacher=teacher)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    results = [learner.step(sampler.clips(range(2 * step, 2 * step + 2)), step) for step in range(config.steps)]
+    assert results[-1].forward < 0.7 * results[0].forward
+    assert results[0].copied is None and results[0].cycle == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_a_run_keeps_its_teacher(footage: Path, tmp_path: Path) -> None:
+    """A run with a teacher goes on with that one alone, and takes none whose features are of another kind."""
+
+    def train(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(footage, tmp_path / name, *options), capture_output=True, text=True)
+
+    for name, seed in (("one", "1"), ("two", "2")):
+        assert train(name, "--steps", "1", "--seed", seed).returncode == 0
+    assert train("raw", "--steps", "1", "--preset", "paper").returncode == 0
+    taught = ("--steps", "2", "--picture-every", "1", "--teacher")
+    assert train("taught", *taught, str(tmp_path / "one")).returncode == 0
+    assert load_checkpoint(tmp_path / "taught").train.teacher
+    assert not (tmp_path / "taught" / "reconstructions").exists() and (tmp_path / "taught" / "features").exists()
+    other = train("taught", *taught, str(tmp_path / "two"))
+    assert other.returncode == 2 and "run with other settings" in other.stderr
+    raw = train("new", *taught, str(tmp_path / "raw"))
+    assert raw.returncode == 2 and "expected a teacher" in raw.stderr and not (tmp_path / "new").exists()
+
+
 def test_minutes_fix_the_number_of_steps(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "timed"
     subprocess.run(command(footage, out, "--minutes", "0.02"), check=True, capture_output=True)
@@ -294,8 +325,6 @@ def test_minutes_fix_the_number_of_steps(footage: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "missing"])
 def test_a_damaged_checkpoint_is_one_sentence(footage: Path, tmp_path: Path, damage: str) -> None:
-    from corrflow.train.learner import Learner
-
     path = tmp_path / FILE_NAME
     if damage != "missing":
         learner = Learner.fresh(PRESETS["quarter"], SMALL, torch.zeros(4, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,14 @@ class Checkpoint:
         encoder = Encoder(self.model)
         encoder.load_state_dict(self.average or self.model_state)
         return encoder.eval()
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that stand for these weights."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()[:16]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -25,6 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/paper
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/no-cycle --no-cycle
       torchrun --nproc-per-node 8 -m corrflow.train --data videos/ --preset full --steps 200000 --out runs/full
+      corrflow-train --data videos/ --preset quarter --teacher runs/half --steps 1000 --out runs/taught
       corrflow-export onnx runs/first artifacts/first
     """
 )
@@ -41,6 +42,10 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Length of the run in optimiser steps.")] = None,
     stills: Annotated[Path | None, typer.Option(help="Folder of photographs to make further clips from.")] = None,
     start_from: Annotated[Path | None, typer.Option(help="Run or checkpoint whose weights to start from.")] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Run or checkpoint, mostly of a wider encoder, whose features to learn in place of colours."),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Clips a step, over all processes.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Parts that they are computed in, one after another.")] = 1,
     frames: Annotated[int | None, typer.Option(help="Frames a clip. [3]")] = None,
@@ -142,7 +147,7 @@ def train(
         )
         command.run(
             command.Request(
-                data, stills, out, cache, minutes, start_from, save_every, picture_every, device,
+                data, stills, out, cache, minutes, start_from, teacher, save_every, picture_every, device,
                 workers or max(1, min(8, config.threads // 2)), keep_every, timeout,
             ),
             model,

@@ -17,6 +17,7 @@ from corrflow.train.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from corrflow.train.clips import ClipSampler
+    from corrflow.train.model import Encoder
     from corrflow.train.processes import Processes
 
 
@@ -30,6 +31,7 @@ class Request:
     cache: Path | None
     minutes: float | None
     start_from: Path | None
+    teacher: Path | None
     save_every: int
     picture_every: int
     device: str
@@ -70,13 +72,16 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
     import torch
 
     from corrflow.train import loop
-    from corrflow.train.checkpoint import load_checkpoint
+    from corrflow.train.checkpoint import digest, load_checkpoint
     from corrflow.train.learner import Learner
     from corrflow.train.model import parameter_count
 
     processes.clip_numbers(0, config.batch, config.accumulate)  # raises where they cannot be shared out
     torch.set_num_threads(config.threads)
     console = Console(stderr=True, quiet=not processes.first)
+    teacher = _teacher(request.teacher, model)
+    if teacher is not None:
+        config = replace(config, teacher=digest(teacher.state_dict()))
     saved = loop.resume(request.out, model, config)
     # Nothing is written before everyone has read it.
     (mean_step,) = processes.mean([float(saved.step if saved else -1)])
@@ -85,14 +90,15 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
     initial = load_checkpoint(request.start_from) if request.start_from else None
     with _data(request, config, processes, console) as (sampler, provenance, described):
         if saved is not None:
-            learner, first = Learner.fresh(model, saved.train, saved.codebook, processes), saved.step
+            learner, first = Learner.fresh(model, saved.train, saved.codebook, processes, teacher), saved.step
             learner.load(saved)
             provenance = saved.provenance
             console.print(f"going on with {request.out} at step {first} of {saved.train.steps}")
         else:
             if request.minutes is not None:
-                config = replace(config, steps=loop.steps_in(request.minutes, model, config, sampler, processes))
-            learner, first = loop.prepare(model, config, sampler, initial, processes), 0
+                steps = loop.steps_in(request.minutes, model, config, sampler, processes, teacher)
+                config = replace(config, steps=steps)
+            learner, first = loop.prepare(model, config, sampler, initial, processes, teacher), 0
             if initial is not None:
                 before = initial.provenance
                 provenance |= {
@@ -126,6 +132,23 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
             console.print(f"stopped at step {done} of {steps}; the same command goes on from there")
         else:
             console.print(f"done: {steps} steps; next: corrflow-export onnx {request.out} ARTIFACT")
+
+
+def _teacher(path: Path | None, model: ModelConfig) -> Encoder | None:
+    """The encoder whose features are learned, where one is named; raises InputError where they are of another kind."""
+    if path is None:
+        return None
+    from corrflow.train.checkpoint import load_checkpoint
+
+    teacher = load_checkpoint(path).encoder()
+    own, given = model, teacher.config
+    if not (own.unit_norm and given.unit_norm) or own.feature_channels != given.feature_channels:
+        raise InputError(
+            f"expected a teacher and a preset with features of unit length and as many channels, got"
+            f" {given.feature_channels} channels, unit_norm {given.unit_norm}, for the preset's {own.feature_channels}"
+            f" and {own.unit_norm}; choose another of either"
+        )
+    return teacher
 
 
 @contextmanager

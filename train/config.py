@@ -104,6 +104,7 @@ class TrainConfig:
     stills_share:      share of clips made from photographs by random motion, where there are photographs
     accumulate:        equal parts that a step's clips are computed in, one after another; a part, over all processes
                        together, is what batch normalisation takes its statistics from
+    teacher:           "", or the digest of the encoder whose features are learned in place of copying colours
     average:           0, or how much of a moving average of the weights each step keeps; the average is then exported
     precision:         float32, bfloat16 or float16 (autocast), or float64, in which arrangements can be compared
     compile:           whether the encoder goes through torch.compile
@@ -132,6 +133,7 @@ class TrainConfig:
     threads: int = 2
     accumulate: int = 1
     average: float = 0.0
+    teacher: str = ""
     compile: bool = False
 
     def __post_init__(self) -> None:

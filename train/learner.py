@@ -16,7 +16,7 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
 from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, rgb_to_lab
 from corrflow.train.config import ModelConfig, TrainConfig
-from corrflow.train.losses import Reconstruction, reconstruct
+from corrflow.train.losses import distance, reconstruct
 from corrflow.train.model import STRIDE, Encoder, new_encoder, normalise
 from corrflow.train.processes import Processes, normalised_together
 
@@ -32,12 +32,23 @@ def exact_dtype(config: TrainConfig) -> torch.dtype:
 class StepResult:
     """forward, cycle: losses of the step, of this process's clips; copied, lab: of its first clips.
 
-    copied [b, T-1, K, h, w] is what the forward terms copied, lab [b, T, 3, S, S] the frames.
+    copied [b, T-1, K, h, w] is what the forward terms copied, lab [b, T, 3, S, S] the frames. With a teacher, forward
+    is the distance from its features, cycle 0, and nothing is copied.
     """
 
     forward: float
     cycle: float
-    copied: Tensor
+    copied: Tensor | None
+    lab: Tensor
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """As in StepResult, before the backward pass."""
+
+    forward: Tensor
+    cycle: Tensor
+    copied: Tensor | None
     lab: Tensor
 
 
@@ -47,6 +58,7 @@ class Learner:
 
     call:    the encoder as it is called in training: over all processes, and compiled where that was asked for
     average: moving average of the encoder's state, or empty
+    teacher: the encoder whose features are learned, in evaluation mode, or None
     """
 
     encoder: Encoder
@@ -57,10 +69,16 @@ class Learner:
     config: TrainConfig
     processes: Processes
     average: dict[str, Tensor] = field(default_factory=dict)
+    teacher: Encoder | None = None
 
     @classmethod
     def fresh(
-        cls, model: ModelConfig, config: TrainConfig, codebook: Tensor, processes: Processes | None = None
+        cls,
+        model: ModelConfig,
+        config: TrainConfig,
+        codebook: Tensor,
+        processes: Processes | None = None,
+        teacher: Encoder | None = None,
     ) -> Learner:
         processes = processes or Processes()
         processes.clip_numbers(0, config.batch, config.accumulate)  # raises where they cannot be shared out
@@ -76,7 +94,12 @@ class Learner:
 
             # Statistics are over all processes already, so there is nothing to hand out before each step.
             call = DistributedDataParallel(call, broadcast_buffers=False)
-        learner = cls(encoder, call, optimiser, scaler, codebook.to(encoder.stem.weight), config, processes)
+        if teacher is not None:
+            teacher = teacher.to(processes.device, exact_dtype(config), memory_format=torch.channels_last)  # type: ignore[call-overload]
+            teacher.requires_grad_(False)
+        learner = cls(
+            encoder, call, optimiser, scaler, codebook.to(encoder.stem.weight), config, processes, teacher=teacher
+        )
         learner.start_average()
         return learner
 
@@ -113,32 +136,51 @@ class Learner:
             group["lr"] = config.learning_rate_at(step)
         self.optimiser.zero_grad(set_to_none=True)
         forward = cycle = 0.0
-        first: tuple[Tensor, Tensor] | None = None
+        first: _Losses | None = None
         for part in range(config.accumulate):
             own = slice(part * share, (part + 1) * share)
             last = part == config.accumulate - 1
             # Gradients travel once a step, with the last part's backward pass.
             with nullcontext() if last or self.processes.count == 1 else self.call.no_sync():  # type: ignore[attr-defined]
-                result, lab = self._reconstruct(clips[own], numbers[own], step)
+                result = self._losses(clips[own], numbers[own], step)
                 loss = (result.forward + config.cycle_weight * result.cycle) / config.accumulate
                 self._check(loss, step)
                 self.scaler.scale(loss).backward()
             forward += result.forward.item() / config.accumulate
             cycle += result.cycle.item() / config.accumulate
-            first = first or (result.copied.detach(), lab)
+            first = first or result
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._update_average(step)
         assert first is not None
-        return StepResult(forward, cycle, *first)
+        return StepResult(forward, cycle, first.copied, first.lab)
 
-    def _reconstruct(self, clips: np.ndarray, numbers: Sequence[int], step: int) -> tuple[Reconstruction, Tensor]:
-        config, device, exact = self.config, self.processes.device, exact_dtype(self.config)
+    def _losses(self, clips: np.ndarray, numbers: Sequence[int], step: int) -> _Losses:
+        device, exact = self.processes.device, exact_dtype(self.config)
         frames = torch.from_numpy(clips).to(device).permute(0, 1, 4, 2, 3).to(exact) / 255
+        with torch.no_grad():
+            lab = rgb_to_lab(frames)
+        if self.teacher is not None:
+            # As in tracking: whole colours, and each frame by itself.
+            images = normalise(frames.flatten(0, 1))
+            with torch.no_grad():
+                taught = self._encoded(self.teacher, images)
+            forward = distance(self._encoded(self.call, images), taught)
+            return _Losses(forward, forward.new_zeros(()), None, lab)
+        return self._reconstruct(frames, lab, numbers, step)
+
+    def _encoded(self, encoder: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Features [B, C, h, w] of normalised images, in the exact type."""
+        dtype = AUTOCAST.get(self.config.precision)
+        with torch.autocast(self.processes.device.type, dtype, enabled=dtype is not None):
+            features = encoder(images.contiguous(memory_format=torch.channels_last))
+        return features.to(exact_dtype(self.config)).contiguous()
+
+    def _reconstruct(self, frames: Tensor, lab: Tensor, numbers: Sequence[int], step: int) -> _Losses:
+        config = self.config
         B, T = frames.shape[:2]
         images, truths = [], []
         with torch.no_grad():
-            lab = rgb_to_lab(frames)
             cells = cell_colours(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
             classes = colour_classes(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
             for clip, number in zip(frames, numbers, strict=True):
@@ -147,22 +189,18 @@ class Learner:
                 generator = np.random.default_rng([config.seed, number, 1])
                 images.append(bottlenecked(clip[None], generator, config.dropout, config.jitter, config.grey_input))
                 truths.append(generator.random(T - 1) < config.truth_probability_at(step))
-        use_truth = torch.from_numpy(np.stack(truths)).to(device)
-
-        dtype = AUTOCAST.get(config.precision)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            images = torch.cat(images).flatten(0, 1)  # [B * T, 3, S, S]
-            features = self.call(images.contiguous(memory_format=torch.channels_last))
+        use_truth = torch.from_numpy(np.stack(truths)).to(frames.device)
+        features = self._encoded(self.call, torch.cat(images).flatten(0, 1))  # of [B * T, 3, S, S]
         radius = config.radius or config.crop // STRIDE  # 0: the whole frame
         result = reconstruct(
-            features.to(exact).contiguous().unflatten(0, (B, T)),
+            features.unflatten(0, (B, T)),
             cells,
             classes,
             use_truth,
             Attributes((radius,), temperature=config.temperature),
             with_cycle=config.cycle_weight > 0,
         )
-        return result, lab
+        return _Losses(result.forward, result.cycle, result.copied.detach(), lab)
 
     def features(self, clip: np.ndarray) -> Tensor:
         """Features [T, C, S / 4, S / 4] float32 of a clip [T, S, S, 3] uint8, RGB, as they would be in tracking."""

@@ -22,7 +22,7 @@ from corrflow.train.clips import ClipSampler
 from corrflow.train.colors import fit_colour_codebook
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.learner import Learner
-from corrflow.train.model import STRIDE
+from corrflow.train.model import STRIDE, Encoder
 from corrflow.train.pictures import feature_picture, match_picture, reconstruction_picture
 from corrflow.train.processes import Processes
 from corrflow.train.records import Records
@@ -42,7 +42,12 @@ class Progress:
 
 
 def prepare(
-    model: ModelConfig, config: TrainConfig, sampler: ClipSampler, initial: Checkpoint | None, processes: Processes
+    model: ModelConfig,
+    config: TrainConfig,
+    sampler: ClipSampler,
+    initial: Checkpoint | None,
+    processes: Processes,
+    teacher: Encoder | None = None,
 ) -> Learner:
     """A learner at step 0, from random weights or from those of another run."""
     if initial is not None and initial.model != model:
@@ -51,18 +56,23 @@ def prepare(
     if processes.first:
         pictures = [sampler.clip(CODEBOOK_CLIPS + number)[0] for number in range(64)]
         codebook = fit_colour_codebook(pictures, config.colours, config.lightness, config.seed)
-    learner = Learner.fresh(model, config, processes.from_first(codebook), processes)
+    learner = Learner.fresh(model, config, processes.from_first(codebook), processes, teacher)
     if initial is not None:
         learner.start_from(initial)
     return learner
 
 
 def steps_in(
-    minutes: float, model: ModelConfig, config: TrainConfig, sampler: ClipSampler, processes: Processes
+    minutes: float,
+    model: ModelConfig,
+    config: TrainConfig,
+    sampler: ClipSampler,
+    processes: Processes,
+    teacher: Encoder | None = None,
 ) -> int:
     """How many steps fit into `minutes`, measured on a learner that is thrown away."""
     codebook = torch.zeros(config.colours, 3 if config.lightness else 2)
-    learner = Learner.fresh(model, config, codebook, processes)
+    learner = Learner.fresh(model, config, codebook, processes, teacher)
     seconds = []
     for step in range(5):
         clips = sampler.clips(processes.clip_numbers(step, config.batch, config.accumulate))
@@ -151,10 +161,11 @@ def train(
             if records is not None:
                 records.add(step, forward, cycle, seconds)
                 if step % picture_every == 0 or step == last:
-                    copied = reconstruction_picture(clips, result.lab, result.copied, learner.codebook)
+                    if result.copied is not None:
+                        copied = reconstruction_picture(clips, result.lab, result.copied, learner.codebook)
+                        records.picture(step, "reconstructions", copied)
                     features = learner.features(clips[0])
                     radius = config.radius or config.crop // STRIDE
-                    records.picture(step, "reconstructions", copied)
                     records.picture(step, "features", feature_picture(clips[0], features))
                     records.picture(step, "matches", match_picture(clips[0], features, radius))
                 if step % save_every == 0:

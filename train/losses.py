@@ -1,5 +1,5 @@
-"""The training objective: reconstruct colours by copying, forward with scheduled sampling and around the cycle
-(paper, sections 3.3 to 3.5)."""
+"""The training objectives: reconstruct colours by copying, forward with scheduled sampling and around the cycle
+(paper, sections 3.3 to 3.5), or have the features of another encoder (not in the paper)."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ def reconstruct(
             returning = _copy(features[:, t], features[:, t + 1], [*returning, own[t + 1]], attributes)
         cycle = torch.stack([_cross_entropy(colours, classes[:, 0]) for colours in returning]).mean()
     return Reconstruction(forward, cycle, torch.stack(copied, 1))
+
+
+def distance(features: Tensor, taught: Tensor) -> Tensor:
+    """Mean over cells of 1 - cosine of two maps of unit features [B, C, h, w]: scalar, 0 where they agree."""
+    return 1 - (features * taught).sum(1).mean()
 
 
 def _copy(target: Tensor, reference: Tensor, values: list[Tensor], attributes: Attributes) -> list[Tensor]:
