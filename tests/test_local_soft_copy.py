@@ -143,6 +143,18 @@ def unpacked(features: cpu.Packed, channels: int) -> np.ndarray:
     return (numbers - 128 if bits == 8 else np.where(numbers >= 2**15, numbers - 2**16, numbers)).astype(np.float64)
 
 
+@pytest.mark.parametrize("top_k", [0, 4])
+@pytest.mark.parametrize("kernel", cpu.kernels())
+def test_a_frame_shared_out_to_many_threads_is_the_same(kernel: str, top_k: int) -> None:
+    """Several panels of columns and several parts of rows, cut differently for 1 and for 16 threads."""
+    attributes = Attributes((2, 3), (1, 2), top_k)
+    query, keys, values = inputs(Case(1, 2, 3, 2, 70, 150, attributes))
+    expected = run_blocked(query, keys, values, attributes)
+    for threads in (1, 16):
+        got = cpu.local_soft_copy(query, keys, values, attributes, threads, kernel)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("bits", [16, 8])
 @pytest.mark.parametrize("kernel", cpu.kernels())
 @settings(max_examples=60, deadline=None)

@@ -81,7 +81,7 @@ Case random_case(std::mt19937& random) {
     const auto between = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
     Case made;
     made.K = between(1, 3), made.C = between(1, 9), made.N = between(1, 9);
-    made.H = between(1, 20), made.W = between(1, 75);  // more columns than two panels of any kernel
+    made.H = between(1, 14), made.W = between(1, 140);  // more columns than two panels of any kernel
     made.top_k = between(0, 1) ? between(1, 12) : 0;
     made.storage = static_cast<Storage>(between(0, 3));
     // Small integers are exact in every precision and make ties.
