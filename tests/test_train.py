@@ -21,7 +21,7 @@ import torch
 
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
-from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
+from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
 from corrflow.train.clips import ClipCache, ClipSampler, open_cache
 from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, fit_colour_codebook, rgb_to_lab
 from corrflow.train.config import PRESETS, TrainConfig, preset
@@ -300,9 +300,9 @@ def test_a_run_keeps_its_teacher(footage: Path, tmp_path: Path) -> None:
     def train(name: str, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command(footage, tmp_path / name, *options), capture_output=True, text=True)
 
-    for name, seed in (("one", "1"), ("two", "2")):
-        assert train(name, "--steps", "1", "--seed", seed).returncode == 0
-    assert train("raw", "--steps", "1", "--preset", "paper").returncode == 0
+    for name, kind, seed in (("one", "quarter", 1), ("two", "quarter", 2), ("raw", "paper", 1)):
+        untrained = Learner.fresh(preset(kind), replace(SMALL, seed=seed), torch.zeros(4, 3))
+        save_checkpoint(tmp_path / name / FILE_NAME, untrained.checkpoint(0, {}))
     taught = ("--steps", "2", "--picture-every", "1", "--teacher")
     assert train("taught", *taught, str(tmp_path / "one")).returncode == 0
     assert load_checkpoint(tmp_path / "taught").train.teacher
@@ -328,8 +328,6 @@ def test_a_damaged_checkpoint_is_one_sentence(footage: Path, tmp_path: Path, dam
     path = tmp_path / FILE_NAME
     if damage != "missing":
         learner = Learner.fresh(PRESETS["quarter"], SMALL, torch.zeros(4, 2))
-        from corrflow.train.checkpoint import save_checkpoint
-
         save_checkpoint(path, learner.checkpoint(0, {}))
         content = bytearray(path.read_bytes())
         if damage == "cut":
