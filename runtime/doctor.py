@@ -247,8 +247,9 @@ def _engines(load: Load) -> Outcome:
 
     artifact = load()
     if artifact.folder is None or not (artifact.folder / FOLDER / SIDECAR).is_file():
-        own = artifact.folder is not None and artifact.folder.parent == BUNDLED
-        where = f"bundled:{artifact.folder.name}" if own else artifact.folder or "of its folder"
+        where = artifact.folder or "of its folder"
+        if artifact.folder is not None and artifact.folder.parent == BUNDLED:
+            where = f"bundled:{artifact.folder.name}"
         remedy = f"on the machine with the GPU: corrflow-export engine {where} --frames VIDEO"
         return "absent", f"no engines beside the model {artifact.name}", remedy
     backend = open_tensorrt(artifact)

@@ -255,7 +255,7 @@ def test_colorization_is_the_rival_that_the_paper_starts_from(sampler: ClipSampl
     assert (config.lightness, config.temperature, preset("colorization").unit_norm) == (False, 1.0, False)
     learner = Learner.fresh(replace(preset("colorization"), widths=(8, 8, 8, 8)), config, codebook()[:, 1:])
     result = learner.step(sampler.clips(range(2))[:, :2], 0)
-    assert result.copied.shape == (2, 1, 4, 8, 8) and result.cycle == 0
+    assert result.copied is not None and result.copied.shape == (2, 1, 4, 8, 8) and result.cycle == 0
     assert learning("colorization", {"radius": 4}, []).radius == 4
 
 

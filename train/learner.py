@@ -95,8 +95,7 @@ class Learner:
             # Statistics are over all processes already, so there is nothing to hand out before each step.
             call = DistributedDataParallel(call, broadcast_buffers=False)
         if teacher is not None:
-            teacher = teacher.to(processes.device, exact_dtype(config), memory_format=torch.channels_last)  # type: ignore[call-overload]
-            teacher.requires_grad_(False)
+            teacher.requires_grad_(False).to(processes.device, exact_dtype(config), memory_format=torch.channels_last)  # type: ignore[call-overload]
         learner = cls(
             encoder, call, optimiser, scaler, codebook.to(encoder.stem.weight), config, processes, teacher=teacher
         )
