@@ -290,6 +290,10 @@ def test_a_student_comes_near_its_teacher(sampler: ClipSampler) -> None:
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     results = [learner.step(sampler.clips(range(2 * step, 2 * step + 2)), step) for step in range(config.steps)]
     assert results[-1].forward < 0.7 * results[0].forward
+    features = learner.features(sampler.clip(0))
+    with torch.no_grad():
+        taught = teacher(normalise(torch.from_numpy(sampler.clip(0)).permute(0, 3, 1, 2) / 255))
+    assert (features * taught).sum(1).mean() > 0.3  # the cosine, which is near 0 before
     assert results[0].copied is None and results[0].cycle == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
