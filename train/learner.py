@@ -33,13 +33,13 @@ class StepResult:
     """forward, cycle: losses of the step, of this process's clips; copied, lab: of its first clips.
 
     copied [b, T-1, K, h, w] is what the forward terms copied, lab [b, T, 3, S, S] the frames. With a teacher, forward
-    is the distance from its features, cycle 0, and nothing is copied.
+    is the distance from its features, cycle 0, and nothing is copied: both are None.
     """
 
     forward: float
     cycle: float
     copied: Tensor | None
-    lab: Tensor
+    lab: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class _Losses:
 
     forward: Tensor
     cycle: Tensor
-    copied: Tensor | None
-    lab: Tensor
+    copied: Tensor | None = None
+    lab: Tensor | None = None
 
 
 @dataclass
@@ -157,16 +157,14 @@ class Learner:
     def _losses(self, clips: np.ndarray, numbers: Sequence[int], step: int) -> _Losses:
         device, exact = self.processes.device, exact_dtype(self.config)
         frames = torch.from_numpy(clips).to(device).permute(0, 1, 4, 2, 3).to(exact) / 255
-        with torch.no_grad():
-            lab = rgb_to_lab(frames)
         if self.teacher is not None:
             # As in tracking: whole colours, and each frame by itself.
             images = normalise(frames.flatten(0, 1))
             with torch.no_grad():
                 taught = self._encoded(self.teacher, images)
             forward = distance(self._encoded(self.call, images), taught)
-            return _Losses(forward, forward.new_zeros(()), None, lab)
-        return self._reconstruct(frames, lab, numbers, step)
+            return _Losses(forward, forward.new_zeros(()))
+        return self._reconstruct(frames, numbers, step)
 
     def _encoded(self, encoder: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Features [B, C, h, w] of normalised images, in the exact type."""
@@ -175,11 +173,12 @@ class Learner:
             features = encoder(images.contiguous(memory_format=torch.channels_last))
         return features.to(exact_dtype(self.config)).contiguous()
 
-    def _reconstruct(self, frames: Tensor, lab: Tensor, numbers: Sequence[int], step: int) -> _Losses:
+    def _reconstruct(self, frames: Tensor, numbers: Sequence[int], step: int) -> _Losses:
         config = self.config
         B, T = frames.shape[:2]
         images, truths = [], []
         with torch.no_grad():
+            lab = rgb_to_lab(frames)
             cells = cell_colours(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
             classes = colour_classes(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
             for clip, number in zip(frames, numbers, strict=True):

@@ -161,7 +161,7 @@ def train(
             if records is not None:
                 records.add(step, forward, cycle, seconds)
                 if step % picture_every == 0 or step == last:
-                    if result.copied is not None:
+                    if result.copied is not None and result.lab is not None:
                         copied = reconstruction_picture(clips, result.lab, result.copied, learner.codebook)
                         records.picture(step, "reconstructions", copied)
                     features = learner.features(clips[0])
