@@ -13,9 +13,10 @@ this frame, and searched for from frame to frame; what comes back is remembered 
 it. Were it not remembered, an object that comes back bit by bit would be taken for background. Found again, an object
 stays on these references until its group's memory no longer holds frames without it.
 
-Strays go first: small pieces of a mask that lie apart from the rest, such as what the object leaves behind on the
-background it has just uncovered. A piece that comes out on the other side of a post is small and apart as well: it is
-near, and it looks like the object on the frame it was given on. (Not on those since, which may hold the stray itself.)
+Strays go first: pieces of a mask that lie apart from the rest and are small, such as what the object leaves behind on
+the background it has just uncovered, or that lie where it was not, such as somebody in the same clothes. A piece that
+comes out on the other side of a post is small and apart as well: it is near, and it looks like the object on the frame
+it was given on. (Not on those since, which may hold the stray itself.)
 An object that was given in pieces keeps all of them.
 
 Everything is decided object by object: none has a part in another's.
@@ -53,7 +54,7 @@ class PresenceSettings:
     search_radius, search_dilation: window in the frames on which it was seen
     pace:          weight of a new frame in what is usual
     stray_gap:     cells on either side that have to be free between a stray and the rest
-    stray_area:    share of the largest piece from which a piece is no stray
+    stray_area:    share of the main piece from which a piece where the object was is no stray
     stray_reach:   distance to the rest, as a share of the root of the usual area, from which a piece is one in any case
     stray_like:    share of the largest piece's best products with the object as given below which it is one
     stray_own:     share of its cells that have to look more like the object as given than like what lay around it
@@ -130,6 +131,7 @@ class Presence:
     in_pieces:   given in pieces, so that none of them is a stray
     given:       how it looks on the frame it was given on
     seen:        how it looks on the last frames that showed most of it, and those frames with their labels
+    mask:        [h, w] bool, its cells on the last frame that showed any
     search:      the references it is looked for with, where it is lost or was found only lately
     found_for:   frames since it was found again
     """
@@ -141,6 +143,7 @@ class Presence:
     in_pieces: bool = False
     given: Appearance | None = None
     seen: deque[tuple[Appearance, np.ndarray, np.ndarray]] = field(default_factory=deque)
+    mask: np.ndarray | None = None
     search: Memory | None = None
     found_for: int = 0
 
@@ -187,7 +190,8 @@ class Watch:
         for channel, presence in objects:
             label = given[channel]
             presence.area = float((label > 0.5).sum())
-            presence.in_pieces = len(self._small_pieces(label)[1]) > 0
+            presence.mask = label > 0.5
+            presence.in_pieces = len(self._doubtful_pieces(label, presence)[1]) > 0
             presence.given = Appearance.of(on_host, label)
             presence.seen = deque(maxlen=settings.seen_within)
 
@@ -202,6 +206,8 @@ class Watch:
         for channel, presence in objects:
             given = labels[channel]
             label = self._judge(features, host, given, channel, presence)
+            if (label > 0.5).any():
+                presence.mask = label > 0.5
             if label is not given:
                 judged = labels.copy() if judged is labels else judged
                 judged[channel] = label
@@ -277,21 +283,31 @@ class Watch:
         best, own = Appearance(np.concatenate(owns, 1), np.concatenate(arounds, 1)).matches(features, cells)
         return best * min(1.0, own / self._settings.own_cells), len(cells)
 
-    def _small_pieces(self, label: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """The pieces of a label's mask by number [h, w], 0 around them, and which lie apart and are small."""
+    def _doubtful_pieces(self, label: np.ndarray, presence: Presence) -> tuple[np.ndarray, list[int]]:
+        """The pieces of a label's mask by number [h, w], 0 around them, and which of them may be strays.
+
+        The piece that has most of where the object was is none, nor is another that has some of it and is large. An
+        object that is lost may come back anywhere: the largest piece stands for it.
+        """
         gap = self._settings.stray_gap
-        mask = (label > 0.5).astype(np.uint8)
-        joined = cv2.dilate(mask, np.ones((2 * gap + 1, 2 * gap + 1), np.uint8))
-        pieces, piece = cv2.connectedComponents(joined, connectivity=8)
+        around = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
+        mask = label > 0.5
+        pieces, piece = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), around), connectivity=8)
         if pieces <= 2:  # the background is one
             return piece, []
-        areas = np.bincount(piece[mask > 0], minlength=pieces)
-        return piece, [one for one in range(1, pieces) if areas[one] < self._settings.stray_area * areas.max()]
+        assert presence.mask is not None
+        before = cv2.dilate(presence.mask.astype(np.uint8), around) > 0
+        areas, there = (np.bincount(piece[cells], minlength=pieces) for cells in (mask, mask & before))
+        if presence.lost or not there.any():
+            there = areas
+        main = there.argmax()
+        least = self._settings.stray_area * areas[main]
+        return piece, [one for one in range(1, pieces) if one != main and (areas[one] < least or not there[one])]
 
     def _without_strays(self, features: np.ndarray, label: np.ndarray, presence: Presence) -> np.ndarray:
         """A label [h, w] with its strays at 0."""
-        piece, small = self._small_pieces(label)
-        strays = self._strays(features, label > 0.5, piece, small, presence) if small else []
+        piece, doubtful = self._doubtful_pieces(label, presence)
+        strays = self._strays(features, label > 0.5, piece, doubtful, presence) if doubtful else []
         if not strays:
             return label
         stray = np.isin(piece, strays)
@@ -300,18 +316,18 @@ class Watch:
         return np.where(rim & (stray | (piece == 0)), np.float32(0), label)
 
     def _strays(
-        self, features: np.ndarray, mask: np.ndarray, piece: np.ndarray, small: list[int], presence: Presence
+        self, features: np.ndarray, mask: np.ndarray, piece: np.ndarray, doubtful: list[int], presence: Presence
     ) -> list[int]:
-        """Which of the small pieces do not come out behind something: they are far, or do not look like the object."""
+        """Which of these pieces do not come out behind something: they are far, or do not look like the object."""
         assert presence.given is not None
         settings, given = self._settings, presence.given
-        rest = mask & ~np.isin(piece, small)
+        rest = mask & ~np.isin(piece, doubtful)
         largest = mask & (piece == np.bincount(piece[rest]).argmax())
         like = settings.stray_like * given.matches(features, np.flatnonzero(largest))[0]
         reach = settings.stray_reach * np.sqrt(presence.area)
         distance = cv2.distanceTransform((~rest).astype(np.uint8), cv2.DIST_L2, 5)
         strays = []
-        for one in small:
+        for one in doubtful:
             cells = np.flatnonzero(mask & (piece == one))
             best, own = given.matches(features, cells)
             if best < like or own < settings.stray_own or distance.flat[cells].min() > reach:

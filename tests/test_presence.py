@@ -127,11 +127,11 @@ def block(top: int, left: int, height: int, width: int, high: float = 1.0) -> np
         (block(10, 25, 3, 3), False),
         (block(10, 16, 3, 3), True),  # 6 cells of room, 3 on either side
         (block(10, 17, 3, 3), False),
-        (block(8, 25, 5, 4), True),  # 20 cells of 60, so perhaps the object's other half
+        (block(0, 20, 30, 20), False),  # larger than the object, but where nothing of it was
         (block(10, 25, 3, 3, 0.45), True),  # nobody sees it
     ],
 )
-def test_small_pieces_that_lie_apart_are_strays(piece: np.ndarray, kept: bool) -> None:
+def test_pieces_that_lie_apart_are_strays(piece: np.ndarray, kept: bool) -> None:
     whole = block(8, 0, 6, 10)
     features = two_kinds(whole[0] > 0.5)
     watch, presence = watch_of(whole, features, Sought(whole))
@@ -140,6 +140,29 @@ def test_small_pieces_that_lie_apart_are_strays(piece: np.ndarray, kept: bool) -
         features = two_kinds((whole[0] > 0.5) | (piece[0] > 0.4))
     judged = watch.judge(features, np.maximum(whole, piece), [(0, presence)])
     np.testing.assert_array_equal(judged, np.maximum(whole, piece) if kept else whole)
+    assert not presence.lost
+
+
+def test_a_large_piece_is_kept_where_the_object_was() -> None:
+    """What stands before its middle leaves two halves, farther from each other than strays may be."""
+    whole = block(8, 0, 6, 30)
+    halves = np.maximum(block(8, 0, 6, 12), block(8, 24, 6, 6))
+    features = two_kinds(whole[0] > 0.5)
+    watch, presence = watch_of(whole, features, Sought(whole))
+    watch.judge(features, whole, [(0, presence)])
+    judged = watch.judge(features, halves, [(0, presence)])
+    np.testing.assert_array_equal(judged, halves)
+
+
+def test_a_lost_object_may_come_back_where_it_was_not() -> None:
+    whole, back, rest = block(8, 0, 6, 10), block(8, 24, 6, 10), block(8, 8, 2, 2)
+    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), sought := Sought(np.zeros_like(whole)))
+    watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
+    watch.judge(two_kinds(np.zeros((30, 40), bool)), np.zeros_like(whole), [(0, presence)])
+    assert presence.lost
+    sought.found = np.maximum(back, rest)
+    judged = watch.judge(two_kinds(back[0] > 0.5), np.zeros_like(whole), [(0, presence)])
+    np.testing.assert_array_equal(judged, back)
     assert not presence.lost
 
 
