@@ -46,21 +46,26 @@ def local_soft_copy_oracle(
     windows: list[tuple[int, int]],
     top_k: int,
     temperature: float,
+    references: list[tuple[int, int, int]] | None = None,
 ) -> np.ndarray:
-    """windows: (radius, dilation) of each reference; shapes as in spec.py; returns [B, N, H, W] float64."""
+    """windows: (radius, dilation) of each reference, which is (picture, down, right) if they are named; shapes as in spec.py; returns [B, N, H, W] float64."""
     query, keys, values = (array.astype(np.float64) for array in (query, keys, values))
     B, _, H, W = query.shape
     copied = np.zeros((B, values.shape[2], H, W))
+    named = references or [(k, 0, 0) for k in range(len(windows))]
     for b in range(B):
         for y in range(H):
             for x in range(W):
                 scores, sources = [], []
-                for k, (radius, dilation) in enumerate(windows):
-                    for row in range(y - radius * dilation, y + radius * dilation + 1, dilation):
-                        for column in range(x - radius * dilation, x + radius * dilation + 1, dilation):
+                for (k, down, right), (radius, dilation) in zip(named, windows, strict=True):
+                    steps = range(-radius * dilation, radius * dilation + 1, dilation)
+                    for row in (y + down + step for step in steps):
+                        for column in (x + right + step for step in steps):
                             if 0 <= row < H and 0 <= column < W:
                                 scores.append(float(query[b, :, y, x] @ keys[b, k, :, row, column]) / temperature)
                                 sources.append(values[b, k, :, row, column])
+                if not scores:
+                    continue
                 # Python's sort is stable, so equal scores stay in the order of reference, row and column.
                 best = sorted(range(len(scores)), key=lambda i: -scores[i])[: top_k or None]
                 kept = np.array([scores[i] for i in best])

@@ -17,7 +17,7 @@ from corrflow.bench.kernel import Case
 from corrflow.export.propagation import Sizes, propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
-from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
+from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, Attributes, Reference, copied_shape
 
 TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
 
@@ -166,6 +166,59 @@ def test_packed_features_are_searched_exactly_for_any_shape(oracle, kernel, bits
     for b in range(case.B):
         got = cpu.packed_soft_copy(packed(query[b], bits), packed(keys[b], bits), values[b], attributes, 2, kernel)
         np.testing.assert_allclose(got, expected[b], rtol=0, atol=1e-4)
+
+
+@st.composite
+def named_case(draw: st.DrawFn) -> tuple[Case, list[Reference]]:
+    """References that name pictures several times or never, and look beyond the frame's edges."""
+    case = draw(any_case())
+    pictures, moves = st.integers(0, case.K - 1), st.one_of(st.integers(-25, 25), st.sampled_from([-900, 900]))
+    return case, draw(st.lists(st.builds(Reference, pictures, moves, moves), min_size=1, max_size=4))
+
+
+@settings(max_examples=100, deadline=None)
+@given(named=named_case(), seed=st.integers(0, 2**31))
+def test_named_references_match_the_oracle_for_any_moves(oracle, named, seed: int) -> None:
+    case, references = named
+    query, keys, values = inputs(case, seed, integers=True)
+    attributes = case.attributes
+    windows = attributes.windows(len(references))
+    expected = oracle(query, keys, values, windows, attributes.top_k, attributes.temperature, references)
+    tensors = [torch.from_numpy(array) for array in (query, keys, values)]
+    found = [torch_reference.local_soft_copy(*tensors, attributes, references).numpy()]
+    for kernel in cpu.kernels():
+        found.append(cpu.local_soft_copy(query, keys, values, attributes, 2, kernel, references))
+        for bits in (16, 8):
+            parts = [
+                cpu.packed_soft_copy(packed(a, bits), packed(b, bits), c, attributes, 2, kernel, references)
+                for a, b, c in zip(query, keys, values, strict=True)
+            ]
+            found.append(np.stack(parts))
+    for got in found:
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+@pytest.mark.parametrize("kernel", cpu.kernels())
+@pytest.mark.parametrize("move", [(0, 67), (-41, 0), (33, -70), (80, 0), (0, -151)])
+def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, move: tuple[int, int]) -> None:
+    attributes = Attributes((1, 2), (1, 2), top_k)
+    query, keys, values = inputs(Case(1, 2, 3, 2, 70, 150, attributes))
+    references = [Reference(0), Reference(1, *move)]
+    tensors = [torch.from_numpy(array) for array in (query, keys, values)]
+    expected = torch_reference.local_soft_copy(*tensors, attributes, references).numpy()
+    for threads in (1, 16):
+        got = cpu.local_soft_copy(query, keys, values, attributes, threads, kernel, references)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "references", [[], [Reference(1)], [Reference(-1)], [Reference(0, MOST_MOVED + 1)], [Reference(0, 0, -MOST_MOVED - 1)]]
+)
+def test_impossible_references_are_refused(references: list[Reference]) -> None:
+    query, keys, values = inputs(Case(1, 1, 4, 2, 5, 6, Attributes((1,))))
+    with pytest.raises(InputError, match="LocalSoftCopy: expected"):
+        cpu.local_soft_copy(query, keys, values, Attributes((1,)), references=references)
 
 
 @pytest.mark.parametrize("bits", [16, 8])

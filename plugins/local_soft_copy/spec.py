@@ -7,20 +7,35 @@ the K references that lies inside the frame; the `top_k` highest of them over al
 of them for top_k = 0); softmax over those; the values are summed with these weights (paper, section 3.3).
 
 The window of a reference holds the offsets dilation * (-radius .. radius) in y and in x. Positions outside the frame
-are left out by position, never by looking at a score. Ties at the top_k boundary go to the earlier reference, then to
+are left out by position, never by looking at a score; where that leaves none, zeros are copied. Ties at the top_k boundary go to the earlier reference, then to
 the earlier row, then to the earlier column, so that the result is defined for every input.
+
+A call may name its references (`Reference`): which of the K pictures each is, one or several times, and how far its
+window is moved. The definition and the fused CPU kernel take such names; graphs search every picture once, unmoved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from corrflow.plugins.errors import InputError
 
 DOMAIN = "corrflow"
 NAME = "LocalSoftCopy"
 VERSION = 1
+
+
+MOST_MOVED = 65536
+
+
+class Reference(NamedTuple):
+    """A picture to search, with the middle of its window (down, right) cells away from the query's position."""
+
+    picture: int
+    down: int = 0
+    right: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,21 @@ class Attributes:
             (self.radius[min(k, len(self.radius) - 1)], self.dilation[min(k, len(self.dilation) - 1)])
             for k in range(references)
         )
+
+
+def named_references(references: Sequence[Reference] | None, pictures: int) -> tuple[Reference, ...]:
+    """The references of a call on `pictures` pictures; None: each once, unmoved. Raises InputError for impossible ones."""
+    if references is None:
+        return tuple(Reference(k) for k in range(pictures))
+    for picture, down, right in references:
+        if not 0 <= picture < pictures or max(abs(down), abs(right)) > MOST_MOVED:
+            raise InputError(
+                f"LocalSoftCopy: expected pictures from 0 to {pictures - 1}, moved by at most {MOST_MOVED} cells, got"
+                f" picture {picture} moved by ({down}, {right})"
+            )
+    if not references:
+        raise InputError("LocalSoftCopy: expected at least one reference, got none")
+    return tuple(references)
 
 
 def copied_shape(query: Sequence[int], keys: Sequence[int], values: Sequence[int]) -> tuple[int, int, int, int]:

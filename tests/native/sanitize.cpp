@@ -38,7 +38,7 @@ std::uint16_t half_of(float value) {
 struct Case {
     int K, C, N, H, W, top_k;
     Storage storage;
-    std::vector<int> radius, dilation;
+    std::vector<int> radius, dilation, down, right;
     std::vector<float> query;
     std::vector<std::vector<float>> keys, values;
 
@@ -50,7 +50,7 @@ struct Case {
         for (int k = 0; k < K; ++k)
             for (int dy = -radius[k]; dy <= radius[k]; ++dy)
                 for (int dx = -radius[k]; dx <= radius[k]; ++dx) {
-                    const int row = y + dy * dilation[k], column = x + dx * dilation[k];
+                    const int row = y + down[k] + dy * dilation[k], column = x + right[k] + dx * dilation[k];
                     if (row < 0 || row >= H || column < 0 || column >= W) continue;
                     double score = 0;
                     for (int c = 0; c < C; ++c)
@@ -59,8 +59,9 @@ struct Case {
                     places.emplace_back(k, std::size_t(row) * W + column);
                 }
         const std::size_t kept = top_k ? std::min<std::size_t>(top_k, scores.size()) : scores.size();
-        double highest = scores[0], total = 0;
         std::vector<double> sums(N);
+        if (scores.empty()) return sums;
+        double highest = scores[0], total = 0;
         for (double score : scores) highest = std::max(highest, score);
         std::vector<std::size_t> order(scores.size());
         for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -95,6 +96,9 @@ Case random_case(std::mt19937& random) {
     for (int k = 0; k < made.K; ++k) {
         made.radius.push_back(between(0, 5));
         made.dilation.push_back(between(1, 4));
+        const bool moved = between(0, 1);
+        made.down.push_back(moved ? between(-40, 40) : 0);
+        made.right.push_back(moved ? between(-180, 180) : 0);
         made.keys.push_back(fill(made.C * cells));
         made.values.push_back(fill(made.N * cells));
     }
@@ -131,9 +135,10 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
                            : half ? static_cast<const void*>(halves[k].data())
                                   : made.keys[k].data();
         const float scale = words ? 0.5f : 2.0f;  // packed features are twice as large on both sides
-        references.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k], scale});
-        const int across = std::min(made.radius[k], (made.W - 1) / made.dilation[k]);
-        const int along = std::min(made.radius[k], (made.H - 1) / made.dilation[k]);
+        references.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k], made.down[k],
+                              made.right[k], scale});
+        const int across = std::min(made.radius[k], (made.W - 1 + std::abs(made.right[k])) / made.dilation[k]);
+        const int along = std::min(made.radius[k], (made.H - 1 + std::abs(made.down[k])) / made.dilation[k]);
         window += (2 * across + 1) * (2 * along + 1);
     }
     std::vector<float> copied(std::size_t(made.N) * made.H * made.W);
@@ -158,9 +163,9 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
                 if (std::abs(got - expected[n]) < 1e-4) continue;
                 std::fprintf(stderr,
                              "%s kernel: label %d at (%d, %d) is %g, not %g: K %d, C %d, N %d, H %d, W %d, top_k %d,"
-                             " storage %d, radius %d, dilation %d\n",
+                             " storage %d, radius %d, dilation %d, moved (%d, %d)\n",
                              kernel.name, n, y, x, got, expected[n], made.K, made.C, made.N, made.H, made.W, made.top_k,
-                             int(made.storage), made.radius[0], made.dilation[0]);
+                             int(made.storage), made.radius[0], made.dilation[0], made.down[0], made.right[0]);
                 return false;
             }
         }

@@ -6,12 +6,13 @@ The extension is optional: `unavailable()` says why it is missing.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from corrflow.plugins.errors import InputError
-from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
+from corrflow.plugins.local_soft_copy.spec import Attributes, Reference, copied_shape, named_references
 
 try:
     import corrflow.plugins.local_soft_copy.cpu._fused as _fused  # pyright: ignore[reportMissingImports]
@@ -83,7 +84,13 @@ def pack(features: np.ndarray, bits: int, threads: int = 0) -> Packed:
 
 
 def packed_soft_copy(
-    query: Packed, keys: Packed, values: np.ndarray, attributes: Attributes, threads: int = 0, kernel: str = "auto"
+    query: Packed,
+    keys: Packed,
+    values: np.ndarray,
+    attributes: Attributes,
+    threads: int = 0,
+    kernel: str = "auto",
+    references: Sequence[Reference] | None = None,
 ) -> np.ndarray:
     """The op on packed features of one picture: words [D, H, W] and [K, D, H, W], values [K, N, H, W] -> [N, H, W].
 
@@ -94,11 +101,12 @@ def packed_soft_copy(
     copied_shape(query.words[None].shape, keys.words[None].shape, values[None].shape)
     if query.bits != keys.bits:
         raise InputError(f"expected query and keys packed alike, got {query.bits} and {keys.bits} bits")
-    scales = 1 / (np.float64(query.scales) * keys.scales * attributes.temperature)
-    radii, dilations = zip(*attributes.windows(len(keys.words)), strict=True)
+    named = named_references(references, len(keys.words))
+    scales = [1 / (float(query.scales) * float(keys.scales[k]) * attributes.temperature) for k, _, _ in named]
+    radii, dilations = zip(*attributes.windows(len(named)), strict=True)
     threads = threads or available_threads()
     return _fused.copy(
-        query.words, keys.words, values, radii, dilations, attributes.top_k, scales.tolist(), keys.bits, threads, kernel
+        query.words, keys.words, values, named, radii, dilations, attributes.top_k, scales, keys.bits, threads, kernel
     )
 
 
@@ -109,6 +117,7 @@ def local_soft_copy(
     attributes: Attributes,
     threads: int = 0,
     kernel: str = "auto",
+    references: Sequence[Reference] | None = None,
 ) -> np.ndarray:
     """The op as spec.py defines it: float32 in C order, keys float32 or float16, sums float32.
 
@@ -118,11 +127,12 @@ def local_soft_copy(
     if _fused is None:
         raise InputError(unavailable())
     copied_shape(query.shape, keys.shape, values.shape)
-    radii, dilations = zip(*attributes.windows(keys.shape[1]), strict=True)
+    named = named_references(references, keys.shape[1])
+    radii, dilations = zip(*attributes.windows(len(named)), strict=True)
     threads = threads or available_threads()
-    scales = [1 / attributes.temperature] * keys.shape[1]
+    scales = [1 / attributes.temperature] * len(named)
     copied = [
-        _fused.copy(query[b], keys[b], values[b], radii, dilations, attributes.top_k, scales, 0, threads, kernel)
+        _fused.copy(query[b], keys[b], values[b], named, radii, dilations, attributes.top_k, scales, 0, threads, kernel)
         for b in range(len(query))
     ]
     return copied[0][None] if len(copied) == 1 else np.stack(copied)

@@ -10,6 +10,7 @@ def copy(
     query: np.ndarray,
     keys: np.ndarray,
     values: np.ndarray,
+    named: Sequence[tuple[int, int, int]],
     radius: Sequence[int],
     dilation: Sequence[int],
     top_k: int,

@@ -12,7 +12,8 @@ struct Reference {
     const void* keys;     // [depth][H][W] of the job's storage
     const float* values;  // [N][H][W]
     int radius, dilation;
-    float scale;  // what the sum of products is multiplied by to be the score
+    int down, right;  // how far its window is moved, in cells
+    float scale;      // what the sum of products is multiplied by to be the score
 };
 
 struct Job {

@@ -269,17 +269,20 @@ struct Panel {
     // Of the reference at hand:
     const Reference* reference;
     int index, reach, step, offsets, width, slots;
+    int lowest;  // first key row of a remainder; like all rows of a window it is counted from the query's, as if not moved
 
     // Offsets to either side that can lie inside the frame at all.
     static int reach_columns(const Job& job, const Reference& reference) {
-        const int most = (job.W - 1) / reference.dilation;
+        const int most = (job.W - 1 + distance(reference.right)) / reference.dilation;
         return reference.radius < most ? reference.radius : most;
     }
 
     static int reach_rows(const Job& job, const Reference& reference) {
-        const int most = (job.H - 1) / reference.dilation;
+        const int most = (job.H - 1 + distance(reference.down)) / reference.dilation;
         return reference.radius < most ? reference.radius : most;
     }
+
+    static int distance(int move) { return move < 0 ? -move : move; }
 
     static int width_of(int reach, int step) { return (P + 2 * reach * step + L - 1) / L * L; }
 
@@ -369,10 +372,12 @@ struct Panel {
     // Mark the strips that see a value other than zero in the reference at hand.
     void find_live() {
         const int across = reach * step, along = reach_rows(job, *reference) * step;
-        const int top = first_row > along ? first_row - along : 0;
-        const int bottom = first_row + rows + along < job.H ? first_row + rows + along : job.H;
-        const int left = column > across ? (column - across) / L : 0;
-        const int last = column + columns - 1 + across < job.W - 1 ? column + columns - 1 + across : job.W - 1;
+        const int beside = column + reference->right, above = first_row + reference->down;
+        const int top = above > along ? above - along : 0;
+        const int bottom = above + rows + along < job.H ? above + rows + along : job.H;
+        const int left = beside > across ? (beside - across) / L : 0;
+        const int last = beside + columns - 1 + across < job.W - 1 ? beside + columns - 1 + across : job.W - 1;
+        if (last < left * L || bottom <= top) return;
         const int groups = last / L + 1 - left;
         const std::size_t plane = (std::size_t)job.H * job.W;
         for (int y = top; y < bottom; ++y)
@@ -389,11 +394,12 @@ struct Panel {
             }
         for (int r = 0; r < rows; ++r)
             for (int strip = 0; strip * L < columns; ++strip) {
-                const int first = column + strip * L;
+                const int first = beside + strip * L;
+                if (first + L - 1 + across < 0) continue;
                 const int from = first > across ? (first - across) / L : 0;
-                const int to = (first + L - 1 + across < job.W - 1 ? first + L - 1 + across : job.W - 1) / L;
+                const int to = (first + L - 1 + across < last ? first + L - 1 + across : last) / L;
                 bool& live = state[r].live[strip];
-                for (int y = first_row + r - along; y <= first_row + r + along && !live; y += step)
+                for (int y = above + r - along; y <= above + r + along && !live; y += step)
                     for (int group = from; group <= to && y >= 0 && y < job.H; ++group)
                         live |= marks[(std::size_t)(y - top) * groups + group - left] != 0;
             }
@@ -404,11 +410,12 @@ struct Panel {
     template <typename A, typename Key>
     void fold_remainder(int remainder) {
         if (first_row + rows - 1 < remainder) return;
-        const int count = (job.H - 1 - remainder) / step + 1;
+        lowest = divided_up(-reference->down - remainder, step);
+        const int highest = -divided_up(reference->down + remainder - (job.H - 1), step);
         const int first = first_row > remainder ? (first_row - remainder + step - 1) / step : 0;
         const int beyond = (first_row + rows - 1 - remainder) / step + 1;
         const int along = reach_rows(job, *reference);
-        int fetched = 0;  // key rows before this one are in the ring, as far as it reaches
+        int fetched = lowest;  // key rows before this one are in the ring, as far as it reaches
         for (int u = first; u < beyond; u += ROWS) {
             const int group = beyond - u < ROWS ? beyond - u : ROWS;
             int own[ROWS];  // those that are missing stand for the last
@@ -421,10 +428,11 @@ struct Panel {
                 if (live[strip]) read_query<A>(strip, own);
             }
             if (!any) continue;
-            const int top = u > along ? u - along : 0;
-            const int bottom = u + group - 1 + along < count - 1 ? u + group - 1 + along : count - 1;
+            const int top = u - along > lowest ? u - along : lowest;
+            const int bottom = u + group - 1 + along < highest ? u + group - 1 + along : highest;
+            const int down = remainder + reference->down;
             if (fetched < top) fetched = top;
-            for (; fetched <= bottom; ++fetched) fetch<A, Key>(fetched * step + remainder, slot_of(fetched));
+            for (; fetched <= bottom; ++fetched) fetch<A, Key>(fetched * step + down, slot_of(fetched));
             // Strip by strip, so that its queries stay in the first cache.
             for (int strip = 0; strip < STRIPS; ++strip) {
                 if (!live[strip]) continue;
@@ -435,13 +443,15 @@ struct Panel {
                     // Most key rows are seen by all query rows; the first and last few by some of them.
                     const int from = v - along - u > 0 ? v - along - u : 0;
                     const int to = v + along - u < group - 1 ? v + along - u : group - 1;
-                    fold_rows<A, ROWS>(to - from + 1, strip, v * step + remainder, slot_of(v), own, from);
+                    fold_rows<A, ROWS>(to - from + 1, strip, v * step + down, slot_of(v), own, from);
                 }
             }
         }
     }
 
-    char* slot_of(int v) { return ring + 4 * (std::size_t)(v % slots) * (job.depth + job.N) * width; }
+    char* slot_of(int v) { return ring + 4 * (std::size_t)((v - lowest) % slots) * (job.depth + job.N) * width; }
+
+    static int divided_up(int a, int b) { return a > 0 ? (a + b - 1) / b : a / b; }
 
     // fold with a number of query rows known only now.
     template <typename A, int R>
@@ -489,9 +499,11 @@ struct Panel {
     template <typename A, typename Key>
     void fetch(int y, char* slot) const {
         const std::size_t plane = (std::size_t)job.H * job.W;
-        const int start = column - reach * step;
-        const int left = start < 0 ? -start : 0, right = job.W - start < width ? job.W - start : width;
-        const std::ptrdiff_t from = (std::ptrdiff_t)y * job.W + start + left;
+        const int start = column + reference->right - reach * step;
+        const bool inside = start < job.W && start + width > 0;
+        const int left = !inside ? width : start < 0 ? -start : 0;
+        const int right = !inside ? width : job.W - start < width ? job.W - start : width;
+        const std::ptrdiff_t from = inside ? (std::ptrdiff_t)y * job.W + start + left : 0;
         const Key* keys = static_cast<const Key*>(reference->keys) + from;
         typename A::Word* to = reinterpret_cast<typename A::Word*>(slot);
         const int depth = job.depth, to_next = width;  // known not to change with what is written
@@ -530,7 +542,7 @@ struct Panel {
                                    scores + o * L, offsets * L);
             o += count;
         }
-        const int left = column + strip * L;
+        const int left = column + reference->right + strip * L;
         if (left - reach * step < 0 || left + L - 1 + reach * step >= job.W) exclude(left, R);
         if (job.top_k)
             for (int r = 0; r < R; ++r) keep(strip, y, own[first + r], scores + (std::size_t)r * offsets * L);
@@ -538,13 +550,12 @@ struct Panel {
             weigh<R>(strip, values_in(slot) + strip * L, own + first);
     }
 
-    // Positions outside the frame count for nothing.
+    // Positions outside the frame count for nothing. left: where the first lane's window has its middle
     void exclude(int left, int count) {
-        const int lanes = job.W - left < L ? job.W - left : L;
         const float excluded = job.top_k ? __builtin_nanf("") : LOWEST;
         for (int o = 0; o < offsets; ++o) {
             const int shifted = left + (o - reach) * step;
-            for (int lane = 0; lane < lanes; ++lane)
+            for (int lane = 0; lane < L; ++lane)
                 if (shifted + lane < 0 || shifted + lane >= job.W)
                     for (int r = 0; r < count; ++r) scores[((std::size_t)r * offsets + o) * L + lane] = excluded;
         }
@@ -556,7 +567,7 @@ struct Panel {
             const float* score = row_scores + (std::size_t)o * L;
             unsigned better = lanes_not_below(load(score), load(highest));
             if (!better) continue;
-            const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + (o - reach) * step;
+            const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + reference->right + (o - reach) * step;
             for (; better; better &= better - 1) {
                 const int lane = __builtin_ctz(better);
                 insert(r, strip * L + lane, score[lane], place + lane);
@@ -674,7 +685,7 @@ struct Panel {
             for (int n = 0; n < job.N; ++n) sums[n * P] += own[i] * value[(std::size_t)n * frame];
             total += own[i];
         }
-        state[r].total[lane] = total;
+        state[r].total[lane] = count ? total : 1.0f;  // where every window is moved out of the frame, nothing is copied
     }
 };
 

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -29,6 +30,7 @@ using corrflow::Storage;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using WordArray = py::array_t<std::int32_t, py::array::c_style>;
 
+constexpr int MOST_MOVED = 65536;
 constexpr int MOST_ROWS = 64, LEAST_ROWS = 16;  // of a task; the fewer, the more key rows are fetched for several tasks
 
 std::vector<const Kernel*> kernels_here() {
@@ -137,18 +139,19 @@ float pack(const FloatArray& features, int bits, WordArray& words, int threads) 
     return scale;
 }
 
-// One picture: query [C, H, W] float32, keys [K, C, H, W] float32 or float16, or both packed: query [depth, H, W],
-// keys [K, depth, H, W] int32 of 16 or 8 bits. values [K, N, H, W] float32; scales [K]: what a sum of products is
-// multiplied by to be the score.
-FloatArray copy(const py::array& query, const py::array& keys, const FloatArray& values, const std::vector<int>& radius,
+// One picture: query [C, H, W] float32, keys [P, C, H, W] float32 or float16, or both packed: query [depth, H, W],
+// keys [P, depth, H, W] int32 of 16 or 8 bits. values [P, N, H, W] float32. For each of the K references: which of the P
+// pictures, how far its window is moved down and to the right, its window, and what a sum of products is multiplied by.
+FloatArray copy(const py::array& query, const py::array& keys, const FloatArray& values,
+                const std::vector<std::array<int, 3>>& named, const std::vector<int>& radius,
                 const std::vector<int>& dilation, int top_k, const std::vector<float>& scales, int bits, int threads,
                 const std::string& kernel_name) {
-    if (query.ndim() != 3 || values.ndim() != 4) throw std::invalid_argument("query [C, H, W] and values [K, N, H, W]");
-    const py::ssize_t K = values.shape(0), N = values.shape(1);
+    if (query.ndim() != 3 || values.ndim() != 4) throw std::invalid_argument("query [C, H, W] and values [P, N, H, W]");
+    const py::ssize_t P = values.shape(0), N = values.shape(1), K = py::ssize_t(named.size());
     const py::ssize_t C = query.shape(0), H = query.shape(1), W = query.shape(2);
     expect(query, {C, H, W}, "query");
-    expect(keys, {K, C, H, W}, "keys");
-    expect(values, {K, N, H, W}, "values");
+    expect(keys, {P, C, H, W}, "keys");
+    expect(values, {P, N, H, W}, "values");
     const bool half = keys.dtype().kind() == 'f' && keys.itemsize() == 2;
     Storage storage = half ? Storage::Half : Storage::Float;
     if (bits == 16 || bits == 8) {
@@ -167,12 +170,15 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
     std::vector<Reference> references;
     std::int64_t window = 0;
     for (py::ssize_t k = 0; k < K; ++k) {
+        const auto [picture, down, right] = named[k];
         if (radius[k] < 0 || dilation[k] < 1) throw std::invalid_argument("radius >= 0 and dilation >= 1");
-        const std::int64_t across = std::min<std::int64_t>(radius[k], (W - 1) / dilation[k]);
-        const std::int64_t along = std::min<std::int64_t>(radius[k], (H - 1) / dilation[k]);
-        window += (2 * across + 1) * (2 * along + 1);
-        references.push_back({static_cast<const char*>(keys.data()) + k * C * H * W * keys.itemsize(),
-                              values.data() + k * N * H * W, radius[k], dilation[k], scales[k]});
+        if (picture < 0 || picture >= P) throw std::invalid_argument("references among the pictures");
+        if (std::abs(down) > MOST_MOVED || std::abs(right) > MOST_MOVED) throw std::invalid_argument("moves of 65536 at most");
+        const std::int64_t across = std::min<std::int64_t>(radius[k], (W - 1 + std::abs(right)) / dilation[k]);
+        const std::int64_t along = std::min<std::int64_t>(radius[k], (H - 1 + std::abs(down)) / dilation[k]);
+        window += std::min<std::int64_t>((2 * across + 1) * (2 * along + 1), H * W);
+        references.push_back({static_cast<const char*>(keys.data()) + picture * C * H * W * keys.itemsize(),
+                              values.data() + picture * N * H * W, radius[k], dilation[k], down, right, scales[k]});
     }
     FloatArray copied({N, H, W});
     Job job{};
@@ -211,7 +217,7 @@ PYBIND11_MODULE(_fused, module) {
     });
     module.def("pack", &pack, py::arg("features").noconvert(), py::arg("bits"), py::arg("words").noconvert(),
                py::arg("threads"));
-    module.def("copy", &copy, py::arg("query"), py::arg("keys"), py::arg("values").noconvert(), py::arg("radius"),
-               py::arg("dilation"), py::arg("top_k"), py::arg("scales"), py::arg("bits"), py::arg("threads"),
+    module.def("copy", &copy, py::arg("query"), py::arg("keys"), py::arg("values").noconvert(), py::arg("named"),
+               py::arg("radius"), py::arg("dilation"), py::arg("top_k"), py::arg("scales"), py::arg("bits"), py::arg("threads"),
                py::arg("kernel"));
 }
