@@ -59,8 +59,10 @@ class FeatureBackend:
 
     def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
         """Features [C, h, w] -> soft labels [N, h, w] float32."""
-        keys, values, attributes = memory.references()
-        return cpu.local_soft_copy(query[None], keys[None], values[None], attributes, self._threads)[0]
+        keys, values, attributes, named = memory.named_references()
+        return cpu.local_soft_copy(query[None], keys[None], values[None], attributes, self._threads, references=named)[
+            0
+        ]
 
     def close(self) -> None: ...
 

@@ -39,12 +39,15 @@ def onnx(
     artifact: Annotated[Path, typer.Argument(help="Folder to write the artifact to.")],
     size: Annotated[str, typer.Option(help="Rows x columns to work at; other sizes run as well.")] = "480x854",
     recent: Annotated[int, typer.Option(help="Last frames kept as references, besides the first.")] = 5,
-    radius: Annotated[int, typer.Option(help="Window radius in cells of 4 pixels.")] = 8,
+    radius: Annotated[
+        str, typer.Option(help="Window radius in cells of 4 pixels; two such as 8,12: first frame, others.")
+    ] = "8",
     dilation: Annotated[
         str, typer.Option(help="Distance between window positions in cells; two such as 1,2: first frame, others.")
     ] = "1",
     top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
     temperature: Annotated[float | None, typer.Option(help="Divisor of the scores [that of training].")] = None,
+    follow: Annotated[bool, typer.Option(help="Move windows along with the objects.")] = True,
     colour_share: Annotated[
         float | None,
         typer.Option(min=0, max=0.99, help="Share of a score that raw colours have beside the features [the run's]."),
@@ -101,10 +104,11 @@ def onnx(
             settings = TrackingSettings(
                 rows=min(height, width),
                 ages=last_frames(recent),
-                radius=(radius,),
-                dilation=_dilations(dilation),
+                radius=_one_or_two("radius", radius),
+                dilation=_one_or_two("dilation", dilation),
                 top_k=top_k,
                 temperature=trained_temperature(run) if temperature is None else temperature,
+                follow=follow,
             )
         console = Console()
         scored = None if davis is None else (davis, split)
@@ -281,11 +285,11 @@ def _size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _dilations(text: str) -> tuple[int, ...]:
+def _one_or_two(option: str, text: str) -> tuple[int, ...]:
     """ "1,2" -> (1, 2); raises InputError."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise InputError(f"expected --dilation as one whole number or two such as 1,2, got {text!r}")
+        raise InputError(f"expected --{option} as one whole number or two such as 1,2, got {text!r}")
     return tuple(int(part) for part in parts)
 
 

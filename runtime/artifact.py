@@ -20,7 +20,7 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.onnx_guard import check_onnx
 
 # 1 knew the first frame and the last few only ("first_frame", "recent_frames"); it is still read.
-FORMAT_VERSION, OLDEST_VERSION = 2, 1
+FORMAT_VERSION, OLDEST_VERSION = 3, 1
 STRIDE = 4
 DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx"
 # What an artifact may have besides: a step as one graph, and encoders that only TensorRT reads.
@@ -43,6 +43,8 @@ class TrackingSettings:
                    min(4, 1 + age // dilate_after), as in MAST (Lai et al., 2020); needs a back end that takes any
                    attributes
     hard_labels:   remember each mask as 0 and 1 (label above one half) and not as soft labels
+    follow:        move windows along with the objects (runtime/follow.py), on back ends that take any attributes; the
+                   others search with windows that stay
 
     A frame that is both an anchor and of a listed age is one reference. References that do not exist yet are left out.
     """
@@ -56,6 +58,7 @@ class TrackingSettings:
     temperature: float = 0.07
     dilate_after: int = 0
     hard_labels: bool = False
+    follow: bool = False
 
     def __post_init__(self) -> None:
         if not (self.rows == 0 or 16 <= self.rows <= 8192):
@@ -185,7 +188,7 @@ def artifact_path(named: Path | None) -> Path:
 
 
 def settings_from_json(tracking: dict[str, Any]) -> TrackingSettings:
-    """Settings as they stand in artifact.json, of this format or the one before.
+    """Settings as they stand in artifact.json, of this format or those before.
 
     Raises InputError for values out of range, and KeyError, TypeError or ValueError for what makes no settings.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,18 @@ class Memory(Protocol):
 
     def searched_with(self, attributes: Attributes) -> Memory:
         """The same references as they are now, searched otherwise; for back ends that take any attributes."""
+        ...
+
+    def aimed(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> Memory:
+        """The same references as they are now, those of a frame once for each of its moves (down, right), in cells.
+
+        Frames are counted from the first remembered; for back ends that take any attributes.
+        """
+        ...
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames that are references for the next one, counted from the first remembered."""
         ...
 
     @property

@@ -6,7 +6,7 @@ What runs the graphs is handed in (`Programs`): engines of TensorRT, or sessions
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -127,6 +127,14 @@ class DeviceMemory:
     def searched_with(self, attributes: Attributes) -> DeviceMemory:
         """Raises CorrflowError: engines have their windows built in."""
         raise CorrflowError("expected a back end that searches with any attributes, got engines; use onnxruntime")
+
+    def aimed(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> DeviceMemory:
+        """Raises CorrflowError: engines have no windows that move."""
+        raise CorrflowError("expected a back end that searches with any attributes, got engines; use onnxruntime")
+
+    @property
+    def frames(self) -> list[int]:
+        return self.slots.frames
 
     def references(self) -> tuple[Buffer, Buffer]:
         """Keys [1, K, C, h, w] and values [1, K, N, h, w], in place where the references are the first slots."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from corrflow.plugins.local_soft_copy.cpu import Packed, packed_depth
-from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.plugins.local_soft_copy.spec import Attributes, Reference
 from corrflow.runtime.artifact import TrackingSettings
 
 if TYPE_CHECKING:
@@ -74,11 +75,18 @@ class _Ring:
         self._slots = ReferenceSlots(settings)
         self._values = np.empty((len(self._slots), labels, *cells), np.float32)
         self._attributes: Attributes | None = None
+        self._aims: Mapping[int, Sequence[tuple[int, int]]] = {}
 
     def searched_with(self, attributes: Attributes) -> Self:
         """The same references as they are now, in the same memory, searched with other attributes."""
         view = copy(self)
         view._attributes = attributes
+        return view
+
+    def aimed(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> Self:
+        """The same references as they are now, in the same memory, those of a frame once for each of its moves."""
+        view = copy(self)
+        view._aims = aims
         return view
 
     @property
@@ -94,6 +102,18 @@ class _Ring:
     def attributes(self) -> Attributes:
         """How to search the references of the next frame."""
         return self._attributes or self._slots.attributes
+
+    def _named(self) -> tuple[tuple[Reference, ...], Attributes]:
+        """The references by their slots, moved as they are aimed, and how to search them."""
+        named, radii, dilations = [], [], []
+        own = self.attributes
+        slots, frames = self._slots.wanted.tolist(), self.frames
+        for slot, frame, (radius, dilation) in zip(slots, frames, own.windows(len(slots)), strict=True):
+            for move in self._aims.get(frame, ((0, 0),)):
+                named.append(Reference(slot, *move))
+                radii.append(radius)
+                dilations.append(dilation)
+        return tuple(named), replace(own, radius=tuple(radii), dilation=tuple(dilations))
 
     @property
     def _chosen(self) -> slice | np.ndarray:
@@ -120,9 +140,17 @@ class MemoryRing(_Ring):
             self._keys[slot], self._values[slot] = features, labels
 
     def references(self) -> tuple[np.ndarray, np.ndarray, Attributes]:
-        """Keys [K, C, h, w] and values [K, N, h, w] of the K references of the next frame, and how to search them."""
+        """Keys [K, C, h, w] and values [K, N, h, w] of the K references of the next frame, and how to search them.
+
+        For who cannot move windows: how they are aimed is left out.
+        """
         chosen = self._chosen
         return self._keys[chosen], self._values[chosen], self.attributes
+
+    def named_references(self) -> tuple[np.ndarray, np.ndarray, Attributes, tuple[Reference, ...]]:
+        """All slots, keys [S, C, h, w] and values [S, N, h, w], how to search, and which of them, moved how far."""
+        named, attributes = self._named()
+        return self._keys, self._values, attributes, named
 
 
 class PackedRing(_Ring):
@@ -152,7 +180,7 @@ class PackedRing(_Ring):
             packed = self._pack(features)
             self._words[slot], self._scales[slot], self._values[slot] = packed.words, packed.scales, labels
 
-    def references(self) -> tuple[Packed, np.ndarray, Attributes]:
-        """Keys of the K references of the next frame, values [K, N, h, w], and how to search them."""
-        chosen = self._chosen
-        return Packed(self._words[chosen], self._scales[chosen], self._bits), self._values[chosen], self.attributes
+    def named_references(self) -> tuple[Packed, np.ndarray, Attributes, tuple[Reference, ...]]:
+        """As MemoryRing's, with packed keys."""
+        named, attributes = self._named()
+        return Packed(self._words, self._scales, self._bits), self._values, attributes, named

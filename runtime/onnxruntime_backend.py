@@ -81,11 +81,14 @@ class OnnxRuntimeBackend:
     def propagate(self, query: np.ndarray, memory: MemoryRing | PackedRing) -> np.ndarray:
         """Features [C, h, w] -> soft labels [N, h, w] float32."""
         if isinstance(memory, PackedRing):
-            packed, values, attributes = memory.references()
-            return cpu.packed_soft_copy(self._pack(query), packed, values, attributes, self._threads)
-        keys, values, attributes = memory.references()
+            packed, values, attributes, named = memory.named_references()
+            return cpu.packed_soft_copy(self._pack(query), packed, values, attributes, self._threads, references=named)
         if self._propagate is None:
-            return cpu.local_soft_copy(query[None], keys[None], values[None], attributes, self._threads)[0]
+            keys, values, attributes, named = memory.named_references()
+            return cpu.local_soft_copy(
+                query[None], keys[None], values[None], attributes, self._threads, references=named
+            )[0]
+        keys, values, _ = memory.references()
         return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None]})[0]
 
     def _pack(self, features: np.ndarray) -> cpu.Packed:

@@ -16,6 +16,7 @@ import numpy as np
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
+from corrflow.runtime.follow import Followed, Follower
 from corrflow.runtime.labels import Geometry, Upsampler, indexed_mask
 from corrflow.runtime.presence import Presence, PresenceSettings, Watch
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
@@ -41,6 +42,7 @@ class _Group:
     members: list[_Member]
     memory: Memory
     watch: Watch | None = None
+    follower: Follower | None = None
 
 
 class Tracker:
@@ -132,10 +134,15 @@ class Tracker:
         self._features = self.backend.encode(frame, geometry.working)
         soft = {}
         for group in self._groups:
-            labels = self.backend.propagate(self._features, group.memory)
+            memory = group.memory
+            if group.follower is not None:
+                memory = memory.aimed(group.follower.aims(memory.frames))
+            labels = self.backend.propagate(self._features, memory)
             if group.watch is not None:
                 labels = group.watch.judge(self._features, labels, _watched(group.members))
             group.memory.remember(self._features, self._remembered(labels, group.members))
+            if group.follower is not None:
+                group.follower.see(labels)
             for member in group.members:
                 own = labels[member.channels]
                 soft[member.given.id] = np.zeros_like(own) if member.presence.lost else own
@@ -230,7 +237,11 @@ class Tracker:
         watch = None
         if self.presence is not None and any(isinstance(given, MaskObject) for given in objects):
             watch = Watch(self.backend, self.settings, self.presence, self._features, labels, _watched(members))
-        self._groups.append(_Group(members, memory, watch))
+        follower = None
+        if self.settings.follow and self.backend.any_attributes:
+            followed = [Followed(one.channels, isinstance(one.given, KeypointsObject)) for one in members]
+            follower = Follower(self.settings, followed, labels)
+        self._groups.append(_Group(members, memory, watch, follower))
 
     def _remembered(self, labels: np.ndarray, members: list[_Member], given: bool = False) -> np.ndarray:
         """What the memory gets of labels [N, h, w]: masks as they are or as 0 and 1, points half as bumps drawn anew.

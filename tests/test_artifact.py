@@ -97,7 +97,7 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 3},
+        {"format": 4},
         {"format": 0},
         {"format": "2"},
         {"stride": 8},

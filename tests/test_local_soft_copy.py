@@ -213,7 +213,8 @@ def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, mo
 
 
 @pytest.mark.parametrize(
-    "references", [[], [Reference(1)], [Reference(-1)], [Reference(0, MOST_MOVED + 1)], [Reference(0, 0, -MOST_MOVED - 1)]]
+    "references",
+    [[], [Reference(1)], [Reference(-1)], [Reference(0, MOST_MOVED + 1)], [Reference(0, 0, -MOST_MOVED - 1)]],
 )
 def test_impossible_references_are_refused(references: list[Reference]) -> None:
     query, keys, values = inputs(Case(1, 1, 4, 2, 5, 6, Attributes((1,))))
