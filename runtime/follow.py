@@ -1,9 +1,10 @@
 """Where to look for what moves: windows that go along with the objects.
 
-An object that has crossed the picture is far from where the frame it was given on shows it, and a window around the same
-place sees background there. So the middle of a reference's window is moved by as much as the object has moved since: of
-the frame it was given on in addition to the unmoved window, which the background needs; of the recent frames in place of
-it, for they are searched widely enough for both. Only back ends that search with any attributes can do so.
+An object that has crossed the picture is far from where the frame it was given on shows it, and a window around the
+same place sees background there. So the middle of a reference's window is moved by as much as the object has moved
+since: of the frame it was given on in addition to the unmoved window, which the background needs; of the recent frames
+in place of it, for they are searched widely enough for both. Points do not move the windows of recent frames, since
+each goes its own way from one frame to the next. Only back ends that search with any attributes can do all this.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Followed:
 class Follower:
     """Where the objects of a group were on the frames it remembers. Places are (row, column) of cells.
 
-    An object out of sight stays where it was last. All that were given keep their part even after they have been removed,
-    because what is left must not change by that.
+    An object out of sight stays where it was last. All that were given keep their part even after they have been
+    removed, because what is left must not change by that.
     """
 
     def __init__(self, settings: TrackingSettings, objects: Sequence[Followed], labels: np.ndarray) -> None:
@@ -66,7 +67,8 @@ class Follower:
             [np.median(then - now, axis=0) for then, now in zip(self._places[frame], self._now, strict=True)]
         )
         if frame not in self._anchors:
-            return [_whole(moved.mean(0))]
+            masks = moved[[not one.points for one in self._objects]]
+            return [_whole(masks.mean(0)) if len(masks) else (0, 0)]
         moves = [(0, 0)]
         for move in map(_whole, moved):
             apart = min(max(abs(move[0] - other[0]), abs(move[1] - other[1])) for other in moves)

@@ -48,7 +48,10 @@ def local_soft_copy_oracle(
     temperature: float,
     references: list[tuple[int, int, int]] | None = None,
 ) -> np.ndarray:
-    """windows: (radius, dilation) of each reference, which is (picture, down, right) if they are named; shapes as in spec.py; returns [B, N, H, W] float64."""
+    """windows: (radius, dilation) of each reference; shapes as in spec.py; returns [B, N, H, W] float64.
+
+    references: (picture, down, right) of each; None: the pictures in turn, unmoved
+    """
     query, keys, values = (array.astype(np.float64) for array in (query, keys, values))
     B, _, H, W = query.shape
     copied = np.zeros((B, values.shape[2], H, W))

@@ -67,7 +67,10 @@ def test_points_move_a_window_by_their_median() -> None:
         SETTINGS, [Followed(slice(0, 3), True)], np.concatenate([block(10, 10 * k, 1) for k in (1, 2, 3)])
     )
     follower.see(np.concatenate([block(15, 10, 1), block(16, 21, 1), block(40, 70, 1)]))
-    assert follower.aims([0]) == {0: [(0, 0), (-6, -1)]}
+    assert follower.aims([0, 1]) == {0: [(0, 0), (-6, -1)], 1: [(0, 0)]}
+    follower.see(block(16, 10, 1).repeat(3, 0))
+    assert follower.aims([1]) == {1: [(0, 0)]}  # recent windows stay
+    follower.see(np.concatenate([block(15, 10, 1), block(16, 21, 1), block(40, 70, 1)]))
     follower.see(np.zeros((3, 60, 80), np.float32))
     assert follower.aims([0]) == {0: [(0, 0), (-6, -1)]}
 

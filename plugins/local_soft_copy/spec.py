@@ -7,8 +7,9 @@ the K references that lies inside the frame; the `top_k` highest of them over al
 of them for top_k = 0); softmax over those; the values are summed with these weights (paper, section 3.3).
 
 The window of a reference holds the offsets dilation * (-radius .. radius) in y and in x. Positions outside the frame
-are left out by position, never by looking at a score; where that leaves none, zeros are copied. Ties at the top_k boundary go to the earlier reference, then to
-the earlier row, then to the earlier column, so that the result is defined for every input.
+are left out by position, never by looking at a score; where that leaves none, zeros are copied. Ties at the top_k
+boundary go to the earlier reference, then to the earlier row, then to the earlier column, so that the result is defined
+for every input.
 
 A call may name its references (`Reference`): which of the K pictures each is, one or several times, and how far its
 window is moved. The definition and the fused CPU kernel take such names; graphs search every picture once, unmoved.
@@ -97,7 +98,10 @@ class Attributes:
 
 
 def named_references(references: Sequence[Reference] | None, pictures: int) -> tuple[Reference, ...]:
-    """The references of a call on `pictures` pictures; None: each once, unmoved. Raises InputError for impossible ones."""
+    """The references of a call on `pictures` pictures; None: each once, unmoved.
+
+    Raises InputError for those that cannot be.
+    """
     if references is None:
         return tuple(Reference(k) for k in range(pictures))
     for picture, down, right in references:
