@@ -165,7 +165,7 @@ def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backe
     for t, frame in enumerate(frames[1:], 1):
         expected, got = ({track.id: track for track in tracker.step(frame).objects} for tracker in (left, changed))
         for own in (1, 7):
-            assert np.array_equal(expected[own].points, got[own].points)
+            np.testing.assert_array_equal(expected[own].points, got[own].points)  # pyright: ignore[reportArgumentType]
             assert (expected[own].confidence, expected[own].box) == (got[own].confidence, got[own].box)
         if t == 2:
             changed.remove(3)

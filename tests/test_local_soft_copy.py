@@ -29,9 +29,9 @@ CASES = EDGES | {
 }
 
 
-def local_soft_copy_of(form, query, keys, values, attributes: Attributes) -> np.ndarray:
+def local_soft_copy_of(form, query, keys, values, attributes: Attributes, *names) -> np.ndarray:
     tensors = (torch.from_numpy(array) for array in (query, keys, values))
-    return form.local_soft_copy(*tensors, attributes).numpy()
+    return form.local_soft_copy(*tensors, attributes, *names).numpy()
 
 
 def run_reference(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
@@ -184,8 +184,7 @@ def test_named_references_match_the_oracle_for_any_moves(oracle, named, seed: in
     attributes = case.attributes
     windows = attributes.windows(len(references))
     expected = oracle(query, keys, values, windows, attributes.top_k, attributes.temperature, references)
-    tensors = [torch.from_numpy(array) for array in (query, keys, values)]
-    found = [torch_reference.local_soft_copy(*tensors, attributes, references).numpy()]
+    found = [local_soft_copy_of(torch_reference, query, keys, values, attributes, references)]
     for kernel in cpu.kernels():
         found.append(cpu.local_soft_copy(query, keys, values, attributes, 2, kernel, references))
         for bits in (16, 8):
@@ -205,8 +204,7 @@ def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, mo
     attributes = Attributes((1, 2), (1, 2), top_k)
     query, keys, values = inputs(Case(1, 2, 3, 2, 70, 150, attributes))
     references = [Reference(0), Reference(1, *move)]
-    tensors = [torch.from_numpy(array) for array in (query, keys, values)]
-    expected = torch_reference.local_soft_copy(*tensors, attributes, references).numpy()
+    expected = local_soft_copy_of(torch_reference, query, keys, values, attributes, references)
     for threads in (1, 16):
         got = cpu.local_soft_copy(query, keys, values, attributes, threads, kernel, references)
         np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
