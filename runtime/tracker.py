@@ -7,6 +7,7 @@ frame form a group with a memory of its own, so that adding, correcting or remov
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,8 @@ from corrflow.runtime.follow import Followed, Follower
 from corrflow.runtime.labels import Geometry, Upsampler, indexed_mask
 from corrflow.runtime.presence import Presence, PresenceSettings, Watch
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
+
+logger = logging.getLogger("corrflow")
 
 # Label channels come in blocks of one size, so that the arithmetic of a channel does not depend on its neighbours.
 CHANNEL_BLOCK = 8
@@ -69,6 +72,8 @@ class Tracker:
                 f" {self.settings.attributes}{widened}; build the fused kernel, or export an artifact with those"
                 " settings"
             )
+        if self.settings.follow and not backend.any_attributes:
+            logger.info("%s: windows stay where they are, and do not follow the objects", backend.name)
         self.reset()
 
     def reset(self) -> None:
