@@ -1,7 +1,8 @@
 """A tracker as one would write it in plain PyTorch, for comparison: no unfold and no tiles, dense windows by gather.
 
-The same encoder, memory, window, top_k and temperature as the artifact's, so that its masks are the same. It works
-through a few rows of queries at a time, since the gathered windows of a whole frame would not fit into memory.
+The same encoder, memory, window, top_k and temperature as the artifact's, so that its masks are nearly the same; its
+windows stay where they are. It works through a few rows of queries at a time, since the gathered windows of a whole
+frame would not fit into memory.
 """
 
 from __future__ import annotations
