@@ -55,13 +55,13 @@ class Frame:
     channels: int = 155
     classes: int = 8
     references: int = 6
-    radius: int = 12
+    radius: tuple[int, ...] = (8, 12)
     dilation: tuple[int, ...] = (1, 2)
     top_k: int = 5
 
     @property
     def attributes(self) -> Attributes:
-        return Attributes((self.radius,), self.dilation, self.top_k, 0.07)
+        return Attributes(self.radius, self.dilation, self.top_k, 0.07)
 
 
 def work(frame: Frame, storage: Storage) -> Work:

@@ -21,7 +21,9 @@ def test_the_frame_is_that_of_the_bundled_model() -> None:
 
 def test_one_tile_is_counted_as_by_hand() -> None:
     # 16 columns and 8 rows in one block; with radius 1, row 0 sees 2 rows of keys, rows 1 to 6 see 3, row 7 sees 2.
-    counted = work(Frame(height=8, width=16, channels=16, classes=2, references=1, radius=1, dilation=(1,)), "float16")
+    counted = work(
+        Frame(height=8, width=16, channels=16, classes=2, references=1, radius=(1,), dilation=(1,)), "float16"
+    )
     assert counted.blocks == 1
     assert counted.memory == 8 * 16 * 2 * (16 + 2 + 16 + 2)
     assert counted.cached == 8 * 16 * 16 * 2
@@ -32,7 +34,11 @@ def test_one_tile_is_counted_as_by_hand() -> None:
 def test_more_work_is_never_faster_and_no_product_is_left_out() -> None:
     for top_k in (5, 0):
         small, large = (work(Frame(references=K, top_k=top_k), "float16") for K in (1, 6))
-        inside = [(25 * 120 - 12 * 13 * dilation) * (25 * 214 - 12 * 13 * dilation) for dilation in (1, 2)]
+        inside = [
+            ((2 * radius + 1) * 120 - radius * (radius + 1) * dilation)
+            * ((2 * radius + 1) * 214 - radius * (radius + 1) * dilation)
+            for radius, dilation in ((8, 1), (12, 2))
+        ]
         useful = 2 * 155 * (inside[0] + 5 * inside[1])  # of scores inside the frame
         assert useful < large.operations
         for device in DEVICES:
