@@ -120,7 +120,7 @@ def test_keypoints_stay_on_a_real_animal(shared_data: Path) -> None:
     points, true = points[seen, :2], true[seen, :2]
     pictures = [cv2.imread(str(folder / f"{number:05d}.jpg")) for number in range(int(first), int(last) + 1)]
     backend = OnnxRuntimeBackend(load_artifact(bundled_artifact_path()))
-    tracker = Tracker(backend, with_settings(backend.artifact.settings, rows=ROWS))
+    tracker = Tracker(backend, with_settings(backend.artifact.settings, rows=240))
     names = tuple(name for name, used in zip(annotation["keypoint_names"], seen, strict=True) if used)
     tracks = tracker.start(np.asarray(pictures[0]), [KeypointsObject(1, points, names)])
     for picture in pictures[1:]:
