@@ -27,8 +27,8 @@ from corrflow.evaluate.report import REPORT_VERSION, WIDEST_TABLE
 from corrflow.evaluate.results import program
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.plugins.errors import InputError
-from corrflow.runtime.tracker import LOST_POINT, Tracker
-from corrflow.runtime.tracks import KeypointsObject
+from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.tracks import LOST_POINT, KeypointsObject
 
 ALPHAS = (0.1, 0.2)
 STRIDED_EVERY = 5

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from corrflow.runtime.artifact import TrackingSettings
+from corrflow.runtime.tracks import LOST_POINT
 
 # Windows of an anchor: as many as several objects that move apart may cost. Nearer ones are taken for one.
 MOST_WINDOWS = 4
 NEAR = 3
-_SEEN_POINT = 0.05
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,5 @@ def _places(labels: np.ndarray, points: bool, before: np.ndarray) -> np.ndarray:
         return cells.mean(0)[None]
     highest = labels.reshape(len(labels), -1)
     places = np.stack(np.unravel_index(highest.argmax(1), labels.shape[1:]), 1).astype(np.float64)
-    seen = highest.max(1) > _SEEN_POINT if points else np.zeros(1, bool)
+    seen = highest.max(1) > LOST_POINT if points else np.zeros(1, bool)
     return places if first else np.where(seen[:, None], places, before)

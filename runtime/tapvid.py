@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from corrflow.runtime.sinks import Sink, finish, part_of, prepare_place, write_failed
-from corrflow.runtime.tracker import LOST_POINT
-from corrflow.runtime.tracks import Frame, Tracks
+from corrflow.runtime.tracks import LOST_POINT, Frame, Tracks
 
 _BLOCK = 1024  # frames in memory at a time
 

@@ -20,13 +20,12 @@ from corrflow.runtime.backend import Backend, Features, Memory
 from corrflow.runtime.follow import Followed, Follower
 from corrflow.runtime.labels import Geometry, Upsampler, indexed_mask
 from corrflow.runtime.presence import Presence, PresenceSettings, Watch
-from corrflow.runtime.tracks import KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
+from corrflow.runtime.tracks import LOST_POINT, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
 logger = logging.getLogger("corrflow")
 
 # Label channels come in blocks of one size, so that the arithmetic of a channel does not depend on its neighbours.
 CHANNEL_BLOCK = 8
-LOST_POINT = 0.05
 
 
 @dataclass

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+# The height of a point's soft label up to which it is lost.
+LOST_POINT = 0.05
+
 
 @dataclass(frozen=True)
 class Frame:
