@@ -165,7 +165,7 @@ def page(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callab
     yield start
     for process in processes:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
         assert process.returncode == 0
 
 
@@ -219,10 +219,12 @@ def test_a_box_drawn_on_the_running_stream_is_followed_and_removed(
     places = set()
     end = time.monotonic() + 30
     while len(places) < 5:
+        # The list names the object before its outline is shown, and a slow machine drops frames of the camera.
         red, bright = browser.value(LEFT)
-        assert bright >= 0 and abs(red - bright) < 24, "the outline is not where the square is"
-        places.add(bright)
-        assert time.monotonic() < end, f"the outline stays at {places}"
+        if bright >= 0:
+            assert abs(red - bright) < 24, "the outline is not where the square is"
+            places.add(bright)
+        assert time.monotonic() < end, f"the outline was only at {places}"
         time.sleep(0.1)
     keep(browser, tmp_path, f"{size}-tracked")
 
