@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from corrflow.runtime.artifact import STRIDE
+from corrflow.runtime.products import product
 from corrflow.runtime.shrink import shrink
 
 # Width of a point's bump in cells at 480 rows, and at least: it has to survive sampling on cells, and the same part of
@@ -91,11 +92,11 @@ class Geometry:
 
     def upsampler(self) -> Upsampler:
         """What brings soft labels from cells to the given frame."""
-        matrices = [
+        rows, columns = (
             _interpolation(cells, working, frame)
             for cells, working, frame in zip(self.cells, self.working, self.frame, strict=True)
-        ]
-        return Upsampler(*matrices)
+        )
+        return Upsampler(rows, columns)
 
     def _to_cell(self, points: np.ndarray) -> np.ndarray:
         scale = np.array(self.working[::-1]) / np.array(self.frame[::-1])
@@ -108,30 +109,48 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class _Interpolation:
+    """Along one side: lower [pixels] int, the first of the two cells around each pixel, ascending; weights
+    [pixels, cells] float32."""
+
+    lower: np.ndarray
+    weights: np.ndarray
+
+    def part(self, cells: np.ndarray) -> tuple[slice, slice, np.ndarray]:
+        """From the first to the last of these cells (ascending): the pixels they reach, the cells, their weights."""
+        own = slice(cells[0], cells[-1] + 1)
+        reached = slice(np.searchsorted(self.lower, cells[0] - 1), np.searchsorted(self.lower, cells[-1], "right"))
+        return reached, own, self.weights[reached, own]
+
+
+@dataclass(frozen=True)
 class Upsampler:
-    """Bilinear interpolation from cells to pixels as two small matrices, exact for every pair of sizes.
+    """Bilinear interpolation from cells to pixels as two small matrices, exact for every pair of sizes."""
 
-    rows [H, h], columns [W, w], float32
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
+    rows: _Interpolation
+    columns: _Interpolation
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
-        """[N, h, w] -> [N, H, W], float32."""
-        return np.matmul(np.matmul(self.rows, labels), self.columns.T)
+        """[N, h, w] -> [N, H, W], float32. Only what is not 0 costs time."""
+        pixels = np.zeros((len(labels), len(self.rows.lower), len(self.columns.lower)), np.float32)
+        used = labels.any(0)
+        if used.any():
+            height, top, down = self.rows.part(np.flatnonzero(used.any(1)))
+            width, left, right = self.columns.part(np.flatnonzero(used.any(0)))
+            pixels[:, height, width] = product(product(down, labels[:, top, left]), right.T)
+        return pixels
 
 
-def _interpolation(cells: int, working: int, frame: int) -> np.ndarray:
-    """[frame, cells] float32: weights of the two cells around each pixel, the edge cells held beyond their centres."""
+def _interpolation(cells: int, working: int, frame: int) -> _Interpolation:
+    """The edge cells are held beyond their centres."""
     pixel = (np.arange(frame) + 0.5) * working / frame - 0.5
     place = ((pixel - (STRIDE - 1) / 2) / STRIDE).clip(0, cells - 1)
     lower = np.minimum(place.astype(int), max(cells - 2, 0))
-    matrix = np.zeros((frame, cells), np.float32)
-    matrix[np.arange(frame), lower] = 1 - (place - lower)
+    weights = np.zeros((frame, cells), np.float32)
+    weights[np.arange(frame), lower] = 1 - (place - lower)
     if cells > 1:
-        matrix[np.arange(frame), lower + 1] = place - lower
-    return matrix
+        weights[np.arange(frame), lower + 1] = place - lower
+    return _Interpolation(lower, weights)
 
 
 def indexed_mask(ids: Sequence[int], labels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ import numpy as np
 from corrflow.plugins.errors import InputError
 from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
+from corrflow.runtime.products import product
 
 SURE, NEAR, SAMPLED = 0.8, 20, 256
 """Labels from which a cell is surely the object's; cells around it that count as its surroundings; cells that stand for
@@ -117,8 +118,8 @@ class Appearance:
         """Mean of the best products of cells [n] of features [C, h, w] with the object's, and the share of those cells
         whose best is higher than with what lay around it."""
         chosen = _cells(features, cells).T
-        best = np.matmul(chosen, self.own).max(1)
-        own = float((best > np.matmul(chosen, self.around).max(1)).mean()) if self.around.shape[1] else 1.0
+        best = product(chosen, self.own).max(1)
+        own = float((best > product(chosen, self.around).max(1)).mean()) if self.around.shape[1] else 1.0
         return float(best.mean(dtype=np.float64)), own
 
 

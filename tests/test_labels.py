@@ -40,6 +40,21 @@ def test_upsampling_keeps_a_constant_for_any_size(height: int, width: int, rows:
 
 @settings(max_examples=80, deadline=None)
 @given(height=sides, width=sides, rows=st.integers(16, 64), seed=st.integers(0, 99))
+def test_labels_of_part_of_the_picture_are_enlarged_as_those_of_the_whole(
+    height: int, width: int, rows: int, seed: int
+) -> None:
+    geometry = Geometry.of((height, width), rows)
+    generator = np.random.default_rng(seed)
+    labels = generator.random((2, *geometry.cells), np.float32)
+    (top, bottom), (left, right) = (np.sort(generator.integers(0, side + 1, 2)) for side in geometry.cells)
+    labels[:, :top] = labels[:, bottom:] = labels[:, :, :left] = labels[:, :, right:] = 0
+    upsample = geometry.upsampler()
+    expected = np.einsum("yh,nhw,xw->nyx", upsample.rows.weights, labels, upsample.columns.weights, dtype=np.float64)
+    np.testing.assert_allclose(upsample(labels), expected, atol=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(height=sides, width=sides, rows=st.integers(16, 64), seed=st.integers(0, 99))
 def test_cells_hold_the_covered_share_of_a_mask(height: int, width: int, rows: int, seed: int) -> None:
     geometry = Geometry.of((height, width), rows)
     mask = np.random.default_rng(seed).random((height, width)) < 0.5
