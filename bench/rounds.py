@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Threads of libraries wait busily for more work after each call, OpenBLAS's for some tens of milliseconds.
+PAUSE = 0.05
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -41,7 +44,8 @@ def time_in_turn(
     """Timing of each call by name.
 
     In each round every call has its turn and is repeated for `least_seconds`, so that quick ones are not measured on
-    caches that a slow one has just emptied. The first call of a turn warms up and is left out where there are others.
+    caches that a slow one has just emptied; a pause comes before it, for the threads of the one before to lie down. The
+    first call of a turn warms up and is left out where there are others.
     A call that has taken `most_seconds` in all sits out the later rounds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -53,6 +57,7 @@ def time_in_turn(
                 continue
             report(name)
             turn: list[float] = []
+            time.sleep(PAUSE)
             while sum(turn) < least_seconds:
                 start = time.perf_counter()
                 call()

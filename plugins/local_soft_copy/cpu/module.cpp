@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
@@ -83,6 +84,44 @@ void expect(const py::array& array, const std::vector<py::ssize_t>& shape, const
         throw std::invalid_argument(std::string(name) + ": unexpected shape, or not contiguous");
 }
 
+// The loops over a row stand in functions of their own, without branches and with all they use at hand, so that compilers
+// make vector instructions of them.
+
+// The largest magnitude of a row. What is not a number counts as 0.
+float largest_of(const float* row, int W) {
+    // Bits of floats without their sign are ordered as the floats are, and integers' maximum needs no special flags.
+    std::int32_t most = 0;
+    for (int x = 0; x < W; ++x) {
+        std::int32_t own;
+        std::memcpy(&own, row + x, sizeof own);
+        own &= 0x7fffffff;
+        own = own > 0x7f800000 ? 0 : own;
+        most = own > most ? own : most;
+    }
+    float largest;
+    std::memcpy(&largest, &most, sizeof largest);
+    return largest;
+}
+
+void add_squares(const float* row, float scale, int W, float* __restrict squares) {
+    for (int x = 0; x < W; ++x) {
+        const float own = row[x] * scale, square = own * own;
+        squares[x] += square == square ? square : 0.0f;
+    }
+}
+
+// Whole numbers from -limit to limit, with `excess` added, into bits of words. What is not a number becomes the lowest.
+void add_channel(const float* row, float scale, float limit, std::int32_t excess, std::uint32_t mask, int shift, int W,
+                 std::uint32_t* __restrict words) {
+    for (int x = 0; x < W; ++x) {
+        float value = row[x] * scale;
+        value = value > -limit ? value : -limit;
+        value = value < limit ? value : limit;
+        const std::int32_t whole = std::int32_t(value + (value < 0 ? -0.5f : 0.5f)) + excess;
+        words[x] |= (std::uint32_t(whole) & mask) << shift;
+    }
+}
+
 // Features [C, H, W] float32 into words [depth, H, W] of two or four channels; returns what they were multiplied by. It is
 // such that no number is cut off and that the products of two cells packed like this cannot overflow an int32.
 float pack(const FloatArray& features, int bits, WordArray& words, int threads) {
@@ -97,41 +136,36 @@ float pack(const FloatArray& features, int bits, WordArray& words, int threads) 
     {
         py::gil_scoped_release release;
         std::vector<float> largest(H), longest(H);
-        in_parallel(threads, H, W * sizeof(double), [&](int y, void* scratch) {
-            // Squares of the smallest and largest floats are beyond what a float can hold.
-            double* squares = static_cast<double*>(scratch);
-            std::fill(squares, squares + W, 0.0);
+        in_parallel(threads, H, W * sizeof(float), [&](int y, void* scratch) {
+            const float* rows = from + std::size_t(y) * W;
             float most = 0.0f;
-            for (int c = 0; c < C; ++c) {
-                const float* row = from + c * plane + std::size_t(y) * W;
-                for (int x = 0; x < W; ++x) {
-                    most = std::max(most, std::abs(row[x]));
-                    squares[x] += double(row[x]) * row[x];
-                }
-            }
-            largest[y] = most, longest[y] = float(std::sqrt(*std::max_element(squares, squares + W)));
+            for (int c = 0; c < C; ++c) most = std::max(most, largest_of(rows + c * plane, W));
+            largest[y] = most;
+            // Squares of the smallest and largest floats are beyond what a float can hold, those of their shares are not.
+            const float part = std::max(std::min(1 / most, std::numeric_limits<float>::max()),
+                                        std::numeric_limits<float>::min());
+            float* squares = static_cast<float*>(scratch);
+            std::fill(squares, squares + W, 0.0f);
+            for (int c = 0; c < C; ++c) add_squares(rows + c * plane, part, W, squares);
+            longest[y] = std::sqrt(*std::max_element(squares, squares + W)) / part;
         });
         const float most = *std::max_element(largest.begin(), largest.end());
         const float length = *std::max_element(longest.begin(), longest.end());
         // 46000 squared is below 2^31 by more than rounding to integers can add for a thousand channels.
-        const float limit = bits == 16 ? std::min(32767 / most, 46000 / length) : 127 / most;
-        if (std::isfinite(limit) && limit > 0) scale = limit;
-        const std::int32_t low = bits == 16 ? -32767 : -127, excess = bits == 16 ? 0 : 128;
+        const float fits = bits == 16 ? std::min(32767 / most, 46000 / length) : 127 / most;
+        if (std::isfinite(fits) && fits > 0) scale = fits;
+        const float limit = bits == 16 ? 32767 : 127;
+        const std::int32_t excess = bits == 16 ? 0 : 128;
         const std::uint32_t mask = bits == 16 ? 0xffffu : 0xffu;
+        const std::vector<float> nothing(W, 0.0f);  // the channels that only fill up a word
         in_parallel(threads, H, 1, [&](int y, void*) {
             for (int d = 0; d < depth; ++d) {
                 std::uint32_t* row = to + d * plane + std::size_t(y) * W;
                 std::fill(row, row + W, 0u);
                 for (int i = 0; i < share; ++i) {
                     const int c = d * share + i;
-                    const float* own = c < C ? from + c * plane + std::size_t(y) * W : nullptr;
-                    for (int x = 0; x < W; ++x) {
-                        // Nearest integer; what is not a number becomes the lowest.
-                        float value = own ? own[x] * scale : 0.0f;
-                        value = value > low ? (value < -low ? value : -low) : low;
-                        const std::int32_t whole = std::int32_t(value + (value < 0 ? -0.5f : 0.5f)) + excess;
-                        row[x] |= (std::uint32_t(whole) & mask) << (i * bits);
-                    }
+                    const float* own = c < C ? from + c * plane + std::size_t(y) * W : nothing.data();
+                    add_channel(own, scale, limit, excess, mask, i * bits, W, row);
                 }
             }
         });
