@@ -52,11 +52,13 @@ class FrameEncoder(nn.Module):
         self.head = encoder.head
         self.colour_share, self.coarse_share = encoder.config.colour_share, encoder.config.coarse_share
         if self.colour_share:
-            filters = colour_filters()
-            self.colours = nn.Conv2d(3, COLOUR_CHANNELS, filters.shape[-1], STRIDE).requires_grad_(False)
-            assert self.colours.bias is not None
-            self.colours.weight.copy_(filters.flip(1) / 255)
-            self.colours.bias.copy_(-PIXEL_MEAN * filters.sum((1, 2, 3)))
+            means, neighbours = colour_filters()
+            self.means = nn.Conv2d(3, 3, STRIDE, STRIDE).requires_grad_(False)
+            assert self.means.bias is not None
+            self.means.weight.copy_(means.flip(1) / 255)
+            self.means.bias.copy_(-PIXEL_MEAN * means.sum((1, 2, 3)))
+            self.neighbours = nn.Conv2d(3, COLOUR_CHANNELS, 3, bias=False).requires_grad_(False)
+            self.neighbours.weight.copy_(neighbours)
         if half:
             for part in (self.stem, self.blocks, self.head):
                 part.half()
@@ -71,8 +73,8 @@ class FrameEncoder(nn.Module):
         pixels = frame.float().permute(0, 3, 1, 2)  # in this order: TensorRT moves no bytes, only numbers
         features = at_two_sizes(self.learned, pixels, self.coarse_share)
         if self.colour_share:
-            colours = self.colours(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
-            features = with_colours(features, colours, self.colour_share)
+            means = self.means(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
+            features = with_colours(features, self.neighbours(means), self.colour_share)
         return features.half() if self.half_precision else features
 
 

@@ -39,8 +39,9 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-def colour_filters() -> Tensor:
-    """Filters [27, 3, 12, 12] of stride 4 on RGB around zero: mean colour of each of the 3x3 cells around a cell.
+def colour_filters() -> tuple[Tensor, Tensor]:
+    """Filters [3, 3, 4, 4] of stride 4 on RGB around zero: the mean colour of a cell; and on those [27, 3, 3, 3]: the
+    colours of the 3x3 cells around a cell.
 
     A colour is lightness, red against green, and yellow against blue, the latter two weighted up as they vary less.
     """
@@ -51,15 +52,12 @@ def colour_filters() -> Tensor:
             [OPPONENT_WEIGHT / 2, OPPONENT_WEIGHT / 2, -OPPONENT_WEIGHT],
         ]
     )
-    filters = torch.zeros(3, 3, 3, 3, 3 * STRIDE, 3 * STRIDE)
-    for y in range(3):
-        for x in range(3):
-            rows, columns = (slice(i * STRIDE, (i + 1) * STRIDE) for i in (y, x))
-            filters[y, x, :, :, rows, columns] = opponents[:, :, None, None] / STRIDE**2
-    return filters.flatten(0, 2)
+    means = opponents[:, :, None, None].expand(-1, -1, STRIDE, STRIDE) / STRIDE**2
+    neighbours = torch.eye(27).reshape(3, 3, 3, 27).permute(3, 2, 0, 1)  # from [y, x, colour, filter]
+    return means, neighbours.contiguous()
 
 
-# Pixels to repeat around a picture so that the cell in the middle of a filter is the one the feature stands for.
+# Pixels to repeat around a picture so that the cell in the middle of the filters is the one the feature stands for.
 COLOUR_PADDING = (STRIDE, 2 * STRIDE - 1, STRIDE, 2 * STRIDE - 1)
 COLOUR_CHANNELS = 27
 
@@ -112,7 +110,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.colours: Tensor
+        self.means: Tensor
+        self.neighbours: Tensor
         first, second, third, fourth = config.widths
         self.config = config
         self.stem = nn.Conv2d(3, first, 7, 2, bias=False)
@@ -129,7 +128,9 @@ class Encoder(nn.Module):
         )
         self.head = nn.Conv2d(fourth, config.feature_channels, 3, 1, 1)
         if config.colour_share:
-            self.register_buffer("colours", colour_filters() * PIXEL_SCALE, persistent=False)
+            means, neighbours = colour_filters()
+            self.register_buffer("means", means * PIXEL_SCALE, persistent=False)
+            self.register_buffer("neighbours", neighbours, persistent=False)
 
     def learned(self, image: Tensor) -> Tensor:
         """What the convolutions make of a picture of one size."""
@@ -141,8 +142,8 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         features = at_two_sizes(self.learned, image, self.config.coarse_share)
         if self.config.colour_share:
-            colours = F.conv2d(F.pad(image, COLOUR_PADDING, mode="replicate"), self.colours, stride=STRIDE)
-            features = with_colours(features, colours, self.config.colour_share)
+            means = F.conv2d(F.pad(image, COLOUR_PADDING, mode="replicate"), self.means, stride=STRIDE)
+            features = with_colours(features, F.conv2d(means, self.neighbours), self.config.colour_share)
         return features
 
     @property
