@@ -25,6 +25,7 @@ STRIDE = 4
 DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx"
 # What an artifact may have besides: a step as one graph, and encoders that only TensorRT reads.
 STEP, ENCODE_FP32, ENCODE_FP16, ENCODE_INT8 = "step.onnx", "encode-fp32.onnx", "encode-fp16.onnx", "encode-int8.onnx"
+REFERENCES = "references"  # the input of propagate.onnx that says what is searched where; only what follows has it
 LARGEST_FILE = 512 * 2**20
 OLDEST_AGE, LATEST_ANCHOR, MOST_ANCHORS, LARGEST_DILATION = 64, 1000, 16, 4
 _REMEDY = "export it again with corrflow-export onnx"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +61,16 @@ class ReferenceSlots:
         """The frames in those slots."""
         return self._frames[self.wanted].tolist()
 
+    def named(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> tuple[Reference, ...]:
+        """The references by their slots, each through the window of its place, those of a frame once for each of its
+        moves (down, right) in `aims`, and unmoved where that has none.
+        """
+        return tuple(
+            Reference(slot, window, *move)
+            for window, (slot, frame) in enumerate(zip(self.wanted.tolist(), self.frames, strict=True))
+            for move in aims.get(frame, ((0, 0),))
+        )
+
     @property
     def attributes(self) -> Attributes:
         """How to search them."""
@@ -103,18 +112,6 @@ class _Ring:
         """How to search the references of the next frame."""
         return self._attributes or self._slots.attributes
 
-    def _named(self) -> tuple[tuple[Reference, ...], Attributes]:
-        """The references by their slots, moved as they are aimed, and how to search them."""
-        named, radii, dilations = [], [], []
-        own = self.attributes
-        slots, frames = self._slots.wanted.tolist(), self.frames
-        for slot, frame, (radius, dilation) in zip(slots, frames, own.windows(len(slots)), strict=True):
-            for move in self._aims.get(frame, ((0, 0),)):
-                named.append(Reference(slot, *move))
-                radii.append(radius)
-                dilations.append(dilation)
-        return tuple(named), replace(own, radius=tuple(radii), dilation=tuple(dilations))
-
     @property
     def _chosen(self) -> slice | np.ndarray:
         """Their slots: a slice, which makes views, where they are the first ones (the first frame and the last few are
@@ -149,8 +146,7 @@ class MemoryRing(_Ring):
 
     def named_references(self) -> tuple[np.ndarray, np.ndarray, Attributes, tuple[Reference, ...]]:
         """All slots, keys [S, C, h, w] and values [S, N, h, w], how to search, and which of them, moved how far."""
-        named, attributes = self._named()
-        return self._keys, self._values, attributes, named
+        return self._keys, self._values, self.attributes, self._slots.named(self._aims)
 
 
 class PackedRing(_Ring):
@@ -182,5 +178,5 @@ class PackedRing(_Ring):
 
     def named_references(self) -> tuple[Packed, np.ndarray, Attributes, tuple[Reference, ...]]:
         """As MemoryRing's, with packed keys."""
-        named, attributes = self._named()
-        return Packed(self._words, self._scales, self._bits), self._values, attributes, named
+        packed = Packed(self._words, self._scales, self._bits)
+        return packed, self._values, self.attributes, self._slots.named(self._aims)

@@ -97,12 +97,14 @@ def test_a_memory_names_a_frame_once_for_each_of_its_moves(packed: bool) -> None
     view = ring.aimed({0: [(0, 0), (-4, 7)], 4: [(1, 2)]})
     _, values, attributes, named = view.named_references()
     frame_in = dict(zip((reference.picture for reference in ring.named_references()[3]), ring.frames, strict=True))
-    found = [(frame_in[slot], down, right) for slot, down, right in named]
+    found = [(frame_in[each.picture], each.down, each.right) for each in named]
     assert sorted(found) == [(0, -4, 7), (0, 0, 0), (3, 0, 0), (4, 1, 2), (5, 0, 0)]
-    windows = dict(zip(found, attributes.windows(len(named)), strict=True))
+    windows = {place: attributes.window(each.window) for place, each in zip(found, named, strict=True)}
     assert windows[0, 0, 0] == windows[0, -4, 7] == (8, 1) and windows[4, 1, 2] == windows[5, 0, 0] == (12, 2)
-    assert len(values) >= len(set(slot for slot, _, _ in named))
-    assert ring.named_references()[3] == tuple(Reference(slot) for slot in range(4))  # the view's aims are its own
+    assert len(values) >= len({each.picture for each in named})
+    assert ring.named_references()[3] == tuple(
+        Reference(slot, slot) for slot in range(4)
+    )  # the view's aims are its own
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "onnx-function"])

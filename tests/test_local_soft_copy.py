@@ -17,7 +17,7 @@ from corrflow.bench.kernel import Case
 from corrflow.export.propagation import Sizes, propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
-from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, Attributes, Reference, copied_shape
+from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, UNUSED, Attributes, Reference, copied_shape
 
 TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
 
@@ -43,20 +43,21 @@ def run_blocked(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attribu
 
 
 def run_onnx(
-    query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes, loop: bool = True
+    query: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    attributes: Attributes,
+    references: list[Reference] | None = None,
+    loop: bool = True,
 ) -> np.ndarray:
-    sizes = None if loop else Sizes(keys.shape[1], values.shape[2], (query.shape[2], query.shape[3]))
+    named = references is not None
+    sizes = Sizes(keys.shape[1], values.shape[2], (query.shape[2], query.shape[3]), len(references or []))
     half = query.dtype == np.float16
-    model = propagate_model(attributes, query.shape[1], sizes, half).SerializeToString()
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return np.concatenate(
-        [
-            np.asarray(
-                session.run(None, {"query": query[b, None], "keys": keys[b, None], "values": values[b, None]})[0]
-            )
-            for b in range(len(query))
-        ]
-    )
+    model = propagate_model(attributes, query.shape[1], None if loop else sizes, half, named=named)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rows = {"references": np.array(references, np.int32)} if named else {}
+    batch = ({"query": query[[b]], "keys": keys[[b]], "values": values[[b]]} | rows for b in range(len(query)))
+    return np.concatenate([np.asarray(session.run(None, one)[0]) for one in batch])
 
 
 def fused(kernel: str) -> Callable[..., np.ndarray]:
@@ -168,12 +169,23 @@ def test_packed_features_are_searched_exactly_for_any_shape(oracle, kernel, bits
         np.testing.assert_allclose(got, expected[b], rtol=0, atol=1e-4)
 
 
+def named_oracle(oracle, tensors, attributes: Attributes, references: list[Reference]) -> np.ndarray:
+    """What the oracle makes of rows of `references`."""
+    used = [each for each in references if each.picture >= 0]
+    windows = [attributes.windows(each.window + 1)[-1] for each in used]
+    places = [(each.picture, each.down, each.right) for each in used]
+    return oracle(*tensors, windows, attributes.top_k, attributes.temperature, places)
+
+
 @st.composite
 def named_case(draw: st.DrawFn) -> tuple[Case, list[Reference]]:
-    """References that name pictures several times or never, and look beyond the frame's edges."""
+    """References that name pictures several times or never, look beyond the frame's edges, and unused rows."""
     case = draw(any_case())
     pictures, moves = st.integers(0, case.K - 1), st.one_of(st.integers(-25, 25), st.sampled_from([-900, 900]))
-    return case, draw(st.lists(st.builds(Reference, pictures, moves, moves), min_size=1, max_size=4))
+    some = st.builds(Reference, pictures, st.integers(0, 3), moves, moves)
+    rows = draw(st.lists(st.one_of(some, some, st.just(UNUSED)), max_size=4))
+    rows.insert(draw(st.integers(0, len(rows))), draw(some))
+    return case, rows
 
 
 @settings(max_examples=100, deadline=None)
@@ -182,8 +194,7 @@ def test_named_references_match_the_oracle_for_any_moves(oracle, named, seed: in
     case, references = named
     query, keys, values = inputs(case, seed, integers=True)
     attributes = case.attributes
-    windows = attributes.windows(len(references))
-    expected = oracle(query, keys, values, windows, attributes.top_k, attributes.temperature, references)
+    expected = named_oracle(oracle, (query, keys, values), attributes, references)
     found = [local_soft_copy_of(torch_reference, query, keys, values, attributes, references)]
     for kernel in cpu.kernels():
         found.append(cpu.local_soft_copy(query, keys, values, attributes, 2, kernel, references))
@@ -197,13 +208,58 @@ def test_named_references_match_the_oracle_for_any_moves(oracle, named, seed: in
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
+def never_written(keys: np.ndarray, values: np.ndarray, references: list[Reference]) -> None:
+    """Pictures that no reference names are no numbers, as what a memory has not been given yet."""
+    for picture in set(range(keys.shape[1])) - {each.picture for each in references}:
+        keys[:, picture] = values[:, picture] = np.nan
+
+
+@settings(max_examples=40, deadline=None)
+@given(named=named_case(), seed=st.integers(0, 2**31), loop=st.booleans())
+def test_the_onnx_functions_references_match_the_oracle_for_any_moves(oracle, named, seed: int, loop: bool) -> None:
+    case, references = named
+    query, keys, values = inputs(case, seed, integers=True)
+    never_written(keys, values, references)
+    expected = named_oracle(oracle, (query, keys, values), case.attributes, references)
+    # A picture that there is not: Python refuses it, a graph leaves it out.
+    for rows in (references, [*references, Reference(case.K)]):
+        got = run_onnx(query, keys, values, case.attributes, rows, loop)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loop", [True, False], ids=["looped", "written out"])
+def test_half_precision_of_the_onnx_functions_references_matches_the_oracle(loop: bool, oracle) -> None:
+    case = CASES["window per reference, top_k"]
+    query, keys, values = (array.astype(np.float16) for array in inputs(case))
+    references = [Reference(1, 0, 3, -4), UNUSED, Reference(0, 1), Reference(1, 1, -20, 0)]
+    got = run_onnx(query, keys, values, case.attributes, references, loop)
+    assert got.dtype == np.float16
+    expected = named_oracle(oracle, (query, keys, values), case.attributes, references)
+    assert np.abs(got - expected).max() < 2e-3
+
+
+@pytest.mark.parametrize("form", ["onnx_function", *cpu.kernels()])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_zeros_are_copied_where_no_position_is_left(form: str, top_k: int) -> None:
+    """The window lies outside the frame for the lower rows and inside for the upper ones."""
+    attributes = Attributes((1,), top_k=top_k)
+    query, keys, values = inputs(Case(1, 1, 4, 2, 9, 9, attributes))
+    values += 1
+    references = [Reference(0, 0, 5, 0), UNUSED]
+    if form == "onnx_function":
+        got = run_onnx(query, keys, values, attributes, references)
+    else:
+        got = cpu.local_soft_copy(query, keys, values, attributes, 1, form, references)
+    assert (got[:, :, :5] >= 1 - 1e-6).all() and (got[:, :, 5:] == 0).all()
+
+
 @pytest.mark.parametrize("top_k", [0, 4])
 @pytest.mark.parametrize("kernel", cpu.kernels())
 @pytest.mark.parametrize("move", [(0, 67), (-41, 0), (33, -70), (80, 0), (0, -151)])
 def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, move: tuple[int, int]) -> None:
     attributes = Attributes((1, 2), (1, 2), top_k)
     query, keys, values = inputs(Case(1, 2, 3, 2, 70, 150, attributes))
-    references = [Reference(0), Reference(1, *move)]
+    references = [Reference(0), Reference(1, 1, *move)]
     expected = local_soft_copy_of(torch_reference, query, keys, values, attributes, references)
     for threads in (1, 16):
         got = cpu.local_soft_copy(query, keys, values, attributes, threads, kernel, references)
@@ -212,7 +268,14 @@ def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, mo
 
 @pytest.mark.parametrize(
     "references",
-    [[], [Reference(1)], [Reference(-1)], [Reference(0, MOST_MOVED + 1)], [Reference(0, 0, -MOST_MOVED - 1)]],
+    [
+        [],
+        [UNUSED],
+        [Reference(1)],
+        [Reference(0, -1)],
+        [Reference(0, 0, MOST_MOVED + 1)],
+        [Reference(0, 0, 0, -MOST_MOVED - 1)],
+    ],
 )
 def test_impossible_references_are_refused(references: list[Reference]) -> None:
     query, keys, values = inputs(Case(1, 1, 4, 2, 5, 6, Attributes((1,))))
@@ -306,7 +369,7 @@ def test_half_precision_accumulates_in_single(form, dtype: torch.dtype) -> None:
 def test_half_precision_of_the_onnx_function_matches_the_oracle(loop: bool, oracle) -> None:
     case = CASES["top_k"]
     query, keys, values = (array.astype(np.float16) for array in inputs(case))
-    got = run_onnx(query, keys, values, case.attributes, loop)
+    got = run_onnx(query, keys, values, case.attributes, loop=loop)
     windows = list(case.attributes.windows(case.K))
     expected = oracle(query, keys, values, windows, case.attributes.top_k, case.attributes.temperature)
     assert got.dtype == np.float16

@@ -50,7 +50,7 @@ def encoders(artifact: Artifact, moving_square, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["encode", "propagate", "step", "step, two windows"])
+@pytest.mark.parametrize("name", ["encode", "propagate", "propagate, windows that move", "step", "step, two windows"])
 def test_the_builder_takes(name: str, precision: str, artifact: Artifact, encoders: dict[str, bytes]) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
     half, settings = precision != "fp32", artifact.settings
@@ -59,9 +59,9 @@ def test_the_builder_takes(name: str, precision: str, artifact: Artifact, encode
     encode = encoders[PRECISIONS[precision]]
     if name == "encode":
         model = fixed_encode(encode, FRAME)
-    elif name == "propagate":
-        sizes = Sizes(settings.references, LABELS, CELLS)
-        model = propagate_model(settings.attributes, artifact.channels, sizes, half)
+    elif name.startswith("propagate"):
+        sizes = Sizes(settings.references, LABELS, CELLS, rows=7)
+        model = propagate_model(settings.attributes, artifact.channels, sizes, half, named=name != "propagate")
     else:
         model = step_model(encode, settings, artifact.channels, LABELS, FRAME, half)
 

@@ -3,9 +3,10 @@
 An ONNX function cannot unroll over its attributes, so `function` writes one for given attributes; the node carries
 the same attributes for those who have a kernel of their own. One band of tiles is computed at a time (Scan), which
 keeps the memory to one band's scores. The tiles are those of torch_blocked.py; a dilated window is cut out of the
-undilated patch by the bias, which keeps the function short and makes dilation slow here.
+undilated patch by a mask, which keeps the function short and makes dilation slow here. Patches are gathered from where
+each reference's window is moved to, their indices clipped to the frame and what lies outside left out by position.
 
-B, C, K, N, H and W stay free. TensorRT has no use for a loop, so the bands can be written out one after another
+B, C, K, M, N, H and W stay free. TensorRT has no use for a loop, so the bands can be written out one after another
 instead, for a height that is known.
 """
 
@@ -21,7 +22,7 @@ from corrflow.plugins.local_soft_copy.spec import DOMAIN, NAME, VERSION, Attribu
 
 OPSET = 18
 TILE = 8
-# Far below any score, and finite: minus infinity would make NaN of the queries that pad the last tiles.
+# Far below any score, and finite: minus infinity would make NaN of queries that see no position at all.
 EXCLUDED = -1e30
 # By these TensorRT's parser finds a plugin for the node, where one is registered; nobody else reads them.
 PLUGIN_ATTRIBUTES: dict[str, Any] = {"plugin_namespace": DOMAIN, "plugin_version": "1"}
@@ -56,50 +57,50 @@ class _Nodes:
         return self("Slice", tensor, start, end, self.constant([axis]))
 
 
-def function(attributes: Attributes, height: int | None = None, half: bool = False) -> onnx.FunctionProto:
+def function(
+    attributes: Attributes, height: int | None = None, half: bool = False, named: bool = False
+) -> onnx.FunctionProto:
     """The function body for these attributes: (query, keys, values) -> copied, shapes as in spec.py.
 
     height: H in cells, where the bands are to be written out and not looped over
-    half:   inputs and output are float16 and not float32; it computes in float32 either way
+    half:   query, keys, values and output are float16 and not float32; it computes in float32 either way
+    named:  there is a fourth input, references [M, 4] int32
     """
     add = _Nodes("o")
     query_in, keys_in, values_in = (
         add("Cast", name, to=TensorProto.FLOAT) if half else name for name in ("query", "keys", "values")
     )
     halo = max(radius * dilation for radius, dilation in attributes.distinct_windows)
-    T = TILE
+    T, P = TILE, TILE + 2 * halo
 
     H, width = add.size("query", 2), add.size("query", 3)
     tile = add.constant([T])
-    one = add.constant([1])
+    one, zero = add.constant([1]), add.constant([0])
     rows = add("Div", add("Add", H, add.constant([T - 1])), tile)
     columns = add("Div", add("Add", width, add.constant([T - 1])), tile)
     down = add("Sub", add("Mul", rows, tile), H)
     right = add("Sub", add("Mul", columns, tile), width)
-    zero, around = add.constant([0]), add.constant([halo])
-
-    def padded(tensor: str, before: int, after: int, margin: str) -> str:
-        """Zeros around height and width, which have `before` axes before them and `after` behind."""
-        lower = [zero] * before + [margin, margin] + [zero] * after
-        upper = [zero] * before + [add("Add", down, margin), add("Add", right, margin)] + [zero] * after
-        return add("Pad", tensor, add("Concat", *lower, *upper, axis=0))
-
     scaled = add("Div", query_in, add.constant(np.float32(attributes.temperature)))
-    frame = add("Expand", add.constant(np.ones((1, 1), np.float32)), add("Concat", H, width, axis=0))
     outer = {
-        "query": padded(scaled, 2, 0, zero),
-        # Channels last: what is gathered below is then a run of channels, not single numbers.
-        "keys": padded(add("Transpose", keys_in, perm=[0, 1, 3, 4, 2]), 2, 1, around),
-        "values": padded(add("Transpose", values_in, perm=[0, 1, 3, 4, 2]), 2, 1, around),
-        "frame": padded(frame, 0, 0, around),
+        "query": add("Pad", scaled, add("Concat", *[zero] * 6, down, right, axis=0)),
+        "H": H,
+        "width": width,
         "columns": columns,
         "batch": add.size("query", 0),
         "channels": add.size("query", 1),
         "classes": add.size("values", 2),
-        "near": _near(add, attributes, halo),
     }
+    for name, tensor, length in (("keys", keys_in, "channels"), ("values", values_in, "classes")):
+        # Channels last: what is gathered below is then a run of channels, not single numbers.
+        last = add("Transpose", tensor, perm=[0, 1, 3, 4, 2])
+        outer[name] = add("Reshape", last, add.shape(outer["batch"], -1, outer[length]))  # [B, K * H * W, ..]
+    outer |= _references(add, attributes, halo, named)
     first_column = add("Mul", add("Range", *_scalars(add, 0, columns, 1)), add.constant(T))
-    outer["first_column"] = add("Unsqueeze", first_column, one)  # [columns, 1]
+    seen = add("Add", add("Unsqueeze", first_column, one), add.constant(np.arange(P) - halo))  # [columns, P]
+    at, inside = _moved(add, add("Unsqueeze", seen, one), outer["right"], width)
+    outer["column"] = at  # [columns, M, P]
+    # A query's part of a window in x, 1 where a column of the patch belongs to it and 0 elsewhere: [columns, T, M, P]
+    outer["horizontal"] = add("Mul", outer["side"], add("Unsqueeze", inside, one))
     if height is None:
         first_rows = add("Mul", add("Range", *_scalars(add, 0, rows, 1)), add.constant(T))
         bands = add("Scan", first_rows, body=_looped_band(attributes, outer, halo), num_scan_inputs=1)
@@ -120,7 +121,7 @@ def function(attributes: Attributes, height: int | None = None, half: bool = Fal
     return helper.make_function(
         DOMAIN,
         NAME,
-        ["query", "keys", "values"],
+        ["query", "keys", "values", *(["references"] if named else [])],
         ["copied"],
         add.nodes,
         [helper.make_opsetid("", OPSET)],
@@ -129,7 +130,15 @@ def function(attributes: Attributes, height: int | None = None, half: bool = Fal
     )
 
 
-def node(query: str, keys: str, values: str, copied: str, attributes: Attributes, aot: bool = False) -> onnx.NodeProto:
+def node(
+    query: str,
+    keys: str,
+    values: str,
+    copied: str,
+    attributes: Attributes,
+    aot: bool = False,
+    references: str | None = None,
+) -> onnx.NodeProto:
     """The custom node; its attributes are for kernels, the function beside it has them built in.
 
     aot: TensorRT is to compile the plugin's kernel into the engine, which it can do from 10.9 on
@@ -137,7 +146,7 @@ def node(query: str, keys: str, values: str, copied: str, attributes: Attributes
     plugin: dict[str, Any] = PLUGIN_ATTRIBUTES | {"aot": 1} if aot else PLUGIN_ATTRIBUTES
     return helper.make_node(
         NAME,
-        [query, keys, values],
+        [query, keys, values, *([] if references is None else [references])],
         [copied],
         domain=DOMAIN,
         radius=list(attributes.radius),
@@ -174,31 +183,29 @@ def _looped_band(attributes: Attributes, outer: dict[str, str], halo: int) -> on
 def _band(add: _Nodes, attributes: Attributes, outer: dict[str, str], halo: int, row: str) -> str:
     """One band of tiles: its first row [1] int64 -> copied [B, columns, T * T, N]. Reads what `outer` names."""
     T, P = TILE, TILE + 2 * halo
-    patch_columns = add("Add", outer["first_column"], add.constant(np.arange(P)))  # [columns, P]
-
-    def patches(tensor: str, axis: int) -> str:
-        """Rows of the band with their halo, each tile's columns with theirs: [.., P, columns, P, ..]."""
-        band = add.slice(tensor, axis, row, add("Add", row, add.constant([P])))
-        return add("Gather", band, patch_columns, axis=axis + 1)
-
     query = add.slice(outer["query"], 2, row, add("Add", row, add.constant([T])))  # [B, C, T, columns * T]
     query = add("Reshape", query, add.shape(outer["batch"], outer["channels"], T, outer["columns"], T))
     query = add("Transpose", query, perm=[0, 3, 2, 4, 1])
     query = add("Reshape", query, add.shape(outer["batch"], outer["columns"], T * T, outer["channels"]))
-    keys = add("Transpose", patches(outer["keys"], 2), perm=[0, 3, 1, 2, 4, 5])  # [B, columns, K, P, P, C]
-    keys = add("Reshape", keys, add.shape(outer["batch"], outer["columns"], -1, outer["channels"]))
-    values = add("Transpose", patches(outer["values"], 2), perm=[0, 3, 1, 2, 4, 5])  # [B, columns, K, P, P, N]
-    values = add("Reshape", values, add.shape(outer["batch"], outer["columns"], -1, outer["classes"]))
 
-    inside = add("Transpose", patches(outer["frame"], 0), perm=[1, 0, 2])  # [columns, P, P]
-    inside = add("Reshape", inside, add.shape(outer["columns"], 1, 1, P * P))
-    outside = add("Less", add("Mul", inside, outer["near"]), add.constant(np.float32(0.5)))
-    bias = add("Where", outside, add.constant(np.float32(EXCLUDED)), add.constant(np.float32(0)))
+    seen = add("Add", row, add.constant(np.arange(P) - halo))  # [P]
+    at, inside = _moved(add, seen, outer["down"], outer["H"])  # [M, P]
+    vertical = add("Mul", outer["side"], add("Mul", inside, outer["used"]))  # [T, M, P], as outer["horizontal"]
+    # Which cell of all pictures each position of a patch is: [columns, M * P * P], positions in the order of ties.
+    first = add("Mul", add("Add", outer["first_row"], at), outer["width"])
+    cells = add("Add", add("Unsqueeze", first, add.constant([2])), add("Unsqueeze", outer["column"], add.constant([2])))
+    cells = add("Reshape", cells, add.shape(outer["columns"], -1))
+    keys = add("Gather", outer["keys"], cells, axis=1)  # [B, columns, M * P * P, C]
+    values = add("Gather", outer["values"], cells, axis=1)
 
-    score = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # [B, columns, T * T, K * P * P]
-    by_reference = add.shape(outer["batch"], outer["columns"], T * T, -1, P * P)
-    score = add("Add", add("Reshape", score, by_reference), bias)
-    score = add("Reshape", score, add.shape(outer["batch"], outer["columns"], T * T, -1))
+    score = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # [B, columns, T * T, M * P * P]
+    ends = add.constant([1, 4])
+    down, across = (
+        add("Greater", add("Unsqueeze", side, ends), add.constant(np.float32(0.5)))
+        for side in (vertical, outer["horizontal"])
+    )  # [T, 1, M, P, 1] and [columns, 1, T, M, 1, P]
+    near = add("Reshape", add("And", down, across), add.shape(outer["columns"], T * T, -1))
+    score = add("Where", near, score, add.constant(np.float32(EXCLUDED)))
     if attributes.top_k:
         kept = add("Min", add.constant([attributes.top_k]), add.size(score, 3))
         index = add("TopK", score, kept, axis=3, outputs=2)  # ties to the lower index, as the rule wants
@@ -209,15 +216,38 @@ def _band(add: _Nodes, attributes: Attributes, outer: dict[str, str], halo: int,
             "Concat", outer["batch"], outer["columns"], add.constant([T * T]), kept, outer["classes"], axis=0
         )
         weight = add("Unsqueeze", add("Softmax", best, axis=3), add.constant([3]))  # [B, columns, T * T, 1, kept]
-        return add("Squeeze", add("MatMul", weight, add("Reshape", chosen, by_query)), add.constant([3]))
-    return add("MatMul", add("Softmax", score, axis=3), values)
+        copied = add("Squeeze", add("MatMul", weight, add("Reshape", chosen, by_query)), add.constant([3]))
+    else:
+        copied = add("MatMul", add("Softmax", score, axis=3), values)
+    # How many positions each query sees, [columns, T * T, 1]: zeros are copied where that is none.
+    rows = add("ReduceSum", vertical, add.constant([2]), keepdims=0)  # [T, M]
+    columns = add("ReduceSum", outer["horizontal"], add.constant([3]), keepdims=0)  # [columns, T, M]
+    count = add("MatMul", rows, add("Transpose", columns, perm=[0, 2, 1]))  # [columns, T, T]
+    some = add("Min", add("Reshape", count, add.shape(outer["columns"], T * T, 1)), add.constant(np.float32(1)))
+    return add("Mul", copied, some)
 
 
-def _near(add: _Nodes, attributes: Attributes, halo: int) -> str:
-    """[T * T, 1 or K, P * P] float32: 1 where a patch position belongs to a query's window, 0 elsewhere.
+def _references(add: _Nodes, attributes: Attributes, halo: int, named: bool) -> dict[str, str]:
+    """What is known of the M references before their windows are placed, by name.
 
-    A window is as wide as it is high, so what the file holds is one side of each, [T, windows, P].
+    used:      [M, 1] float32, 0 where a row is left out
+    down, right: [M, 1] int64
+    first_row: [M, 1] int64, where their pictures begin among the rows of all pictures
+    side:      [T, M, P] float32, 1 where a position of the patch belongs to a query's window, 0 elsewhere. A window is
+               as wide as it is high, so one side says it all; a mask of all positions would make a large file.
     """
+    one, zero, pictures = add.constant([1]), add.constant([0]), add.size("keys", 1)
+    if named:
+        rows = add("Cast", "references", to=TensorProto.INT64)
+        picture, window, down, right = (add("Gather", rows, add.constant(i), axis=1) for i in range(4))
+    else:
+        picture = window = add("Range", *_scalars(add, 0, pictures, 1))
+        down = right = zero
+    used = add("And", add("GreaterOrEqual", picture, zero), add("Less", picture, pictures))
+    # A row that is left out reads a picture that another one names: what was never written may be no number, which no
+    # weight makes a zero of.
+    highest = add("ReduceMax", add("Where", used, picture, zero), zero, keepdims=1)
+    picture = add("Where", used, picture, highest)
     T, P = TILE, TILE + 2 * halo
     offset = np.arange(P)[None, :] - halo - np.arange(T)[:, None]  # [T, P]
     sides = np.stack(
@@ -227,11 +257,22 @@ def _near(add: _Nodes, attributes: Attributes, halo: int) -> str:
         ],
         axis=1,
     ).astype(np.float32)
-    side = add.constant(sides)
-    if not attributes.uniform:
-        last = add.constant(sides.shape[1] - 1)
-        own = add("Min", add("Range", *_scalars(add, 0, add.size("keys", 1), 1)), last)
-        side = add("Gather", side, own, axis=1)  # [T, K, P]
-    vertical = add("Unsqueeze", side, add.constant([1, 4]))  # [T, 1, K, P, 1]
-    horizontal = add("Unsqueeze", side, add.constant([0, 3]))  # [1, T, K, 1, P]
-    return add("Reshape", add("Mul", vertical, horizontal), add.constant([T * T, -1, P * P]))
+    return {
+        "used": add("Unsqueeze", add("Cast", used, to=TensorProto.FLOAT), one),
+        "down": add("Unsqueeze", down, one),
+        "right": add("Unsqueeze", right, one),
+        "first_row": add("Unsqueeze", add("Mul", picture, add.size("query", 2)), one),
+        "side": add("Gather", add.constant(sides), _clipped(add, window, add.constant([sides.shape[1]])), axis=1),
+    }
+
+
+def _moved(add: _Nodes, places: str, move: str, length: str) -> tuple[str, str]:
+    """Places along an axis of this length, moved and clipped, and float32: 1 where they were inside, 0 elsewhere."""
+    moved = add("Add", places, move)
+    inside = add("And", add("GreaterOrEqual", moved, add.constant([0])), add("Less", moved, length))
+    return _clipped(add, moved, length), add("Cast", inside, to=TensorProto.FLOAT)
+
+
+def _clipped(add: _Nodes, index: str, length: str) -> str:
+    """An index to 0 .. length - 1."""
+    return add("Max", add("Min", index, add("Sub", length, add.constant([1]))), add.constant([0]))

@@ -1,9 +1,12 @@
 """The op's name, attributes and shape rule, shared by every form. No torch, no ONNX: plain Python.
 
-    LocalSoftCopy(query [B, C, H, W], keys [B, K, C, H, W], values [B, K, N, H, W]) -> copied [B, N, H, W]
+    LocalSoftCopy(query [B, C, H, W], keys [B, K, C, H, W], values [B, K, N, H, W], references [M, 4]) -> [B, N, H, W]
+
+Without `references` each of the K pictures is searched once, the first through the first window of the attributes, the
+second through the second, and so on.
 
 For each query position the scores <query, key> / temperature are taken at every position of the window of each of
-the K references that lies inside the frame; the `top_k` highest of them over all references together are kept (all
+the references that lies inside the frame; the `top_k` highest of them over all references together are kept (all
 of them for top_k = 0); softmax over those; the values are summed with these weights (paper, section 3.3).
 
 The window of a reference holds the offsets dilation * (-radius .. radius) in y and in x. Positions outside the frame
@@ -11,8 +14,12 @@ are left out by position, never by looking at a score; where that leaves none, z
 boundary go to the earlier reference, then to the earlier row, then to the earlier column, so that the result is defined
 for every input.
 
-A call may name its references (`Reference`): which of the K pictures each is, one or several times, and how far its
-window is moved. The definition and the fused CPU kernel take such names; graphs search every picture once, unmoved.
+`references` names what is searched instead, int32, a row each: (picture, window, down, right). Picture is which of the
+K is searched, one or several times or never; window is which of the attributes' windows it is searched through, the last
+one given being that of all further ones; and the middle of that window is (down, right) cells away from the query's
+position, at most MOST_MOVED each. The order of the rows is that of the tie rule. A row whose picture is below 0 is left
+out, so that M may be a fixed number; at least one row has a picture. What no row names is not looked at. A picture beyond
+the last is a mistake: Python refuses it, and graphs and kernels, which cannot, leave the row out.
 """
 
 from __future__ import annotations
@@ -26,25 +33,27 @@ from corrflow.plugins.errors import InputError
 DOMAIN = "corrflow"
 NAME = "LocalSoftCopy"
 VERSION = 1
-
-
 MOST_MOVED = 65536
 
 
 class Reference(NamedTuple):
-    """A picture to search, with the middle of its window (down, right) cells away from the query's position."""
+    """A row of `references`: the picture to search, which window, and how far that is moved in cells."""
 
     picture: int
+    window: int = 0
     down: int = 0
     right: int = 0
+
+
+UNUSED = Reference(-1)
 
 
 @dataclass(frozen=True)
 class Attributes:
     """How to search and how to weigh.
 
-    radius:      window radius in cells, of the first reference, the second, and so on; the last one given is that of
-                 all further references, so that one value is for all
+    radius:      radius in cells of the first window, the second, and so on; the last one given is that of all further
+                 windows, so that one value is for all
     dilation:    distance between neighbouring window positions in cells, likewise
     top_k:       scores kept per query position over all references together; 0 keeps all
     temperature: the scores' divisor before the softmax, > 0
@@ -89,30 +98,39 @@ class Attributes:
             return ((self.radius[0], self.dilation[0]),)
         return self.windows(max(len(self.radius), len(self.dilation)))
 
-    def windows(self, references: int) -> tuple[tuple[int, int], ...]:
-        """(radius, dilation) of each of `references` references."""
-        return tuple(
-            (self.radius[min(k, len(self.radius) - 1)], self.dilation[min(k, len(self.dilation) - 1)])
-            for k in range(references)
-        )
+    def window(self, index: int) -> tuple[int, int]:
+        """(radius, dilation) of the window of that number."""
+        return self.radius[min(index, len(self.radius) - 1)], self.dilation[min(index, len(self.dilation) - 1)]
+
+    def windows(self, count: int) -> tuple[tuple[int, int], ...]:
+        """(radius, dilation) of each of the first `count` windows."""
+        return tuple(self.window(index) for index in range(count))
 
 
 def named_references(references: Sequence[Reference] | None, pictures: int) -> tuple[Reference, ...]:
-    """The references of a call on `pictures` pictures; None: each once, unmoved.
+    """The references of a call on `pictures` pictures, without those that are left out; None: each picture once.
 
     Raises InputError for those that cannot be.
     """
     if references is None:
-        return tuple(Reference(k) for k in range(pictures))
-    for picture, down, right in references:
-        if not 0 <= picture < pictures or max(abs(down), abs(right)) > MOST_MOVED:
+        return tuple(Reference(k, k) for k in range(pictures))
+    for picture, window, down, right in references:
+        if picture >= pictures or window < 0 or max(abs(down), abs(right)) > MOST_MOVED:
             raise InputError(
-                f"LocalSoftCopy: expected pictures from 0 to {pictures - 1}, moved by at most {MOST_MOVED} cells, got"
-                f" picture {picture} moved by ({down}, {right})"
+                f"LocalSoftCopy: expected pictures up to {pictures - 1}, windows from 0 on and moves of at most"
+                f" {MOST_MOVED} cells, got picture {picture}, window {window} and move ({down}, {right}); name others"
             )
-    if not references:
-        raise InputError("LocalSoftCopy: expected at least one reference, got none")
-    return tuple(references)
+    used = tuple(reference for reference in references if reference.picture >= 0)
+    if not used:
+        raise InputError("LocalSoftCopy: expected at least one reference, got none; name one with a picture")
+    return used
+
+
+def filled_up(named: Sequence[Reference], rows: int) -> list[Reference]:
+    """These references and as many unused ones as make `rows` rows. Raises InputError where they are more than that."""
+    if len(named) > rows:
+        raise InputError(f"LocalSoftCopy: expected at most {rows} references, got {len(named)}; name fewer")
+    return [*named, *[UNUSED] * (rows - len(named))]
 
 
 def copied_shape(query: Sequence[int], keys: Sequence[int], values: Sequence[int]) -> tuple[int, int, int, int]:

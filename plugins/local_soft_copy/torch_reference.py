@@ -30,8 +30,8 @@ def local_soft_copy(
     accumulate = torch.promote_types(query.dtype, torch.float32)
 
     scores, candidates = [], []
-    for (k, *move), (radius, dilation) in zip(named, attributes.windows(len(named)), strict=True):
-        window = radius, dilation, *move
+    for k, number, down, right in named:
+        window = *attributes.window(number), down, right
         # [B, C, window, H * W] against [B, C, 1, H * W]
         windows = _windows(keys[:, k].to(accumulate), *window)
         score = (query.to(accumulate).reshape(B, -1, 1, H * W) * windows).sum(1) / attributes.temperature

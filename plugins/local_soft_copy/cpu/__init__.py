@@ -102,11 +102,11 @@ def packed_soft_copy(
     if query.bits != keys.bits:
         raise InputError(f"expected query and keys packed alike, got {query.bits} and {keys.bits} bits")
     named = named_references(references, len(keys.words))
-    scales = [1 / (float(query.scales) * float(keys.scales[k]) * attributes.temperature) for k, _, _ in named]
-    radii, dilations = zip(*attributes.windows(len(named)), strict=True)
+    scales = [1 / (float(query.scales) * float(keys.scales[each.picture]) * attributes.temperature) for each in named]
+    moved, radii, dilations = _moves_and_windows(named, attributes)
     threads = threads or available_threads()
     return _fused.copy(
-        query.words, keys.words, values, named, radii, dilations, attributes.top_k, scales, keys.bits, threads, kernel
+        query.words, keys.words, values, moved, radii, dilations, attributes.top_k, scales, keys.bits, threads, kernel
     )
 
 
@@ -128,11 +128,20 @@ def local_soft_copy(
         raise InputError(unavailable())
     copied_shape(query.shape, keys.shape, values.shape)
     named = named_references(references, keys.shape[1])
-    radii, dilations = zip(*attributes.windows(len(named)), strict=True)
+    moved, radii, dilations = _moves_and_windows(named, attributes)
     threads = threads or available_threads()
     scales = [1 / attributes.temperature] * len(named)
     copied = [
-        _fused.copy(query[b], keys[b], values[b], named, radii, dilations, attributes.top_k, scales, 0, threads, kernel)
+        _fused.copy(query[b], keys[b], values[b], moved, radii, dilations, attributes.top_k, scales, 0, threads, kernel)
         for b in range(len(query))
     ]
     return copied[0][None] if len(copied) == 1 else np.stack(copied)
+
+
+def _moves_and_windows(
+    named: Sequence[Reference], attributes: Attributes
+) -> tuple[list[tuple[int, int, int]], list[int], list[int]]:
+    """(picture, down, right), radius and dilation of each reference, as the kernel takes them."""
+    windows = [attributes.window(each.window) for each in named]
+    moved = [(each.picture, each.down, each.right) for each in named]
+    return moved, [radius for radius, _ in windows], [dilation for _, dilation in windows]
