@@ -61,7 +61,7 @@ def run_kernel(runs: int, json: Path | None) -> None:
     console.print(f"{gpu.device.gpu}, compute capability {gpu.device.compute_capability}", highlight=False)
     wrong, found = [], []
     table = Table("case", "storage", "largest", "beyond", title="the CUDA kernel against the CPU")
-    for name, case in (kernel.CASES | kernel.TIMED).items():
+    for name, case in (kernel.CASES | kernel.NAMED_CASES | kernel.TIMED).items():
         for storage in kernel.STORAGES:
             for ties in (False, True):
                 title = f"{name}{', ties' if ties else ''}"

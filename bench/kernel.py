@@ -10,7 +10,8 @@ import numpy as np
 
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan
-from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.plugins.local_soft_copy.spec import UNUSED, Attributes, Reference, named_references
+from corrflow.runtime.artifact import REFERENCES
 from corrflow.runtime.device import CudaDevice, Shared
 
 STORAGES: tuple[Storage, ...] = ("float32", "float16", "bfloat16")
@@ -23,7 +24,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes as spec.py names them."""
+    """Sizes as spec.py names them; named: the rows of `references`, or none where each picture is searched once."""
 
     B: int
     K: int
@@ -32,6 +33,12 @@ class Case:
     H: int
     W: int
     attributes: Attributes
+    named: tuple[Reference, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Reference, ...]:
+        """What the kernel is given, which has them named always."""
+        return self.named or named_references(None, self.K)
 
 
 CASES = {
@@ -60,8 +67,25 @@ CASES = {
 }
 """Small ones at every edge of the definition; tests run the kernel's source on the CPU in each of them."""
 
+_MOVED = (Reference(1, 1, -2, 3), UNUSED, Reference(0), Reference(1, 0, 5, -4), Reference(1, 1, 0, 40))
+NAMED_CASES = {
+    "named": Case(2, 3, 8, 3, 9, 19, Attributes((2, 3), (1, 2)), _MOVED),
+    "named, top_k": Case(2, 3, 8, 3, 9, 19, Attributes((2, 3), (1, 2), 6), _MOVED),
+    "named, beyond the frame for some queries": Case(1, 1, 8, 2, 11, 20, Attributes((1,)), (Reference(0, 0, 7, -12),)),
+    "named, beyond it for some, top_k": Case(1, 1, 8, 2, 11, 20, Attributes((1,), top_k=4), (Reference(0, 0, -7, 12),)),
+    "named, channels and windows of the bundled model": Case(
+        1, 2, 155, 2, 9, 18, Attributes((8, 12), (1, 2), 5, 4.0), (Reference(0, 0), Reference(0, 0, 3, 9), _MOVED[0])
+    ),
+    "named, classes of several blocks, top_k": Case(2, 3, 8, 35, 5, 6, Attributes((1,), top_k=4), _MOVED),
+}
+"""The same with windows that are moved and pictures that are searched several times or never."""
+
+_FOLLOWED = (*(Reference(0, 0, 12 * k, 30 * k) for k in range(4)), *(Reference(k, 1, k, 2 * k) for k in range(1, 6)))
 TIMED = {
     "480 rows, the bundled model": Case(1, 6, 155, 8, 120, 214, Attributes((12,), (1, 2), 5, 0.07)),
+    "480 rows, windows that follow four objects": Case(
+        1, 6, 155, 8, 120, 214, Attributes((8, 12), (1, 2), 5, 0.07), _FOLLOWED
+    ),
     "480 rows, all scores": Case(1, 6, 155, 8, 120, 214, Attributes((12,), (1, 2), 0, 0.07)),
 }
 
@@ -90,12 +114,14 @@ class OnGpu:
         """Compile, and upload query, keys and values; returns what launches the kernel, and where its result is."""
         launch = planned(case, storage)
         kernel = self.device.kernel(launch.source, launch.entry_point)
-        inputs = [self._uploaded(stored(tensor, storage)) for tensor in tensors]
+        inputs = [*(stored(tensor, storage) for tensor in tensors), np.array(case.rows, np.int32)]
+        uploaded = [self._uploaded(array) for array in inputs]
         copied = self._uploaded(stored(np.full((case.B, case.N, case.H, case.W), np.nan, np.float32), storage))
 
         def go() -> None:  # which also keeps all of it allocated
-            buffers = (one.buffer for one in inputs)
-            kernel(launch.grid, launch.block, *buffers, case.H, case.W, case.K, copied.buffer)
+            buffers = (one.buffer for one in uploaded)
+            sizes = case.H, case.W, case.K, len(case.rows)
+            kernel(launch.grid, launch.block, *buffers, *sizes, copied.buffer)
 
         return go, copied
 
@@ -130,7 +156,7 @@ def planned(case: Case, storage: Storage) -> Launch:
     return plan(
         channels=case.C,
         classes=case.N,
-        references=case.K,
+        references=len(case.rows),
         height=case.H,
         width=case.W,
         batch=case.B,
@@ -167,15 +193,16 @@ def on_cpu(case: Case, tensors: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np
     """The fused kernel where it is built, the ONNX function otherwise."""
     query, keys, values = tensors
     if not cpu.unavailable():
-        return cpu.local_soft_copy(query, keys, values, case.attributes)
+        return cpu.local_soft_copy(query, keys, values, case.attributes, references=case.rows)
     import onnxruntime
 
     from corrflow.export.propagation import propagate_model
 
-    model = propagate_model(case.attributes, case.C).SerializeToString()
+    model = propagate_model(case.attributes, case.C, named=True).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    rows = np.array(case.rows, np.int32)
     inputs = ({"query": query[[b]], "keys": keys[[b]], "values": values[[b]]} for b in range(case.B))
-    return np.concatenate([np.asarray(session.run(None, one)[0]) for one in inputs])
+    return np.concatenate([np.asarray(session.run(None, one | {REFERENCES: rows})[0]) for one in inputs])
 
 
 def stored(array: np.ndarray, storage: Storage) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corrflow.bench.kernel import CASES, STORAGES, planned
+from corrflow.bench.kernel import CASES, NAMED_CASES, STORAGES, planned
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage
+from corrflow.plugins.local_soft_copy.spec import Reference
 from corrflow.runtime.shrink import ENTRY_POINT as SHRINK
 from corrflow.runtime.shrink import THREADS, blocks_for
 
@@ -53,16 +54,20 @@ class OnCpu:
     def run(
         self,
         launch: Launch,
-        tensors: tuple[np.ndarray, np.ndarray, np.ndarray],
+        tensors: tuple[np.ndarray, ...],
+        references: Sequence[Reference] | np.ndarray,
         order: int = FORWARDS,
         flags: tuple[str, ...] = (),
     ) -> np.ndarray:
-        """[B, N, H, W] in the tensors' dtype; raises RuntimeError with what the program said where it gave up."""
+        """[B, N, H, W] in the dtype of query, keys and values; raises RuntimeError with what the program said where it
+        gave up.
+        """
         query, keys, values = tensors
         work = self.folder / "tensors"
         work.mkdir(exist_ok=True)
         for name, tensor in zip(("query", "keys", "values"), tensors, strict=True):
             tensor.tofile(work / name)
+        np.array(references, np.int32).tofile(work / "names")
         B, _, H, W = query.shape
         numbers = (order, B, H, W, keys.shape[1], *launch.grid, launch.block[0])
         program = self.build(launch.source, flags)
@@ -119,20 +124,22 @@ def core_on_cpu(fakes: ModuleType, cuda: Any, folder: Path) -> Any:
             copy(source, name, config, *arguments)
 
     def copy(source: str, name: str, config: Any, *arguments: int) -> None:
-        *inputs, height, width, references, copied = arguments
+        query, keys, values, names, height, width, pictures, references, copied = arguments
         case, launch = next(
             (case, launch)
-            for case in CASES.values()
+            for case in (CASES | NAMED_CASES).values()
             for launch in (planned(case, storage) for storage in STORAGES)
             if (launch.source, launch.entry_point, launch.grid) == (source, name, config.grid)
-            and (height, width, references) == (case.H, case.W, case.K)
+            and (height, width, pictures, references) == (case.H, case.W, case.K, len(case.rows))
         )
         assert config.block == launch.block
         shapes = ((case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W))
         shapes += ((case.B, case.K, case.N, case.H, case.W),)
         dtype = np.float32 if storage_of(launch) == "float32" else np.uint16
-        query, keys, values = (fakes.view(cuda, *one, dtype) for one in zip(inputs, shapes, strict=True))
-        result = on_cpu.run(launch, (query, keys, values), SHUFFLED)
+        pointers = query, keys, values
+        tensors = tuple(fakes.view(cuda, *one, dtype) for one in zip(pointers, shapes, strict=True))
+        rows = fakes.view(cuda, names, (references, 4), np.int32)
+        result = on_cpu.run(launch, tensors, rows, SHUFFLED)
         fakes.view(cuda, copied, result.shape, dtype)[...] = result
 
     core = fakes.core(cuda, run)

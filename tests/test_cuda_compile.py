@@ -24,7 +24,7 @@ from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 JETPACK_6 = ("compute_75", "compute_87", "compute_90")  # CUDA 12.6 knows nothing newer
 # Pointers are 64-bit, sizes 32-bit; the order is launch.py's.
-PARAMETERS = ["u64", "u64", "u64", "u32", "u32", "u32", "u64"]
+PARAMETERS = ["u64", "u64", "u64", "u64", "u32", "u32", "u32", "u32", "u64"]
 
 
 def kernel(
@@ -177,7 +177,15 @@ def test_one_source_serves_all_frame_sizes_and_batches() -> None:
     small, large = kernel(height=9, width=11), kernel(height=270, width=480)
     assert small.source == large.source
     assert large.grid == (30, 34, 1) and small.grid == (1, 2, 1)
-    assert kernel(references=1).source == kernel(references=6).source
+    assert kernel(references=1).source == kernel(references=9).source
+
+
+def test_any_reference_may_name_any_window() -> None:
+    """However few there are: in shared memory is room for the widest, and all scores are kept where they may be few."""
+    small, large = (kernel(radius=radius, references=1) for radius in ((3,), (3, 20)))
+    assert large.shared_bytes > small.shared_bytes
+    assert "#define CORRFLOW_TOP_K 0" in kernel(radius=(1, 2), references=1, top_k=25).source
+    assert "#define CORRFLOW_TOP_K 25" in kernel(radius=(1, 2), references=2, top_k=25).source
 
 
 def test_more_classes_than_a_block_copies_go_to_more_blocks() -> None:

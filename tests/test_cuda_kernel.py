@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 
 from corrflow.bench import kernel
 from corrflow.bench.cli import app as bench
-from corrflow.bench.kernel import CASES, TOLERANCE, Case, planned
+from corrflow.bench.kernel import CASES, NAMED_CASES, TOLERANCE, Case, planned
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.cuda.launch import Storage
-from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, Attributes, Reference
 from corrflow.runtime.device import CudaDevice
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=shared_memory")
@@ -52,8 +52,10 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> OnCpu:
 
 
 def expected_of(case: Case, tensors: tuple[np.ndarray, ...], oracle: Callable[..., np.ndarray]) -> np.ndarray:
-    attributes = case.attributes
-    return oracle(*tensors, attributes.windows(case.K), attributes.top_k, attributes.temperature)
+    attributes, used = case.attributes, [each for each in case.rows if each.picture >= 0]
+    windows = [attributes.windows(each.window + 1)[-1] for each in used]
+    places = [(each.picture, each.down, each.right) for each in used]
+    return oracle(*tensors, windows, attributes.top_k, attributes.temperature, places)
 
 
 def difference(got: np.ndarray, expected: np.ndarray) -> float:
@@ -63,19 +65,20 @@ def difference(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 # On the CPU, bfloat16 differs from float16 in how numbers are read and written, and in nothing else.
-IN_BFLOAT16 = ("batch and references", "top_k", "window per reference, top_k", "several slices of channels")
-IN_STORAGES = [(name, storage) for storage in ("float32", "float16") for name in CASES]
+IN_BFLOAT16 = ("batch and references", "top_k", "window per reference, top_k", "several slices of channels", "named")
+ALL_CASES = CASES | NAMED_CASES
+IN_STORAGES = [(name, storage) for storage in ("float32", "float16") for name in ALL_CASES]
 IN_STORAGES += [(name, "bfloat16") for name in IN_BFLOAT16]
 
 
 @pytest.mark.parametrize("integers", [False, True], ids=["no ties", "ties"])
 @pytest.mark.parametrize(("name", "storage"), IN_STORAGES)
 def test_the_kernel_matches_the_oracle(name: str, storage: Storage, integers: bool, on_cpu: OnCpu, oracle) -> None:
-    case = CASES[name]
+    case = ALL_CASES[name]
     tensors = inputs(case, storage, integers)
     expected = expected_of(case, tensors, oracle)
     for order in (FORWARDS, SHUFFLED):
-        got = on_cpu.run(planned(case, storage), tensors, order)
+        got = on_cpu.run(planned(case, storage), tensors, case.rows, order)
         assert difference(got, expected) < TOLERANCE[storage]
 
 
@@ -84,8 +87,8 @@ def test_the_order_of_threads_changes_no_bit(order: int, on_cpu: OnCpu) -> None:
     case = CASES["batch and references"]
     for storage in ("float32", "float16"):
         tensors = inputs(case, storage, False)
-        expected = on_cpu.run(planned(case, storage), tensors, FORWARDS)
-        np.testing.assert_array_equal(on_cpu.run(planned(case, storage), tensors, order), expected)
+        expected = on_cpu.run(planned(case, storage), tensors, case.rows, FORWARDS)
+        np.testing.assert_array_equal(on_cpu.run(planned(case, storage), tensors, case.rows, order), expected)
 
 
 BARRIERS = re.findall(
@@ -107,13 +110,13 @@ def test_a_missing_barrier_is_caught(purpose: str, storage: Storage, on_cpu: OnC
     whole = planned(case, storage)
     tensors = inputs(case, storage, False)
     expected = expected_of(case, tensors, oracle)
-    assert difference(on_cpu.run(whole, tensors), expected) < TOLERANCE[storage]
+    assert difference(on_cpu.run(whole, tensors, case.rows), expected) < TOLERANCE[storage]
     planted = replace(whole, source=re.sub(rf"__sync\w+\(\);  // {re.escape(purpose)}", ";", whole.source))
     assert planted.source != whole.source
 
     def caught(order: int) -> bool:
         try:
-            return not difference(on_cpu.run(planted, tensors, order), expected) < TOLERANCE[storage]
+            return not difference(on_cpu.run(planted, tensors, case.rows, order), expected) < TOLERANCE[storage]
         except RuntimeError:
             return True  # the CPU's threads noticed themselves
 
@@ -126,19 +129,28 @@ def test_a_barrier_that_only_some_threads_reach_is_caught(purpose: str, on_cpu: 
     whole = planned(case, "float32")
     partial = re.sub(rf"(__sync\w+\(\);)  // {re.escape(purpose)}", r"if (warp == 0) \1", whole.source)
     with pytest.raises(RuntimeError, match="different barriers"):
-        on_cpu.run(replace(whole, source=partial), inputs(case, "float32", False))
+        on_cpu.run(replace(whole, source=partial), inputs(case, "float32", False), case.rows)
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
 @pytest.mark.parametrize(
-    "name", ["batch and references", "window per reference, top_k", "several slices of channels", "one row"]
+    "name",
+    [
+        "batch and references",
+        "window per reference, top_k",
+        "several slices of channels",
+        "one row",
+        "named",
+        "named, top_k",
+        "named, beyond it for some, top_k",
+    ],
 )
 def test_the_kernel_is_clean_under_the_sanitizers(name: str, storage: Storage, on_cpu: OnCpu, oracle) -> None:
     if reason := missing_sanitizers(on_cpu.folder):
         pytest.skip(reason)
-    case = CASES[name]
+    case = ALL_CASES[name]
     tensors = inputs(case, storage, False)
-    got = on_cpu.run(planned(case, storage), tensors, SHUFFLED, SANITIZERS)
+    got = on_cpu.run(planned(case, storage), tensors, case.rows, SHUFFLED, SANITIZERS)
     assert difference(got, expected_of(case, tensors, oracle)) < TOLERANCE[storage]
 
 
@@ -155,7 +167,7 @@ def test_the_sanitizers_see_an_access_beyond_an_array(planted: tuple[str, str], 
     broken = replace(whole, source=whole.source.replace(*planted))
     assert broken.source != whole.source
     with pytest.raises(RuntimeError, match=r"AddressSanitizer: \w+-buffer-overflow|out of bounds"):
-        on_cpu.run(broken, inputs(case, "float32", False), flags=SANITIZERS)
+        on_cpu.run(broken, inputs(case, "float32", False), case.rows, flags=SANITIZERS)
 
 
 @cache
@@ -174,7 +186,7 @@ def test_bfloat16_without_tensor_cores_matches_the_oracle(on_cpu: OnCpu, oracle)
     """What sm_75 does, which has them for float16 only."""
     case = CASES["batch and references"]
     tensors = inputs(case, "bfloat16", False)
-    got = on_cpu.run(planned(case, "bfloat16"), tensors, flags=("-DCORRFLOW_WITHOUT_TENSOR_CORES",))
+    got = on_cpu.run(planned(case, "bfloat16"), tensors, case.rows, flags=("-DCORRFLOW_WITHOUT_TENSOR_CORES",))
     assert difference(got, expected_of(case, tensors, oracle)) < TOLERANCE["bfloat16"]
 
 
@@ -202,9 +214,42 @@ def test_the_kernel_matches_the_oracle_for_any_shape(
     on_cpu: OnCpu, oracle, case: Case, storage: Storage, seed: int, order: int, integers: bool
 ) -> None:
     tensors = inputs(case, storage, integers, seed)
-    got = on_cpu.run(planned(case, storage), tensors, order)
+    got = on_cpu.run(planned(case, storage), tensors, case.rows, order)
     # Scores of up to 100 after a temperature of 1/4: their last bits are 1e-5 of the exponent.
     assert difference(got, expected_of(case, tensors, oracle)) < max(1e-4, TOLERANCE[storage])
+
+
+@st.composite
+def named_case(draw: st.DrawFn) -> Case:
+    """Pictures named several times or never, moves within the frame and out of it, unused rows; of few kernels."""
+    K, H, W = draw(st.integers(1, 3)), draw(st.integers(1, 19)), draw(st.integers(1, 35))
+    move = st.one_of(st.integers(-20, 20), st.integers(-40, 40), st.sampled_from([-MOST_MOVED, MOST_MOVED]))
+    # A picture that there is not is left out as well.
+    row = st.builds(Reference, st.integers(-1, K), st.integers(0, 3), move, move)
+    rows = draw(st.lists(row, max_size=5))
+    rows.insert(draw(st.integers(0, len(rows))), Reference(draw(st.integers(0, K - 1)), 0, draw(move), draw(move)))
+    attributes = draw(
+        st.sampled_from([Attributes((2, 1), (1, 3)), Attributes((3,), (2, 1), 7), Attributes((9, 2), (2, 1), 3)])
+    )
+    return Case(draw(st.integers(1, 2)), K, 9, 3, H, W, attributes, tuple(rows))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    case=named_case(),
+    storage=st.sampled_from(["float32", "float16"]),
+    seed=st.integers(0, 2**31),
+    order=st.integers(0, 100),
+)
+def test_the_kernel_searches_named_references_as_the_oracle_does(
+    on_cpu: OnCpu, oracle, case: Case, storage: Storage, seed: int, order: int
+) -> None:
+    query, keys, values = inputs(case, storage, True, seed)
+    for picture in set(range(case.K)) - {each.picture for each in case.named}:
+        keys[:, picture] = values[:, picture] = np.nan  # what a memory has not been given yet
+    got = on_cpu.run(planned(case, storage), (query, keys, values), case.rows, order)
+    there = replace(case, named=tuple(each for each in case.named if each.picture < case.K))
+    assert difference(got, expected_of(there, (query, keys, values), oracle)) < max(1e-4, TOLERANCE[storage])
 
 
 @pytest.fixture
@@ -216,14 +261,14 @@ def gpu(on_cpu: OnCpu, fakes: ModuleType) -> kernel.OnGpu:
 
 @pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])
 @pytest.mark.parametrize("storage", kernel.STORAGES)
-@pytest.mark.parametrize("name", ["window per reference, top_k", "batch and references"])
+@pytest.mark.parametrize("name", ["window per reference, top_k", "batch and references", "named, top_k"])
 def test_what_a_gpu_is_held_against_finds_the_kernel_right(
     name: str, storage: Storage, ties: bool, gpu: kernel.OnGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for with_fused in (True, False):
         if not with_fused:
             monkeypatch.setattr(cpu, "unavailable", lambda: "not built")
-        seen = kernel.compare(gpu, CASES[name], storage, ties)
+        seen = kernel.compare(gpu, ALL_CASES[name], storage, ties)
         assert seen.holds and seen.largest < TOLERANCE[storage]
 
 
@@ -232,6 +277,7 @@ def test_the_command_for_the_gpu_prints_times_and_fails_for_a_wrong_kernel(
 ) -> None:
     monkeypatch.setattr(kernel, "OnGpu", lambda: gpu)
     monkeypatch.setattr(kernel, "CASES", {name: CASES[name] for name in ("top_k", "one cell")})
+    monkeypatch.setattr(kernel, "NAMED_CASES", {"named": NAMED_CASES["named"]})
     monkeypatch.setattr(kernel, "TIMED", {"top_k": CASES["top_k"]})
     right = kernel.on_cpu
     for wrong, code in ((0.0, 0), (0.01, 1)):

@@ -21,6 +21,7 @@ from corrflow.bench import kernel
 from corrflow.export import to_engine
 from corrflow.export.to_engine import build_engines, calibration_pictures, pictures
 from corrflow.plugins.errors import InputError
+from corrflow.plugins.local_soft_copy.spec import named_references
 from corrflow.runtime import doctor, tensorrt_backend
 from corrflow.runtime.artifact import Artifact, bundled_artifact_path, load_artifact
 from corrflow.runtime.backend import open_backend
@@ -82,15 +83,20 @@ def machine(request: pytest.FixtureRequest, fakes: ModuleType, tmp_path: Path) -
 
 
 on_both = pytest.mark.parametrize("machine", ON_BOTH, indirect=True)
-KERNELS = [pytest.param(REAL, name, marks=pytest.mark.gpu) for name in kernel.CASES] + [(FAKE, "top_k")]
+CASES = kernel.CASES | kernel.NAMED_CASES
+KERNELS = [pytest.param(REAL, name, marks=pytest.mark.gpu) for name in CASES] + [(FAKE, "top_k")]
+KERNELS.append((FAKE, "named, top_k"))
 
 
 @pytest.mark.parametrize("storage", kernel.STORAGES)
 @pytest.mark.parametrize(("machine", "name"), KERNELS, indirect=["machine"])
 def test_the_kernel_matches_the_oracle(machine: Machine, name: str, storage: kernel.Storage, oracle) -> None:
-    case, attributes = kernel.CASES[name], kernel.CASES[name].attributes
+    case, attributes = CASES[name], CASES[name].attributes
     tensors = kernel.tensors_of(case, storage, ties=False)
-    expected = oracle(*tensors, attributes.windows(case.K), attributes.top_k, attributes.temperature)
+    named = named_references(case.rows, case.K)
+    windows = [attributes.windows(each.window + 1)[-1] for each in named]
+    places = [(each.picture, each.down, each.right) for each in named]
+    expected = oracle(*tensors, windows, attributes.top_k, attributes.temperature, places)
     apart = np.abs(kernel.OnGpu(machine.device).copy(case, storage, tensors) - expected)
     # Where the last of the best scores is as good as the next, the last bit of a sum decides which of them is kept.
     assert np.isfinite(apart).all() and (apart > kernel.TOLERANCE[storage]).mean() <= kernel.MOST_BEYOND

@@ -15,11 +15,11 @@ boundary go to the earlier reference, then to the earlier row, then to the earli
 for every input.
 
 `references` names what is searched instead, int32, a row each: (picture, window, down, right). Picture is which of the
-K is searched, one or several times or never; window is which of the attributes' windows it is searched through, the last
-one given being that of all further ones; and the middle of that window is (down, right) cells away from the query's
-position, at most MOST_MOVED each. The order of the rows is that of the tie rule. A row whose picture is below 0 is left
-out, so that M may be a fixed number; at least one row has a picture. What no row names is not looked at. A picture beyond
-the last is a mistake: Python refuses it, and graphs and kernels, which cannot, leave the row out.
+K is searched, one or several times or never; window is which of the attributes' windows it is searched through, the
+last one given being that of all further ones; and the middle of that window is (down, right) cells away from the
+query's position, at most MOST_MOVED each. The order of the rows is that of the tie rule. A row whose picture is below 0
+is left out, so that M may be a fixed number; at least one row has a picture. What no row names is not looked at. A
+picture beyond the last is a mistake: Python refuses it, and graphs and kernels, which cannot, leave the row out.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ namespace on_cpu {
 
 const std::size_t stored_bytes = sizeof(Stored), classes = CLASSES;
 
-void kernel(const void* query, const void* keys, const void* values, int height, int width, int references,
-            void* copied) {
+void kernel(const void* query, const void* keys, const void* values, const void* names, int height, int width,
+            int pictures, int references, void* copied) {
     corrflow_local_soft_copy(static_cast<const Stored*>(query), static_cast<const Stored*>(keys),
-                             static_cast<const Stored*>(values), height, width, references,
-                             static_cast<Stored*>(copied));
+                             static_cast<const Stored*>(values), static_cast<const Reference*>(names), height, width,
+                             pictures, references, static_cast<Stored*>(copied));
 }
 
 }  // namespace on_cpu

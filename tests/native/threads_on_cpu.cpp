@@ -1,8 +1,9 @@
 // Runs a kernel on the CPU, one block after another and one fibre for each thread:
 //
-//     program ORDER BATCH HEIGHT WIDTH REFERENCES GRID_X GRID_Y GRID_Z THREADS FOLDER
+//     program ORDER BATCH HEIGHT WIDTH PICTURES GRID_X GRID_Y GRID_Z THREADS FOLDER
 //
-// FOLDER holds query, keys and values in the kernel's storage; the result goes to FOLDER/copied.
+// FOLDER holds query, keys and values in the kernel's storage and names, four int32 for each reference; the result goes to
+// FOLDER/copied.
 //
 // A warp runs as far as it can before the next one is looked at, and the order of warps and lanes is the caller's. What
 // a missing barrier leaves open is thus really done in the wrong order: a reader runs before its writer in one order, a
@@ -194,14 +195,17 @@ int main(int count, char** words) {
     if (count != 11) fail("expected ten arguments");
     int numbers[9];
     for (int i = 0; i < 9; ++i) numbers[i] = std::atoi(words[i + 1]);
-    const auto [order, batch, height, width, references, x, y, z, threads] = numbers;
+    const auto [order, batch, height, width, pictures, x, y, z, threads] = numbers;
     const std::string folder = words[10];
     const auto query = read(folder + "/query"), keys = read(folder + "/keys"), values = read(folder + "/values");
+    const auto names = read(folder + "/names");
+    const int references = int(names.size() / (4 * sizeof(int)));
     std::vector<char> copied(std::size_t(batch) * classes * height * width * stored_bytes);
     std::memset(copied.data(), 0xff, copied.size());  // NaN wherever nothing is written
     run({unsigned(x), unsigned(y), unsigned(z)}, threads, unsigned(order),
-        [&, height = height, width = width, references = references] {
-            kernel(query.data(), keys.data(), values.data(), height, width, references, copied.data());
+        [&, height = height, width = width, pictures = pictures] {
+            kernel(query.data(), keys.data(), values.data(), names.data(), height, width, pictures, references,
+                   copied.data());
         });
     std::ofstream(folder + "/copied", std::ios::binary).write(copied.data(), std::streamsize(copied.size()));
 }

@@ -33,7 +33,7 @@ inline float exchange(float value, int mask, int line) {
 
 // What a compiled kernel tells of itself, and one thread's work.
 extern const std::size_t stored_bytes, classes;
-void kernel(const void* query, const void* keys, const void* values, int height, int width, int references,
-            void* copied);
+void kernel(const void* query, const void* keys, const void* values, const void* names, int height, int width,
+            int pictures, int references, void* copied);
 
 }  // namespace on_cpu

@@ -1,24 +1,25 @@
 """How to compile and launch local_soft_copy.cu: its definitions, grid and shared memory as a pure function of integers.
 
 The kernel is compiled for given channels, classes, windows, top_k, temperature and storage; height, width, batch and
-the number of references stay free. Its arguments, in this order:
+the numbers of pictures and references stay free. Its arguments, in this order:
 
     query       const storage*   [B, C, H, W]
     keys        const storage*   [B, K, C, H, W]
     values      const storage*   [B, K, N, H, W]
+    names       const int32*     [M, 4], spec.py's `references`
     height      int32            H
     width       int32            W
-    references  int32            K
+    pictures    int32            K
+    references  int32            M
     copied      storage*         [B, N, H, W]
 
-All tensors are contiguous and of the one storage type; every sum is taken in float32. The order is TensorRT's for
+The other tensors are contiguous and of the one storage type; every sum is taken in float32. The order is TensorRT's for
 kernels that are compiled ahead of time: inputs, integers, outputs. The batch is in the grid: z = batch * class_blocks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
@@ -90,6 +91,8 @@ def plan(
     """The kernel for these sizes. One that was compiled for a frame serves every other with the same channels, classes,
     attributes and storage, and with as many references or fewer; only the grid differs.
 
+    references: M, each of which may be searched through any of the windows
+
     Raises InputError for what the kernel cannot do: too many channels for shared memory, a top_k above MOST_KEPT that
     is below the number of scores, or sizes beyond a grid or 32-bit positions.
     """
@@ -106,13 +109,13 @@ def plan(
             raise InputError(f"LocalSoftCopy on CUDA: expected {name} >= 1, got {size}; give the sizes of real tensors")
     if storage not in _BYTES:
         raise InputError(f"LocalSoftCopy on CUDA: expected storage {' or '.join(_BYTES)}, got {storage}; convert first")
-    windows = attributes.windows(references)
     if references * height * width >= 2**31:
         raise InputError(
             f"LocalSoftCopy on CUDA: expected fewer than 2^31 positions, got {references} references of"
             f" {height}x{width}; use smaller frames or fewer references"
         )
-    top_k = _kept(attributes.top_k, windows)
+    windows = attributes.distinct_windows
+    top_k = _kept(attributes.top_k, references * max((2 * radius + 1) ** 2 for radius, _ in windows))
     scale = math.log2(math.e) / attributes.temperature
     if not 1e-30 < scale < 1e30:
         raise InputError(
@@ -124,17 +127,16 @@ def plan(
     own_classes = math.ceil(classes / class_blocks)
     reach = max(radius * dilation for radius, dilation in windows)
     layout = _layout(channels, 0 if top_k else own_classes, reach, _BYTES[storage])
-    distinct = attributes.distinct_windows
     definitions = {
         f"CORRFLOW_{storage.upper()}": 1,
         "CORRFLOW_CHANNELS": channels,
         "CORRFLOW_CLASSES": classes,
         "CORRFLOW_OWN_CLASSES": own_classes,
         "CORRFLOW_CLASS_BLOCKS": class_blocks,
-        "CORRFLOW_WINDOWS": len(distinct),
-        "CORRFLOW_RADII": ", ".join(str(radius) for radius, _ in distinct),
-        "CORRFLOW_DILATIONS": ", ".join(str(dilation) for _, dilation in distinct),
-        "CORRFLOW_SMALLEST_DILATION": min(dilation for _, dilation in distinct),
+        "CORRFLOW_WINDOWS": len(windows),
+        "CORRFLOW_RADII": ", ".join(str(radius) for radius, _ in windows),
+        "CORRFLOW_DILATIONS": ", ".join(str(dilation) for _, dilation in windows),
+        "CORRFLOW_SMALLEST_DILATION": min(dilation for _, dilation in windows),
         "CORRFLOW_TOP_K": top_k,
         "CORRFLOW_SCALE": f"{scale:.9e}f",
         "CORRFLOW_ROWS": layout.rows,
@@ -159,9 +161,8 @@ def plan(
     )
 
 
-def _kept(top_k: int, windows: Sequence[tuple[int, int]]) -> int:
+def _kept(top_k: int, scores: int) -> int:
     """top_k as the kernel takes it: 0 where all scores are kept anyway."""
-    scores = sum((2 * radius + 1) ** 2 for radius, _ in windows)
     if top_k >= scores:
         return 0
     if top_k > MOST_KEPT:

@@ -4,7 +4,8 @@
 // keys that the tile sees into shared memory, 16 * GROUPS columns and SLICE channels at a time; each warp multiplies
 // its 16 queries with them, 16 keys at a time, and folds the scores into what it knows of its queries: an online
 // softmax with its sums, or the list of the TOP_K best. Two lanes share a query, each takes every other key column, and
-// they meet at the end. Keys come in the order of the tie rule: reference, row, column.
+// they meet at the end. Keys come in the order of the tie rule: reference, row, column. References are always named: a
+// block begins where a window is moved to, and skips a reference that is left out.
 //
 // launch.py writes the definitions in front of this file. It includes no header, so that NVRTC needs no include path.
 #ifndef CORRFLOW_CHANNELS
@@ -213,7 +214,15 @@ struct Columns {
     int from, step, low, high;
 };
 
+// A row of spec.py's `references`.
+struct Reference {
+    int picture, window, down, right;
+};
+
 __device__ float weight(float score, float highest) { return exp2f((score - highest) * SCALE); }
+
+// The sum of values over that of their weights; zero for a query that no position was left for.
+__device__ float shared_out(float sum, float total) { return total > 0.0f ? sum / total : 0.0f; }
 
 // What a lane knows of its query: the KEPT best of the scores it has seen, in descending order.
 template <int KEPT>
@@ -255,7 +264,8 @@ struct State {
     }
 
     // Merge the two lists of a query; each lane copies every other class. values, copied: of this block's first class.
-    __device__ void finish(const Stored* values, Stored* copied, int classes, size_t plane, bool writes) {
+    __device__ void finish(const Stored* values, const Reference* names, Stored* copied, int classes, size_t plane,
+                           bool writes) {
         const int half = threadIdx.x & 1;
         float sums[LANE_CLASSES], total = 0.0f, highest = LOWEST;
 #pragma unroll
@@ -281,7 +291,8 @@ struct State {
             const float share = weight(score, highest);
             total += share;
             const unsigned reference = place / (unsigned)plane;
-            const Stored* value = values + reference * CLASSES * plane + (place - reference * (unsigned)plane);
+            const int picture = names[reference].picture;
+            const Stored* value = values + picture * CLASSES * plane + (place - reference * (unsigned)plane);
 #pragma unroll
             for (int i = 0; i < LANE_CLASSES; ++i)
                 if (2 * i + half < classes) sums[i] += share * number(value[(2 * i + half) * plane]);
@@ -289,7 +300,7 @@ struct State {
         if (!writes) return;
 #pragma unroll
         for (int i = 0; i < LANE_CLASSES; ++i)
-            if (2 * i + half < classes) copied[(2 * i + half) * plane] = storage(sums[i] / total);
+            if (2 * i + half < classes) copied[(2 * i + half) * plane] = storage(shared_out(sums[i], total));
     }
 };
 
@@ -335,25 +346,26 @@ struct State<0> {
         }
     }
 
-    __device__ void finish(const Stored*, Stored* copied, int classes, size_t plane, bool writes) {
+    __device__ void finish(const Stored*, const Reference*, Stored* copied, int classes, size_t plane, bool writes) {
         shrink(fmaxf(highest, __shfl_xor_sync(ALL, highest, 1)));
         total += __shfl_xor_sync(ALL, total, 1);
 #pragma unroll
         for (int n = 0; n < OWN_CLASSES; ++n) {
             const float sum = sums[n] + __shfl_xor_sync(ALL, sums[n], 1);
-            if (writes && n < classes && n % 2 == (int)(threadIdx.x & 1)) copied[n * plane] = storage(sum / total);
+            if (writes && n < classes && n % 2 == (int)(threadIdx.x & 1))
+                copied[n * plane] = storage(shared_out(sum, total));
         }
     }
 };
 
-// Radius and dilation of a reference; the last window is that of all further references.
-__device__ void window_of(int reference, int& radius, int& dilation) {
+// Radius and dilation of a window; the last one is that of all further windows.
+__device__ void window_of(int window, int& radius, int& dilation) {
     constexpr int radii[] = {CORRFLOW_RADII}, dilations[] = {CORRFLOW_DILATIONS};
     radius = radii[0];
     dilation = dilations[0];
 #pragma unroll
     for (int i = 1; i < CORRFLOW_WINDOWS; ++i) {
-        if (reference < i) continue;
+        if (window < i) continue;
         radius = radii[i];
         dilation = dilations[i];
     }
@@ -363,8 +375,8 @@ __device__ void window_of(int reference, int& radius, int& dilation) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     corrflow_local_soft_copy(const Stored* __restrict__ query, const Stored* __restrict__ keys,
-                             const Stored* __restrict__ values, int height, int width, int references,
-                             Stored* __restrict__ copied) {
+                             const Stored* __restrict__ values, const Reference* __restrict__ names, int height,
+                             int width, int pictures, int references, Stored* __restrict__ copied) {
     __shared__ __align__(32) Stored queries_here[DEPTH * QUERY_PITCH];
     __shared__ __align__(32) Stored keys_here[SLICE * KEY_PITCH];
     __shared__ __align__(32) float scores_here[ROWS * SIDE * SCORE_PITCH];
@@ -378,8 +390,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int batch = blockIdx.z / CLASS_BLOCKS, first_class = blockIdx.z % CLASS_BLOCKS * OWN_CLASSES;
     const int classes = min(OWN_CLASSES, CLASSES - first_class);
     query += batch * CHANNELS * plane;
-    keys += (size_t)batch * references * CHANNELS * plane;
-    values += ((size_t)batch * references * CLASSES + first_class) * plane;
+    keys += (size_t)batch * pictures * CHANNELS * plane;
+    values += ((size_t)batch * pictures * CLASSES + first_class) * plane;
     copied += ((size_t)batch * CLASSES + first_class) * plane;
 
     const int first_row = blockIdx.y * ROWS, first_column = blockIdx.x * SIDE;
@@ -396,14 +408,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     State<TOP_K> state;
     state.clear();
 
-    for (int reference = 0; reference < references; ++reference) {
+    for (int index = 0; index < references; ++index) {
+        const Reference reference = names[index];  // the same for the whole grid
+        if (reference.picture < 0 || reference.picture >= pictures) continue;
         int radius, dilation;
-        window_of(reference, radius, dilation);
+        window_of(reference.window, radius, dilation);
         const int reach = radius * dilation;
-        const int top = max(first_row - reach, 0), bottom = min(first_row + ROWS + reach, height);
-        const int left = max(first_column - reach, 0), right = min(first_column + SIDE + reach, width);
+        const Stored* const own_keys = keys + (size_t)reference.picture * CHANNELS * plane;
+#if CORRFLOW_TOP_K == 0
+        const Stored* const own_values = values + (size_t)reference.picture * CLASSES * plane;
+#endif
+        // The middle of the window of the tile's first query, and of this lane's.
+        const int first_middle_row = first_row + reference.down, first_middle_column = first_column + reference.right;
+        const int middle_row = y + reference.down, middle_column = x + reference.right;
+        const int top = max(first_middle_row - reach, 0), bottom = min(first_middle_row + ROWS + reach, height);
+        const int left = max(first_middle_column - reach, 0);
+        const int right = min(first_middle_column + SIDE + reach, width);
         for (int row = top; row < bottom; ++row) {
-            const bool sees = y < height && abs(row - y) <= reach && (row - y) % dilation == 0;  // the same for a warp
+            // The same for a warp.
+            const bool sees = y < height && abs(row - middle_row) <= reach && (row - middle_row) % dilation == 0;
             for (int start = left; start < right; start += CHUNK) {
                 Scores products[GROUPS];
 #pragma unroll
@@ -416,13 +439,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                         const int channel = i / CHUNK, at = i % CHUNK;
                         const bool inside = first + channel < CHANNELS && start + at < right;
                         keys_here[channel * KEY_PITCH + at] =
-                            inside ? keys[(first + channel) * plane + (size_t)row * width + start + at] : Stored(0);
+                            inside ? own_keys[(first + channel) * plane + (size_t)row * width + start + at] : Stored(0);
                     }
 #if CORRFLOW_TOP_K == 0
                     for (int i = threadIdx.x; first == 0 && i < OWN_CLASSES * CHUNK; i += THREADS) {
                         const int n = i / CHUNK, at = i % CHUNK;
                         const bool inside = n < classes && start + at < right;
-                        values_here[i] = inside ? number(values[n * plane + (size_t)row * width + start + at]) : 0.0f;
+                        values_here[i] = inside ? number(own_values[n * plane + (size_t)row * width + start + at]) : 0.0f;
                     }
 #endif
                     __syncthreads();  // what was loaded is there for all
@@ -441,20 +464,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                     if (origin >= right) break;
                     products[group].store(scores);
                     __syncwarp();  // the scores are there for the warp
-                    const int phase = ((x - origin) % dilation + dilation) % dilation;
-                    const Columns columns = {phase + half * dilation, 2 * dilation, x - reach - origin,
-                                             min(min(x + reach, width - 1) - origin, SIDE - 1)};
-                    const unsigned place = ((unsigned)reference * height + row) * width + origin;
+                    const int phase = ((middle_column - origin) % dilation + dilation) % dilation;
+                    const Columns columns = {phase + half * dilation, 2 * dilation, middle_column - reach - origin,
+                                             min(min(middle_column + reach, width - 1) - origin, SIDE - 1)};
+                    const unsigned place = ((unsigned)index * height + row) * width + origin;
                     state.fold(scores + lane / 2, values_here + group * SIDE, columns, place);
                     __syncwarp();  // no lane still needs them
                 }
             }
         }
-        keys += CHANNELS * plane;
-#if CORRFLOW_TOP_K == 0
-        values += CLASSES * plane;
-#endif
     }
     const bool writes = y < height && x < width;
-    state.finish(values, copied + (size_t)y * width + x, classes, plane, writes);
+    state.finish(values, names, copied + (size_t)y * width + x, classes, plane, writes);
 }
