@@ -1,7 +1,8 @@
 """step.onnx: a tracker's whole step in one graph, for those who track without this package. No PyTorch.
 
 The memory goes in and comes out again with the newest frame in it. It begins as the first frame alone (its features
-from encode.onnx, and its labels) and grows by one reference a step until it is full.
+from encode.onnx, and its labels) and grows by one reference a step until it is full. Windows stay where they are: what
+would move them is the tracker's knowledge of where the objects were.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from corrflow.export.propagation import IR_VERSION, Sizes, finished, propagate_model
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import onnx_function
-from corrflow.runtime.artifact import PROPAGATE, STEP, STRIDE, TrackingSettings
+from corrflow.plugins.local_soft_copy.spec import named_references
+from corrflow.runtime.artifact import PROPAGATE, REFERENCES, STEP, STRIDE, TrackingSettings
 
 _END = np.iinfo(np.int64).max
 
@@ -32,7 +34,7 @@ def no_step(settings: TrackingSettings) -> str:
 
 def graphs_of_settings(encode: bytes, settings: TrackingSettings, channels: int) -> dict[str, bytes]:
     """The files of an artifact that follow from its settings: propagate.onnx, and step.onnx where there is one."""
-    files = {PROPAGATE: propagate_model(settings.attributes, channels).SerializeToString()}
+    files = {PROPAGATE: propagate_model(settings.attributes, channels, named=settings.follow).SerializeToString()}
     if not no_step(settings):
         files[STEP] = step_model(encode, settings, channels).SerializeToString()
     return files
@@ -65,9 +67,14 @@ def step_model(
     if frame is not None and labels is not None:
         (H, W), N, K = frame, labels, settings.references
         h, w = -(-H // STRIDE), -(-W // STRIDE)
-        sizes = Sizes(K, N, (h, w))
+        sizes = Sizes(K, N, (h, w), rows=K)
     nodes = list(_prefixed(model.graph))
-    nodes.append(onnx_function.node("features", "keys", "values", "labels", settings.attributes, aot))
+    references = None
+    if sizes is not None:  # the plugin has all of its inputs
+        references = REFERENCES
+        nodes.append(_constant(REFERENCES, np.array(named_references(None, K), np.int32)))
+    copy = onnx_function.node("features", "keys", "values", "labels", settings.attributes, aot, references)
+    nodes.append(copy)
     remembered = "labels"
     if settings.hard_labels:
         nodes.append(_constant("half", np.array(0.5, np.float16 if half else np.float32)))
@@ -97,7 +104,7 @@ def step_model(
         ],
         [_renamed_tensor(tensor) for tensor in model.graph.initializer],
     )
-    return finished(graph, settings.attributes, sizes, half, body)
+    return finished(graph, settings.attributes, sizes, half, body, named=sizes is not None)
 
 
 def fixed_encode(encode: bytes, frame: tuple[int, int]) -> onnx.ModelProto:

@@ -24,7 +24,7 @@ from corrflow.plugins.local_soft_copy.cuda.launch import Launch
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
 ARCHITECTURE = "sm_87"
-SIZES = {"B": 1, "K": 3, "C": 91, "N": 4, "H": 60, "W": 107}
+SIZES = {"B": 1, "K": 3, "C": 91, "N": 4, "H": 60, "W": 107, "M": 5, "4": 4}
 ATTRIBUTES = Attributes((5,), (2,), 7, 0.25)
 
 
@@ -98,9 +98,9 @@ def load(bindings: str, stubs: str) -> Any:
 
 
 def shapes(free: str = "") -> list[list[Size]]:
-    """Sizes of query, keys, values and copied; those named in `free` are symbols."""
+    """Sizes of query, keys, values, references and copied; those named in `free` are symbols."""
     size = {name: Size(value, name if name in free else "") for name, value in SIZES.items()}
-    return [[size[axis] for axis in axes] for axes in ("BCHW", "BKCHW", "BKNHW", "BNHW")]
+    return [[size[axis] for axis in axes] for axes in ("BCHW", "BKCHW", "BKNHW", "M4", "BNHW")]
 
 
 def description(trt: Any, shape: list[Size], kind: Any) -> Any:
@@ -157,23 +157,24 @@ def life_of_v3(trt: Any) -> dict[str, Any]:
         plugin.get_capability_interface(kind) is plugin for kind in trt.PluginCapabilityType.__members__.values()
     )
 
-    FLOAT, HALF, INT8 = trt.DataType.FLOAT, trt.DataType.HALF, trt.DataType.INT8
-    seen["output type"] = [kind.name for kind in plugin.get_output_data_types([HALF, HALF, HALF])]
+    FLOAT, HALF, INT8, INT32 = (getattr(trt.DataType, name) for name in ("FLOAT", "HALF", "INT8", "INT32"))
+    seen["output type"] = [kind.name for kind in plugin.get_output_data_types([HALF, HALF, HALF, INT32])]
     trt.DimsExprs = Sizes
-    (copied,) = plugin.get_output_shapes(shapes("BKNHW")[:3], [], None)
+    (copied,) = plugin.get_output_shapes(shapes("BKNHWM")[:4], [], None)
     seen["output shape"] = [str(size) for size in copied]
 
     def supported(position: int, *kinds: Any, layout: Any = trt.TensorFormat.LINEAR) -> bool:
         described = [description(trt, shape, kind) for shape, kind in zip(shapes(), kinds, strict=True)]
         described[position].desc.format = layout
-        return plugin.supports_format_combination(position, described, 3)
+        return plugin.supports_format_combination(position, described, 4)
 
     seen["supported"] = {
-        "half": all(supported(i, HALF, HALF, HALF, HALF) for i in range(4)),
-        "float": all(supported(i, FLOAT, FLOAT, FLOAT, FLOAT) for i in range(4)),
-        "mixed": supported(1, HALF, FLOAT, HALF, HALF),
-        "int8": supported(0, INT8, INT8, INT8, INT8),
-        "other layout": supported(0, HALF, HALF, HALF, HALF, layout=trt.TensorFormat.CHW32),
+        "half": all(supported(i, HALF, HALF, HALF, INT32, HALF) for i in range(5)),
+        "float": all(supported(i, FLOAT, FLOAT, FLOAT, INT32, FLOAT) for i in range(5)),
+        "mixed": supported(1, HALF, FLOAT, HALF, INT32, HALF),
+        "int8": supported(0, INT8, INT8, INT8, INT32, INT8),
+        "references in half": supported(3, HALF, HALF, HALF, HALF, HALF),
+        "other layout": supported(0, HALF, HALF, HALF, INT32, HALF, layout=trt.TensorFormat.CHW32),
     }
 
     launched: list[Any] = []
@@ -193,11 +194,12 @@ def life_of_v3(trt: Any) -> dict[str, Any]:
         for shape in shapes():
             described = trt.PluginTensorDesc()
             described.dims = tuple(size.value for size in shape)
-            described.dims = (*tuple(described.dims)[:-2], SIZES["H"] + 8 * shift, SIZES["W"])
-            described.type, described.format = HALF, trt.TensorFormat.LINEAR
+            if len(shape) > 2:
+                described.dims = (*tuple(described.dims)[:-2], SIZES["H"] + 8 * shift, SIZES["W"])
+            described.type, described.format = HALF if len(shape) > 2 else INT32, trt.TensorFormat.LINEAR
             tensors.append(described)
-        in_context.on_shape_change(tensors[:3], tensors[3:])
-        in_context.enqueue(tensors[:3], tensors[3:], [11, 22, 33], [44], 0, 55)
+        in_context.on_shape_change(tensors[:4], tensors[4:])
+        in_context.enqueue(tensors[:4], tensors[4:], [11, 22, 33, 44], [66], 0, 55)
     seen["launched"] = [
         {
             "stream": stream,
@@ -233,7 +235,7 @@ def life_of_aot(trt: Any) -> dict[str, Any]:
     # Sizes are C++ objects that only a builder makes; these stand for them.
     trt.IDimensionExpr, trt.DimsExprs = Size, Sizes
     template.SymExprImpl = lambda symbol: symbol._expr
-    HALF = trt.DataType.HALF
+    HALF, INT32 = trt.DataType.HALF, trt.DataType.INT32
     compiled = tensorrt_plugin.compile_kernel
 
     def stand_in(launch: Launch, architecture: str, target: str) -> SimpleNamespace:
@@ -242,22 +244,22 @@ def life_of_aot(trt: Any) -> dict[str, Any]:
 
     tensorrt_plugin.device_architecture = lambda: ARCHITECTURE
     tensorrt_plugin.compile_kernel = stand_in
-    seen["output type"] = [kind.name for kind in plugin.get_output_data_types([HALF] * 3, [4, 5, 5])]
-    free = "BKHW"
-    (copied,) = plugin.get_output_shapes(shapes(free)[:3], [], Builder())
+    seen["output type"] = [kind.name for kind in plugin.get_output_data_types([HALF, HALF, HALF, INT32], [4, 5, 5, 2])]
+    free = "BKHWM"
+    (copied,) = plugin.get_output_shapes(shapes(free)[:4], [], Builder())
     seen["output shape"] = [str(size) for size in copied]
-    tensors = [description(trt, shape, HALF) for shape in shapes(free)]
-    offered = plugin.get_supported_format_combinations(tensors, 3)
+    tensors = [description(trt, shape, HALF if len(shape) > 2 else INT32) for shape in shapes(free)]
+    offered = plugin.get_supported_format_combinations(tensors, 4)
     seen["combinations"] = [[described.type.name, described.format.name] for described in offered]
-    plugin.configure_plugin(tensors[:3], tensors[3:])
+    plugin.configure_plugin(tensors[:4], tensors[4:])
     seen["tactics"] = plugin.get_valid_tactics()
     plugin.set_tactic(seen["tactics"][0])
     launch, extras = SimpleNamespace(), Extras()
-    plugin.get_launch_params(shapes(free)[:3], tensors, 3, launch, extras, Builder())
+    plugin.get_launch_params(shapes(free)[:4], tensors, 4, launch, extras, Builder())
     seen["launch"] = {name: str(value) for name, value in vars(launch).items()}
     seen["values"] = {name: value.value for name, value in vars(launch).items()}
     seen["extras"] = [str(extras[i]) for i in range(extras.nbSymExprs)]
-    name, code = plugin.get_kernel([tensor.desc for tensor in tensors[:3]], [tensor.desc for tensor in tensors[3:]])
+    name, code = plugin.get_kernel([tensor.desc for tensor in tensors[:4]], [tensor.desc for tensor in tensors[4:]])
     seen["kernel"], seen["code"] = name, code.decode()
     return seen
 
@@ -268,10 +270,10 @@ def signature_checks(trt: Any) -> dict[str, Any]:
     qdp = importlib.import_module("tensorrt.plugin")
     refused = {}
 
-    def without_tactic(query, keys, values, radius, dilation, top_k, temperature, outputs):
+    def without_tactic(query, keys, values, references, radius, dilation, top_k, temperature, outputs):
         raise AssertionError
 
-    def other_order(query, keys, values, dilation, radius, top_k, temperature, outputs, tactic):
+    def other_order(query, keys, values, references, dilation, radius, top_k, temperature, outputs, tactic):
         raise AssertionError
 
     for name, function in (("without tactic", without_tactic), ("other order", other_order)):

@@ -93,14 +93,15 @@ def test_the_plugin_of_version_3_lives_its_life(version: str, life: Life) -> Non
     assert seen["identity"] == ["LocalSoftCopy", "1", "corrflow", 1]
     assert seen["output type"] == ["HALF"]
     assert seen["output shape"] == ["B", "N", "H", "W"]
-    assert seen["supported"] == {"half": True, "float": True, "mixed": False, "int8": False, "other layout": False}
+    refused = dict.fromkeys(["mixed", "int8", "references in half", "other layout"], False)
+    assert seen["supported"] == {"half": True, "float": True} | refused
     # Pointers in, sizes, pointer out; two frame sizes share one kernel.
     first, second = seen["launched"]
-    assert first["arguments"] == [11, 22, 33, 60, 107, 3, 44]
-    assert first["32-bit"] == [False, False, False, True, True, True, False]
+    assert first["arguments"] == [11, 22, 33, 44, 60, 107, 3, 5, 66]
+    assert first["32-bit"] == [False] * 4 + [True] * 4 + [False]
     assert first["stream"] == ["stream", 55]
     assert (first["grid"], first["block"]) == ([7, 8, 1], [256, 1, 1])
-    assert (second["grid"], second["arguments"][3]) == ([7, 9, 1], 68)
+    assert (second["grid"], second["arguments"][4]) == ([7, 9, 1], 68)
     assert first["kernel"] == second["kernel"] == ["corrflow_local_soft_copy", True]
     assert seen["kernels"] == 1
 
@@ -117,7 +118,7 @@ def test_the_ahead_of_time_plugin_is_built_by_tensorrts_template(version: str, l
     assert seen["fields"] == OPS and seen["class"] == "_TemplateAOTPlugin" and seen["parsed"]
     assert seen["output type"] == ["HALF"]
     assert seen["output shape"] == ["B", "4", "H", "W"]
-    assert seen["combinations"] == [["HALF", "LINEAR"]] * 4
+    assert seen["combinations"] == [[kind, "LINEAR"] for kind in ("HALF", "HALF", "HALF", "INT32", "HALF")]
     assert seen["tactics"] == [1]
     # The grid stays an expression of what the engine leaves free, and has launch.py's value for the sizes at hand.
     block = {"block_x": 256, "block_y": 1, "block_z": 1, "shared_mem": 0}
@@ -128,7 +129,7 @@ def test_the_ahead_of_time_plugin_is_built_by_tensorrts_template(version: str, l
         **{name: str(value) for name, value in block.items()},
     }
     assert seen["values"] == {"grid_x": 7, "grid_y": 8, "grid_z": 1, **block}
-    assert seen["extras"] == ["H", "W", "K"]
+    assert seen["extras"] == ["H", "W", "K", "M"]
     assert seen["compiled"] == ["sm_87", "ptx", True]
     assert (seen["kernel"], seen["code"]) == ("corrflow_local_soft_copy", "// the kernel")
 
@@ -150,17 +151,23 @@ def described(kind: str, *shape: int) -> SimpleNamespace:
     return SimpleNamespace(dtype=SimpleNamespace(name=kind), shape=shape)
 
 
+ROWS = described("INT32", 9, 4)
+
+
 def test_free_channels_or_classes_are_refused() -> None:
     query, keys = described("HALF", 1, 8, -1, -1), described("HALF", 1, 2, 8, -1, -1)
     with pytest.raises(InputError, match="given number of classes, got a free one"):
-        tensorrt_plugin._largest_launch(query, keys, described("HALF", 1, 2, -1, -1, -1), Attributes())
+        tensorrt_plugin._largest_launch(query, keys, described("HALF", 1, 2, -1, -1, -1), ROWS, Attributes())
     free = described("HALF", 1, -1, 5, 5)
     with pytest.raises(InputError, match="given number of channels, got a free one"):
-        tensorrt_plugin._largest_launch(free, keys, described("HALF", 1, 2, 3, -1, -1), Attributes())
+        tensorrt_plugin._largest_launch(free, keys, described("HALF", 1, 2, 3, -1, -1), ROWS, Attributes())
 
 
-def test_mixed_types_are_refused() -> None:
-    query, keys = described("HALF", 1, 8, 5, 5), described("FLOAT", 1, 2, 8, 5, 5)
-    query.dtype, keys.dtype = SimpleNamespace(name="HALF"), SimpleNamespace(name="FLOAT")
-    with pytest.raises(CorrflowError, match="all FLOAT, all HALF or all BF16, got HALF, FLOAT, HALF; add casts"):
-        tensorrt_plugin._largest_launch(query, keys, described("HALF", 1, 2, 3, 5, 5), Attributes())
+@pytest.mark.parametrize(
+    "kinds", [("HALF", "FLOAT", "HALF", "INT32"), ("INT8", "INT8", "INT8", "INT32"), ("HALF", "HALF", "HALF", "INT64")]
+)
+def test_types_that_the_kernel_does_not_take_are_refused(kinds: tuple[str, ...]) -> None:
+    shapes = ((1, 8, 5, 5), (1, 2, 8, 5, 5), (1, 2, 3, 5, 5), (9, 4))
+    tensors = [described(kind, *shape) for kind, shape in zip(kinds, shapes, strict=True)]
+    with pytest.raises(CorrflowError, match=f"BF16 and references INT32, got {', '.join(kinds)}; add casts"):
+        tensorrt_plugin._largest_launch(*tensors, Attributes())

@@ -6,6 +6,8 @@
             stream, so this has to be registered before an engine is loaded, too.
     "none"  anything else: the ONNX function has to do (--plugin off).
 
+The plugin takes the node with all four inputs: one registered ahead of time has a fixed number of them.
+
 TensorRT is imported by none of this; the caller hands over the module. The annotations are read by TensorRT, so they
 cannot be postponed here.
 """
@@ -93,6 +95,7 @@ def _register_aot(trt: Any) -> None:
         query: qdp.TensorDesc,
         keys: qdp.TensorDesc,
         values: qdp.TensorDesc,
+        references: qdp.TensorDesc,
         radius: NDArray[np.int64],
         dilation: NDArray[np.int64],
         top_k: NDArray[np.int64],  # arrays of one: 10.16 cannot make a number of what the parser hands over
@@ -102,19 +105,18 @@ def _register_aot(trt: Any) -> None:
         return qdp.from_shape_expr((batch, values.shape_expr[2], height, width), values.dtype)
 
     @qdp.autotune(PLUGIN_ID)
-    def combinations(query, keys, values, outputs):
-        if storage_of(query.dtype) is None or not query.dtype == keys.dtype == values.dtype:
-            raise CorrflowError(_wrong_types(query.dtype, keys.dtype, values.dtype))
+    def combinations(query, keys, values, references, outputs):
+        _check_types(query, keys, values, references)
         # Networks are strongly typed, so there is nothing to choose: one type, plain layout, one tactic.
         name = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16"}[query.dtype.name]
-        return [qdp.AutoTuneCombination(", ".join([name] * 4), "LINEAR", [1])]
+        return [qdp.AutoTuneCombination(", ".join([name, name, name, "INT32", name]), "LINEAR", [1])]
 
     @qdp.aot_impl(PLUGIN_ID)
     def implement(
-        query, keys, values, radius, dilation, top_k, temperature, outputs, tactic
+        query, keys, values, references, radius, dilation, top_k, temperature, outputs, tactic
     ) -> tuple[str, str, qdp.KernelLaunchParams, qdp.SymIntExprs]:
         fields = {"radius": radius, "dilation": dilation, "top_k": top_k, "temperature": temperature}
-        launch = _largest_launch(query, keys, values, attributes_from(fields))
+        launch = _largest_launch(query, keys, values, references, attributes_from(fields))
         ptx = compile_kernel(launch, device_architecture(), "ptx").code
         # Sizes that the engine leaves free are expressions; launch.py has the same formulas for numbers.
         batch, _, height, width = query.shape_expr
@@ -123,17 +125,15 @@ def _register_aot(trt: Any) -> None:
         parameters.grid_y = qdp.cdiv(height, launch.tile[1])
         parameters.grid_z = batch * launch.class_blocks
         parameters.block_x = launch.block[0]
-        integers = qdp.SymIntExprs(3)
-        for index, size in enumerate((height, width, keys.shape_expr[1])):
+        integers = qdp.SymIntExprs(4)
+        for index, size in enumerate((height, width, keys.shape_expr[1], references.shape_expr[0])):
             integers[index] = qdp.SymInt32(size)
         return launch.entry_point, ptx.decode() if isinstance(ptx, bytes) else ptx, parameters, integers
 
 
-def _largest_launch(query: Any, keys: Any, values: Any, attributes: Attributes) -> Launch:
+def _largest_launch(query: Any, keys: Any, values: Any, references: Any, attributes: Attributes) -> Launch:
     """The launch for the largest sizes of the engine; channels and classes have to be fixed."""
-    storage = storage_of(query.dtype)
-    if storage is None or not query.dtype == keys.dtype == values.dtype:
-        raise CorrflowError(_wrong_types(query.dtype, keys.dtype, values.dtype))
+    storage = _check_types(query, keys, values, references)
 
     def largest(tensor: Any, axis: int) -> int:
         size = int(tensor.shape[axis])
@@ -147,7 +147,7 @@ def _largest_launch(query: Any, keys: Any, values: Any, attributes: Attributes) 
     return plan(
         channels=largest(query, 1),
         classes=largest(values, 2),
-        references=largest(keys, 1),
+        references=largest(references, 0),
         height=largest(query, 2),
         width=largest(query, 3),
         batch=largest(query, 0),
@@ -156,9 +156,17 @@ def _largest_launch(query: Any, keys: Any, values: Any, attributes: Attributes) 
     )
 
 
-def _wrong_types(*types: Any) -> str:
-    names = ", ".join(kind.name for kind in types)
-    return f"LocalSoftCopy: expected query, keys and values all FLOAT, all HALF or all BF16, got {names}; add casts"
+def _check_types(query: Any, keys: Any, values: Any, references: Any) -> Storage:
+    """The storage of the tensors. Raises CorrflowError for types that the kernel does not take."""
+    types = [tensor.dtype for tensor in (query, keys, values, references)]
+    storage = storage_of(types[0])
+    if storage is None or not types[0] == types[1] == types[2] or types[3].name != "INT32":
+        names = ", ".join(kind.name for kind in types)
+        raise CorrflowError(
+            "LocalSoftCopy: expected query, keys and values all FLOAT, all HALF or all BF16 and references INT32, got"
+            f" {names}; add casts"
+        )
+    return storage
 
 
 def _register_v3(trt: Any) -> None:
@@ -214,7 +222,7 @@ def _v3_creator(trt: Any) -> Any:
             return [types[2]]
 
         def get_output_shapes(self, inputs, shape_inputs, builder):
-            query, _, values = inputs
+            query, _, values, _ = inputs
             shape = trt.DimsExprs(4)
             for axis, size in enumerate((query[0], values[2], query[2], query[3])):
                 shape[axis] = size
@@ -222,8 +230,11 @@ def _v3_creator(trt: Any) -> Any:
 
         def supports_format_combination(self, position, descriptions, inputs):
             here, first = descriptions[position].desc, descriptions[0].desc
-            linear = here.format == trt.TensorFormat.LINEAR
-            return linear and here.type == first.type and storage_of(here.type) is not None
+            if here.format != trt.TensorFormat.LINEAR:
+                return False
+            if position == 3:  # references
+                return here.type == trt.DataType.INT32
+            return here.type == first.type and storage_of(here.type) is not None
 
         def configure_plugin(self, inputs, outputs):
             pass  # sizes may still be free here
@@ -232,21 +243,21 @@ def _v3_creator(trt: Any) -> Any:
             pass
 
         def on_shape_change(self, inputs, outputs):
-            query, keys, values = (tuple(description.dims) for description in inputs)
+            query, keys, values, references = (tuple(description.dims) for description in inputs)
             copied_shape(query, keys, values)
             storage = storage_of(inputs[0].type)
             assert storage is not None, "TensorRT chose a combination that supports_format_combination refused"
             self.launch = plan(
                 channels=query[1],
                 classes=values[2],
-                references=keys[1],
+                references=references[0],
                 height=query[2],
                 width=query[3],
                 batch=query[0],
                 attributes=self.attributes,
                 storage=storage,
             )
-            self.arguments = tuple(ctypes.c_int32(size) for size in (query[2], query[3], keys[1]))
+            self.arguments = tuple(ctypes.c_int32(size) for size in (query[2], query[3], keys[1], references[0]))
 
         def enqueue(self, input_desc, output_desc, inputs, outputs, workspace, stream):
             assert self.launch is not None, "TensorRT calls on_shape_change before enqueue"
