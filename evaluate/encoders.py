@@ -33,7 +33,7 @@ class FeatureBackend:
     Raises InputError where the kernel was not built.
     """
 
-    any_attributes = True
+    any_attributes = moves_windows = True
     device_frames = False
 
     def __init__(self, name: str, settings: TrackingSettings, files: dict[str, bytes], threads: int) -> None:

@@ -88,6 +88,7 @@ class SharedEncodings:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name, self.artifact, self.any_attributes = backend.name, backend.artifact, backend.any_attributes
+        self.moves_windows = backend.moves_windows
         self._made: dict[tuple[int, int], tuple[Any, float]] = {}
         self.seconds, self.fresh = 0.0, False
 

@@ -10,9 +10,11 @@ import numpy as np
 from corrflow.export.step import graphs_of_settings
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
+from corrflow.plugins.local_soft_copy.spec import Reference, named_references
 from corrflow.runtime.artifact import (
     ENCODE,
     PROPAGATE,
+    REFERENCES,
     STEP,
     Artifact,
     TrackingSettings,
@@ -58,7 +60,8 @@ def export_with_settings(artifact: Artifact, settings: TrackingSettings, target:
 
 
 def _difference(graph: bytes, settings: TrackingSettings, channels: int) -> float:
-    """Largest difference between the graph and the fused kernel on made-up features, for one and all references."""
+    """Largest difference between the graph and the fused kernel on made-up features, for one and all references, and
+    for windows that are moved where it moves them."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
@@ -70,7 +73,12 @@ def _difference(graph: bytes, settings: TrackingSettings, channels: int) -> floa
         query /= np.linalg.norm(query, axis=1, keepdims=True)
         keys /= np.linalg.norm(keys, axis=2, keepdims=True)
         values = generator.random((1, count, 8, *_CELLS), np.float32)
-        got = np.asarray(session.run(None, {"query": query, "keys": keys, "values": values})[0])
-        expected = cpu.local_soft_copy(query, keys, values, settings.attributes)
-        largest = max(largest, float(np.abs(got - expected).max()))
+        inputs = {"query": query, "keys": keys, "values": values}
+        unmoved = named_references(None, count)
+        moved = [Reference(0, 0, 3, -7), *unmoved, Reference(count - 1, 1, -_CELLS[0], 2)]
+        for named in (unmoved, moved) if settings.follow else (None,):
+            rows = {} if named is None else {REFERENCES: np.array(named, np.int32)}
+            got = np.asarray(session.run(None, inputs | rows)[0])
+            expected = cpu.local_soft_copy(query, keys, values, settings.attributes, references=named)
+            largest = max(largest, float(np.abs(got - expected).max()))
     return largest

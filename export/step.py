@@ -72,9 +72,8 @@ def step_model(
     references = None
     if sizes is not None:  # the plugin has all of its inputs
         references = REFERENCES
-        nodes.append(_constant(REFERENCES, np.array(named_references(None, K), np.int32)))
-    copy = onnx_function.node("features", "keys", "values", "labels", settings.attributes, aot, references)
-    nodes.append(copy)
+        nodes.append(_constant(REFERENCES, np.array(named_references(None, settings.references), np.int32)))
+    nodes.append(onnx_function.node("features", "keys", "values", "labels", settings.attributes, aot, references))
     remembered = "labels"
     if settings.hard_labels:
         nodes.append(_constant("half", np.array(0.5, np.float16 if half else np.float32)))

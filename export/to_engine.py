@@ -1,7 +1,7 @@
 """ONNX becomes TensorRT engines on the machine that will run them: build, check, time, compare, sign. No PyTorch.
 
-One engine encodes, and one propagates for each number of references, so that every size is fixed and the plugin is
-compiled for it. Nothing is written before the engines' labels agree with ONNX Runtime's.
+One engine encodes and one propagates, every size of both fixed, so that the plugin is compiled for them. Nothing is
+written before the engines' labels agree with ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ from corrflow.export.step import fixed_encode
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cuda.launch import ENTRY_POINT
 from corrflow.plugins.local_soft_copy.tensorrt_plugin import PLUGIN_NAME, form_for, register
-from corrflow.runtime.artifact import STRIDE, Artifact, write_whole
+from corrflow.runtime.artifact import STRIDE, Artifact, TrackingSettings, write_whole
 from corrflow.runtime.demo import DemoSource
 from corrflow.runtime.device import CudaDevice
 from corrflow.runtime.device_backend import DeviceBackend
 from corrflow.runtime.engines import (
+    ENCODE_ENGINE,
+    PROPAGATE_ENGINE,
     Engines,
     Made,
-    encode_name,
     encoder_for,
     kernel_hash,
     load_engines,
     onnx_hashes,
     private_folder,
-    propagate_name,
     save_engines,
 )
+from corrflow.runtime.follow import MOST_WINDOWS, most_searched
 from corrflow.runtime.labels import Geometry
+from corrflow.runtime.memory import ReferenceSlots
 from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from corrflow.runtime.sources import open_source
 from corrflow.runtime.tensorrt_backend import EngineProgram, TensorRtPrograms
@@ -121,6 +123,7 @@ def build_engines(
     if 1 <= references < anchors:
         raise InputError(f"expected --references of {anchors} or more, one for each anchor, got {references}")
     calibrated = "" if calibration is None else _hash_of(calibration)
+    settings = _remembering(artifact.settings, references)
     made = Made(
         trt.__version__,
         device.gpu,
@@ -128,6 +131,8 @@ def build_engines(
         precision,
         frame,
         references,
+        len(ReferenceSlots(settings)),
+        most_searched(settings),
         labels,
         plugin,
         onnx_hashes(artifact, precision, calibrated) if precision in ALLOWED else ("", ""),  # Made refuses the others
@@ -146,8 +151,7 @@ def build_engines(
     engines = Engines(made, contents)
     programs = TensorRtPrograms(trt, device, engines)
     if plugin:
-        for name in made.names[1:]:
-            _expect_plugin(trt, name, programs.loaded[name])
+        _expect_plugin(trt, PROPAGATE_ENGINE, programs.loaded[PROPAGATE_ENGINE])
     timings = tuple(
         Timing(name, len(contents[name]), _layer_times(trt, device, programs.loaded[name])) for name in made.names
     )
@@ -195,16 +199,15 @@ def calibration_pictures(source: Path | None, rows: int) -> list[np.ndarray]:
 def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarray], made: Made) -> Agreement:
     """Both back ends copy from the same labels at every step, so that nothing adds up. Raises InputError for no frames.
 
-    The first frame's labels are stripes, one channel each: every cell has an owner, and borders are everywhere.
+    The first frame's labels are stripes, one channel each: every cell has an owner, and borders are everywhere. Where
+    windows follow, they are moved further at every step, out of the frame in the end.
     """
     reference = OnnxRuntimeBackend(artifact)
     cells = -(-made.frame[0] // STRIDE), -(-made.frame[1] // STRIDE)
     owner = (np.arange(cells[1]) * made.labels * 2 // cells[1]) % made.labels
     labels = np.zeros((made.labels, *cells), np.float32)
     labels[owner, :, np.arange(cells[1])] = 1
-    settings = artifact.settings
-    if settings.references > made.references:  # tracked with fewer of the last frames (corrflow-track --recent)
-        settings = replace(settings, ages=settings.ages[: made.references - len(settings.anchors)])
+    settings = _remembering(artifact.settings, made.references)
     own = engine.new_memory(settings, made.labels, cells)
     other = reference.new_memory(settings, made.labels, cells)
     others, largest, means = [], 0.0, []
@@ -213,8 +216,11 @@ def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarr
             picture = cv2.resize(picture, made.frame[::-1], interpolation=cv2.INTER_LINEAR)
         ours, theirs = engine.encode(picture, made.frame), reference.encode(picture, made.frame)
         if index:
-            got = engine.propagate(ours, own)
-            labels = reference.propagate(theirs, other)
+            aims = {}
+            if settings.follow and reference.moves_windows:  # an artifact may be older than that
+                aims = {frame: _moves(frame in settings.anchors, index, cells) for frame in own.frames}
+            got = engine.propagate(ours, own.aimed(aims))
+            labels = reference.propagate(theirs, other.aimed(aims))
             others.append(float((got.argmax(0) != labels.argmax(0)).mean()))
             apart = np.abs(got - labels)
             largest, means = max(largest, float(apart.max())), [*means, float(apart.mean())]
@@ -226,6 +232,18 @@ def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarr
     if not others:
         raise InputError("expected at least two frames to compare on, got fewer; give a longer video with --frames")
     return Agreement(len(others), max(others), largest, float(np.mean(means)))
+
+
+def _moves(anchor: bool, step: int, cells: tuple[int, int]) -> list[tuple[int, int]]:
+    """How far the windows of a frame are moved in a step of the comparison, as many as there may be."""
+    height, width = cells
+    across = [(0, 0), (0, step), (step, -step), (-height * step // _COMPARED, width * step // _COMPARED)]
+    return across[:MOST_WINDOWS] if anchor else [(step % 3 - 1, -step % 4)]
+
+
+def _remembering(settings: TrackingSettings, references: int) -> TrackingSettings:
+    """Settings with at most so many references: fewer of the last frames, as with corrflow-track --recent."""
+    return replace(settings, ages=settings.ages[: max(0, references - len(settings.anchors))])
 
 
 def _why_build(artifact: Artifact, made: Made) -> str:
@@ -258,18 +276,18 @@ def _encoder(
 def _models(artifact: Artifact, made: Made, encoder: bytes) -> Iterable[tuple[str, bytes]]:
     """The ONNX of each engine, with every size fixed."""
     form, half = form_for(made.tensorrt), made.precision != "fp32"
-    yield encode_name(), fixed_encode(encoder, made.frame).SerializeToString()
+    yield ENCODE_ENGINE, fixed_encode(encoder, made.frame).SerializeToString()
     cells = -(-made.frame[0] // STRIDE), -(-made.frame[1] // STRIDE)
-    for count in range(1, made.references + 1):
-        model = propagate_model(
-            artifact.settings.attributes,
-            artifact.channels,
-            Sizes(count, made.labels, cells),
-            half,
-            aot=made.plugin and form == "aot",
-            body=not (made.plugin and form == "v3"),  # their parser would take the function
-        )
-        yield propagate_name(count), model.SerializeToString()
+    model = propagate_model(
+        artifact.settings.attributes,
+        artifact.channels,
+        Sizes(made.slots, made.labels, cells, made.rows),
+        half,
+        aot=made.plugin and form == "aot",
+        body=not (made.plugin and form == "v3"),  # their parser would take the function
+        named=True,
+    )
+    yield PROPAGATE_ENGINE, model.SerializeToString()
 
 
 def _build(trt: Any, made: Made, name: str, model: bytes) -> bytes:

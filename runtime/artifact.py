@@ -44,8 +44,8 @@ class TrackingSettings:
                    min(4, 1 + age // dilate_after), as in MAST (Lai et al., 2020); needs a back end that takes any
                    attributes
     hard_labels:   remember each mask as 0 and 1 (label above one half) and not as soft labels
-    follow:        move windows along with the objects (runtime/follow.py), on back ends that take any attributes; the
-                   others search with windows that stay
+    follow:        move windows along with the objects (runtime/follow.py); with a propagate.onnx from before it had an
+                   input for that, windows stay
 
     A frame that is both an anchor and of a listed age is one reference. References that do not exist yet are left out.
     """

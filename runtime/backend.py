@@ -41,7 +41,7 @@ class Memory(Protocol):
     def aimed(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> Memory:
         """The same references as they are now, those of a frame once for each of its moves (down, right), in cells.
 
-        Frames are counted from the first remembered; for back ends that take any attributes.
+        Frames are counted from the first remembered; for back ends that move windows.
         """
         ...
 
@@ -60,12 +60,14 @@ class Backend(Protocol):
     """Encodes frames and propagates labels.
 
     any_attributes: whether it searches with any attributes, and not only with those built into propagate.onnx
+    moves_windows: whether the windows of its references can be moved, and so follow the objects
     device_frames: whether frames may be on a GPU already (__cuda_array_interface__)
     """
 
     name: str
     artifact: Artifact
     any_attributes: bool
+    moves_windows: bool
     device_frames: bool
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> Features:

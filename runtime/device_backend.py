@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.plugins.local_soft_copy.spec import Attributes
-from corrflow.runtime.artifact import STRIDE, Artifact, TrackingSettings
+from corrflow.plugins.local_soft_copy.spec import Attributes, filled_up
+from corrflow.runtime.artifact import REFERENCES, STRIDE, Artifact, TrackingSettings
 from corrflow.runtime.device import Buffer, CudaDevice, Shared
+from corrflow.runtime.follow import most_searched
 from corrflow.runtime.memory import ReferenceSlots
 from corrflow.runtime.shrink import DeviceShrink, shrink
 
@@ -36,22 +38,31 @@ class Programs(Protocol):
     name:       for people
     storage:    type of features and labels
     recordable: whether a program can be part of a CUDA graph
-    frame, references, labels: (H, W), the most K and the one N that the programs are built for; None for any
+    named:      whether what is propagated from is named: the whole memory goes in, and which of its slots are searched,
+                moved how far; otherwise the references alone, side by side
+    frame, references, labels: (H, W), the most references and the one N that the programs are built for; None for any
+    slots, rows: where they are named, the one K and M that the programs are built for; None for any
     """
 
     name: str
     storage: np.dtype
     recordable: bool
+    named: bool
     frame: tuple[int, int] | None
     references: int | None
+    slots: int | None
+    rows: int | None
     labels: int | None
 
     def encode(self) -> Program:
         """frame [1, H, W, 3] uint8, BGR -> features [1, C, h, w]."""
         ...
 
-    def propagate(self, references: int) -> Program:
-        """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w]."""
+    def propagate(self) -> Program:
+        """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w].
+
+        Where references are named, references [M, 4] int32 go in as well.
+        """
         ...
 
     def close(self) -> None: ...
@@ -84,22 +95,38 @@ class DeviceFeatures:
         return np.array(self.backend.on_host(self), dtype, copy=copy)
 
 
+@dataclass
+class _Labels:
+    """Where labels pass between host and device, and those that were last handed out."""
+
+    shared: Shared
+    returned: np.ndarray | None = None
+
+
 class DeviceMemory:
     """Fulfils `backend.Memory`, on the device. Labels that `propagate` has just returned are not sent back to it."""
 
     def __init__(
         self, backend: DeviceBackend, settings: TrackingSettings, labels: int, padded: int, cells: tuple[int, int]
     ) -> None:
-        device, storage = backend.device, backend.programs.storage
+        device, programs = backend.device, backend.programs
         self._backend, self._labels, self.cells = backend, labels, cells
         self.slots = ReferenceSlots(settings)
-        self._keys = device.allocate((len(self.slots), backend.artifact.channels, *cells), storage)
-        self._values = device.allocate((len(self.slots), padded, *cells), storage)
+        held = programs.slots or len(self.slots)
+        self._keys = device.allocate((held, backend.artifact.channels, *cells), programs.storage)
+        self._values = device.allocate((held, padded, *cells), programs.storage)
         # The channels that only fill up are zeros here, so they are zeros in the ring and in all that is copied.
-        self.soft = device.share((1, padded, *cells), storage)
-        self._returned: np.ndarray | None = None
+        self._soft = _Labels(device.share((1, padded, *cells), programs.storage))
         self._gathered: tuple[Buffer, Buffer] | None = None
+        self._aims: Mapping[int, Sequence[tuple[int, int]]] = {}
+        # At one address for good, so that a recorded step stays true while what is in it changes.
+        self.names = device.share((programs.rows or most_searched(settings), 4), np.int32) if programs.named else None
         self.recorded: dict[Any, Callable[[], None] | None] = {}  # None where it has run once, unrecorded
+
+    @property
+    def soft(self) -> Shared:
+        """Where labels pass between host and device."""
+        return self._soft.shared
 
     @property
     def labels(self) -> int:
@@ -117,11 +144,11 @@ class DeviceMemory:
             return
         device = self._backend.device
         device.copy(self._keys.entry(slot), self._backend.on_device(features))
-        if labels is not self._returned:
+        if labels is not self._soft.returned:
             device.wait()  # what was last sent from these bytes has to have arrived
             self.soft.host[0, : self._labels] = labels
             device.upload(self.soft)
-            self._returned = None
+            self._soft.returned = None
         device.copy(self._values.entry(slot), self.soft.buffer)
 
     def searched_with(self, attributes: Attributes) -> DeviceMemory:
@@ -129,21 +156,45 @@ class DeviceMemory:
         raise CorrflowError("expected a back end that searches with any attributes, got engines; use onnxruntime")
 
     def aimed(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> DeviceMemory:
-        """Raises CorrflowError: engines have no windows that move."""
-        raise CorrflowError("expected a back end that searches with any attributes, got engines; use onnxruntime")
+        """The same memory with windows moved. Raises CorrflowError where the programs move none."""
+        if self.names is None:
+            raise CorrflowError(
+                f"expected programs that take references by name, got {self._backend.name}; export"
+                f" {self._backend.artifact.name} again"
+            )
+        view = copy(self)
+        view._aims = aims
+        return view
 
     @property
     def frames(self) -> list[int]:
         return self.slots.frames
 
-    def references(self) -> tuple[Buffer, Buffer]:
-        """Keys [1, K, C, h, w] and values [1, K, N, h, w], in place where the references are the first slots."""
+    def searched(self) -> dict[str, Buffer]:
+        """What is propagated from, by the graph's names. Where references are named, `names` is still to be uploaded.
+
+        Keys [1, K, C, h, w] and values [1, K, N, h, w] are all slots where references are named, and the references
+        otherwise, in place where they are the first slots.
+        """
         slots = self.slots.wanted.tolist()
         count = len(slots)
         if not count:
             raise CorrflowError("expected a memory with a frame in it, got an empty one; remember a frame first")
+        if self.names is None:
+            keys, values = self._side_by_side(slots)
+            return {"keys": keys.batch(), "values": values.batch()}
+        named = self.slots.named(self._aims)
+        rows = named if self._backend.programs.rows is None else filled_up(named, len(self.names.host))
+        # These bytes are free: `propagate` has waited for the upload of those before.
+        self.names.host[: len(rows)] = rows
+        names = self.names.buffer.first(len(rows))
+        return {"keys": self._keys.batch(), "values": self._values.batch(), REFERENCES: names}
+
+    def _side_by_side(self, slots: list[int]) -> tuple[Buffer, Buffer]:
+        """Keys [K, C, h, w] and values [K, N, h, w] of these slots, which are ascending."""
+        count = len(slots)
         if count == slots[-1] + 1:
-            return self._keys.first(count).batch(), self._values.first(count).batch()
+            return self._keys.first(count), self._values.first(count)
         device = self._backend.device
         if self._gathered is None:
             keys, values = (device.allocate(ring.shape, ring.dtype) for ring in (self._keys, self._values))
@@ -152,13 +203,13 @@ class DeviceMemory:
             for place, slot in enumerate(slots):
                 device.copy(target.entry(place), source.entry(slot))
         keys, values = self._gathered
-        return keys.first(count).batch(), values.first(count).batch()
+        return keys.first(count), values.first(count)
 
     def result(self) -> np.ndarray:
         """What was propagated, [N, h, w] float32. Read-only, for the device's copy to be its twin."""
-        self._returned = self.soft.host[0, : self._labels].astype(np.float32)
-        self._returned.flags.writeable = False
-        return self._returned
+        returned = self._soft.returned = self.soft.host[0, : self._labels].astype(np.float32)
+        returned.flags.writeable = False
+        return returned
 
 
 class DeviceBackend:
@@ -173,7 +224,7 @@ class DeviceBackend:
 
     def __init__(self, artifact: Artifact, device: CudaDevice, programs: Programs) -> None:
         self.artifact, self.device, self.programs = artifact, device, programs
-        self.name = programs.name
+        self.name, self.moves_windows = programs.name, programs.named
         self._room: _Room | None = None
         self._shrink: DeviceShrink | None = None
         self._no_shrink = ""  # why frames are shrunk on the CPU after all
@@ -226,6 +277,15 @@ class DeviceBackend:
                     f"expected at most {most} {what}, which the engines are built for, got {asked}; build them with"
                     f" corrflow-export engine {option} {asked}, or track with another back end"
                 )
+        for what, asked, most in (
+            ("slots of memory", len(ReferenceSlots(settings)), programs.slots),
+            ("windows to search", most_searched(settings), programs.rows),
+        ):
+            if most is not None and asked > most:
+                raise InputError(
+                    f"expected at most {most} {what}, which the engines are built for, got {asked}; build them from an"
+                    " artifact with these settings, or track with another back end"
+                )
         return DeviceMemory(self, settings, labels, programs.labels or labels, cells)
 
     def propagate(self, query: DeviceFeatures, memory: DeviceMemory) -> np.ndarray:
@@ -233,18 +293,20 @@ class DeviceBackend:
         self.check_fits(query, memory)
         room = self._room
         assert room is not None, "there are features"
-        keys, values = memory.references()
+        searched = memory.searched()
         staged, on_host = self._staged, self._on_host
-        program = self.programs.propagate(keys.shape[1])
+        program = self.programs.propagate()
 
         def step() -> None:
             if staged:
                 self._encode(room, on_host)
-            labels = memory.soft.buffer
-            program.enqueue({"query": room.features, "keys": keys, "values": values, "labels": labels})
+            if memory.names is not None:
+                self.device.upload(memory.names)
+            program.enqueue({"query": room.features, **searched, "labels": memory.soft.buffer})
             self.device.download(memory.soft)
 
-        self._run(memory, (room, keys.pointer, keys.shape[1], staged, staged and on_host), step)
+        given = tuple((name, buffer.pointer, buffer.shape) for name, buffer in searched.items())
+        self._run(memory, (room, given, staged, staged and on_host), step)
         self._staged = False
         self.device.wait()
         return memory.result()

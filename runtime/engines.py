@@ -1,8 +1,8 @@
 """The engines beside an artifact: what they are good for, and that this machine made them.
 
-ARTIFACT/engines/ holds encode.engine, propagate-1.engine to propagate-K.engine, and engines.json: for what they were
-built, the SHA-256 of each, and a signature (HMAC-SHA-256) with a key that never leaves this machine. An engine is code,
-and TensorRT runs it without looking: one that was not signed here is not loaded.
+ARTIFACT/engines/ holds encode.engine, propagate.engine, and engines.json: for what they were built, the SHA-256 of
+each, and a signature (HMAC-SHA-256) with a key that never leaves this machine. An engine is code, and TensorRT runs it
+without looking: one that was not signed here is not loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from corrflow.runtime.artifact import (
 
 FOLDER, SIDECAR, KEY = "engines", "engines.json", "engine.key"
 PRECISIONS = ("fp32", "fp16", "int8")
-_FORMAT, _KEY_BYTES = 1, 32
+ENCODE_ENGINE, PROPAGATE_ENGINE = "encode.engine", "propagate.engine"
+_FORMAT, _KEY_BYTES = 2, 32  # 1 had an engine for each number of references, whose windows did not move
 _CHANGED = {  # for what nobody wants to read two hashes of
     "onnx": "the ONNX files have changed",
     "kernel": "the CUDA kernel has changed",
@@ -40,21 +41,14 @@ _CHANGED = {  # for what nobody wants to read two hashes of
 _ENCODERS = {"fp32": (ENCODE_FP32, ENCODE), "fp16": (ENCODE_FP16,), "int8": (ENCODE_INT8,)}
 
 
-def encode_name() -> str:
-    return "encode.engine"
-
-
-def propagate_name(references: int) -> str:
-    return f"propagate-{references}.engine"
-
-
 @dataclass(frozen=True)
 class Made:
     """What engines depend on: rebuilt when anything of it differs.
 
     tensorrt, gpu, compute_capability: where they were built
     precision:  fp32, fp16 or int8; int8 is that of the encoder's convolutions, the rest is fp16 then
-    frame:      (H, W); references: the most, there is an engine for each number; labels: channels
+    frame:      (H, W); references: the most frames remembered; labels: channels
+    slots, rows: of the memory, and of the op's `references`: its K and M
     plugin:     whether LocalSoftCopy is the plugin, and not the ONNX function
     onnx:       SHA-256 of the encoder's file and of propagate.onnx
     kernel:     SHA-256 of the CUDA kernel's source; empty without the plugin
@@ -68,6 +62,8 @@ class Made:
     precision: str
     frame: tuple[int, int]
     references: int
+    slots: int
+    rows: int
     labels: int
     plugin: bool
     onnx: tuple[str, str]
@@ -84,7 +80,7 @@ class Made:
     @property
     def names(self) -> tuple[str, ...]:
         """The engines' files."""
-        return encode_name(), *(propagate_name(count) for count in range(1, self.references + 1))
+        return ENCODE_ENGINE, PROPAGATE_ENGINE
 
     def difference(self, other: Made) -> str:
         """The first thing in which these engines differ from what is wanted; empty where nothing does."""

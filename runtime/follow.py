@@ -4,7 +4,7 @@ An object that has crossed the picture is far from where the frame it was given 
 same place sees background there. So the middle of a reference's window is moved by as much as the object has moved
 since: of the frame it was given on in addition to the unmoved window, which the background needs; of the recent frames
 in place of it, for they are searched widely enough for both. Points do not move the windows of recent frames, since
-each goes its own way from one frame to the next. Only back ends that search with any attributes can do all this.
+each goes its own way from one frame to the next. Back ends say whether they can do this (`moves_windows`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ from corrflow.runtime.tracks import LOST_POINT
 # Windows of an anchor: as many as several objects that move apart may cost. Nearer ones are taken for one.
 MOST_WINDOWS = 4
 NEAR = 3
+
+
+def most_searched(settings: TrackingSettings) -> int:
+    """Windows that are searched for one frame at most: rows of the op's `references`."""
+    return len(settings.anchors) * (MOST_WINDOWS if settings.follow else 1) + len(settings.ages)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import ENCODE, PROPAGATE, Artifact, TrackingSettings
+from corrflow.runtime.artifact import ENCODE, PROPAGATE, REFERENCES, Artifact, TrackingSettings
 from corrflow.runtime.memory import MemoryRing, PackedRing
 from corrflow.runtime.shrink import shrink
 
@@ -60,8 +60,13 @@ class OnnxRuntimeBackend:
                 f" ({str(error).splitlines()[0]}); export the artifact again or update onnxruntime"
             ) from error
         _expect_inputs(artifact.name, ENCODE, self._encode, {"frame"})
+        self.moves_windows = fused
         if self._propagate is not None:
-            _expect_inputs(artifact.name, PROPAGATE, self._propagate, {"query", "keys", "values"})
+            searched = {"query", "keys", "values"}
+            self.moves_windows = REFERENCES in {entry.name for entry in self._propagate.get_inputs()}
+            _expect_inputs(
+                artifact.name, PROPAGATE, self._propagate, searched | ({REFERENCES} if self.moves_windows else set())
+            )
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
         """[H, W, 3] uint8, BGR, shrunk to (h, w) where that is given -> [C, ceil(h / 4), ceil(w / 4)] float32."""
@@ -88,8 +93,13 @@ class OnnxRuntimeBackend:
             return cpu.local_soft_copy(
                 query[None], keys[None], values[None], attributes, self._threads, references=named
             )[0]
-        keys, values, _ = memory.references()
-        return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None]})[0]
+        if self.moves_windows:
+            keys, values, _, named = memory.named_references()
+            rows = {REFERENCES: np.array(named, np.int32)}
+        else:
+            keys, values, _ = memory.references()
+            rows = {}
+        return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None], **rows})[0]
 
     def _pack(self, features: np.ndarray) -> cpu.Packed:
         """Packed features; those of the newest frame are kept, for they are searched for and then remembered."""

@@ -7,7 +7,7 @@ import platform
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import ENCODE, ENCODE_FP32, PROPAGATE, Artifact
+from corrflow.runtime.artifact import ENCODE, ENCODE_FP32, PROPAGATE, REFERENCES, Artifact
 from corrflow.runtime.device import Buffer, CudaDevice
 from corrflow.runtime.device_backend import DeviceBackend
 
@@ -48,6 +48,8 @@ class OnnxRuntimePrograms:
     recordable = False  # ONNX Runtime allocates and waits as it likes
     frame: tuple[int, int] | None = None
     references: int | None = None
+    slots: int | None = None
+    rows: int | None = None
     labels: int | None = None
 
     def __init__(self, artifact: Artifact, provider: tuple[str, dict[str, str]], memory: str) -> None:
@@ -58,7 +60,7 @@ class OnnxRuntimePrograms:
         options.log_severity_level = 3
         # Where encode.onnx is of 8 bits for the CPU's sake, the original is beside it.
         encode = artifact.files.get(ENCODE_FP32, artifact.files[ENCODE])
-        self._programs = []
+        self._programs: list[_Session] = []
         for content in (encode, artifact.files[PROPAGATE]):
             try:
                 session = onnxruntime.InferenceSession(content, options, providers=[provider])
@@ -74,11 +76,12 @@ class OnnxRuntimePrograms:
                     " loader find them (LD_LIBRARY_PATH)"
                 )
             self._programs.append(_Session(session, memory))
+        self.named = REFERENCES in self._programs[1].inputs
 
     def encode(self) -> _Session:
         return self._programs[0]
 
-    def propagate(self, references: int) -> _Session:
+    def propagate(self) -> _Session:
         return self._programs[1]
 
     def close(self) -> None:
@@ -90,12 +93,12 @@ class _Session:
 
     def __init__(self, session, memory: str) -> None:
         self._session, self._memory = session, memory
-        self._inputs = [entry.name for entry in session.get_inputs()]
+        self.inputs = [entry.name for entry in session.get_inputs()]
         self._outputs = [entry.name for entry in session.get_outputs()]
 
     def enqueue(self, tensors: dict[str, Buffer]) -> None:
         binding = self._session.io_binding()
-        for bind, names in ((binding.bind_input, self._inputs), (binding.bind_output, self._outputs)):
+        for bind, names in ((binding.bind_input, self.inputs), (binding.bind_output, self._outputs)):
             for name in names:
                 tensor = tensors[name]
                 bind(name, self._memory, 0, tensor.dtype.type, tensor.shape, tensor.pointer)

@@ -178,7 +178,7 @@ class Watch:
         on_host = np.asarray(first)
         self._first = on_host, given
         # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
-        plain = replace(tracking, dilate_after=0, radius=(1,), dilation=(1,))
+        plain = replace(tracking, dilate_after=0, follow=False, radius=(1,), dilation=(1,))
         self._memory = replace(plain, anchors=tuple(range(_SEARCHED)), ages=last_frames(settings.since))
         own = tracking.attributes
         ((radius, dilation),) = own.windows(2)[1:]

@@ -12,7 +12,7 @@ from corrflow.plugins.local_soft_copy.tensorrt_plugin import form_for, register
 from corrflow.runtime.artifact import Artifact
 from corrflow.runtime.device import Buffer, CudaDevice
 from corrflow.runtime.device_backend import DeviceBackend
-from corrflow.runtime.engines import Engines, Made, check_suits, encode_name, load_engines, propagate_name
+from corrflow.runtime.engines import ENCODE_ENGINE, PROPAGATE_ENGINE, Engines, Made, check_suits, load_engines
 
 
 def import_tensorrt() -> Any:
@@ -49,6 +49,7 @@ class TensorRtPrograms:
     """Fulfils `device_backend.Programs` with engines, which are trusted: `load_engines` is what looks at them."""
 
     recordable = True
+    named = True
 
     def __init__(self, trt: Any, device: CudaDevice, engines: Engines) -> None:
         made: Made = engines.made
@@ -57,6 +58,8 @@ class TensorRtPrograms:
         self.storage = np.dtype(np.float32 if made.precision == "fp32" else np.float16)
         self.frame: tuple[int, int] | None = made.frame
         self.references: int | None = made.references
+        self.slots: int | None = made.slots
+        self.rows: int | None = made.rows
         self.labels: int | None = made.labels
         if made.plugin and form_for(made.tensorrt) == "v3":
             register(trt)  # such an engine asks for the plugin when it is loaded; later ones have the kernel inside
@@ -66,10 +69,10 @@ class TensorRtPrograms:
         }
 
     def encode(self) -> EngineProgram:
-        return self.loaded[encode_name()]
+        return self.loaded[ENCODE_ENGINE]
 
-    def propagate(self, references: int) -> EngineProgram:
-        return self.loaded[propagate_name(references)]
+    def propagate(self) -> EngineProgram:
+        return self.loaded[PROPAGATE_ENGINE]
 
     def close(self) -> None:
         self.loaded.clear()  # before the runtime that made them

@@ -71,8 +71,12 @@ class Tracker:
                 f" {self.settings.attributes}{widened}; build the fused kernel, or export an artifact with those"
                 " settings"
             )
-        if self.settings.follow and not backend.any_attributes:
-            logger.info("%s: windows stay where they are, and do not follow the objects", backend.name)
+        if self.settings.follow and not backend.moves_windows:
+            logger.info(
+                "%s: windows stay where they are, and do not follow the objects; export %s again for ones that move",
+                backend.name,
+                backend.artifact.name,
+            )
         self.reset()
 
     def reset(self) -> None:
@@ -242,7 +246,7 @@ class Tracker:
         if self.presence is not None and any(isinstance(given, MaskObject) for given in objects):
             watch = Watch(self.backend, self.settings, self.presence, self._features, labels, _watched(members))
         follower = None
-        if self.settings.follow and self.backend.any_attributes:
+        if self.settings.follow and self.backend.moves_windows:
             followed = [Followed(one.channels, isinstance(one.given, KeypointsObject)) for one in members]
             follower = Follower(self.settings, followed, labels)
         self._groups.append(_Group(members, memory, watch, follower))

@@ -90,6 +90,39 @@ def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def following_artifact(small_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small artifact with windows that follow, the given frame's denser than the others'."""
+    from dataclasses import replace
+
+    from corrflow.export.step import graphs_of_settings
+    from corrflow.runtime.artifact import ENCODE, load_artifact, save_artifact
+
+    small, folder = load_artifact(small_artifact), tmp_path_factory.mktemp("artifacts") / "following"
+    settings = replace(small.settings, radius=(4, 3), dilation=(1, 2), follow=True)
+    files = small.files | graphs_of_settings(small.files[ENCODE], settings, small.channels)
+    save_artifact(folder, files, small.channels, settings, small.provenance)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def crossing() -> tuple[np.ndarray, np.ndarray]:
+    """A red square that crosses a grey picture of texture, 6 pixels a frame, [12, 64, 120, 3] uint8, and its masks.
+
+    A blue one stands still at rows 42 to 61 and columns 70 to 89. There is noise of each frame's own: what stands still
+    would tie over references.
+    """
+    generator = np.random.default_rng(1)
+    background = generator.integers(60, 120, (64, 120, 3), np.uint8)
+    texture = generator.integers(0, 60, (20, 20, 1), np.uint8)
+    frames, masks = np.repeat(background[None], 12, 0), np.zeros((12, 64, 120), bool)
+    for t in range(12):
+        frames[t, 20:40, 8 + 6 * t : 28 + 6 * t] = np.array([30, 30, 180], np.uint8) + texture
+        masks[t, 20:40, 8 + 6 * t : 28 + 6 * t] = True
+        frames[t, 42:62, 70:90] = np.array([180, 60, 30], np.uint8) + texture
+    return frames + generator.integers(0, 20, frames.shape, np.uint8), masks
+
+
+@pytest.fixture(scope="session")
 def moving_square() -> tuple[np.ndarray, np.ndarray]:
     """Eight textured frames [8, 66, 98, 3] uint8 in which a red square moves 2 pixels a frame, and its masks."""
     generator = np.random.default_rng(0)

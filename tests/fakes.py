@@ -184,14 +184,16 @@ class Streamed:
     def __init__(self, programs: Any, cuda: Cuda, **fixed: Any) -> None:
         self._programs, self._cuda = programs, cuda
         self.name, self.storage = "fake", programs.storage
+        self.named = programs.named
         self.frame, self.references, self.labels = (fixed.get(name) for name in ("frame", "references", "labels"))
+        self.slots, self.rows = fixed.get("slots"), fixed.get("rows")
         self.runs: list[str] = []
 
     def encode(self) -> _Turn:
         return _Turn(self, "encode", self._programs.encode())
 
-    def propagate(self, references: int) -> _Turn:
-        return _Turn(self, f"propagate-{references}", self._programs.propagate(references))
+    def propagate(self) -> _Turn:
+        return _Turn(self, "propagate", self._programs.propagate())
 
     def close(self) -> None:
         self._programs.close()
@@ -226,6 +228,7 @@ def tensorrt(cuda: Cuda, version: str = "11.4.0", takes_plugin: bool = True, wro
         onnx.TensorProto.FLOAT: np.float32,
         onnx.TensorProto.FLOAT16: np.float16,
         onnx.TensorProto.UINT8: np.uint8,
+        onnx.TensorProto.INT32: np.int32,
     }
     seen = SimpleNamespace(flags=[], caches=[], models=[], verbosity=[])
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from corrflow.export.step import graphs_of_settings
 from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import Artifact, TrackingSettings, load_artifact
+from corrflow.runtime.artifact import ENCODE, Artifact, TrackingSettings, load_artifact
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.device import CudaDevice
 from corrflow.runtime.device_backend import DeviceBackend
@@ -85,6 +86,72 @@ def test_tracks_on_the_device_are_those_of_the_cpu(
     theirs.backend.close()
 
 
+@pytest.mark.parametrize(
+    "named",
+    [{}, {"anchors": (0, 2), "ages": (1, 3), "radius": (3,), "dilation": (1,)}, {"ages": ()}],
+    ids=["first and last three", "slots with gaps", "the given frame"],
+)
+@pytest.mark.parametrize("built", ["for any sizes", "for fixed ones"])
+def test_windows_follow_on_the_device_as_on_the_cpu(
+    named: dict[str, Any], built: str, cuda, fakes: ModuleType, following_artifact: Path, crossing
+) -> None:
+    """With an object that joins late. Engines have more slots and rows than are used, and are recorded."""
+    frames, masks = crossing
+    artifact = load_artifact(following_artifact)
+    settings = replace(artifact.settings, rows=0, **named)
+    graphs = graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)
+    artifact = replace(artifact, settings=settings, files=artifact.files | graphs)
+    fixed = {"references": 5, "slots": 6, "rows": 11} if built == "for fixed ones" else {}
+    programs = fakes.Streamed(OnnxRuntimePrograms(artifact, CPU, "cpu"), cuda, **fixed)
+    backend = DeviceBackend(artifact, CudaDevice(cuda), programs)
+    found = []
+    for one, follow in ((backend, True), (open_backend("onnx-function", artifact, threads=1), True), (backend, False)):
+        tracker = Tracker(one, replace(settings, follow=follow))
+        results = [tracker.start(frames[0], [MaskObject(1, masks[0])])]
+        for index, frame in enumerate(frames[1:], start=1):
+            results.append(tracker.step(frame))
+            if index == 3:
+                tracker.add([MaskObject(3, np.roll(masks[3], 20, 0))])
+        found.append(np.stack([each.mask for each in results]))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any(), "windows that stay find something else"
+    assert cuda.recorded > 0
+    backend.close()
+
+
+def test_a_recorded_step_searches_where_its_references_are_now(
+    fakes: ModuleType, following_artifact: Path, crossing
+) -> None:
+    """The record has the address of the names, and what is there when it is launched."""
+    cuda = fakes.Cuda()
+    artifact = load_artifact(following_artifact)
+    artifact = replace(artifact, settings=replace(artifact.settings, rows=0, ages=()))
+    programs = fakes.Streamed(OnnxRuntimePrograms(artifact, CPU, "cpu"), cuda, slots=1, rows=4)
+    backend = DeviceBackend(artifact, CudaDevice(cuda), programs)
+    memory = backend.new_memory(artifact.settings, 8, (16, 30))
+    memory.remember(backend.encode(crossing[0][0]), np.random.default_rng(0).random((8, 16, 30), np.float32))
+    other = open_backend("onnx-function", artifact, threads=1)
+    theirs = other.new_memory(artifact.settings, 8, (16, 30))
+    theirs.remember(other.encode(crossing[0][0]), np.random.default_rng(0).random((8, 16, 30), np.float32))
+    for step, moves in enumerate([[(0, 0)], [(0, 0), (3, 4)], [(-2, 9)], [(0, 0), (1, 1), (0, -8), (40, 0)], [(0, 3)]]):
+        features = backend.encode(crossing[0][step + 1])
+        got = backend.propagate(features, memory.aimed({0: moves}))
+        expected = other.propagate(other.encode(crossing[0][step + 1]), theirs.aimed({0: moves}))
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert (cuda.recorded, cuda.launched) == (1, 4)
+    with pytest.raises(InputError, match="at most 4 references, got 5; name fewer"):
+        backend.propagate(features, memory.aimed({0: [(0, 0)] * 5}))
+    backend.close()
+    other.close()
+
+
+def test_programs_without_names_move_no_windows(cuda, open_fake, artifact: Artifact) -> None:
+    backend, _ = open_fake(cuda)
+    assert not backend.moves_windows
+    with pytest.raises(CorrflowError, match=r"that take references by name, got fake; export small again"):
+        backend.new_memory(artifact.settings, 8, CELLS).aimed({})
+
+
 def test_a_step_is_one_graph_with_the_frame_going_in_and_the_labels_coming_out(
     fakes: ModuleType, open_fake, artifact: Artifact, moving_square
 ) -> None:
@@ -107,7 +174,7 @@ def test_a_step_is_one_graph_with_the_frame_going_in_and_the_labels_coming_out(
     backend.device.wait()
     steps = len(frames[6:])
     assert (cuda.recorded, cuda.launched, cuda.allocated) == (1, 1 + steps, allocated)
-    assert programs.runs == ["encode", "propagate-4"] * steps
+    assert programs.runs == ["encode", "propagate"] * steps
     frame, labels, features = 66 * 98 * 3, 8 * 17 * 25 * 4, artifact.channels * 17 * 25 * 4
     # The frame in, the labels out, and on the device features and labels into the ring.
     assert cuda.copied == [frame, labels, features, labels] * steps
@@ -235,6 +302,11 @@ def test_what_the_engines_are_not_built_for_is_refused_with_the_option_to_change
         backend.new_memory(artifact.settings, 16, (16, 24))
     with pytest.raises(InputError, match=r"at most 4 references.* got 6; build .*--references 6"):
         backend.new_memory(replace(artifact.settings, ages=(1, 2, 3, 4, 5)), 8, (16, 24))
+    backend, _ = open_fake(cuda, slots=4, rows=7)
+    with pytest.raises(InputError, match=r"at most 4 slots of memory.* got 6; build them from an artifact with these"):
+        backend.new_memory(replace(artifact.settings, ages=(1, 5)), 8, (16, 24))
+    with pytest.raises(InputError, match=r"at most 7 windows to search.* got 10; build them from an artifact with"):
+        backend.new_memory(replace(artifact.settings, anchors=(0, 2), ages=(1, 2), follow=True), 8, (16, 24))
 
 
 def test_features_are_good_until_the_next_frame(cuda, open_fake, artifact: Artifact, moving_square) -> None:

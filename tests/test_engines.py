@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from corrflow.export import to_engine
+from corrflow.export.propagation import propagate_model
 from corrflow.export.quantize import LEAST_SIMILARITY
 from corrflow.export.to_engine import build_engines, calibration_pictures
 from corrflow.plugins.errors import CorrflowError, InputError
@@ -30,7 +31,9 @@ from corrflow.runtime.artifact import (
 )
 from corrflow.runtime.backend import open_backend
 from corrflow.runtime.device import CudaDevice
+from corrflow.runtime.device_backend import DeviceMemory
 from corrflow.runtime.engines import FOLDER, KEY, SIDECAR, Engines, Made, load_engines, private_folder
+from corrflow.runtime.presence import presence_for
 from corrflow.runtime.tensorrt_backend import TensorRtPrograms, open_tensorrt
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import MaskObject
@@ -77,7 +80,7 @@ def test_a_built_engine_tracks_as_the_cpu_does(
     cuda = fakes.Cuda()
     built, trt = build(cuda=cuda, precision=precision)
     assert built.agreement.frames == 7 and built.agreement.other_winner <= to_engine.ALLOWED[precision]
-    assert [timing.layers for timing in built.timings] == [(("layer b", 1.5), ("layer a", 0.25))] * 5
+    assert [timing.layers for timing in built.timings] == [(("layer b", 1.5), ("layer a", 0.25))] * 2
     use(trt, monkeypatch)
     recorded = cuda.recorded
     artifact = replace(artifact, settings=replace(artifact.settings, rows=0))
@@ -88,11 +91,56 @@ def test_a_built_engine_tracks_as_the_cpu_does(
     for frame in moving_square[0][1:]:
         got, expected = ours.step(frame).mask > 0, theirs.step(frame).mask > 0
         assert (got & expected).sum() / (got | expected).sum() > (0.999 if precision == "fp32" else 0.97)
-    assert cuda.recorded - recorded == 1, (
-        "the four sizes of a growing memory ran once as they are, then one was recorded"
-    )
+    assert cuda.recorded - recorded == 1, "the first step ran as it is, the second was recorded"
     assert f"tensorrt 11.4.0, {precision}, plugin" == ours.backend.name
     ours.backend.close()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["as exported", "with a propagate.onnx of before"])
+def test_engines_of_an_artifact_that_follows_move_windows(
+    before: bool, following_artifact: Path, crossing, fakes: ModuleType, tmp_path: Path, monkeypatch
+) -> None:
+    """What they are built from is the settings: windows move on engines where those of an old propagate.onnx stay."""
+    shutil.copytree(following_artifact, tmp_path / "following")
+    artifact = load_artifact(tmp_path / "following")
+    moving = open_backend("onnx-function", artifact, 1)
+    if before:
+        old = propagate_model(artifact.settings.attributes, artifact.channels).SerializeToString()
+        artifact = replace(artifact, files=artifact.files | {PROPAGATE: old})
+    cuda = fakes.Cuda()
+    trt = fakes.tensorrt(cuda)
+    built = build_engines(
+        artifact, lambda: crossing[0], trt, CudaDevice(cuda),
+        precision="fp32", frame=(64, 120), references=3, labels=8, plugin=True,
+    )  # fmt: skip
+    # One frame that stays with four windows, and two recent ones.
+    assert (built.made.slots, built.made.rows) == (3, 6)
+    assert built.agreement is not None and built.agreement.other_winner <= to_engine.ALLOWED["fp32"]
+    use(trt, monkeypatch)
+    settings = replace(artifact.settings, ages=(1, 2))
+    found = []
+    ours = open_tensorrt(artifact, CudaDevice(cuda))
+    for backend, follow in ((ours, True), (moving, True), (ours, False)):
+        tracker = Tracker(backend, replace(settings, follow=follow), presence_for(backend, settings))
+        tracker.start(crossing[0][0], [MaskObject(1, crossing[1][0])])
+        found.append(np.stack([tracker.step(frame).mask for frame in crossing[0][1:]]))
+    assert (found[0] == found[1]).mean() >= 0.999
+    assert (found[0] != found[2]).any()
+    ours.close()
+    moving.close()
+
+
+def test_wrongly_moved_windows_are_seen_when_engines_are_built(
+    following_artifact: Path, crossing, fakes: ModuleType, tmp_path: Path, monkeypatch
+) -> None:
+    shutil.copytree(following_artifact, tmp_path / "following")
+    artifact, cuda = load_artifact(tmp_path / "following"), fakes.Cuda()
+    monkeypatch.setattr(DeviceMemory, "aimed", lambda memory, aims: memory)  # all that is aimed stays
+    with pytest.raises(CorrflowError, match="labels differ from onnxruntime's"):
+        build_engines(
+            artifact, lambda: crossing[0], fakes.tensorrt(cuda), CudaDevice(cuda),
+            precision="fp32", frame=(64, 120), references=3, labels=8, plugin=True,
+        )  # fmt: skip
 
 
 def test_int8_is_fitted_to_frames_where_the_artifact_has_none(
@@ -138,9 +186,9 @@ def test_frames_to_fit_int8_to_are_not_those_that_labels_are_compared_on(tmp_pat
 def test_networks_are_strongly_typed_and_the_timing_cache_is_kept(build) -> None:
     _, trt = build()
     assert set(trt.seen.flags) == {1 << 1} and set(trt.seen.verbosity) == {2}
-    assert trt.seen.caches == [b"t" * count for count in range(5)]
+    assert trt.seen.caches == [b"t" * count for count in range(2)]
     (kept,) = private_folder().glob("timing-*.cache")
-    assert kept.read_bytes() == b"t" * 5
+    assert kept.read_bytes() == b"t" * 2
 
 
 @pytest.mark.parametrize(
@@ -151,19 +199,20 @@ def test_the_graph_suits_the_form_of_the_plugin(version: str, plugin: bool, aot:
     _, trt = build(version, plugin=plugin)
     for model in trt.seen.models[1:]:
         assert ("aot" in {entry.name for entry in model.graph.node[0].attribute}, bool(model.functions)) == (aot, body)
-    sizes = [model.graph.input[1].type.tensor_type.shape.dim[1].dim_value for model in trt.seen.models[1:]]
-    assert sizes == [1, 2, 3, 4]
+    (propagate,) = trt.seen.models[1:]
+    shapes = {one.name: [dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in propagate.graph.input}
+    assert shapes["keys"][1] == shapes["values"][1] == 4 and shapes["references"] == [4, 4]
 
 
 def test_tensorrt_10_3_gets_the_plugins_node_alone(artifact: Artifact) -> None:
     import onnx
 
     made = SimpleNamespace(
-        tensorrt="10.3.0", precision="fp16", frame=FRAME, references=1, labels=8, plugin=True
+        tensorrt="10.3.0", precision="fp16", frame=FRAME, slots=1, rows=1, labels=8, plugin=True
     )  # what _models reads of Made
     encoder = artifact.files[ENCODE_FP16]
     models = dict(to_engine._models(artifact, made, encoder))  # type: ignore[arg-type]
-    model = onnx.load_model_from_string(models["propagate-1.engine"])
+    model = onnx.load_model_from_string(models["propagate.engine"])
     assert not model.functions and [node.op_type for node in model.graph.node] == ["LocalSoftCopy"]
 
 
@@ -173,10 +222,10 @@ def test_engines_are_built_again_only_when_something_differs(build, artifact: Ar
     again, trt = build()
     assert again.why == "" and not trt.seen.models
     fewer, trt = build(references=2)
-    assert fewer.why == "references was 4, is 2" and len(trt.seen.models) == 3
+    assert fewer.why == "references was 4, is 2" and len(trt.seen.models) == 2
     assert artifact.folder is not None
     found = sorted(path.name for path in (artifact.folder / FOLDER).glob("*.engine"))
-    assert found == ["encode.engine", "propagate-1.engine", "propagate-2.engine"]
+    assert found == ["encode.engine", "propagate.engine"]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +236,8 @@ def test_engines_are_built_again_only_when_something_differs(build, artifact: Ar
         ({"compute_capability": "12.0"}, "compute capability was 8.7, is 12.0"),
         ({"precision": "fp16"}, "precision was fp32, is fp16"),
         ({"frame": (64, 96)}, r"frame was \(66, 98\), is \(64, 96\)"),
+        ({"slots": 9}, "slots was 4, is 9"),
+        ({"rows": 10}, "rows was 7, is 10"),
         ({"labels": 16}, "labels was 8, is 16"),
         ({"plugin": False}, "plugin was True, is False"),
         ({"onnx": ("", "")}, "the ONNX files have changed"),
@@ -194,7 +245,7 @@ def test_engines_are_built_again_only_when_something_differs(build, artifact: Ar
     ],
 )
 def test_whatever_engines_depend_on_makes_a_difference(changed: dict[str, Any], reason: str) -> None:
-    made = Made("11.4.0", "Fake GPU", "8.7", "fp32", FRAME, 4, 8, True, ("a", "b"), "c")
+    made = Made("11.4.0", "Fake GPU", "8.7", "fp32", FRAME, 4, 4, 7, 8, True, ("a", "b"), "c")
     assert made.difference(made) == ""
     assert re.fullmatch(reason, made.difference(replace(made, **changed)))
 
@@ -244,10 +295,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folder / "encode.engine").write_bytes(b"FAKE"),
         "encode.engine is not the one that was signed; build",
     ),
-    "an engine less": (lambda folder: (folder / "propagate-2.engine").unlink(), "expected propagate-2.engine, which"),
+    "an engine less": (lambda folder: (folder / "propagate.engine").unlink(), "expected propagate.engine, which"),
     "no JSON": (lambda folder: (folder / SIDECAR).write_bytes(b"\xff{"), "engines.json is damaged"),
     "a list": (lambda folder: (folder / SIDECAR).write_text("[]"), "engines.json is damaged"),
-    "a later format": (lambda folder: (folder / SIDECAR).write_text('{"format": 9}'), "format 1, got 9; build"),
+    "a later format": (lambda folder: (folder / SIDECAR).write_text('{"format": 9}'), "format 2, got 9; build"),
+    "windows that stay": (lambda folder: (folder / SIDECAR).write_text('{"format": 1}'), "format 2, got 1; build"),
 }
 
 
@@ -288,7 +340,7 @@ def test_only_engines_of_the_older_form_need_the_plugin_to_run(version, register
     calls: list[Any] = []
     monkeypatch.setattr(tensorrt_backend, "register", calls.append)
     cuda = fakes.Cuda()
-    made = Made(version, "Fake GPU", "8.7", "fp32", FRAME, 1, 8, True, ("", ""), "")
+    made = Made(version, "Fake GPU", "8.7", "fp32", FRAME, 1, 1, 4, 8, True, ("", ""), "")
     with pytest.raises(InputError, match=f"TensorRT {version} refuses encode.engine; build it again"):
         TensorRtPrograms(
             fakes.tensorrt(cuda, version), CudaDevice(cuda), Engines(made, {"encode.engine": b"no engine"})
@@ -458,7 +510,7 @@ def test_the_real_builder_takes_what_it_is_given(precision: str, artifact: Artif
 
     real = SimpleNamespace(**{name: getattr(trt, name) for name in dir(trt)} | {"Builder": Builder})
     made = SimpleNamespace(
-        tensorrt=trt.__version__, precision=precision, frame=FRAME, references=2, labels=8, plugin=False,
+        tensorrt=trt.__version__, precision=precision, frame=FRAME, slots=2, rows=5, labels=8, plugin=False,
         gpu="none", compute_capability="8.6",
     )  # fmt: skip
     if precision == "int8":

@@ -188,7 +188,7 @@ def test_int8_engines_are_built_without_torch(fake_path: Path, small_artifact: P
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "int8 on onnxruntime: mean cosine with fp32's features 0.9" in said and said.endswith("[]"), said
-    assert (tmp_path / "model" / "engines" / "propagate-2.engine").is_file()
+    assert (tmp_path / "model" / "engines" / "propagate.engine").is_file()
 
 
 def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, machine, moving_square) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import CorrflowError
+from corrflow.export.propagation import propagate_model
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.spec import Reference
-from corrflow.runtime.artifact import TrackingSettings, load_artifact, settings_from_json
+from corrflow.runtime.artifact import PROPAGATE, TrackingSettings, load_artifact, settings_from_json
 from corrflow.runtime.backend import Backend, open_backend
 from corrflow.runtime.follow import MOST_WINDOWS, NEAR, Followed, Follower
 from corrflow.runtime.memory import MemoryRing, PackedRing
+from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from corrflow.runtime.presence import PresenceSettings
 from corrflow.runtime.tracker import Tracker
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
@@ -108,8 +109,10 @@ def test_a_memory_names_a_frame_once_for_each_of_its_moves(packed: bool) -> None
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "onnx-function"])
-def backend(small_artifact: Path, request: pytest.FixtureRequest):
-    opened = open_backend(request.param, load_artifact(small_artifact), threads=1)
+def backend(following_artifact: Path, request: pytest.FixtureRequest):
+    if request.param == "onnxruntime" and cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    opened = open_backend(request.param, load_artifact(following_artifact), threads=1)
     yield opened
     opened.close()
 
@@ -119,45 +122,77 @@ def run(backend: Backend, settings: TrackingSettings, frames: np.ndarray, object
     return [tracker.start(frames[0], objects), *(tracker.step(frame) for frame in frames[1:])]
 
 
-def crossing(count: int = 12, step: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """A red square that crosses a grey picture of texture, `step` pixels a frame, and its masks."""
-    generator = np.random.default_rng(1)
-    background = generator.integers(60, 120, (64, 120, 3), np.uint8)
-    texture = generator.integers(0, 60, (20, 20, 1), np.uint8)
-    frames, masks = np.repeat(background[None], count, 0), np.zeros((count, 64, 120), bool)
-    for t in range(count):
-        frames[t, 20:40, 8 + step * t : 28 + step * t] = np.array([30, 30, 180], np.uint8) + texture
-        masks[t, 20:40, 8 + step * t : 28 + step * t] = True
-    return frames, masks
-
-
 def overlap(found: np.ndarray, truth: np.ndarray) -> float:
     return float((found & truth).sum() / (found | truth).sum())
 
 
-def test_what_leaves_the_window_of_the_given_frame_is_followed(backend: Backend) -> None:
+def test_what_leaves_the_window_of_the_given_frame_is_followed(backend: Backend, crossing) -> None:
     """The given frame alone is searched, four cells to each side; the square goes sixteen."""
-    frames, masks = crossing()
-    alone = replace(backend.artifact.settings, ages=(), radius=(4,))
-    backend_takes_it = backend.any_attributes
-    if not backend_takes_it:
-        alone = replace(alone, radius=backend.artifact.settings.radius)
+    frames, masks = crossing
+    alone = replace(backend.artifact.settings, ages=())
     at_the_end = [
         overlap(run(backend, replace(alone, follow=follow), frames, [MaskObject(1, masks[0])])[-1].mask == 1, masks[-1])
         for follow in (False, True)
     ]
-    assert at_the_end[0] < 0.2
-    if backend_takes_it:
-        assert at_the_end[1] > 0.6
-    else:  # its windows stay where they are
-        assert at_the_end[1] == at_the_end[0]
+    assert at_the_end[0] < 0.2 and at_the_end[1] > 0.6
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
+@pytest.mark.parametrize("ages", [(), (1, 2, 3), (1, 3)], ids=["the given frame", "and the last three", "with gaps"])
+def test_the_onnx_function_follows_as_the_fused_kernel_does(following_artifact: Path, ages, crossing) -> None:
+    """Two objects that move apart, a point, and one that joins late, on almost every pixel of every frame."""
+    frames, masks = crossing
+    artifact = load_artifact(following_artifact)
+    settings = replace(artifact.settings, ages=ages, rows=0)
+    found, moved = [], 0
+    for backend in (OnnxRuntimeBackend(artifact, 1), OnnxRuntimeBackend(artifact, 1, fused=True, bits=32)):
+        tracker = Tracker(backend, settings)
+        still = np.roll(masks[0], (22, 62), (0, 1))
+        point = KeypointsObject(7, np.array([[12.0, 24.0]], np.float32), ("a",))
+        results = [tracker.start(frames[0], [MaskObject(1, masks[0]), point, MaskObject(3, still)])]
+        for t, frame in enumerate(frames[1:], 1):
+            results.append(tracker.step(frame))
+            if t == 4:
+                tracker.add([MaskObject(5, np.roll(masks[t], 20, 0))])
+        follower = tracker._groups[0].follower
+        assert follower is not None
+        moved += max(len(moves) for moves in follower.aims([0]).values()) > 1
+        found.append(np.stack([one.mask for one in results]))
+        backend.close()
+    assert moved == 2, "windows were moved on both"
+    assert (found[0] == found[1]).mean() >= 0.999
+
+
+def test_a_propagation_from_before_has_windows_that_stay(
+    following_artifact: Path, crossing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Artifacts exported earlier say that they follow, and have a graph of three inputs: they track, and it is said."""
+    frames, masks = crossing
+    artifact = load_artifact(following_artifact)
+    attributes = artifact.settings.attributes
+    before = propagate_model(attributes, artifact.channels).SerializeToString()
+    found = []
+    for files, follow in (({PROPAGATE: before}, True), ({PROPAGATE: before}, False), ({}, False), ({}, True)):
+        own = replace(artifact, files=artifact.files | files)
+        backend = open_backend("onnx-function", own, threads=1)
+        assert backend.moves_windows == (not files)
+        caplog.clear()
+        with caplog.at_level("INFO", logger="corrflow"):
+            tracks = run(backend, replace(own.settings, follow=follow), frames, [MaskObject(1, masks[0])])
+        said = [message for message in caplog.messages if "windows stay where they are" in message]
+        assert len(said) == bool(files and follow)
+        found.append(np.stack([one.mask for one in tracks]))
+        backend.close()
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert (found[0] != found[3]).any()
 
 
 @pytest.mark.parametrize("presence", [None, PresenceSettings()], ids=["unwatched", "watched"])
-def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backend, presence) -> None:
+def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backend, presence, crossing) -> None:
     """Objects given together share windows; those that come and go later have no part in them."""
-    frames, masks = crossing()
-    still = np.roll(masks[0], (20, 60), (0, 1))
+    frames, masks = crossing
+    still = np.roll(masks[0], (22, 62), (0, 1))
     points = KeypointsObject(7, np.array([[12.0, 24.0], [20.0, 30.0]], np.float32), ("a", "b"))
     settings = replace(backend.artifact.settings, follow=True)
     given = [MaskObject(1, masks[0]), points, MaskObject(3, still)]
@@ -174,14 +209,6 @@ def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backe
             changed.add([MaskObject(4, still)])
         if t == 4:
             changed.correct(MaskObject(4, np.roll(still, -5, 1)))
-
-
-def test_engines_have_no_windows_that_move(monkeypatch: pytest.MonkeyPatch) -> None:
-    from corrflow.runtime.device_backend import DeviceMemory
-
-    memory = DeviceMemory.__new__(DeviceMemory)
-    with pytest.raises(CorrflowError, match="any attributes, got engines"):
-        memory.aimed({})
 
 
 def test_settings_from_before_do_not_follow() -> None:

@@ -84,8 +84,8 @@ def machine(request: pytest.FixtureRequest, fakes: ModuleType, tmp_path: Path) -
 
 on_both = pytest.mark.parametrize("machine", ON_BOTH, indirect=True)
 CASES = kernel.CASES | kernel.NAMED_CASES
-KERNELS = [pytest.param(REAL, name, marks=pytest.mark.gpu) for name in CASES] + [(FAKE, "top_k")]
-KERNELS.append((FAKE, "named, top_k"))
+KERNELS = [pytest.param(REAL, name, marks=pytest.mark.gpu) for name in CASES]
+KERNELS += [(FAKE, name) for name in ("top_k", "named, top_k")]
 
 
 @pytest.mark.parametrize("storage", kernel.STORAGES)

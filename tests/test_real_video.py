@@ -29,7 +29,7 @@ class TorchBackend:
     """Fulfils `backend.Backend` with the checkpoint that the bundled artifact was exported from."""
 
     name = "torch"
-    any_attributes = True
+    any_attributes, moves_windows = True, False
     device_frames = False
 
     def __init__(self, artifact: Artifact) -> None:

@@ -200,7 +200,7 @@ def test_larger_frames_are_tracked_as_on_the_cpu_and_shrunk_in_the_graph(
         steps,
         allocated,
     )
-    assert programs.runs == ["encode", "propagate-4"] * steps
+    assert programs.runs == ["encode", "propagate"] * steps
     cells = 16 * 24
     ring = [artifact.channels * cells * 4, 8 * cells * 4]
     host = [66 * 98 * 3, 8 * cells * 4]  # the whole frame in, the labels out; nothing where memory is one

@@ -168,6 +168,6 @@ def test_free_channels_or_classes_are_refused() -> None:
 )
 def test_types_that_the_kernel_does_not_take_are_refused(kinds: tuple[str, ...]) -> None:
     shapes = ((1, 8, 5, 5), (1, 2, 8, 5, 5), (1, 2, 3, 5, 5), (9, 4))
-    tensors = [described(kind, *shape) for kind, shape in zip(kinds, shapes, strict=True)]
+    query, keys, values, rows = (described(kind, *shape) for kind, shape in zip(kinds, shapes, strict=True))
     with pytest.raises(CorrflowError, match=f"BF16 and references INT32, got {', '.join(kinds)}; add casts"):
-        tensorrt_plugin._largest_launch(*tensors, Attributes())
+        tensorrt_plugin._largest_launch(query, keys, values, rows, Attributes())
