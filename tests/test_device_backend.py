@@ -350,8 +350,17 @@ def test_features_on_the_host_stay_and_a_memory_takes_them_back(
     cpu.close()
 
 
-def test_hidden_objects_are_lost_and_found_as_on_the_cpu(cuda, open_fake, artifact: Artifact, hidden) -> None:
-    backend, _ = open_fake(cuda)
+@pytest.mark.parametrize("follows", [False, True], ids=["windows that stay", "windows that follow"])
+def test_hidden_objects_are_lost_and_found_as_on_the_cpu(
+    follows: bool, cuda, artifact: Artifact, fakes: ModuleType, following_artifact: Path, hidden
+) -> None:
+    """The search for what is lost has windows that stay, through the same program."""
+    fixed = {}
+    if follows:
+        loaded = load_artifact(following_artifact)
+        artifact, fixed = replace(loaded, settings=replace(loaded.settings, rows=0)), {"slots": 4, "rows": 7}
+    programs = fakes.Streamed(OnnxRuntimePrograms(artifact, CPU, "cpu"), cuda, **fixed)
+    backend = DeviceBackend(artifact, CudaDevice(cuda), programs)
     cpu = open_backend("onnx-function", artifact, threads=1)
     ours, theirs = (Tracker(one, presence=presence_for(one, artifact.settings)) for one in (backend, cpu))
     frames, masks = noisy(hidden[0]), hidden[1]

@@ -111,13 +111,13 @@ def test_engines_of_an_artifact_that_follows_move_windows(
     trt = fakes.tensorrt(cuda)
     built = build_engines(
         artifact, lambda: crossing[0], trt, CudaDevice(cuda),
-        precision="fp32", frame=(64, 120), references=3, labels=8, plugin=True,
+        precision="fp32", frame=(64, 120), references=4, labels=8, plugin=True,
     )  # fmt: skip
-    # One frame that stays with four windows, and two recent ones.
-    assert (built.made.slots, built.made.rows) == (3, 6)
+    # One frame that stays with four windows, and three recent ones.
+    assert (built.made.slots, built.made.rows) == (4, 7)
     assert built.agreement is not None and built.agreement.other_winner <= to_engine.ALLOWED["fp32"]
     use(trt, monkeypatch)
-    settings = replace(artifact.settings, ages=(1, 2))
+    settings = artifact.settings
     found = []
     ours = open_tensorrt(artifact, CudaDevice(cuda))
     for backend, follow in ((ours, True), (moving, True), (ours, False)):
