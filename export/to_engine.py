@@ -200,7 +200,7 @@ def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarr
     """Both back ends copy from the same labels at every step, so that nothing adds up. Raises InputError for no frames.
 
     The first frame's labels are stripes, one channel each: every cell has an owner, and borders are everywhere. Where
-    windows follow, they are moved further at every step, out of the frame in the end.
+    windows follow, they are moved further at every step, for most cells out of the frame in the end.
     """
     reference = OnnxRuntimeBackend(artifact)
     cells = -(-made.frame[0] // STRIDE), -(-made.frame[1] // STRIDE)
