@@ -52,7 +52,7 @@ def test_engines_beside_the_model_are_tried_only_where_they_are_ours(tmp_path, m
     found = finding("back end tensorrt", monkeypatch)
     assert found.state == "absent" and "corrflow-export engine" in found.remedy
     (model / "engines").mkdir()
-    (model / "engines" / "engines.json").write_text('{"format": 1, "made": {}, "files": {}, "signature": ""}')
+    (model / "engines" / "engines.json").write_text('{"format": 2, "made": {}, "files": {}, "signature": ""}')
     found = finding("back end tensorrt", monkeypatch)
     assert found.state == "broken" and "an engine is code" in found.detail
 
