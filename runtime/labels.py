@@ -133,7 +133,7 @@ class Upsampler:
     def __call__(self, labels: np.ndarray) -> np.ndarray:
         """[N, h, w] -> [N, H, W], float32. Only what is not 0 costs time."""
         pixels = np.zeros((len(labels), len(self.rows.lower), len(self.columns.lower)), np.float32)
-        used = labels.any(0)
+        used: np.ndarray = np.any(labels, 0)
         if used.any():
             height, top, down = self.rows.part(np.flatnonzero(used.any(1)))
             width, left, right = self.columns.part(np.flatnonzero(used.any(0)))

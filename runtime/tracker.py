@@ -30,21 +30,31 @@ CHANNEL_BLOCK = 8
 
 @dataclass
 class _Member:
-    """An object and its channels in its group's labels."""
+    """An object and its channels in its group's labels; one that was removed goes on there, unseen (see _Group)."""
 
     given: TrackedObject
     channels: slice
     presence: Presence = field(default_factory=Presence)
+    removed: bool = False
 
 
 @dataclass
 class _Group:
-    """Objects given on the same frame, and the memory they are copied from."""
+    """Objects given on the same frame, and the memory they are copied from.
+
+    They have windows in common, which follow them all: one that was removed is judged and followed as before until none
+    is left, so that the rest is searched for as if it were still there.
+    """
 
     members: list[_Member]
     memory: Memory
     watch: Watch | None = None
     follower: Follower | None = None
+
+    @property
+    def tracked(self) -> list[_Member]:
+        """Those that were not removed."""
+        return [member for member in self.members if not member.removed]
 
 
 class Tracker:
@@ -89,7 +99,7 @@ class Tracker:
     @property
     def object_ids(self) -> tuple[int, ...]:
         """Ids of the objects being tracked, ascending."""
-        return tuple(sorted(member.given.id for group in self._groups for member in group.members))
+        return tuple(sorted(member.given.id for group in self._groups for member in group.tracked))
 
     def start(self, frame: np.ndarray, objects: Sequence[TrackedObject]) -> Tracks:
         """Begin anew with a frame [H, W, 3] uint8, BGR, and the objects on it; returns them as they were given.
@@ -114,7 +124,7 @@ class Tracker:
         soft = self.soft_step(frame)
         ids, maps, tracks = [], [], []
         for group in self._groups:
-            for member in group.members:
+            for member in group.tracked:
                 own = soft[member.given.id]
                 if member.presence.lost:
                     tracks.append(ObjectTrack(member.given.id, member.given.name, 0.0, False))
@@ -151,7 +161,7 @@ class Tracker:
             group.memory.remember(self._features, self._remembered(labels, group.members))
             if group.follower is not None:
                 group.follower.see(labels)
-            for member in group.members:
+            for member in group.tracked:
                 own = labels[member.channels]
                 soft[member.given.id] = np.zeros_like(own) if member.presence.lost else own
         return soft
@@ -175,11 +185,11 @@ class Tracker:
     def remove(self, object_id: int) -> None:
         """Stop tracking an object; raises InputError for one that is not tracked."""
         for group in self._groups:
-            kept = [member for member in group.members if member.given.id != object_id]
-            if len(kept) < len(group.members):
-                group.members = kept
-                self._groups = [group for group in self._groups if group.members]
-                return
+            for member in group.tracked:
+                if member.given.id == object_id:
+                    member.removed = True
+                    self._groups = [group for group in self._groups if group.tracked]
+                    return
         raise InputError(f"expected an object among {list(self.object_ids)} to remove, got {object_id}")
 
     def _check_frame(self, frame: Any) -> tuple[int, int]:
@@ -192,7 +202,7 @@ class Tracker:
 
     def rename(self, object_id: int, name: str) -> None:
         """Call an object something else; raises InputError for one that is not tracked."""
-        for member in (member for group in self._groups for member in group.members):
+        for member in (member for group in self._groups for member in group.tracked):
             if member.given.id == object_id:
                 member.given = replace(member.given, name=name)
                 return

@@ -188,11 +188,15 @@ def test_a_propagation_from_before_has_windows_that_stay(
     assert (found[0] != found[3]).any()
 
 
+@pytest.mark.parametrize("hidden", [False, True], ids=["in sight", "hidden"])
 @pytest.mark.parametrize("presence", [None, PresenceSettings()], ids=["unwatched", "watched"])
-def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backend, presence, crossing) -> None:
+def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backend, presence, hidden, crossing) -> None:
     """Objects given together share windows; those that come and go later have no part in them."""
     frames, masks = crossing
     still = np.roll(masks[0], (22, 62), (0, 1))
+    if hidden:  # from the second frame on: watched, it is lost, and windows stay where it was
+        frames = frames.copy()
+        frames[1:, still] = 255 - frames[1:, still]
     points = KeypointsObject(7, np.array([[12.0, 24.0], [20.0, 30.0]], np.float32), ("a", "b"))
     settings = replace(backend.artifact.settings, follow=True)
     given = [MaskObject(1, masks[0]), points, MaskObject(3, still)]
