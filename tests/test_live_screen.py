@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from corrflow.plugins.errors import InputError
+from corrflow.runtime.live import window
 from corrflow.runtime.live.address import live_address
 from corrflow.runtime.live.board_picture import display_scale
 from corrflow.runtime.live.readers import Reader, open_reader
@@ -80,13 +82,30 @@ def test_the_window_shows_the_tracked_mask(screen: Reader, tmp_path, small_artif
                 break
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()
-                pytest.fail(f"no mask was shown; {process.communicate()[1]}")
+                bright = int((picture.max(2) > 0).sum())
+                pytest.fail(f"no mask was shown, {bright} pixels are not black; {process.communicate()[1]}")
         process.terminate()
         _, error = process.communicate(timeout=60)
         assert process.returncode == 0 and "tracked" in error, error
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+
+
+def test_a_window_that_never_shows_is_opened_anew_and_one_that_was_closed_is_not(monkeypatch) -> None:
+    calls, visible = [], -1.0
+    for name in ("namedWindow", "setMouseCallback", "imshow", "destroyAllWindows"):
+        monkeypatch.setattr(window.cv2, name, lambda *given, name=name: calls.append(name))
+    monkeypatch.setattr(window.cv2, "waitKeyEx", lambda wait: -1)
+    monkeypatch.setattr(window.cv2, "getWindowProperty", lambda *given: visible)
+    monkeypatch.setattr(window, "_PATIENCE", 0.0)
+    session = SimpleNamespace(latest=SimpleNamespace(result=None), capture=SimpleNamespace(state=("waiting", "")))
+    shown = window.Window(session, SimpleNamespace())  # pyright: ignore[reportArgumentType]
+    assert shown.step() and calls.count("namedWindow") == calls.count("setMouseCallback") == 2
+    visible = 1.0
+    assert shown.step() and shown.step() and calls.count("namedWindow") == 2
+    visible = 0.0
+    assert not shown.step() and calls.count("namedWindow") == 2
 
 
 def stand_still(folder: Path, picture: np.ndarray) -> None:
@@ -192,7 +211,7 @@ def test_an_object_is_drawn_named_corrected_kept_and_removed_in_the_window(
         assert process.returncode == 0 and "tracked" in error, error
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def keep_screenshot(screen: Reader, name: str = "window") -> None:

@@ -26,6 +26,7 @@ _TITLE = "corrflow"
 _WAIT = 20  # milliseconds for the mouse and the keys between two looks at the session
 _OFTEN = 0.5  # seconds between pictures where nothing happens
 _PROBE_SECONDS = 20
+_PATIENCE = 5.0  # seconds after which a window that has never been seen is opened anew
 
 
 def check_window() -> None:
@@ -60,9 +61,7 @@ class Window:
         self._events: deque[tuple[int, int, int, int]] = deque()  # cv2's event, x, y, flags
         self._commands: Queue[Command] = Queue()
         self._answers: Queue[tuple[Command, Any, str]] = Queue()  # with the answer, or what went wrong
-        # Without the toolkit's own toolbar and menu, which would take the right button.
-        cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
-        cv2.setMouseCallback(_TITLE, lambda event, x, y, flags, _: self._events.append((event, x, y, flags)))
+        self._open()
         # The session answers between two frames; the window does not wait for that.
         Thread(target=self._carry_out, name="corrflow-window", daemon=True).start()
 
@@ -96,11 +95,20 @@ class Window:
         visible = self._is_visible()
         closed = self._opened and not visible
         self._opened |= visible
+        if not self._opened and time.monotonic() - self._asked_for > _PATIENCE:
+            self.close()
+            self._open()
         return going_on and not closed
 
     def close(self) -> None:
         with suppress(cv2.error):
             cv2.destroyAllWindows()
+
+    def _open(self) -> None:
+        # Without the toolkit's own toolbar and menu, which would take the right button.
+        cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
+        cv2.setMouseCallback(_TITLE, lambda event, x, y, flags, _: self._events.append((event, x, y, flags)))
+        self._asked_for = time.monotonic()
 
     def _is_visible(self) -> bool:
         try:
