@@ -60,9 +60,8 @@ class FeatureBackend:
     def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
         """Features [C, h, w] -> soft labels [N, h, w] float32."""
         keys, values, attributes, named = memory.named_references()
-        return cpu.local_soft_copy(query[None], keys[None], values[None], attributes, self._threads, references=named)[
-            0
-        ]
+        batch = query[None], keys[None], values[None]
+        return cpu.local_soft_copy(*batch, attributes, self._threads, references=named)[0]
 
     def close(self) -> None: ...
 
