@@ -128,18 +128,19 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Folder of videos, to time drawing clips as well.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every part gets.")] = 5,
     threads: Threads = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     json: Json = None,
 ) -> None:
     """Time a training step and its parts, beside the same step with unfold in float32; and the memory of both.
 
-    The parts are encoder, op, data, and the op's forward pass in the fused kernel.
+    The parts are encoder, op, data, and the op's forward pass in the fused kernel. On a GPU the step is timed whole.
     """
     with errors_reported():
         _needs_torch()
         from corrflow.bench import command
 
         presets, precisions = preset or ["quarter"], precision or ["float32"]
-        command.run_train(presets, precisions, batch, crop, rounds, data, threads, json)
+        command.run_train(presets, precisions, batch, crop, rounds, data, threads, device, json)
 
 
 def _sizes(text: str, expected: str) -> tuple[int, int]:

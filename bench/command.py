@@ -199,13 +199,21 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def run_train(
     presets: Sequence[str], precisions: Sequence[str], batch: int, crop: int, rounds: int, data: Path | None,
-    threads: int, json: Path | None,
+    threads: int, device: str, json: Path | None,
 ) -> None:  # fmt: skip
-    """corrflow-bench train. Raises InputError for unknown presets and precisions and for a folder without videos."""
+    """corrflow-bench train. Raises InputError for unknown presets, precisions and devices, for a GPU that is not there
+    or is to draw clips, and for a folder without videos."""
     from corrflow.bench import train
     from corrflow.train.config import TrainConfig
+    from corrflow.train.processes import joined
 
     check_output(json)
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"expected --device cpu or cuda, got {device!r}")
+    if device == "cuda" and data is not None:
+        raise InputError("expected --data or --device cuda, got both: clips are drawn on the CPU; measure them apart")
+    with joined(device) as processes:
+        place = processes.device
     threads = threads or available_threads()
     about, console = environment(threads), wide_console()
     results = []
@@ -217,7 +225,14 @@ def run_train(
                 def report(part: str, title: str = f"{name}, {precision}") -> None:
                     status.update(f"{title}: {part}")
 
-                results.append(train.measure(name, precision, config, rounds, data, Path(cache), report))
+                if place.type == "cuda":
+                    results.append(train.measure_on_gpu(name, precision, config, rounds, place, report))
+                else:
+                    results.append(train.measure(name, precision, config, rounds, data, Path(cache), report))
+    if place.type == "cuda":
+        import torch
+
+        about["processor"] = torch.cuda.get_device_name(place)
     console.print(
         f"{about['processor']}, {threads} threads, {batch} clips of 3 frames of {crop}x{crop}", highlight=False
     )

@@ -19,21 +19,31 @@ from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
 from corrflow.train import losses
 from corrflow.train.config import TrainConfig, preset
 from corrflow.train.learner import Learner
+from corrflow.train.processes import Processes
 
 # The op that a step copies with: ours, and the same written out with unfold.
 FORMS = {"tiles": torch_blocked.local_soft_copy, "unfold": torch_reference.local_soft_copy}
 
 
-def training_step(form: str, preset_name: str, config: TrainConfig) -> Callable[[], object]:
-    """A call that does one optimiser step on clips of noise, its copies computed by this form of the op."""
+def training_step(
+    form: str, preset_name: str, config: TrainConfig, device: torch.device | None = None
+) -> Callable[[], object]:
+    """A call that does one optimiser step on clips of noise, its copies computed by this form of the op.
+
+    device: the CPU, or a GPU, which is waited for
+    """
+    processes = Processes(device=device or torch.device("cpu"))
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
-    learner = Learner.fresh(preset(preset_name), config, colours.float())
+    learner = Learner.fresh(preset(preset_name), config, colours.float(), processes)
     clips = generator.integers(0, 256, (config.batch, config.frames, config.crop, config.crop, 3), np.uint8)
 
     def step() -> object:
         with patch.object(losses, "local_soft_copy", FORMS[form]):
-            return learner.step(clips, 0)
+            result = learner.step(clips, 0)
+        if processes.device.type == "cuda":
+            torch.cuda.synchronize(processes.device)
+        return result
 
     return step
 
@@ -42,6 +52,15 @@ def step_memory(form: str, preset_name: str, config: TrainConfig) -> int | None:
     """Bytes by which a first step raises a process's memory at its highest; None where no system says."""
     request = {"form": form, "preset": preset_name, "config": asdict(config)}
     return answer_of(__name__, request, f"measuring the memory of a step with {form} failed")
+
+
+def step_memory_on_gpu(step: Callable[[], object], device: torch.device) -> int:
+    """Bytes of the GPU's memory by which a step raises what is allocated, at its highest."""
+    step()  # what is allocated once and stays, such as the optimiser's state
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def main() -> None:

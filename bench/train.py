@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from corrflow.bench.rounds import Timing, time_in_turn
-from corrflow.bench.step_memory import step_memory, training_step
+from corrflow.bench.step_memory import step_memory, step_memory_on_gpu, training_step
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.config import TrainConfig, preset
@@ -63,10 +63,23 @@ class TrainResult:
         return step / (step - forward + fused)
 
 
+def measure_on_gpu(
+    name: str, precision: str, config: TrainConfig, rounds: int, device: torch.device, report: Callable
+) -> TrainResult:
+    """Time a whole step on a GPU beside the same step with unfold; the memory is the GPU's."""
+    forms = {
+        STEP: training_step("tiles", name, config, device),
+        UNFOLD: training_step("unfold", name, replace(config, precision="float32"), device),
+    }
+    timings = time_in_turn(forms, rounds, report=report)
+    memory: dict[str, int | None] = {form: step_memory_on_gpu(step, device) for form, step in forms.items()}
+    return TrainResult(name, precision, timings, config.batch * config.frames, memory)
+
+
 def measure(
     name: str, precision: str, config: TrainConfig, rounds: int, data: Path | None, cache: Path, report: Callable
 ) -> TrainResult:
-    """Time the parts of a step in turn. data: folder of videos to draw clips from; None leaves that part out."""
+    """Time the parts of a step on the CPU in turn; data: folder of videos to draw clips from, or None."""
     torch.set_num_threads(config.threads)
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))

@@ -228,6 +228,8 @@ def test_the_step_with_unfold_is_the_same_step() -> None:
         ["track", "--artifact", "bundled", "--artifact", "bundled"],
         ["train", "--precision", "float8"],
         ["train", "--preset", "tiny"],
+        ["train", "--device", "tpu"],
+        ["train", "--device", "cuda", "--data", "videos"],
     ],
     ids=lambda arguments: " ".join(arguments),
 )

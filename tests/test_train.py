@@ -23,7 +23,14 @@ from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
 from corrflow.train.clips import ClipCache, ClipSampler, open_cache
-from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, fit_colour_codebook, rgb_to_lab
+from corrflow.train.colors import (
+    bottlenecked,
+    cell_colours,
+    colour_classes,
+    draw_bottleneck,
+    fit_colour_codebook,
+    rgb_to_lab,
+)
 from corrflow.train.config import PRESETS, TrainConfig, preset
 from corrflow.train.frames import find_pictures, find_videos
 from corrflow.train.learner import Learner
@@ -113,9 +120,16 @@ def test_the_codebook_finds_the_colours_there_are() -> None:
     assert fit_colour_codebook([picture], 4, lightness=False, seed=0).shape == (4, 2)
 
 
+def drawn(clips: int, dropout: float, jitter: float) -> tuple[torch.Tensor, ...]:
+    """What the inputs of that many clips of three frames go through."""
+    generator = np.random.default_rng(0)
+    parts = zip(*(draw_bottleneck(generator, 3, dropout, jitter) for _ in range(clips)), strict=True)
+    return tuple(torch.from_numpy(np.stack(part)) for part in parts)
+
+
 def test_missing_channels_are_the_same_in_all_frames_of_a_clip() -> None:
     clips = torch.rand(200, 3, 3, 8, 8)
-    images = bottlenecked(clips, np.random.default_rng(0), dropout=0.7, jitter=0.1)
+    images = bottlenecked(clips, *drawn(200, dropout=0.7, jitter=0.1))
     missing = (images == 0).flatten(3).all(3)  # [B, T, 3]
     assert (missing == missing[:, :1]).all()
     count = missing[:, 0].sum(1)
@@ -125,9 +139,20 @@ def test_missing_channels_are_the_same_in_all_frames_of_a_clip() -> None:
 
 def test_without_dropout_and_jitter_the_input_is_the_picture() -> None:
     clips = torch.rand(2, 3, 3, 8, 8)
-    torch.testing.assert_close(bottlenecked(clips, np.random.default_rng(0), 0.0, 0.0), normalise(clips))
-    grey = bottlenecked(clips, np.random.default_rng(0), 0.7, 0.0, grey_input=True)
+    torch.testing.assert_close(bottlenecked(clips, *drawn(2, 0.0, 0.0)), normalise(clips))
+    grey = bottlenecked(clips, *drawn(2, 0.7, 0.0), grey_input=True)
     assert torch.equal(grey[:, :, 0], grey[:, :, 2])
+
+
+def test_every_clip_has_its_own_jitter() -> None:
+    """Clips that go through together come out as each by itself."""
+    clips = torch.rand(4, 3, 3, 8, 8)
+    factors, channels = drawn(4, 0.7, 0.3)
+    together = bottlenecked(clips, factors, channels)
+    for clip in range(4):
+        own = slice(clip, clip + 1)
+        torch.testing.assert_close(together[own], bottlenecked(clips[own], factors[own], channels[own]))
+    assert not torch.allclose(factors[0], factors[1])
 
 
 def test_schedules_are_the_papers() -> None:

@@ -58,29 +58,36 @@ def cell_colours(lab: Tensor, codebook: Tensor) -> Tensor:
     return F.one_hot(classes, len(codebook)).permute(0, 3, 1, 2).to(lab.dtype)
 
 
-def bottlenecked(
-    clips: Tensor, generator: np.random.Generator, dropout: float, jitter: float, grey_input: bool = False
-) -> Tensor:
-    """The encoder's training input: jittered, then with colour channels missing (paper, section 3.2).
+def draw_bottleneck(
+    generator: np.random.Generator, frames: int, dropout: float, jitter: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the input of one clip goes through (paper, section 3.2): factors [3, frames] and channels [3], float32.
 
-    clips [B, T, 3, H, W] RGB 0..1 -> the same shape, normalised. With probability `dropout` one or two channels of a
-    clip, the same in all its frames, are zeroed and the rest scaled up so that the sum keeps its size. Every frame has
-    its own change of brightness, contrast and saturation of at most `jitter`.
+    factors:  of every frame's brightness, contrast and saturation, at most `jitter` from one
+    channels: what each channel is multiplied by, the same in all frames: with probability `dropout` one or two are
+              zeroed and the rest scaled up so that the sum keeps its size
     """
-    B, T = clips.shape[:2]
-    factors = torch.from_numpy(generator.uniform(1 - jitter, 1 + jitter, (3, B, T, 1, 1, 1)).astype(np.float32))
-    brightness, contrast, saturation = factors.to(clips.device)
+    factors = generator.uniform(1 - jitter, 1 + jitter, (3, frames)).astype(np.float32)
+    channels = np.ones(3, np.float32)
+    if generator.random() < dropout:
+        missing = generator.choice(3, generator.integers(1, 3), replace=False)
+        channels[missing] = 0
+        channels *= 3 / (3 - len(missing))
+    return factors, channels
+
+
+def bottlenecked(clips: Tensor, factors: Tensor, channels: Tensor, grey_input: bool = False) -> Tensor:
+    """The encoder's training input: jittered, then with colour channels missing, or all grey.
+
+    clips [B, T, 3, H, W] RGB 0..1; factors [B, 3, T] and channels [B, 3] as `draw_bottleneck` has them for each clip
+    -> the clips' shape, normalised
+    """
+    brightness, contrast, saturation = factors.permute(1, 0, 2)[..., None, None, None]
     clips = clips * brightness
-    clips = (clips - clips.mean((2, 3, 4), keepdim=True)) * contrast + clips.mean((2, 3, 4), keepdim=True)
+    means = clips.mean((2, 3, 4), keepdim=True)
+    clips = (clips - means) * contrast + means
     luma = (clips * clips.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(2, keepdim=True)
     if grey_input:
         return normalise(luma.clamp(0, 1).expand_as(clips))
     clips = (luma + (clips - luma) * saturation).clamp(0, 1)
-
-    keep = np.ones((B, 1, 3, 1, 1), np.float32)
-    for clip in range(B):
-        if generator.random() < dropout:
-            missing = generator.choice(3, generator.integers(1, 3), replace=False)
-            keep[clip, 0, missing] = 0
-            keep[clip] *= 3 / (3 - len(missing))
-    return normalise(clips) * torch.from_numpy(keep).to(clips.device)
+    return normalise(clips) * channels[:, None, :, None, None]

@@ -14,7 +14,7 @@ from torch import Tensor
 from corrflow.plugins.errors import CorrflowError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
-from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, rgb_to_lab
+from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, draw_bottleneck, rgb_to_lab
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.losses import distance, reconstruct
 from corrflow.train.model import STRIDE, Encoder, new_encoder, normalise
@@ -176,19 +176,21 @@ class Learner:
     def _reconstruct(self, frames: Tensor, numbers: Sequence[int], step: int) -> _Losses:
         config = self.config
         B, T = frames.shape[:2]
-        images, truths = [], []
+        drawn, truths = [], []
+        for number in numbers:
+            # One stream for each clip, so that it does not matter which process has it; apart from the one that draws
+            # its frames.
+            generator = np.random.default_rng([config.seed, number, 1])
+            drawn.append(draw_bottleneck(generator, T, config.dropout, config.jitter))
+            truths.append(generator.random(T - 1) < config.truth_probability_at(step))
+        factors, channels = (torch.from_numpy(np.stack(part)).to(frames) for part in zip(*drawn, strict=True))
+        use_truth = torch.from_numpy(np.stack(truths)).to(frames.device)
         with torch.no_grad():
             lab = rgb_to_lab(frames)
             cells = cell_colours(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
             classes = colour_classes(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
-            for clip, number in zip(frames, numbers, strict=True):
-                # One stream for each clip, so that it does not matter which process has it; apart from the one that
-                # draws its frames.
-                generator = np.random.default_rng([config.seed, number, 1])
-                images.append(bottlenecked(clip[None], generator, config.dropout, config.jitter, config.grey_input))
-                truths.append(generator.random(T - 1) < config.truth_probability_at(step))
-        use_truth = torch.from_numpy(np.stack(truths)).to(frames.device)
-        features = self._encoded(self.call, torch.cat(images).flatten(0, 1))  # of [B * T, 3, S, S]
+            images = bottlenecked(frames, factors, channels, config.grey_input)
+        features = self._encoded(self.call, images.flatten(0, 1))
         radius = config.radius or config.crop // STRIDE  # 0: the whole frame
         result = reconstruct(
             features.unflatten(0, (B, T)),
