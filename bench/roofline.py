@@ -1,6 +1,6 @@
 """python -m corrflow.bench.roofline: what the CUDA kernel has to do for a frame, and the least time a GPU needs for it.
 
-Counted from the kernel's own tiles, not measured: the kernel has not run on a GPU. docs/cuda.md says what is assumed.
+Counted from the kernel's own tiles, not measured. docs/cuda.md says what is assumed, and what one GPU took.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ class Device:
     matrix_per_clock: int
 
 
-DEVICES = (Device("Jetson AGX Orin 64 GB", 16, 1.3, 204.8, 1024), Device("GeForce RTX 4070", 46, 2.475, 504.2, 512))
+DEVICES = (
+    Device("Jetson AGX Orin 64 GB", 16, 1.3, 204.8, 1024),
+    Device("GeForce RTX 4070", 46, 2.475, 504.2, 512),
+    Device("H200", 132, 1.98, 4800, 4096),
+)
 PLAIN_PER_CLOCK = 256  # single precision, of one multiprocessor
 L2_BYTES_PER_CLOCK, SHARED_BYTES_PER_CLOCK, ISSUED_PER_CLOCK = 32, 128, 4
 BLOCKS = 2  # of one multiprocessor at a time

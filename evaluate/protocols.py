@@ -78,7 +78,7 @@ def apply_protocol(name: str, own: TrackingSettings) -> TrackingSettings:
     if name in ("default", "plain"):
         return own
     # Whatever a protocol does not name is as plain as possible, so that it does not depend on the artifact.
-    plain = replace(own, dilation=(1,), dilate_after=0, hard_labels=False, follow=False)
+    plain = replace(own, dilation=(1,), dilate_after=0, hard_labels=False, follow=False, edge_radius=0)
     return _PUBLISHED[name](plain)
 
 

@@ -48,6 +48,9 @@ def onnx(
     top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
     temperature: Annotated[float | None, typer.Option(help="Divisor of the scores [that of training].")] = None,
     follow: Annotated[bool, typer.Option(help="Move windows along with the objects.")] = True,
+    edge_radius: Annotated[
+        int, typer.Option(help="Radius in pixels of the filter that brings outlines to the picture's edges; 0: none.")
+    ] = 8,
     colour_share: Annotated[
         float | None,
         typer.Option(min=0, max=0.99, help="Share of a score that raw colours have beside the features [the run's]."),
@@ -109,6 +112,7 @@ def onnx(
                 top_k=top_k,
                 temperature=trained_temperature(run) if temperature is None else temperature,
                 follow=follow,
+                edge_radius=edge_radius,
             )
         console = Console()
         scored = None if davis is None else (davis, split)

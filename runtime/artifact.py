@@ -27,7 +27,7 @@ DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx
 STEP, ENCODE_FP32, ENCODE_FP16, ENCODE_INT8 = "step.onnx", "encode-fp32.onnx", "encode-fp16.onnx", "encode-int8.onnx"
 REFERENCES = "references"  # the input of propagate.onnx that says what is searched where; only what follows has it
 LARGEST_FILE = 512 * 2**20
-OLDEST_AGE, LATEST_ANCHOR, MOST_ANCHORS, LARGEST_DILATION = 64, 1000, 16, 4
+OLDEST_AGE, LATEST_ANCHOR, MOST_ANCHORS, LARGEST_DILATION, LARGEST_EDGE_RADIUS = 64, 1000, 16, 4, 64
 _REMEDY = "export it again with corrflow-export onnx"
 
 
@@ -46,6 +46,8 @@ class TrackingSettings:
     hard_labels:   remember each mask as 0 and 1 (label above one half) and not as soft labels
     follow:        move windows along with the objects (runtime/follow.py); with a propagate.onnx from before it had an
                    input for that, windows stay
+    edge_radius:   0, or the radius, in pixels of the shrunk frame, of the filter that brings outlines to the edges of
+                   the picture (runtime/outlines.py)
 
     A frame that is both an anchor and of a listed age is one reference. References that do not exist yet are left out.
     """
@@ -60,6 +62,7 @@ class TrackingSettings:
     dilate_after: int = 0
     hard_labels: bool = False
     follow: bool = False
+    edge_radius: int = 0
 
     def __post_init__(self) -> None:
         if not (self.rows == 0 or 16 <= self.rows <= 8192):
@@ -84,6 +87,8 @@ class TrackingSettings:
                 f" and one for the others, got radius {list(self.radius)} and dilation {list(self.dilation)} with"
                 f" anchors {list(self.anchors)}"
             )
+        if not 0 <= self.edge_radius <= LARGEST_EDGE_RADIUS:
+            raise InputError(f"expected edge_radius from 0 to {LARGEST_EDGE_RADIUS}, got {self.edge_radius}")
         if not 0 <= self.dilate_after <= LATEST_ANCHOR:
             raise InputError(f"expected dilate_after from 0 to {LATEST_ANCHOR}, got {self.dilate_after}")
         _ = self.attributes  # which checks the rest

@@ -43,6 +43,11 @@ class Geometry:
         height, width = self.working
         return -(-height // STRIDE), -(-width // STRIDE)
 
+    @property
+    def scale(self) -> float:
+        """The working frame's size over the given frame's."""
+        return min(self.working) / min(self.frame)
+
     def shrink(self, image: np.ndarray) -> np.ndarray:
         """A given frame [H, W, 3] uint8 -> the working frame."""
         return shrink(image, self.working)

@@ -19,6 +19,7 @@ from corrflow.runtime.artifact import TrackingSettings, last_frames
 from corrflow.runtime.backend import Backend, Features, Memory
 from corrflow.runtime.follow import Followed, Follower
 from corrflow.runtime.labels import Geometry, Upsampler, indexed_mask
+from corrflow.runtime.outlines import follow_edges
 from corrflow.runtime.presence import Presence, PresenceSettings, Watch
 from corrflow.runtime.tracks import LOST_POINT, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
 
@@ -130,12 +131,20 @@ class Tracker:
                     tracks.append(ObjectTrack(member.given.id, member.given.name, 0.0, False))
                 elif isinstance(member.given, MaskObject):
                     ids.append(member.given.id)
-                    maps.append(upsample(own)[0])
+                    maps.append(self._outlined(upsample(own)[0], frame))
                     track = mask_track(member.given, maps[-1])
                     tracks.append(replace(track, confidence=track.confidence * member.presence.share))
                 else:
                     tracks.append(keypoints_track(member.given, *geometry.cells_to_points(own)))
         return tracks_of(geometry, ids, maps, tracks)
+
+    def _outlined(self, label: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """A mask's label [H, W] float32 on the pixels of its frame, with outlines along the frame's edges where the
+        settings say so. Frames on a device are not looked at, which would be to copy them here."""
+        geometry, _ = self._started()
+        if not self.settings.edge_radius or not isinstance(frame, np.ndarray):
+            return label
+        return follow_edges(label, frame, self.settings.edge_radius, geometry.scale)
 
     def soft_step(self, frame: np.ndarray) -> dict[int, np.ndarray]:
         """As `step`, but what it reads its result from: by id, soft labels [n, h, w] float32, 0..1, on cells.

@@ -20,6 +20,7 @@ from corrflow.runtime.batch.passes import FOLDER, Pass, PassFolder, blended, rou
 from corrflow.runtime.batch.spool import Spool, get_frame, put_frame
 from corrflow.runtime.batch.strands import Packed, Strand, order_of_points, strands_of
 from corrflow.runtime.labels import Geometry, Upsampler
+from corrflow.runtime.outlines import follow_edges
 from corrflow.runtime.pipeline import read_ahead
 from corrflow.runtime.sources import FrameSource
 from corrflow.runtime.tracker import Tracker, check_objects, keypoints_track, mask_track, tracks_of
@@ -59,9 +60,11 @@ def track_whole(
             )
             _backward(tracker, strands, passes, waiting)
             spooled = (get_frame(waiting, index) for index in range(len(waiting)))
-            reader = _Reader(geometry, geometry.upsampler(), passes, order_of_points(labelled))
+            reader = _Reader(
+                geometry, geometry.upsampler(), passes, order_of_points(labelled), tracker.settings.edge_radius
+            )
             for frame, soft in _forward(tracker, strands, passes, chain(spooled, ahead)):
-                yield frame, reader.tracks(frame.index, strands, soft)
+                yield frame, reader.tracks(frame, strands, soft)
     except OSError as error:
         raise CorrflowError(
             f"expected room for frames and soft labels in {folder}, got an error ({error.strerror}); free some space"
@@ -158,9 +161,11 @@ class _Reader:
     upsample: Upsampler
     passes: PassFolder
     order: Mapping[int, tuple[str, ...]]
+    edge_radius: int
 
-    def tracks(self, index: int, strands: Sequence[Strand], forward: Mapping[int, np.ndarray]) -> Tracks:
-        """The tracks of that frame; forward: soft labels by strand of passes that are being made."""
+    def tracks(self, frame: Frame, strands: Sequence[Strand], forward: Mapping[int, np.ndarray]) -> Tracks:
+        """The tracks of a frame; forward: soft labels by strand of passes that are being made."""
+        index = frame.index
         ids, maps, tracks, points = [], [], [], dict[int, list[_Points]]()
         for strand in strands:
             given = strand.given.get(index)
@@ -173,6 +178,8 @@ class _Reader:
                     full = whole.mask.astype(np.float32)
                 else:
                     full = self.upsample(soft)[0]
+                    if self.edge_radius:
+                        full = follow_edges(full, frame.image, self.edge_radius, self.geometry.scale)
                 ids.append(one.id)
                 maps.append(full)
                 tracks.append(mask_track(one, full))

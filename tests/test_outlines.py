@@ -1,0 +1,110 @@
+"""Outlines come to lie on the edges of the picture, and what is sure stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corrflow.plugins.errors import InputError
+from corrflow.runtime.artifact import TrackingSettings, bundled_artifact_path, load_artifact
+from corrflow.runtime.labels import Geometry
+from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from corrflow.runtime.outlines import follow_edges
+from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.tracks import MaskObject
+
+RADIUS = 8
+
+
+def disc(size: tuple[int, int] = (120, 160), radius: float = 30.0) -> tuple[np.ndarray, np.ndarray]:
+    """A coloured disc on another colour, both a little noisy: frame [H, W, 3] uint8, and the disc's mask."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    mask = (y - size[0] / 2) ** 2 + (x - size[1] / 2) ** 2 < radius**2
+    colours = np.where(mask[..., None], (40, 90, 200), (160, 150, 60))
+    noise = np.random.default_rng(0).integers(-6, 7, (*size, 3))
+    return (colours + noise).astype(np.uint8), mask
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+@pytest.mark.parametrize(("size", "rows"), [((120, 160), 0), ((240, 320), 120)], ids=["as it is", "shrunk to a half"])
+def test_a_label_from_cells_comes_to_the_edge_of_the_picture(size: tuple[int, int], rows: int) -> None:
+    frame, mask = disc(size, size[0] / 4)
+    geometry = Geometry.of(size, rows)
+    # Three pixels off, as a label that was copied from frame to frame is.
+    shifted = np.roll(mask, 3, 1)
+    label = geometry.upsampler()(geometry.mask_to_cells(shifted)[None])[0]
+    filtered = follow_edges(label, frame, RADIUS, geometry.scale)
+    before, after = (overlap(one > 0.5, mask) for one in (label, filtered))
+    assert after > 0.97 and after > before + 0.03, (before, after)
+    assert filtered.dtype == np.float32 and filtered.min() >= 0 and filtered.max() <= 1
+
+
+def test_what_is_sure_all_around_stays() -> None:
+    frame, mask = disc()
+    label = cv2.GaussianBlur(mask.astype(np.float32), (9, 9), 2)
+    given = label.copy()
+    filtered = follow_edges(label, frame, RADIUS, 1.0)
+    np.testing.assert_array_equal(label, given)  # the caller's own
+    unsure = ((label > 0) & (label < 1)).astype(np.uint8)
+    near = cv2.dilate(unsure, np.ones((4 * RADIUS + 1, 4 * RADIUS + 1), np.uint8)) > 0
+    np.testing.assert_allclose(filtered[~near], label[~near], atol=1e-4)
+    for sure in (np.zeros_like(label), np.ones_like(label), mask.astype(np.float32)):
+        np.testing.assert_array_equal(follow_edges(sure, frame, RADIUS, 1.0), sure)
+
+
+def test_a_picture_without_edges_only_smoothes() -> None:
+    frame = np.full((60, 80, 3), 117, np.uint8)
+    label = np.zeros((60, 80), np.float32)
+    label[:, 40:], label[:, 38:40] = 1, 0.5
+    filtered = follow_edges(label, frame, RADIUS, 1.0)
+    assert (np.diff(filtered, axis=1) >= -1e-6).all()
+    assert filtered[:, :15] == pytest.approx(0, abs=1e-5) and filtered[:, -15:] == pytest.approx(1, abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    radius=st.integers(1, 20),
+    scale=st.sampled_from([1.0, 0.5, 0.31, 0.05]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_size_gives_labels(height: int, width: int, radius: int, scale: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    frame = generator.integers(0, 256, (height, width, 3), np.uint8)
+    label = generator.random((height, width), np.float32) * (generator.random((height, width)) < 0.5)
+    filtered = follow_edges(label.astype(np.float32), frame, radius, scale)
+    assert filtered.shape == label.shape and np.isfinite(filtered).all()
+    assert filtered.min() >= 0 and filtered.max() <= 1
+
+
+def test_the_tracker_remembers_labels_as_they_were_copied() -> None:
+    """The filter changes what is shown and not what comes after."""
+    artifact = load_artifact(bundled_artifact_path())
+    frame, mask = disc((96, 128), 24)
+    frames = [np.roll(frame, 2 * step, 1) for step in range(4)]
+    shown = {}
+    for edge_radius in (0, RADIUS):
+        tracker = Tracker(
+            OnnxRuntimeBackend(artifact, 1, fused=True), replace(artifact.settings, edge_radius=edge_radius)
+        )
+        tracker.start(frames[0], [MaskObject(1, mask)])
+        soft = [tracker.soft_step(one)[1] for one in frames[1:3]]
+        shown[edge_radius] = tracker.step(frames[3]).mask, soft
+    for plain, filtered in zip(shown[0][1], shown[RADIUS][1], strict=True):
+        np.testing.assert_array_equal(plain, filtered)
+    truth = np.roll(mask, 6, 1)
+    assert overlap(shown[RADIUS][0] > 0, truth) > overlap(shown[0][0] > 0, truth)
+
+
+def test_a_radius_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="edge_radius"):
+        TrackingSettings(edge_radius=-1)
