@@ -29,9 +29,7 @@ from corrflow.train.colors import (
     colour_classes,
     draw_bottleneck,
     fit_colour_codebook,
-    mean_colours,
     rgb_to_lab,
-    unused,
 )
 from corrflow.train.config import PRESETS, TrainConfig, preset
 from corrflow.train.frames import find_pictures, find_videos
@@ -197,56 +195,6 @@ def test_losses_match_a_direct_computation(oracle: Callable[..., np.ndarray]) ->
     np.testing.assert_allclose(got.copied[:, 1].numpy(), second, atol=1e-5)
     alone = reconstruct(features, cells, classes, use_truth, Attributes((1,), temperature=0.5), with_cycle=False)
     assert (alone.forward.item(), alone.cycle.item()) == (pytest.approx(forward, abs=1e-5), 0.0)
-
-
-def test_probabilities_of_classes_are_copied_as_classes_are() -> None:
-    """Where one class has them all, both forms of the loss are the same."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 3, 4, 4, 4, generator=generator)
-    classes = torch.randint(0, 3, (1, 3, 16, 16), generator=generator)
-    cells = torch.nn.functional.one_hot(classes[..., ::4, ::4], 3).permute(0, 1, 4, 2, 3).float()
-    shares = torch.nn.functional.one_hot(classes, 3).permute(0, 1, 4, 2, 3).float()
-    use_truth, attributes = torch.tensor([[True, False]]), Attributes((1,))
-    hard, soft = (reconstruct(features, cells, each, use_truth, attributes, True) for each in (classes, shares))
-    assert soft.forward.item() == pytest.approx(hard.forward.item(), abs=1e-6)
-    assert soft.cycle.item() == pytest.approx(hard.cycle.item(), abs=1e-6)
-
-
-def test_classes_that_are_not_used_cost() -> None:
-    assert unused(torch.full((4,), 0.25)).item() == pytest.approx(0, abs=1e-6)
-    assert unused(torch.tensor([1.0, 0, 0, 0])).item() == pytest.approx(np.log(4), abs=1e-4)
-    some = torch.tensor([0.4, 0.4, 0.1, 0.1], requires_grad=True)
-    unused(some).backward()
-    assert some.grad is not None and some.grad[0] > some.grad[2]
-
-
-def test_the_colours_of_learned_classes_are_means() -> None:
-    lab = torch.zeros(1, 3, 2, 2)
-    lab[0, :, 0], lab[0, :, 1] = torch.tensor([[20.0], [5], [-5]]), torch.tensor([[80.0], [-10], [30]])
-    probabilities = torch.zeros(1, 2, 2, 2)
-    probabilities[0, 0, 0] = probabilities[0, 1, 1] = 1
-    torch.testing.assert_close(mean_colours(lab, probabilities), torch.tensor([[20.0, 5, -5], [80, -10, 30]]))
-
-
-def test_learned_colours_come_to_be_used(sampler: ClipSampler) -> None:
-    """From random classes, all of one colour's, to classes that share the pixels out; and the losses fall."""
-    config = replace(SMALL, learned_colours=True, learning_rate=3e-3, cycle_weight=0.0)
-    learner = Learner.fresh(preset("quarter"), config, torch.zeros(config.colours, 3))
-    assert learner.palette is not None
-    clips = sampler.clips(range(2))
-    lab = rgb_to_lab(torch.from_numpy(clips).permute(0, 1, 4, 2, 3).flatten(0, 1).float() / 255)
-    with torch.no_grad():
-        before = unused(learner.palette(lab).mean((0, 2, 3)))
-        sharp = learner.palette(lab).max(1).values.mean()
-    for step in range(60):
-        result = learner.step(clips, step % config.steps)
-    with torch.no_grad():
-        probabilities = learner.palette(lab)
-    assert unused(probabilities.mean((0, 2, 3))) < max(0.15, float(before))
-    assert probabilities.max(1).values.mean() > sharp + 0.2, "colours stayed between classes"
-    assert result.colours is not None and result.colours.shape == (config.colours, 3)
-    with pytest.raises(InputError, match="Lab"):
-        replace(config, lightness=False)
 
 
 def test_clips_depend_on_seed_and_number_alone(sampler: ClipSampler) -> None:

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from corrflow.plugins.errors import InputError
-from corrflow.train.colors import Palette
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.model import Encoder
 
@@ -38,7 +37,6 @@ class Checkpoint:
     codebook:   [colours, 2 or 3] float32, centroids in the (a, b) plane or in Lab
     provenance: where the weights come from: data, minutes of training, versions
     average:    moving average of the encoder's state_dict, which is what is exported; empty where none was kept
-    palette:    state_dict of the classes of colours where they are learned, or empty
     scaler:     [2] float64, float16's loss scale and the steps since it last changed; empty in other precisions
     """
 
@@ -51,7 +49,6 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
     scaler: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
-    palette: dict[str, Tensor] = field(default_factory=dict)
 
     def encoder(self) -> Encoder:
         """The encoder with these weights, in evaluation mode."""
@@ -73,7 +70,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in checkpoint.model_state.items()}
     tensors |= {f"optimiser/{name}": tensor.contiguous() for name, tensor in checkpoint.optimiser.items()}
     tensors |= {f"average/{name}": tensor.contiguous() for name, tensor in checkpoint.average.items()}
-    tensors |= {f"palette/{name}": tensor.contiguous() for name, tensor in checkpoint.palette.items()}
     tensors |= {"codebook": checkpoint.codebook, "scaler": checkpoint.scaler}
     description = {
         "format": FORMAT_VERSION,
@@ -117,11 +113,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             provenance=description["provenance"],
             average=_below("average/", tensors),
             scaler=tensors.get("scaler", torch.empty(0, dtype=torch.float64)),
-            palette=_below("palette/", tensors),
         )
         checkpoint.encoder()
-        if checkpoint.train.learned_colours:
-            Palette(checkpoint.train.colours).load_state_dict(checkpoint.palette)
     except InputError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -78,9 +78,6 @@ def train(
             help="Colour classes of Lab, or of its (a, b) plane. [Lab; the plane with presets paper and colorization]",
         ),
     ] = None,
-    learned_colours: Annotated[
-        bool, typer.Option("--learned-colours", help="Learn the colour classes with the features, not by K-means.")
-    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights, clips and schedules.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -135,7 +132,6 @@ def train(
             "crop": crop,
             "smallest_view": smallest_view,
             "dropout": dropout,
-            "learned_colours": learned_colours,
             "learning_rate": learning_rate,
             "average": ema,
             "stills_share": stills_share if stills else 0.0,

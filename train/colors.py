@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from corrflow.train.model import STRIDE, normalise
 
@@ -56,42 +56,6 @@ def cell_colours(lab: Tensor, codebook: Tensor) -> Tensor:
     """One-hot classes of the mean colour of each 4x4 cell: Lab [B, 3, H, W] -> [B, K, H / 4, W / 4] float32."""
     classes = colour_classes(F.avg_pool2d(lab, STRIDE), codebook)
     return F.one_hot(classes, len(codebook)).permute(0, 3, 1, 2).to(lab.dtype)
-
-
-class Palette(nn.Module):
-    """Classes of colours that are learned: Lab [B, 3, H, W] -> the probability of each class [B, K, H, W].
-
-    Not in the paper, which has K-means. A colour may lie between classes, and classes come to be what can be told from
-    frame to frame; `unused` keeps all of them in use.
-    """
-
-    def __init__(self, colours: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU(), nn.Conv2d(32, colours, 1)
-        )
-
-    def forward(self, lab: Tensor) -> Tensor:
-        middle, spread = (lab.new_tensor(values).reshape(3, 1, 1) for values in ((50, 0, 0), (25, 15, 15)))
-        return self.layers((lab - middle) / spread).softmax(1)
-
-    @property
-    def colours(self) -> int:
-        """The number of classes."""
-        last = self.layers[-1]
-        assert isinstance(last, nn.Conv2d)
-        return last.out_channels
-
-
-def unused(shares: Tensor) -> Tensor:
-    """How far the classes are from equal shares [K] of all pixels: scalar in nats, 0 where they are equal."""
-    return float(np.log(len(shares))) + (shares * shares.clamp(min=1e-6).log()).sum()
-
-
-def mean_colours(lab: Tensor, probabilities: Tensor) -> Tensor:
-    """The mean colour [K, 3] of each class: Lab [B, 3, H, W], probabilities [B, K, H, W]."""
-    weight = probabilities.sum((0, 2, 3)).clamp(min=1e-6)
-    return torch.einsum("bkhw,bchw->kc", probabilities, lab) / weight[:, None]
 
 
 def draw_bottleneck(

@@ -94,8 +94,6 @@ class TrainConfig:
     radius:            window radius in cells, M in the paper; 0 searches the whole frame (the ablation)
     temperature:       divisor of the scores; 1 for the paper's raw dot products
     colours:           K-means classes of the colours that are copied
-    learned_colours:   whether the classes are learned along with the features, in place of K-means (not in the paper);
-                       needs lightness
     lightness:         whether the classes tell light from dark, so that K-means runs in Lab and not in its (a, b) plane
     dropout:           probability that colour channels of a clip are zeroed
     grey_input:        grey frames in place of colour dropout (the ablation)
@@ -122,7 +120,6 @@ class TrainConfig:
     temperature: float = 0.07
     colours: int = 16
     lightness: bool = True
-    learned_colours: bool = False
     dropout: float = 0.7
     grey_input: bool = False
     jitter: float = 0.1
@@ -151,10 +148,6 @@ class TrainConfig:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"expected {name} between {low} and {high}, got {getattr(self, name)}")
-        if self.learned_colours and not self.lightness:
-            raise InputError(
-                "expected colours learned in Lab, got them with classes of the (a, b) plane; leave one out"
-            )
         if self.crop % 4:
             raise InputError(f"expected a crop that is a multiple of 4 (the encoder's stride), got {self.crop}")
         if self.batch % self.accumulate:

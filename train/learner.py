@@ -9,29 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from corrflow.plugins.errors import CorrflowError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
-from corrflow.train.colors import (
-    Palette,
-    bottlenecked,
-    cell_colours,
-    colour_classes,
-    draw_bottleneck,
-    mean_colours,
-    rgb_to_lab,
-    unused,
-)
+from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, draw_bottleneck, rgb_to_lab
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.losses import distance, reconstruct
 from corrflow.train.model import STRIDE, Encoder, new_encoder, normalise
 from corrflow.train.processes import Processes, normalised_together
 
-# Weight of the term that keeps learned classes of colours in use.
-UNUSED_WEIGHT = 2.0
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,28 +32,24 @@ def exact_dtype(config: TrainConfig) -> torch.dtype:
 class StepResult:
     """forward, cycle: losses of the step, of this process's clips; copied, lab: of its first clips.
 
-    copied [b, T-1, K, h, w] is what the forward terms copied, lab [b, T, 3, S, S] the frames, colours [K, 2 or 3] those
-    of the classes. With a teacher, forward is the distance from its features, cycle 0, and nothing is copied: all three
-    are None.
+    copied [b, T-1, K, h, w] is what the forward terms copied, lab [b, T, 3, S, S] the frames. With a teacher, forward
+    is the distance from its features, cycle 0, and nothing is copied: both are None.
     """
 
     forward: float
     cycle: float
     copied: Tensor | None
     lab: Tensor | None
-    colours: Tensor | None
 
 
 @dataclass(frozen=True)
 class _Losses:
-    """As in StepResult, before the backward pass; unused: what is added for learned colours that are not in use."""
+    """As in StepResult, before the backward pass."""
 
     forward: Tensor
     cycle: Tensor
     copied: Tensor | None = None
     lab: Tensor | None = None
-    colours: Tensor | None = None
-    unused: Tensor | float = 0.0
 
 
 @dataclass
@@ -75,7 +59,6 @@ class Learner:
     call:    the encoder as it is called in training: over all processes, and compiled where that was asked for
     average: moving average of the encoder's state, or empty
     teacher: the encoder whose features are learned, in evaluation mode, or None
-    palette: the classes of colours where these are learned
     """
 
     encoder: Encoder
@@ -87,7 +70,6 @@ class Learner:
     processes: Processes
     average: dict[str, Tensor] = field(default_factory=dict)
     teacher: Encoder | None = None
-    palette: Palette | None = None
 
     @classmethod
     def fresh(
@@ -105,13 +87,7 @@ class Learner:
         assert isinstance(encoder, Encoder)
         # Under float16 small gradients would be zero without it; elsewhere it does nothing.
         scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "float16")  # pyright: ignore[reportPrivateImportUsage]
-        palette = None
-        if config.learned_colours:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                palette = Palette(config.colours).to(processes.device, exact_dtype(config))
-        learned = [*encoder.parameters(), *(palette.parameters() if palette else ())]
-        optimiser = torch.optim.Adam(learned, lr=config.learning_rate)
+        optimiser = torch.optim.Adam(encoder.parameters(), lr=config.learning_rate)
         call: Any = torch.compile(encoder) if config.compile else encoder
         if processes.count > 1:
             from torch.nn.parallel import DistributedDataParallel
@@ -121,15 +97,7 @@ class Learner:
         if teacher is not None:
             teacher.requires_grad_(False).to(processes.device, exact_dtype(config), memory_format=torch.channels_last)  # type: ignore[call-overload]
         learner = cls(
-            encoder,
-            call,
-            optimiser,
-            scaler,
-            codebook.to(encoder.stem.weight),
-            config,
-            processes,
-            teacher=teacher,
-            palette=palette,
+            encoder, call, optimiser, scaler, codebook.to(encoder.stem.weight), config, processes, teacher=teacher
         )
         learner.start_average()
         return learner
@@ -137,14 +105,11 @@ class Learner:
     @property
     def names(self) -> list[str]:
         """Names of the parameters in the optimiser's order."""
-        palette = self.palette.named_parameters("palette") if self.palette else ()
-        return [name for name, _ in (*self.encoder.named_parameters(), *palette)]
+        return [name for name, _ in self.encoder.named_parameters()]
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint as if there had been no stop."""
         self.encoder.load_state_dict(checkpoint.model_state)
-        if self.palette is not None:
-            self.palette.load_state_dict(checkpoint.palette)
         restore_optimiser(self.optimiser, self.names, checkpoint.optimiser)
         self.average = {name: tensor.to(self.processes.device) for name, tensor in checkpoint.average.items()}
         if self.scaler.is_enabled():
@@ -152,10 +117,8 @@ class Learner:
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(since)})
 
     def start_from(self, checkpoint: Checkpoint) -> None:
-        """Take another run's weights (their average, where it kept one) and learned colours, and nothing else of it."""
+        """Take another run's weights (their average, where it kept one) and nothing else of it."""
         self.encoder.load_state_dict(checkpoint.average or checkpoint.model_state)
-        if self.palette is not None and checkpoint.palette and checkpoint.train.colours == self.config.colours:
-            self.palette.load_state_dict(checkpoint.palette)
         self.start_average()
 
     def start_average(self) -> None:
@@ -179,20 +142,17 @@ class Learner:
             # Gradients travel once a step, with the last part's backward pass.
             with nullcontext() if last or self.processes.count == 1 else self.call.no_sync():  # type: ignore[attr-defined]
                 result = self._losses(clips[own], numbers[own], step)
-                loss = result.forward + config.cycle_weight * result.cycle + UNUSED_WEIGHT * result.unused
-                loss = loss / config.accumulate
+                loss = (result.forward + config.cycle_weight * result.cycle) / config.accumulate
                 self._check(loss, step)
                 self.scaler.scale(loss).backward()
             forward += result.forward.item() / config.accumulate
             cycle += result.cycle.item() / config.accumulate
             first = first or result
-        if self.palette is not None:
-            self.processes.average_gradients(self.palette)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._update_average(step)
         assert first is not None
-        return StepResult(forward, cycle, first.copied, first.lab, first.colours)
+        return StepResult(forward, cycle, first.copied, first.lab)
 
     def _losses(self, clips: np.ndarray, numbers: Sequence[int], step: int) -> _Losses:
         device, exact = self.processes.device, exact_dtype(self.config)
@@ -227,28 +187,20 @@ class Learner:
         use_truth = torch.from_numpy(np.stack(truths)).to(frames.device)
         with torch.no_grad():
             lab = rgb_to_lab(frames)
+            cells = cell_colours(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
+            classes = colour_classes(lab.flatten(0, 1), self.codebook).unflatten(0, (B, T))
             images = bottlenecked(frames, factors, channels, config.grey_input)
-        pixels = lab.flatten(0, 1)
-        if self.palette is None:
-            with torch.no_grad():
-                cells, classes = cell_colours(pixels, self.codebook), colour_classes(pixels, self.codebook)
-            colours, missing = self.codebook, 0.0
-        else:
-            cells, classes = self.palette(F.avg_pool2d(pixels, STRIDE)), self.palette(pixels)
-            # Over all processes, as the statistics of batch normalisation.
-            missing = unused(self.processes.mean_of(classes.mean((0, 2, 3))))
-            colours = mean_colours(pixels, classes.detach())
         features = self._encoded(self.call, images.flatten(0, 1))
         radius = config.radius or config.crop // STRIDE  # 0: the whole frame
         result = reconstruct(
             features.unflatten(0, (B, T)),
-            cells.unflatten(0, (B, T)),
-            classes.unflatten(0, (B, T)),
+            cells,
+            classes,
             use_truth,
             Attributes((radius,), temperature=config.temperature),
             with_cycle=config.cycle_weight > 0,
         )
-        return _Losses(result.forward, result.cycle, result.copied.detach(), lab, colours, missing)
+        return _Losses(result.forward, result.cycle, result.copied.detach(), lab)
 
     def features(self, clip: np.ndarray) -> Tensor:
         """Features [T, C, S / 4, S / 4] float32 of a clip [T, S, S, 3] uint8, RGB, as they would be in tracking."""
@@ -293,5 +245,4 @@ class Learner:
             torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
             if scaler
             else torch.empty(0, dtype=torch.float64),
-            self.palette.state_dict() if self.palette else {},
         )

@@ -53,7 +53,7 @@ def prepare(
     if initial is not None and initial.model != model:
         raise InputError(f"expected a checkpoint of the shape {model}, got {initial.model}; choose that preset")
     codebook = torch.zeros(config.colours, 3 if config.lightness else 2)
-    if processes.first and teacher is None and not config.learned_colours:
+    if processes.first:
         pictures = [sampler.clip(CODEBOOK_CLIPS + number)[0] for number in range(64)]
         codebook = fit_colour_codebook(pictures, config.colours, config.lightness, config.seed)
     learner = Learner.fresh(model, config, processes.from_first(codebook), processes, teacher)
@@ -161,8 +161,8 @@ def train(
             if records is not None:
                 records.add(step, forward, cycle, seconds)
                 if step % picture_every == 0 or step == last:
-                    if result.copied is not None and result.lab is not None and result.colours is not None:
-                        copied = reconstruction_picture(clips, result.lab, result.copied, result.colours)
+                    if result.copied is not None and result.lab is not None:
+                        copied = reconstruction_picture(clips, result.lab, result.copied, learner.codebook)
                         records.picture(step, "reconstructions", copied)
                     features = learner.features(clips[0])
                     radius = config.radius or config.crop // STRIDE

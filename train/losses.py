@@ -32,10 +32,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Copy colours along a clip and back.
 
-    features:  [B, T, C, h, w]
-    cells:     [B, T, K, h, w] colours at stride 4, one-hot or the probabilities of the classes
-    classes:   [B, T, H, W] colour class of each pixel, or [B, T, K, H, W] their probabilities
-    use_truth: [B, T-1] bool: whether step t copies the true colours of frame t or the model's own
+    features  [B, T, C, h, w]; cells [B, T, K, h, w] one-hot colours at stride 4; classes [B, T, H, W] colour class of
+    each pixel; use_truth [B, T-1] bool: whether step t copies the true colours of frame t or the model's own.
     """
     T = features.shape[1]
     copied: list[Tensor] = []  # forward terms: frames 1..T-1
@@ -73,10 +71,6 @@ def _copy(target: Tensor, reference: Tensor, values: list[Tensor], attributes: A
 
 
 def _cross_entropy(distribution: Tensor, classes: Tensor) -> Tensor:
-    """Mean of -log p(class) over pixels: distribution [B, K, h, w], upsampled to the frame; classes [B, H, W], or
-    probabilities of the classes [B, K, H, W]."""
+    """Mean of -log p(class) over pixels: distribution [B, K, h, w], upsampled to the frame; classes [B, H, W]."""
     upsampled = F.interpolate(distribution, size=classes.shape[-2:], mode="bilinear", align_corners=False)
-    logarithms = upsampled.clamp(min=1e-6).log()
-    if classes.dim() == logarithms.dim():
-        return -(classes * logarithms).sum(1).mean()
-    return F.nll_loss(logarithms, classes)
+    return F.nll_loss(upsampled.clamp(min=1e-6).log(), classes)

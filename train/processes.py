@@ -60,23 +60,6 @@ class Processes:
         dist.all_reduce(total)
         return (total / self.count).tolist()
 
-    def mean_of(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes of a tensor that is differentiated."""
-        if self.count == 1:
-            return tensor
-        total = _SumOverProcesses.apply(tensor)
-        assert isinstance(total, Tensor)
-        return total / self.count
-
-    def average_gradients(self, module: nn.Module) -> None:
-        """Give every process the mean of all processes' gradients of a module's parameters."""
-        if self.count == 1:
-            return
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.count
-
     def from_first(self, tensor: Tensor) -> Tensor:
         """The first process's tensor, in every process; all give one of the same shape and dtype."""
         if self.count == 1:
