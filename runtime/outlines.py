@@ -60,18 +60,25 @@ def _fitted(colours: Sequence[np.ndarray], label: np.ndarray, radius: int) -> li
 
     x, y, z = planes = [colour.astype(np.float32) for colour in colours]
     means, share = [mean(plane) for plane in planes], mean(label)
-    p, q, r = (mean(plane * label) - own * share for plane, own in zip(planes, means, strict=True))
-    floor = np.float32(EDGE * 255**2)
-    a, d, f = (mean(plane * plane) - own * own + floor for plane, own in zip(planes, means, strict=True))
-    b, c, e = mean(x * y) - means[0] * means[1], mean(x * z) - means[0] * means[2], mean(y * z) - means[1] * means[2]
+
+    def covariance(one: np.ndarray, other: np.ndarray, means: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        # In float64 from here on: where colours go together the determinant is a small difference of large numbers.
+        return (mean(one * other) - means[0] * means[1]).astype(np.float64)
+
+    p, q, r = (covariance(plane, label, (own, share)) for plane, own in zip(planes, means, strict=True))
+    floor = EDGE * 255**2
+    a, d, f = (covariance(plane, plane, (own, own)) + floor for plane, own in zip(planes, means, strict=True))
+    b = covariance(x, y, (means[0], means[1]))
+    c = covariance(x, z, (means[0], means[2]))
+    e = covariance(y, z, (means[1], means[2]))
     # The inverse of the symmetric [[a, b, c], [b, d, e], [c, e, f]] by its cofactors.
     xx, xy, xz = d * f - e * e, c * e - b * f, b * e - c * d
     yy, yz, zz = a * f - c * c, b * c - a * e, a * d - b * b
     inverse = 1 / (a * xx + b * xy + c * xz)
     slopes = [
-        (xx * p + xy * q + xz * r) * inverse,
-        (xy * p + yy * q + yz * r) * inverse,
-        (xz * p + yz * q + zz * r) * inverse,
+        ((xx * p + xy * q + xz * r) * inverse).astype(np.float32),
+        ((xy * p + yy * q + yz * r) * inverse).astype(np.float32),
+        ((xz * p + yz * q + zz * r) * inverse).astype(np.float32),
     ]
     offset = share - sum((slope * own for slope, own in zip(slopes, means, strict=True)), np.float32(0))
     return [mean(plane) for plane in (*slopes, offset)]

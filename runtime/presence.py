@@ -62,7 +62,7 @@ class PresenceSettings:
     """
 
     lost_below: float = 0.9
-    gone_area: float = 0.02
+    gone_area: float = 0.01
     found_above: float = 0.9
     found_area: float = 0.3
     own_cells: float = 0.9

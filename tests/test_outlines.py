@@ -76,14 +76,28 @@ def test_a_picture_without_edges_only_smoothes() -> None:
     radius=st.integers(1, 20),
     scale=st.sampled_from([1.0, 0.5, 0.31, 0.05]),
     seed=st.integers(0, 2**16),
+    grey=st.booleans(),
 )
-def test_any_size_gives_labels(height: int, width: int, radius: int, scale: float, seed: int) -> None:
+def test_any_size_gives_labels(height: int, width: int, radius: int, scale: float, seed: int, grey: bool) -> None:
     generator = np.random.default_rng(seed)
-    frame = generator.integers(0, 256, (height, width, 3), np.uint8)
+    frame = generator.integers(0, 256, (height, width, 1 if grey else 3), np.uint8)
+    frame = np.broadcast_to(frame, (height, width, 3)) if grey else frame
     label = generator.random((height, width), np.float32) * (generator.random((height, width)) < 0.5)
     filtered = follow_edges(label.astype(np.float32), frame, radius, scale)
     assert filtered.shape == label.shape and np.isfinite(filtered).all()
     assert filtered.min() >= 0 and filtered.max() <= 1
+
+
+@pytest.mark.parametrize("colours", [(1, 1, 1), (1.0, 0.5, 0.25), (1, 0, 0)], ids=["grey", "of one hue", "one channel"])
+def test_colours_that_go_together_are_no_trouble(colours: tuple[float, ...]) -> None:
+    """Where one channel says what the others say, the filter's equations are all but singular."""
+    y, x = np.mgrid[:240, :320]
+    mask = (y - 120) ** 2 + (x - 160) ** 2 < 3600
+    light = np.where(mask, 220, 40) + np.random.default_rng(0).integers(-30, 31, mask.shape)
+    frame = (light[..., None] * np.array(colours)).clip(0, 255).astype(np.uint8)
+    label = cv2.GaussianBlur(np.roll(mask, 2, 1).astype(np.float32), (9, 9), 2)
+    filtered = follow_edges(label, frame, RADIUS, 1.0)
+    assert np.isfinite(filtered).all() and overlap(filtered > 0.5, mask) > 0.97
 
 
 def test_the_tracker_remembers_labels_as_they_were_copied() -> None:
