@@ -57,7 +57,7 @@ def export(checkpoint: str, artifact: Path, like: str | None) -> None:
     """
     if (artifact / DESCRIPTION).is_file():
         return
-    alone = ("--top-k", "0", "--radius", "6")
+    alone = ("--top-k", "0", "--radius", "6", "--edge-radius", "0")
     command("export", "onnx", checkpoint, str(artifact), *(("--like", like) if like else alone))
 
 

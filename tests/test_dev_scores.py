@@ -149,10 +149,11 @@ def test_the_rival_of_the_preset_paper_is_the_preset_colorization() -> None:
 
 @pytest.mark.parametrize(("preset", "temperature"), [("paper", 1.0), ("quarter", 0.07)])
 def test_an_artifact_divides_scores_as_its_training_did(preset: str, temperature: float, tmp_path: Path) -> None:
-    options = ["--size", "64x64", "--radius", "2", "--top-k", "0"]
+    options = ["--size", "64x64", "--radius", "2", "--top-k", "0", "--edge-radius", "5"]
     done = CliRunner().invoke(export_app, ["onnx", f"untrained:{preset}", str(tmp_path / "artifact"), *options])
     assert done.exit_code == 0, done.output
-    assert load_artifact(tmp_path / "artifact").settings.temperature == temperature
+    settings = load_artifact(tmp_path / "artifact").settings
+    assert (settings.temperature, settings.edge_radius) == (temperature, 5)
 
 
 @pytest.mark.parametrize(
