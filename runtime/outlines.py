@@ -19,20 +19,18 @@ FITTED_AT = 0.5
 
 
 def follow_edges(label: np.ndarray, frame: np.ndarray, radius: int, scale: float) -> np.ndarray:
-    """The label [H, W] float32, 0..1: where it is 0 or 1 all around as it is, elsewhere along the edges of the frame.
+    """Bring a label [H, W] float32, 0..1, to the edges of the frame, except where it is 0 or 1 all around; in place.
 
     frame:  [H, W, 3] uint8, of whatever order of colours
     radius: of the filter's windows, in pixels of the working frame
     scale:  the working frame's size over the frame's
     """
-    unsure = (label > 0) & (label < 1)
-    columns, rows = np.flatnonzero(unsure.any(0)), np.flatnonzero(unsure.any(1))
-    if not len(rows):
+    left, top, width, height = cv2.boundingRect(cv2.inRange(label, 1e-6, 1 - 1e-6))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if not width:
         return label
     scale *= FITTED_AT
     reach = 2 * round(radius * FITTED_AT / scale)
-    top, left = max(0, rows[0] - reach), max(0, columns[0] - reach)
-    box = np.s_[top : rows[-1] + 1 + reach, left : columns[-1] + 1 + reach]
+    box = np.s_[max(0, top - reach) : top + height + reach, max(0, left - reach) : left + width + reach]
     own, guide = label[box], frame[box]
     height, width = own.shape
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -43,9 +41,8 @@ def follow_edges(label: np.ndarray, frame: np.ndarray, radius: int, scale: float
     *slopes, filtered = (cv2.resize(part, (width, height)) for part in slopes_and_offset)
     for slope, colour in zip(slopes, cv2.split(guide), strict=True):
         filtered += cv2.multiply(slope, colour, dtype=cv2.CV_32F)
-    whole = label.copy()
-    np.clip(filtered, 0, 1, out=whole[box])
-    return whole
+    np.clip(filtered, 0, 1, out=own)
+    return label
 
 
 def _fitted(colours: Sequence[np.ndarray], label: np.ndarray, radius: int) -> list[np.ndarray]:
