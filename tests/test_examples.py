@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -36,7 +37,9 @@ def run_example(artifact: Path, pictures: list[np.ndarray], mask: np.ndarray, fo
 
 
 def tracked(artifact: Path, pictures: list[np.ndarray], mask: np.ndarray) -> list[np.ndarray]:
-    tracker = Tracker(open_backend("auto", load_artifact(artifact), 1))
+    """By the package, outlines as they come from cells: a graph does not bring them to the picture's edges."""
+    backend = open_backend("auto", load_artifact(artifact), 1)
+    tracker = Tracker(backend, replace(backend.artifact.settings, edge_radius=0))
     tracks = [tracker.start(pictures[0], [MaskObject(1, mask)])] + [tracker.step(picture) for picture in pictures[1:]]
     return [track.mask > 0 for track in tracks]
 
