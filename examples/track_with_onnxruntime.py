@@ -3,8 +3,8 @@
     python track_with_onnxruntime.py ARTIFACT_FOLDER VIDEO FIRST_MASK.png FOLDER_FOR_MASKS
 
 Nothing of corrflow is imported, so this is what to write again in C++ or JavaScript. Windows stay where they are, and
-outlines come from cells: moving the ones and bringing the others to edges is corrflow's own. The mask is as large as the
-first frame and not black where the object is; the results are black and white in the same way.
+outlines come from cells: moving the ones and bringing the others to edges is corrflow's own. The mask is as large as
+the first frame and not black where the object is; the results are black and white in the same way.
 """
 
 import json
