@@ -120,11 +120,11 @@ def test_the_codebook_finds_the_colours_there_are() -> None:
     assert fit_colour_codebook([picture], 4, lightness=False, seed=0).shape == (4, 2)
 
 
-def drawn(clips: int, dropout: float, jitter: float) -> tuple[torch.Tensor, ...]:
+def drawn(clips: int, dropout: float, jitter: float) -> tuple[torch.Tensor, torch.Tensor]:
     """What the inputs of that many clips of three frames go through."""
     generator = np.random.default_rng(0)
-    parts = zip(*(draw_bottleneck(generator, 3, dropout, jitter) for _ in range(clips)), strict=True)
-    return tuple(torch.from_numpy(np.stack(part)) for part in parts)
+    factors, channels = zip(*(draw_bottleneck(generator, 3, dropout, jitter) for _ in range(clips)), strict=True)
+    return torch.from_numpy(np.stack(factors)), torch.from_numpy(np.stack(channels))
 
 
 def test_missing_channels_are_the_same_in_all_frames_of_a_clip() -> None:
