@@ -250,6 +250,17 @@ def test_what_is_half_hidden_stays_as_large_as_it_was_and_is_not_searched_with()
     assert not presence.lost and presence.search is not None  # all of it is back, and found at once
 
 
+@pytest.mark.parametrize(("cells", "lost"), [(6, False), (3, True)])
+def test_the_last_of_it_at_the_pictures_border_is_still_in_sight(cells: int, lost: bool) -> None:
+    """Of 400 cells: a hundredth that looks like the object is the object, and less is not held to be anything."""
+    whole, rest = block(5, 0, 20, 20), block(5, 0, cells, 1)
+    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), Sought(rest))
+    watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
+    judged = watch.judge(two_kinds(rest[0] > 0.5), rest, [(0, presence)])
+    assert presence.lost is lost
+    np.testing.assert_array_equal(judged, np.zeros_like(rest) if lost else rest)
+
+
 def test_what_is_never_hidden_is_never_lost(backend: Backend, moving_square) -> None:
     frames, masks = moving_square
     watched = run(backend, frames, [MaskObject(1, masks[0])], PresenceSettings())
