@@ -22,18 +22,19 @@ def follow_edges(label: np.ndarray, frame: np.ndarray, radius: int, scale: float
     """Bring a label [H, W] float32, 0..1, to the edges of the frame, except where it is 0 or 1 all around; in place.
 
     frame:  [H, W, 3] uint8, of whatever order of colours
-    radius: of the filter's windows, in pixels of the working frame
+    radius: of the filter's windows, in pixels of the working frame; 0 leaves the label as it is
     scale:  the working frame's size over the frame's
     """
+    if not radius:
+        return label
     left, top, width, height = cv2.boundingRect(cv2.inRange(label, 1e-6, 1 - 1e-6))  # pyright: ignore[reportArgumentType, reportCallIssue]
     if not width:
         return label
-    scale *= FITTED_AT
-    reach = 2 * round(radius * FITTED_AT / scale)
+    reach = 2 * round(radius / scale)
     box = np.s_[max(0, top - reach) : top + height + reach, max(0, left - reach) : left + width + reach]
     own, guide = label[box], frame[box]
     height, width = own.shape
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = max(1, round(width * scale * FITTED_AT)), max(1, round(height * scale * FITTED_AT))
     small = cv2.resize(own, size, interpolation=cv2.INTER_AREA)
     slopes_and_offset = _fitted(
         cv2.split(cv2.resize(guide, size, interpolation=cv2.INTER_AREA)), small, max(1, round(radius * FITTED_AT))

@@ -141,9 +141,9 @@ class Tracker:
     def _outlined(self, label: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """A mask's label [H, W] float32 on the pixels of its frame, with outlines along the frame's edges where the
         settings say so. Frames on a device are not looked at, which would be to copy them here."""
-        geometry, _ = self._started()
-        if not self.settings.edge_radius or not isinstance(frame, np.ndarray):
+        if not isinstance(frame, np.ndarray):
             return label
+        geometry, _ = self._started()
         return follow_edges(label, frame, self.settings.edge_radius, geometry.scale)
 
     def soft_step(self, frame: np.ndarray) -> dict[int, np.ndarray]:

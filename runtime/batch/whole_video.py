@@ -177,9 +177,7 @@ class _Reader:
                     assert isinstance(whole, MaskObject)
                     full = whole.mask.astype(np.float32)
                 else:
-                    full = self.upsample(soft)[0]
-                    if self.edge_radius:
-                        full = follow_edges(full, frame.image, self.edge_radius, self.geometry.scale)
+                    full = follow_edges(self.upsample(soft)[0], frame.image, self.edge_radius, self.geometry.scale)
                 ids.append(one.id)
                 maps.append(full)
                 tracks.append(mask_track(one, full))
