@@ -13,7 +13,7 @@ import numpy as np
 from corrflow.plugins.local_soft_copy.cuda.launch import SIDE, WARP, Storage, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
-# Instructions of a warp, read off the source.
+# Instructions of a warp, read off the source; a load is of one pair of keys in 16 bits.
 LOAD, PRODUCT, GROUP, VISIT = 10, 12, 40, 8
 
 
@@ -35,7 +35,6 @@ DEVICES = (
 )
 PLAIN_PER_CLOCK = 256  # single precision, of one multiprocessor
 L2_BYTES_PER_CLOCK, SHARED_BYTES_PER_CLOCK, ISSUED_PER_CLOCK = 32, 128, 4
-BLOCKS = 2  # of one multiprocessor at a time
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ def work(frame: Frame, storage: Storage) -> Work:
     launch = plan(**sizes, attributes=frame.attributes, storage=storage)
     defined = dict(line.split()[1:3] for line in launch.source.splitlines() if line.startswith("#define CORRFLOW_"))
     size, groups, kept = (4 if storage == "float32" else 2), int(defined["CORRFLOW_GROUPS"]), frame.top_k
+    spread, pair = int(defined["CORRFLOW_SPREAD"]), 4 // size
     rows, steps, chunk = launch.tile[1], math.ceil(frame.channels / SIDE), groups * SIDE
     shared_classes = 0 if kept else frame.classes
     # Every reference's columns are visited as often as the densest window needs it.
@@ -81,8 +81,7 @@ def work(frame: Frame, storage: Storage) -> Work:
     cached = shared = products = folded = loads = visits = scored = 0.0
     for radius, dilation in frame.attributes.windows(frame.references):
         reach = radius * dilation
-        tops = np.arange(0, frame.height, rows)
-        seen = (np.minimum(tops + rows + reach, frame.height) - np.maximum(tops - reach, 0)).sum()  # rows, all tiles
+        seen = sum(_rows_seen(frame.height, rows, spread, reach, dilation, block) for block in range(launch.grid[1]))
         lefts = np.arange(0, frame.width, SIDE)
         across = np.minimum(lefts + SIDE + reach, frame.width) - np.maximum(lefts - reach, 0)
         chunks = np.ceil(across / chunk).sum()
@@ -98,7 +97,7 @@ def work(frame: Frame, storage: Storage) -> Work:
     inserts = (1 - (1 - np.minimum(1, kept / lanes)) ** WARP).sum() if kept else 0  # in any lane of the warp
     per_visit = VISIT + (0 if kept else 4 + 2 * frame.classes)
     warps = math.ceil(frame.width / SIDE) * frame.height
-    instructions = loads / WARP * LOAD + products * PRODUCT + folded * GROUP + visits * per_visit
+    instructions = loads / pair / WARP * LOAD + products * PRODUCT + folded * GROUP + visits * per_visit
     instructions += warps * inserts * 5 * kept
     shared += loads * size + products * 2 * SIDE * SIDE * size + folded * SIDE * SIDE * 4
     shared += visits * WARP * 4 * (1 if kept else 1 + frame.classes)
@@ -114,8 +113,17 @@ def work(frame: Frame, storage: Storage) -> Work:
     )
 
 
+def _rows_seen(height: int, rows: int, spread: int, reach: int, dilation: int, block: int) -> int:
+    """Rows of keys that the block's tile brings in, as local_soft_copy.cu spreads the tile's own rows."""
+    group = block // spread * spread
+    apart = min(spread, math.ceil(height / rows) - group)
+    first, step = group * rows + block - group, math.gcd(dilation, apart)
+    top = first - reach if first >= reach else (first - reach) % step
+    return len(range(top, min(first + (rows - 1) * apart + 1 + reach, height), step))
+
+
 def milliseconds(counted: Work, device: Device, storage: Storage) -> dict[str, float]:
-    """The least time of each resource, and "bound": that of the slowest with the last wave of blocks half empty."""
+    """The least time of each resource, and "bound": that of the slowest where some multiprocessors have a block more."""
     clocks = device.multiprocessors * device.gigahertz * 1e6  # in a millisecond
     per_clock = PLAIN_PER_CLOCK if storage == "float32" else device.matrix_per_clock
     times = {
@@ -125,8 +133,8 @@ def milliseconds(counted: Work, device: Device, storage: Storage) -> dict[str, f
         "products": counted.operations / (clocks * per_clock),
         "instructions": counted.instructions / (clocks * ISSUED_PER_CLOCK),
     }
-    waves = counted.blocks / (device.multiprocessors * BLOCKS)
-    return {**times, "bound": max(times.values()) * math.ceil(waves) / waves}
+    share = counted.blocks / device.multiprocessors
+    return {**times, "bound": max(times.values()) * math.ceil(share) / share}
 
 
 KERNELS: tuple[tuple[str, int], ...] = (("top 5", 5), ("all scores", 0))

@@ -30,7 +30,7 @@ _RAW_NOTE = (
 class Choice:
     """What to compare.
 
-    artifacts: paths, "bundled", or untrained:PRESET for an encoder that has learned nothing
+    artifacts: paths, "bundled", or untrained:PRESET[:SEED] for an encoder that has learned nothing
     protocols: names; each artifact and encoder is tracked with under each
     baselines: of `BASELINES`
     encoders:  further encoders

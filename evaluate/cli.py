@@ -20,7 +20,7 @@ app = typer.Typer(
 DavisRoot = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")]
 Artifacts = Annotated[
     list[str] | None,
-    typer.Option(help="Artifact, bundled, or untrained:PRESET; repeat to compare. (default: bundled)"),
+    typer.Option(help="Artifact, bundled, or untrained:PRESET[:SEED]; repeat to compare. (default: bundled)"),
 ]
 Protocols = Annotated[
     list[str] | None,

@@ -35,7 +35,7 @@ def export() -> None: ...
 
 @app.command()
 def onnx(
-    run: Annotated[str, typer.Argument(help="Run folder or checkpoint file, or untrained:PRESET.")],
+    run: Annotated[str, typer.Argument(help="Run folder or checkpoint file, or untrained:PRESET[:SEED].")],
     artifact: Annotated[Path, typer.Argument(help="Folder to write the artifact to.")],
     size: Annotated[str, typer.Option(help="Rows x columns to work at; other sizes run as well.")] = "480x854",
     recent: Annotated[int, typer.Option(help="Last frames kept as references, besides the first.")] = 5,

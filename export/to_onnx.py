@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -47,7 +48,8 @@ class Exported:
 def read_encoder(
     source: str, colour_share: float | None = None, coarse_share: float | None = None
 ) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder of a run folder or checkpoint file, or a new one for "untrained:PRESET", and where it is from.
+    """The encoder of a run folder or checkpoint file, or a new one for "untrained:PRESET" or "untrained:PRESET:SEED", and
+    where it is from.
 
     colour_share, coarse_share: None for those it was trained with. They have no weights, so any encoder takes any.
     Raises InputError where there is none.
@@ -58,8 +60,9 @@ def read_encoder(
         return replace(model, **{name: share for name, share in asked.items() if share is not None})
 
     if source.startswith(UNTRAINED):
-        model = shape(preset(source.removeprefix(UNTRAINED)))
-        return new_encoder(model, seed=0), {"model": asdict(model), "untrained": True}
+        name, seed = _untrained(source)
+        model = shape(preset(name))
+        return new_encoder(model, seed), {"model": asdict(model), "untrained": True, "seed": seed}
     checkpoint: Checkpoint = load_checkpoint(Path(source))
     checkpoint = replace(checkpoint, model=shape(checkpoint.model))
     provenance = {
@@ -71,10 +74,18 @@ def read_encoder(
     return checkpoint.encoder(), provenance
 
 
+def _untrained(source: str) -> tuple[str, int]:
+    """Preset and seed of "untrained:PRESET" (seed 0) or "untrained:PRESET:SEED"."""
+    name, _, seed = source.removeprefix(UNTRAINED).partition(":")
+    if seed and not re.fullmatch("[0-9]{1,9}", seed):
+        raise InputError(f"expected untrained:PRESET or untrained:PRESET:SEED, got {source}; give a seed from 0 on")
+    return name, int(seed or 0)
+
+
 def trained_temperature(source: str) -> float:
     """The divisor of scores that the encoder of `read_encoder` learned with, or would have."""
     if source.startswith(UNTRAINED):
-        name = source.removeprefix(UNTRAINED)
+        name, _ = _untrained(source)
         preset(name)
         return learning(name, {}, []).temperature
     return load_checkpoint(Path(source)).train.temperature

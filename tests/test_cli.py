@@ -173,11 +173,12 @@ def test_an_unknown_preset_is_one_sentence(run: Run, tmp_path: Path) -> None:
         (("none", "a"), "expected a checkpoint at none"),
         (("{scene}/checkpoint.safetensors", "a"), "damaged or not a corrflow checkpoint"),
         (("untrained:huge", "a"), "expected a preset"),
+        (("untrained:quarter:x", "a"), "expected untrained:PRESET or untrained:PRESET:SEED"),
         (("untrained:quarter", "a", "--size", "480"), "rows x columns"),
         (("untrained:quarter", "a", "--temperature", "0"), "temperature > 0"),
         (("untrained:quarter", "{scene}/mask.png"), "got the file"),
     ],
-    ids=["missing run", "damaged checkpoint", "unknown preset", "size", "temperature", "file as folder"],
+    ids=["missing run", "damaged checkpoint", "unknown preset", "no seed", "size", "temperature", "file as folder"],
 )
 def test_a_wrong_export_is_one_sentence(run: Run, scene: Path, arguments: tuple[str, ...], reason: str) -> None:
     code, _, error = run(export, "onnx", *(argument.format(scene=scene) for argument in arguments))

@@ -36,6 +36,7 @@ def kernel(
     references: int = 6,
     height: int = 120,
     width: int = 214,
+    dilation: tuple[int, ...] = (1,),
 ) -> Launch:
     return plan(
         channels=channels,
@@ -43,7 +44,7 @@ def kernel(
         references=references,
         height=height,
         width=width,
-        attributes=Attributes(radius, (1,), top_k, 0.07),
+        attributes=Attributes(radius, dilation, top_k, 0.07),
         storage=storage,
     )
 
@@ -186,6 +187,13 @@ def test_any_reference_may_name_any_window() -> None:
     assert "#define CORRFLOW_GROUPS 4" in kernel(radius=(3, 20), references=1).source
     assert "#define CORRFLOW_TOP_K 0" in kernel(radius=(1, 2), references=1, top_k=25).source
     assert "#define CORRFLOW_TOP_K 25" in kernel(radius=(1, 2), references=2, top_k=25).source
+
+
+@pytest.mark.parametrize(("dilation", "spread"), [((1,), 1), ((1, 2), 2), ((2, 1), 1), ((6,), 3), ((4,), 4), ((5,), 1)])
+def test_rows_of_a_tile_are_as_far_apart_as_most_windows_want_them(dilation: tuple[int, ...], spread: int) -> None:
+    launch = kernel(dilation=dilation)
+    assert f"#define CORRFLOW_SPREAD {spread}\n" in launch.source
+    assert launch.grid == kernel(dilation=(1,)).grid
 
 
 def test_more_classes_than_a_block_copies_go_to_more_blocks() -> None:

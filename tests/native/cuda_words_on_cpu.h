@@ -9,6 +9,7 @@
 #define __shared__ static __attribute__((section("shared_memory")))
 #define threadIdx (on_cpu::current->index)
 #define blockIdx on_cpu::block_index
+#define gridDim on_cpu::grid
 #define __syncthreads() on_cpu::pause(on_cpu::Wait::block, __LINE__)
 #define __syncwarp() on_cpu::pause(on_cpu::Wait::warp, __LINE__)
 #define __shfl_xor_sync(lanes, value, mask) on_cpu::exchange(value, mask, __LINE__)

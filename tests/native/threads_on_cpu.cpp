@@ -33,7 +33,7 @@ extern "C" char __start_shared_memory[], __stop_shared_memory[];
 namespace on_cpu {
 
 Thread* current = nullptr;
-Index block_index;
+Index block_index, grid;
 
 void fail(const char* what) {
     std::fprintf(stderr, "cuda on cpu: %s\n", what);
@@ -147,10 +147,11 @@ void run_block(int threads, Order& order) {
 }
 
 // Every block of the grid.
-void run(Index grid, int threads, unsigned order, std::function<void()> work) {
+void run(Index blocks, int threads, unsigned order, std::function<void()> work) {
     body = std::move(work);
     fibres = std::vector<Fibre>(threads);
     Order places(order);
+    grid = blocks;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) {

@@ -17,7 +17,7 @@ struct Thread {
 };
 
 extern Thread* current;
-extern Index block_index;
+extern Index block_index, grid;
 
 [[noreturn]] void fail(const char* what);
 void pause(Wait wait, int line);

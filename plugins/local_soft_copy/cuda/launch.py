@@ -39,6 +39,9 @@ SIDE = 16  # of a matrix fragment, and so the columns of a tile
 WARP = 32
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MOST_GROUPS = 4
+_MOST_SPREAD = 4
+# Registers of a thread for keys that are on their way, of the best scores and of all: more would be spilled.
+_MOST_HELD, _MOST_HELD_OF_ALL = 20, 8
 _SCORE_PITCH = SIDE + 4
 _LARGEST_GRID = 65535  # in y and z
 
@@ -53,7 +56,7 @@ class Launch:
     grid, block:  (x, y, z)
     shared_bytes: declared statically, at most SHARED_LIMIT; pass 0 as dynamic shared memory
     tile:         (columns, rows) of queries that a block computes: grid x and y are width and height over these,
-                  rounded up
+                  rounded up; where windows are dilated the rows of neighbouring tiles alternate
     class_blocks: blocks that share the classes of one tile: grid z is the batch times this
     """
 
@@ -142,6 +145,7 @@ def plan(
         "CORRFLOW_ROWS": layout.rows,
         "CORRFLOW_GROUPS": layout.groups,
         "CORRFLOW_SLICE": layout.slice,
+        "CORRFLOW_SPREAD": _spread(windows[-1][1]),
     }
     grid = (math.ceil(width / SIDE), math.ceil(height / layout.rows), batch * class_blocks)
     if max(grid[1:]) > _LARGEST_GRID:
@@ -174,24 +178,34 @@ def _kept(top_k: int, scores: int) -> int:
 
 
 def _layout(channels: int, shared_classes: int, reach: int, size: int) -> _Layout:
-    """The largest tile that fits: more rows share the loaded keys, more channels at a time mean fewer barriers."""
+    """The largest tile that fits: more rows share the loaded keys, more channels at a time mean fewer barriers.
+
+    While one slice is multiplied the next is on its way in registers, which limits slices as well.
+    """
     across = SIDE + 2 * reach  # key columns that a tile sees
     chunks = math.ceil(across / (_MOST_GROUPS * SIDE))
     groups = math.ceil(across / (chunks * SIDE))
     steps = math.ceil(channels / SIDE)
+    most_held = _MOST_HELD_OF_ALL if shared_classes else _MOST_HELD
     for rows in (8, 4, 2, 1):
-        for parts in range(1, (steps + 1) // 2 + 1):  # slices of two steps at least
+        for parts in range(1, steps + 1):
             some = math.ceil(steps / parts) * SIDE
+            held = math.ceil(some * groups * SIDE * size / 4 / (rows * WARP))
             used = _shared_bytes(rows, groups, some, steps * SIDE, shared_classes, size)
-            if used <= SHARED_LIMIT:
+            if used <= SHARED_LIMIT and (held <= most_held or some == SIDE):
                 return _Layout(rows, groups, some, used)
     most = SIDE
-    while _shared_bytes(1, groups, 2 * SIDE, most + SIDE, shared_classes, size) <= SHARED_LIMIT:
+    while _shared_bytes(1, groups, SIDE, most + SIDE, shared_classes, size) <= SHARED_LIMIT:
         most += SIDE
     raise InputError(
         f"LocalSoftCopy on CUDA: expected at most {most} channels of {size} bytes, got {channels}; export an encoder"
         " with fewer"
     )
+
+
+def _spread(dilation: int) -> int:
+    """How far apart the rows of a tile are: the largest divisor of a dilation that keeps a tile's window small."""
+    return next(spread for spread in range(_MOST_SPREAD, 0, -1) if dilation % spread == 0)
 
 
 def _shared_bytes(rows: int, groups: int, some: int, depth: int, shared_classes: int, size: int) -> int:

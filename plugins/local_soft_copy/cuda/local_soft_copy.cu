@@ -1,11 +1,12 @@
 // LocalSoftCopy (spec.py) on the GPU, in one pass: no score and no window is ever written to device memory.
 //
 // A block computes a tile of ROWS x 16 queries, one warp a row. Reference by reference and row by row, it brings the
-// keys that the tile sees into shared memory, 16 * GROUPS columns and SLICE channels at a time; each warp multiplies
-// its 16 queries with them, 16 keys at a time, and folds the scores into what it knows of its queries: an online
-// softmax with its sums, or the list of the TOP_K best. Two lanes share a query, each takes every other key column, and
-// they meet at the end. Keys come in the order of the tie rule: reference, row, column. References are always named: a
-// block begins where a window is moved to, and skips a reference that is left out.
+// keys that the tile sees into shared memory, 16 * GROUPS columns and SLICE channels at a time, by way of registers,
+// where the next ones arrive while it works on these; each warp multiplies its 16 queries with them, 16 keys at a time,
+// and folds the scores into what it knows of its queries: an online softmax with its sums, or the list of the TOP_K
+// best. Two lanes share a query, each takes every other key column, and they meet at the end. Keys come in the order of
+// the tie rule: reference, row, column. References are always named: a block begins where a window is moved to, and
+// skips a reference that is left out.
 //
 // launch.py writes the definitions in front of this file. It includes no header, so that NVRTC needs no include path.
 #ifndef CORRFLOW_CHANNELS
@@ -23,6 +24,9 @@ constexpr float SCALE = CORRFLOW_SCALE;  // log2(e) / temperature, since the har
 constexpr int ROWS = CORRFLOW_ROWS;
 constexpr int GROUPS = CORRFLOW_GROUPS;
 constexpr int SLICE = CORRFLOW_SLICE;
+// Rows of a tile lie so far apart, but for the last ones of a frame. It divides the dilation that most windows have, so
+// that all of a tile's queries want the same rows of keys.
+constexpr int SPREAD = CORRFLOW_SPREAD;
 
 #ifdef CORRFLOW_FLOAT32
 using Stored = float;
@@ -44,11 +48,18 @@ constexpr int LANE_CLASSES = (OWN_CLASSES + 1) / 2;
 // Key columns of a group that one of a query's two lanes looks at.
 constexpr int STEP = 2 * CORRFLOW_SMALLEST_DILATION;
 constexpr int VISITS = (SIDE + STEP - 1) / STEP;
-// Blocks of a multiprocessor that registers are shared out for: two where that many fit without spills. To leave the
-// number open makes newer compilers aim for more, and spill.
-constexpr int BLOCKS = TOP_K <= 10 && OWN_CLASSES <= 16 ? 2 : 1;
+// Warps of a multiprocessor that registers are shared out for, where so many fit without spills, and blocks that have
+// them. To leave the number open makes newer compilers aim for more, and spill. Up to sm_80 they need some registers more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ <= 800
+constexpr int WARPS = ROWS;
+#else
+constexpr int WARPS = TOP_K <= 10 && OWN_CLASSES <= 16 ? (TOP_K ? 12 : 16) : ROWS;
+#endif
+constexpr int BLOCKS = (WARPS + ROWS - 1) / ROWS;
 constexpr float LOWEST = -3.402823466e38f;
 constexpr unsigned NOWHERE = 0xffffffffu;
+constexpr int PAIR = 4 / sizeof(Stored);  // neighbouring keys that a thread brings at once
+constexpr int HELD = (SLICE * CHUNK / PAIR + THREADS - 1) / THREADS;  // such pairs of a slice that are a thread's
 
 }  // namespace
 
@@ -163,13 +174,13 @@ struct Scores {
 
 namespace {
 
-#ifndef CORRFLOW_TENSOR_CORES
-
-// Neighbouring numbers of shared memory in one load.
+// Neighbouring numbers in one load.
 template <int COUNT>
 struct alignas(COUNT * sizeof(Stored)) Run {
     Stored at[COUNT];
 };
+
+#ifndef CORRFLOW_TENSOR_CORES
 
 // The same product in single precision: a lane has four queries and two keys of the sixteen.
 struct Scores {
@@ -371,6 +382,120 @@ __device__ void window_of(int window, int& radius, int& dilation) {
     }
 }
 
+__device__ int common_divisor(int a, int b) {
+    while (b) {
+        const int rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+// First row of a block's tile and how far apart its rows are: SPREAD blocks share ROWS * SPREAD neighbouring rows, and the
+// last blocks what is left.
+struct Rows {
+    int first, apart;
+
+    __device__ Rows() {
+        const int group = blockIdx.y / SPREAD * SPREAD;
+        first = group * ROWS + (int)blockIdx.y - group;
+        apart = min(SPREAD, (int)gridDim.y - group);
+    }
+};
+
+// Where a block is on its way through the keys, the same for all its threads: at `first` and the next channels of the
+// keys in `row` from column `start` on, of the reference `index`. Between two of its rows lie those no query wants.
+struct Walk {
+    int index, row, start, first;
+    int picture, down, side, radius, dilation, reach, step, left, right, bottom;
+
+    // Go to the first reference from `index` on that shows the tile anything.
+    __device__ void find(const Reference* names, int references, int pictures, int height, int width) {
+        const Rows rows;
+        const int first_column = blockIdx.x * SIDE;
+        for (; index < references; ++index) {
+            const Reference reference = names[index];
+            picture = reference.picture;
+            if (picture < 0 || picture >= pictures) continue;
+            down = reference.down;
+            side = reference.right;
+            window_of(reference.window, radius, dilation);
+            reach = radius * dilation;
+            step = common_divisor(dilation, rows.apart);
+            const int above = rows.first + down - reach, before = first_column + side - reach;
+            row = above >= 0 ? above : (above % step + step) % step;
+            bottom = min(rows.first + down + (ROWS - 1) * rows.apart + 1 + reach, height);
+            left = max(before, 0) / PAIR * PAIR;
+            right = min(first_column + side + SIDE + reach, width);
+            start = left;
+            first = 0;
+            if (row < bottom && left < right) return;
+        }
+    }
+
+    __device__ void advance(const Reference* names, int references, int pictures, int height, int width) {
+        first += SLICE;
+        if (first < DEPTH) return;
+        first = 0;
+        start += CHUNK;
+        if (start < right) return;
+        start = left;
+        row += step;
+        if (row < bottom) return;
+        ++index;
+        find(names, references, pictures, height, width);
+    }
+};
+
+// A thread's share of the keys that a walk is at, on their way into shared memory.
+struct Keys {
+    Run<PAIR> held[HELD];
+    // Where every score counts, its values beside it; of the best, their values are looked up at the end.
+    static constexpr int VALUES = TOP_K ? 1 : (OWN_CLASSES * CHUNK + THREADS - 1) / THREADS;
+    float values[VALUES];
+
+    // paired: a pair can be read at once, since rows begin and end with whole ones
+    __device__ void load(const Walk& at, const Stored* keys, const Stored* all_values, int classes, size_t plane,
+                         int width, bool paired) {
+        const Stored* const row = keys + (size_t)at.picture * CHANNELS * plane + (size_t)at.row * width + at.start;
+#pragma unroll
+        for (int i = 0; i < HELD; ++i) {
+            const int own = threadIdx.x + i * THREADS;
+            const int channel = at.first + own / (CHUNK / PAIR), column = own % (CHUNK / PAIR) * PAIR;
+            const bool inside = channel < CHANNELS && own < SLICE * CHUNK / PAIR;
+            const Stored* const source = row + channel * plane + column;
+            if (paired) {
+                held[i] = inside && at.start + column < at.right ? *reinterpret_cast<const Run<PAIR>*>(source) : Run<PAIR>{};
+            } else {
+#pragma unroll
+                for (int j = 0; j < PAIR; ++j)
+                    held[i].at[j] = inside && at.start + column + j < at.right ? source[j] : Stored(0);
+            }
+        }
+        if (TOP_K || at.first != 0) return;
+        const Stored* const beside = all_values + (size_t)at.picture * CLASSES * plane + (size_t)at.row * width + at.start;
+#pragma unroll
+        for (int i = 0; i < VALUES; ++i) {
+            const int own = threadIdx.x + i * THREADS, n = own / CHUNK, column = own % CHUNK;
+            values[i] = n < classes && at.start + column < at.right ? number(beside[n * plane + column]) : 0.0f;
+        }
+    }
+
+    __device__ void store(const Walk& at, Stored* keys_here, float* values_here) const {
+#pragma unroll
+        for (int i = 0; i < HELD; ++i) {
+            const int own = threadIdx.x + i * THREADS;
+            if (own >= SLICE * CHUNK / PAIR) break;
+            const int channel = own / (CHUNK / PAIR), column = own % (CHUNK / PAIR) * PAIR;
+            *reinterpret_cast<Run<PAIR>*>(keys_here + channel * KEY_PITCH + column) = held[i];
+        }
+        if (TOP_K || at.first != 0) return;
+#pragma unroll
+        for (int i = 0; i < VALUES; ++i)
+            if (const int own = threadIdx.x + i * THREADS; own < OWN_CLASSES * CHUNK) values_here[own] = values[i];
+    }
+};
+
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
@@ -383,7 +508,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #if CORRFLOW_TOP_K == 0
     __shared__ __align__(32) float values_here[OWN_CLASSES * CHUNK];
 #else
-    const float* const values_here = nullptr;
+    float* const values_here = nullptr;
 #endif
 
     const size_t plane = (size_t)height * width;
@@ -394,84 +519,62 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     values += ((size_t)batch * pictures * CLASSES + first_class) * plane;
     copied += ((size_t)batch * CLASSES + first_class) * plane;
 
-    const int first_row = blockIdx.y * ROWS, first_column = blockIdx.x * SIDE;
+    const Rows rows;
+    const int first_column = blockIdx.x * SIDE;
     for (int i = threadIdx.x; i < DEPTH * ROWS * SIDE; i += THREADS) {
         const int channel = i / (ROWS * SIDE), at = i % (ROWS * SIDE);
-        const int y = first_row + at / SIDE, x = first_column + at % SIDE;
+        const int y = rows.first + at / SIDE * rows.apart, x = first_column + at % SIDE;
         const bool inside = channel < CHANNELS && y < height && x < width;
         queries_here[channel * QUERY_PITCH + at] = inside ? query[channel * plane + (size_t)y * width + x] : Stored(0);
     }
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int y = first_row + warp, x = first_column + lane / 2, half = lane % 2;
+    const int y = rows.first + warp * rows.apart, x = first_column + lane / 2, half = lane % 2;
     float* const scores = scores_here + warp * SIDE * SCORE_PITCH;
     State<TOP_K> state;
     state.clear();
 
-    for (int index = 0; index < references; ++index) {
-        const Reference reference = names[index];  // the same for the whole grid
-        if (reference.picture < 0 || reference.picture >= pictures) continue;
-        int radius, dilation;
-        window_of(reference.window, radius, dilation);
-        const int reach = radius * dilation;
-        const Stored* const own_keys = keys + (size_t)reference.picture * CHANNELS * plane;
-#if CORRFLOW_TOP_K == 0
-        const Stored* const own_values = values + (size_t)reference.picture * CLASSES * plane;
-#endif
-        // The middle of the window of the tile's first query, and of this lane's.
-        const int first_middle_row = first_row + reference.down, first_middle_column = first_column + reference.right;
-        const int middle_row = y + reference.down, middle_column = x + reference.right;
-        const int top = max(first_middle_row - reach, 0), bottom = min(first_middle_row + ROWS + reach, height);
-        const int left = max(first_middle_column - reach, 0);
-        const int right = min(first_middle_column + SIDE + reach, width);
-        for (int row = top; row < bottom; ++row) {
-            // The same for a warp.
-            const bool sees = y < height && abs(row - middle_row) <= reach && (row - middle_row) % dilation == 0;
-            for (int start = left; start < right; start += CHUNK) {
-                Scores products[GROUPS];
+    const bool paired = width % PAIR == 0 && (size_t)keys % sizeof(Run<PAIR>) == 0;
+    Walk next;
+    next.index = 0;
+    next.find(names, references, pictures, height, width);
+    Keys ahead;
+    if (next.index < references) ahead.load(next, keys, values, classes, plane, width, paired);
+    Scores products[GROUPS];
+    while (next.index < references) {
+        const Walk at = next;
+        __syncthreads();  // no warp still needs what is overwritten now
+        ahead.store(at, keys_here, values_here);
+        __syncthreads();  // what was stored is there for all
+        // The next keys are on their way while these are multiplied.
+        next.advance(names, references, pictures, height, width);
+        if (next.index < references) ahead.load(next, keys, values, classes, plane, width, paired);
+        // The middle of the window of this lane's query. Whether it reaches the row is the same for a warp.
+        const int middle_row = y + at.down, middle_column = x + at.side;
+        if (y >= height || abs(at.row - middle_row) > at.reach || (at.row - middle_row) % at.dilation != 0) continue;
+        if (at.first == 0) {
 #pragma unroll
-                for (int group = 0; group < GROUPS; ++group) products[group].clear();
+            for (int group = 0; group < GROUPS; ++group) products[group].clear();
+        }
 #pragma unroll 1
-                for (int first = 0; first < DEPTH; first += SLICE) {
-                    const int depth = min(SLICE, DEPTH - first);
-                    __syncthreads();  // no warp still needs what is overwritten now
-                    for (int i = threadIdx.x; i < depth * CHUNK; i += THREADS) {
-                        const int channel = i / CHUNK, at = i % CHUNK;
-                        const bool inside = first + channel < CHANNELS && start + at < right;
-                        keys_here[channel * KEY_PITCH + at] =
-                            inside ? own_keys[(first + channel) * plane + (size_t)row * width + start + at] : Stored(0);
-                    }
-#if CORRFLOW_TOP_K == 0
-                    for (int i = threadIdx.x; first == 0 && i < OWN_CLASSES * CHUNK; i += THREADS) {
-                        const int n = i / CHUNK, at = i % CHUNK;
-                        const bool inside = n < classes && start + at < right;
-                        values_here[i] = inside ? number(own_values[n * plane + (size_t)row * width + start + at]) : 0.0f;
-                    }
-#endif
-                    __syncthreads();  // what was loaded is there for all
-                    if (!sees) continue;
-#pragma unroll 1
-                    for (int channel = 0; channel < depth; channel += SIDE)
+        for (int channel = 0; channel < SLICE && at.first + channel < DEPTH; channel += SIDE)
 #pragma unroll
-                        for (int group = 0; group < GROUPS; ++group)
-                            products[group].add(queries_here + (first + channel) * QUERY_PITCH + warp * SIDE,
-                                                keys_here + channel * KEY_PITCH + group * SIDE);
-                }
-                if (!sees) continue;
+            for (int group = 0; group < GROUPS; ++group)
+                products[group].add(queries_here + (at.first + channel) * QUERY_PITCH + warp * SIDE,
+                                    keys_here + channel * KEY_PITCH + group * SIDE);
+        if (at.first + SLICE < DEPTH) continue;
 #pragma unroll
-                for (int group = 0; group < GROUPS; ++group) {
-                    const int origin = start + group * SIDE;
-                    if (origin >= right) break;
-                    products[group].store(scores);
-                    __syncwarp();  // the scores are there for the warp
-                    const int phase = ((middle_column - origin) % dilation + dilation) % dilation;
-                    const Columns columns = {phase + half * dilation, 2 * dilation, middle_column - reach - origin,
-                                             min(min(middle_column + reach, width - 1) - origin, SIDE - 1)};
-                    const unsigned place = ((unsigned)index * height + row) * width + origin;
-                    state.fold(scores + lane / 2, values_here + group * SIDE, columns, place);
-                    __syncwarp();  // no lane still needs them
-                }
-            }
+        for (int group = 0; group < GROUPS; ++group) {
+            const int origin = at.start + group * SIDE;
+            if (origin >= at.right) break;
+            products[group].store(scores);
+            __syncwarp();  // the scores are there for the warp
+            const int phase = ((middle_column - origin) % at.dilation + at.dilation) % at.dilation;
+            const Columns columns = {phase + half * at.dilation, 2 * at.dilation, middle_column - at.reach - origin,
+                                     min(min(middle_column + at.reach, width - 1) - origin, SIDE - 1)};
+            const unsigned place = ((unsigned)at.index * height + at.row) * width + origin;
+            state.fold(scores + lane / 2, values_here + group * SIDE, columns, place);
+            __syncwarp();  // no lane still needs them
         }
     }
     const bool writes = y < height && x < width;
