@@ -123,7 +123,7 @@ def _rows_seen(height: int, rows: int, spread: int, reach: int, dilation: int, b
 
 
 def milliseconds(counted: Work, device: Device, storage: Storage) -> dict[str, float]:
-    """The least time of each resource, and "bound": that of the slowest where some multiprocessors have a block more."""
+    """The least time of each resource, and "bound": the slowest where some multiprocessors have a block more."""
     clocks = device.multiprocessors * device.gigahertz * 1e6  # in a millisecond
     per_clock = PLAIN_PER_CLOCK if storage == "float32" else device.matrix_per_clock
     times = {

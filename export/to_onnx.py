@@ -48,8 +48,9 @@ class Exported:
 def read_encoder(
     source: str, colour_share: float | None = None, coarse_share: float | None = None
 ) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder of a run folder or checkpoint file, or a new one for "untrained:PRESET" or "untrained:PRESET:SEED", and
-    where it is from.
+    """The encoder of a run folder or checkpoint file, or a new one for "untrained:PRESET", and where it is from.
+
+    "untrained:PRESET:SEED" has the weights of another seed than 0.
 
     colour_share, coarse_share: None for those it was trained with. They have no weights, so any encoder takes any.
     Raises InputError where there is none.
