@@ -53,7 +53,7 @@ def prepare(
     if initial is not None and initial.model != model:
         raise InputError(f"expected a checkpoint of the shape {model}, got {initial.model}; choose that preset")
     codebook = torch.zeros(config.colours, 3 if config.lightness else 2)
-    if processes.first:
+    if processes.first and teacher is None:  # whose features are learned in place of colours
         pictures = [sampler.clip(CODEBOOK_CLIPS + number)[0] for number in range(64)]
         codebook = fit_colour_codebook(pictures, config.colours, config.lightness, config.seed)
     learner = Learner.fresh(model, config, processes.from_first(codebook), processes, teacher)
