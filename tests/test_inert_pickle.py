@@ -86,7 +86,7 @@ class Evil:
         1j,
         Path("x"),
     ],
-    ids=lambda value: repr(getattr(value, "call", value))[:40],
+    ids=["system", "eval", "getattr", "load", "memmap", "fields", "text", "time", "set", "complex", "path"],
 )
 def test_anything_but_data_is_refused_and_nothing_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evil: Any

@@ -21,6 +21,8 @@ from corrflow.runtime.shrink import shrink
 from corrflow.runtime.tracker import Tracker, with_settings
 from corrflow.runtime.tracks import KeypointsObject
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 ROWS = 144  # less than the bundled model works at, for the time it takes
 

@@ -39,6 +39,7 @@ def test_a_run_that_creeps_fails(change: dict, claim: str) -> None:
         replace(even(), **change).check()
 
 
+@pytest.mark.alone
 def test_age_and_memory_stay_flat_while_objects_come_and_go(pytestconfig: pytest.Config, small_artifact: Path) -> None:
     """--soak-seconds for longer; the camera is faster than the model, so that frames are dropped."""
     if sys.platform != "linux":

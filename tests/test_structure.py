@@ -84,6 +84,7 @@ def test_tracking_never_loads_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_is_quick_and_has_examples(module: str) -> None:
     seconds = []
