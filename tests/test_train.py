@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from corrflow.export.to_onnx import read_encoder
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
@@ -76,6 +77,13 @@ def test_the_encoder_has_the_papers_size_and_stride() -> None:
         features = encoder(torch.zeros(1, 3, height, width))
         assert features.shape == (1, 64, -(-height // 4), -(-width // 4))
         torch.testing.assert_close(features.square().sum(1), torch.ones_like(features[:, 0]))
+
+
+def test_an_untrained_encoder_is_another_for_each_seed() -> None:
+    usual, first, other = (read_encoder(f"untrained:quarter{seed}") for seed in ("", ":0", ":3"))
+    assert usual[1] == first[1] and torch.equal(usual[0].stem.weight, first[0].stem.weight)
+    assert other[1]["seed"] == 3 and not torch.equal(other[0].stem.weight, first[0].stem.weight)
+    assert torch.equal(other[0].stem.weight, new_encoder(preset("quarter"), 3).stem.weight)
 
 
 def test_a_feature_looks_at_the_pixel_beside_its_cells_centre() -> None:
@@ -334,7 +342,8 @@ def test_a_run_keeps_its_teacher(footage: Path, tmp_path: Path) -> None:
         save_checkpoint(tmp_path / name / FILE_NAME, untrained.checkpoint(0, {}))
     taught = ("--steps", "2", "--picture-every", "1", "--teacher")
     assert train("taught", *taught, str(tmp_path / "one")).returncode == 0
-    assert load_checkpoint(tmp_path / "taught").train.teacher
+    checkpoint = load_checkpoint(tmp_path / "taught")
+    assert checkpoint.train.teacher and not checkpoint.codebook.any()  # no colours are copied
     assert not (tmp_path / "taught" / "reconstructions").exists() and (tmp_path / "taught" / "features").exists()
     other = train("taught", *taught, str(tmp_path / "two"))
     assert other.returncode == 2 and "run with other settings" in other.stderr
