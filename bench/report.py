@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from corrflow.bench import machine
 from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.whole_file import write_whole
 
 TABLE_WIDTH = 110
 
@@ -53,10 +53,7 @@ def check_output(path: Path | None) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write the file by rename. Raises CorrflowError where that fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        os.replace(partial, path)
+        write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise CorrflowError(f"expected to write {path}, got an error ({error.strerror}); name another") from error

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from corrflow.plugins.errors import InputError
+from corrflow.plugins.whole_file import write_whole
 
 
 def file_name(label: str) -> str:
@@ -19,12 +20,7 @@ def file_name(label: str) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: it is the old one or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, text)
 
 
 def prepare_folder(folder: Path) -> None:

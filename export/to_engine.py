@@ -24,7 +24,8 @@ from corrflow.export.step import fixed_encode
 from corrflow.plugins.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cuda.launch import ENTRY_POINT
 from corrflow.plugins.local_soft_copy.tensorrt_plugin import PLUGIN_NAME, form_for, register
-from corrflow.runtime.artifact import STRIDE, Artifact, TrackingSettings, write_whole
+from corrflow.plugins.whole_file import write_whole
+from corrflow.runtime.artifact import STRIDE, Artifact, TrackingSettings
 from corrflow.runtime.demo import DemoSource
 from corrflow.runtime.device import CudaDevice
 from corrflow.runtime.device_backend import DeviceBackend

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.plugins.whole_file import write_whole
 from corrflow.runtime.onnx_guard import check_onnx
 
 # 1 knew the first frame and the last few only ("first_frame", "recent_frames"); it is still read.
@@ -298,10 +298,3 @@ def _read(path: Path, name: str) -> bytes:
         if type(error).__module__ in ("zlib", "lzma"):
             raise InputError(f"{path} is damaged: {error}; {_REMEDY}") from error
         raise
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears by rename, or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from corrflow.plugins.errors import InputError
+from corrflow.plugins.whole_file import write_whole
 from corrflow.runtime.artifact import (
     ENCODE,
     ENCODE_FP16,
@@ -26,7 +27,6 @@ from corrflow.runtime.artifact import (
     LARGEST_FILE,
     PROPAGATE,
     Artifact,
-    write_whole,
 )
 
 FOLDER, SIDECAR, KEY = "engines", "engines.json", "engine.key"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from corrflow.plugins.errors import InputError
+from corrflow.plugins.whole_file import whole_file
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.model import Encoder
 
@@ -79,9 +79,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "provenance": checkpoint.provenance,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(tensors, partial, metadata={"corrflow": json.dumps(description)})
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata={"corrflow": json.dumps(description)})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

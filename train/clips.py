@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.whole_file import whole_file, write_whole
 from corrflow.train.config import TrainConfig
 from corrflow.train.frames import UNREADABLE, Smaller, decoded, small_frames
 
@@ -96,8 +96,7 @@ def _write_cache(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     offsets, starts, names, skipped = [0], [0], [], {}
-    partial = folder / f"frames.bin.{os.getpid()}.partial"
-    with partial.open("wb") as file:
+    with whole_file(folder / "frames.bin") as part, part.open("wb") as file:
         for done, item in enumerate(items):
             progress(done, len(items))
             try:
@@ -111,14 +110,10 @@ def _write_cache(
                 names.append(item.name)
             elif str(item) not in skipped:
                 skipped[str(item)] = "no frame in it"
-    os.replace(partial, folder / "frames.bin")
-    index = folder / f"index.{os.getpid()}.partial.npz"
-    np.savez(index, offsets=np.array(offsets, np.int64), starts=np.array(starts, np.int64))
-    os.replace(index, folder / "index.npz")
+    with whole_file(folder / "index.npz") as part, part.open("wb") as file:
+        np.savez(file, offsets=np.array(offsets, np.int64), starts=np.array(starts, np.int64))
     # Written last: a cache with this file is whole.
-    description = folder / f"index.json.{os.getpid()}.partial"
-    description.write_text(json.dumps({"names": names, "skipped": skipped}))
-    os.replace(description, folder / "index.json")
+    write_whole(folder / "index.json", json.dumps({"names": names, "skipped": skipped}))
 
 
 class Videos(Protocol):

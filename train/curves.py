@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from corrflow.plugins.whole_file import whole_file
 
 POINTS = 500
 """Most points of a line; more are averaged."""
@@ -27,9 +28,8 @@ def draw_curves(
         axes.grid(alpha=0.3)
         axes.legend()
         axes.set_xlabel(x_label)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, dpi=110, format="png")
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=110, format="png")
 
 
 def draw_log(log: Path, path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import threading
 import urllib.error
 import urllib.parse
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from corrflow.plugins.errors import CorrflowError
+from corrflow.plugins.whole_file import whole_file
 
 PAUSES = (1.0, 4.0, 16.0, 60.0)
 """Seconds before each further try, once the server has answered at all."""
@@ -77,10 +77,13 @@ class Downloads:
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.tar"
 
     def _fetch(self, url: str, path: Path) -> None:
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         request = urllib.request.Request(url, headers={"User-Agent": "corrflow"})
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer, partial.open("wb") as file:
+            with (
+                whole_file(path) as part,
+                urllib.request.urlopen(request, timeout=self.timeout) as answer,
+                part.open("wb") as file,
+            ):
                 while block := answer.read(_BLOCK):
                     file.write(block)
                     if self._closed.is_set():
@@ -88,12 +91,9 @@ class Downloads:
                 announced = answer.headers.get("Content-Length")
                 if announced is not None and int(announced) != file.tell():
                     raise OSError(f"{file.tell()} bytes of {announced}")
-            os.replace(partial, path)
         except urllib.error.HTTPError as error:
             error.close()  # it holds the connection
             raise
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def public_name(url: str) -> str:

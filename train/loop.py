@@ -139,7 +139,7 @@ def train(
 
     step, stopping = first_step, False
     if processes.first:
-        for abandoned in run.glob("checkpoint*.partial"):  # being written at a kill
+        for abandoned in run.glob(".checkpoint*.part"):  # being written at a kill
             abandoned.unlink(missing_ok=True)
     with ExitStack() as stack:
         records = stack.enter_context(Records(run, config, first_step)) if processes.first else None

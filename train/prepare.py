@@ -31,6 +31,7 @@ from pathlib import Path
 import cv2
 
 from corrflow.plugins.errors import InputError
+from corrflow.plugins.whole_file import write_whole
 from corrflow.train.frames import UNREADABLE, Smaller, find_videos, small_frames
 
 FORMAT_VERSION = 1
@@ -146,7 +147,7 @@ def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None]
         total.cut |= receipt.cut
     total.left_out, total.cut = dict(sorted(total.left_out.items())), dict(sorted(total.cut.items()))
     written = {name: value for name, value in asdict(total).items() if name != "sha256"}
-    _write(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n")
+    write_whole(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n")
     return total
 
 
@@ -173,8 +174,8 @@ class _ShardFile:
         self.stride = len(plan.shards)
 
     def __enter__(self) -> _ShardFile:
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
-        self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)
+        self._part = self.path.with_name(f".{self.path.name}.part")
+        self._tar = tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)
         return self
 
     def add(self, place: int, name: str, video: Video) -> None:
@@ -203,16 +204,16 @@ class _ShardFile:
     def __exit__(self, kind: object, *_: object) -> None:
         self._tar.close()
         if kind is not None:
-            self._partial.unlink(missing_ok=True)
+            self._part.unlink(missing_ok=True)
             return
         if self.receipt.videos:
-            self.receipt.bytes = self._partial.stat().st_size
-            with self._partial.open("rb") as file:
+            self.receipt.bytes = self._part.stat().st_size
+            with self._part.open("rb") as file:
                 self.receipt.sha256 = _sha256(file)
-            os.replace(self._partial, self.path)
+            os.replace(self._part, self.path)
         else:
-            self._partial.unlink()
-        _write(self.receipt_path, json.dumps(asdict(self.receipt)) + "\n")
+            self._part.unlink()
+        write_whole(self.receipt_path, json.dumps(asdict(self.receipt)) + "\n")
 
 
 class _Decoders:
@@ -300,7 +301,7 @@ def _agree(plan: Plan, out: Path) -> None:
     elif any(out.glob("*.tar")):
         raise InputError(f"expected a new folder or one of corrflow-prepare, got {out}, which holds other shards")
     else:
-        _write(path, json.dumps(described, indent=1) + "\n")
+        write_whole(path, json.dumps(described, indent=1) + "\n")
 
 
 @contextmanager
@@ -321,12 +322,6 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _receipt_path(out: Path, shard: int) -> Path:
     return out / RECEIPTS / f"shard-{shard:06d}.json"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _sha256(file: io.BufferedReader) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from corrflow.plugins.whole_file import write_whole
 
 State = Literal["pending", "running", "done", "failed"]
 _PAUSE = 1.0  # seconds between two versions of the file; thousands of items are not written once for each
@@ -42,10 +43,8 @@ class Manifest:
 
     def write(self) -> None:
         """Raises OSError where the disk fails."""
-        part = self.path.with_name(f".{self.path.name}.part")
         items = [asdict(entry) for entry in self.entries.values()]
-        part.write_text(json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, self.path)
+        write_whole(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n")
         self._written = time.monotonic()
 
     def count(self, state: State) -> int:

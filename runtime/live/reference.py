@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 
 from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.plugins.whole_file import write_whole
 from corrflow.runtime.tracks import KeypointsObject, MaskObject, TrackedObject
 
 FORMAT = 1
@@ -75,13 +75,10 @@ def save_reference(reference: Reference, path: Path) -> None:
     arrays["description"] = np.array(json.dumps({"format": FORMAT, "size": size, "objects": objects}))
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
-    partial = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.getvalue())
-        os.replace(partial, path)
+        write_whole(path, content.getvalue())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise CorrflowError(
             f"expected to write the reference {str(path)!r}, got an error ({error.strerror}); free some space or choose"
             " another place"
