@@ -37,6 +37,16 @@ def test_what_cannot_be_renamed_is_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["taken"]
 
 
+def test_the_only_writer_writes_over_what_a_killed_process_left(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    with whole_file(path, only_writer=True) as part:
+        part.write_bytes(b"")
+    part.write_bytes(b"half of it")
+    write_whole(path, b"all of it", only_writer=True)
+    assert path.read_bytes() == b"all of it"
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
 def test_what_is_being_written_is_hidden_and_the_process_s_own(tmp_path: Path) -> None:
     with whole_file(tmp_path / "model.bin") as part:
         part.write_bytes(b"")

@@ -147,7 +147,7 @@ def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None]
         total.cut |= receipt.cut
     total.left_out, total.cut = dict(sorted(total.left_out.items())), dict(sorted(total.cut.items()))
     written = {name: value for name, value in asdict(total).items() if name != "sha256"}
-    write_whole(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n")
+    write_whole(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n", only_writer=True)
     return total
 
 
@@ -213,7 +213,7 @@ class _ShardFile:
             os.replace(self._part, self.path)
         else:
             self._part.unlink()
-        write_whole(self.receipt_path, json.dumps(asdict(self.receipt)) + "\n")
+        write_whole(self.receipt_path, json.dumps(asdict(self.receipt)) + "\n", only_writer=True)
 
 
 class _Decoders:
@@ -301,7 +301,7 @@ def _agree(plan: Plan, out: Path) -> None:
     elif any(out.glob("*.tar")):
         raise InputError(f"expected a new folder or one of corrflow-prepare, got {out}, which holds other shards")
     else:
-        write_whole(path, json.dumps(described, indent=1) + "\n")
+        write_whole(path, json.dumps(described, indent=1) + "\n", only_writer=True)
 
 
 @contextmanager

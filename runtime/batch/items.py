@@ -17,7 +17,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-_TAKEN = re.compile(r"\.staging.*|\.lock.*|\.?manifest(-\d+-of-\d+)?\.json(\.\d+\.part)?|\.{0,2}")
+_TAKEN = re.compile(r"\.staging.*|\.lock.*|\.?manifest(-\d+-of-\d+)?\.json(\.part)?|\.{0,2}")
 """What else lies in the folder of results, in small letters."""
 
 

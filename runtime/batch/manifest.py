@@ -44,7 +44,7 @@ class Manifest:
     def write(self) -> None:
         """Raises OSError where the disk fails."""
         items = [asdict(entry) for entry in self.entries.values()]
-        write_whole(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n")
+        write_whole(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n", only_writer=True)
         self._written = time.monotonic()
 
     def count(self, state: State) -> int:
