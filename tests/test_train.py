@@ -299,6 +299,8 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert load_checkpoint(killed).step < 16, "the kill came too late to show anything"
+    half_written = killed / f".{FILE_NAME}.{process.pid}.part"  # as whole_file names it
+    half_written.write_bytes(b"half of it")
     done = subprocess.run(command(footage, killed, "--steps", "16"), check=True, capture_output=True, text=True)
     assert "going on with" in done.stderr
     first, second = load_checkpoint(unbroken), load_checkpoint(killed)
@@ -309,6 +311,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_
         assert torch.equal(tensor, second.optimiser[name]), name
     steps = [json.loads(line)["step"] for line in (killed / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 17))
+    assert not half_written.exists()
     assert list((killed / "reconstructions").iterdir()) and list((killed / "tensorboard").iterdir())
 
     other = subprocess.run(command(footage, killed, "--steps", "16", "--seed", "5"), capture_output=True, text=True)

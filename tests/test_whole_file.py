@@ -50,5 +50,4 @@ def test_the_only_writer_writes_over_what_a_killed_process_left(tmp_path: Path) 
 def test_what_is_being_written_is_hidden_and_the_process_s_own(tmp_path: Path) -> None:
     with whole_file(tmp_path / "model.bin") as part:
         part.write_bytes(b"")
-        assert part.parent == tmp_path
-        assert part.name.startswith(".") and str(os.getpid()) in part.name
+        assert part == tmp_path / f".model.bin.{os.getpid()}.part"
