@@ -1,4 +1,7 @@
-"""Builds the one compiled part, the fused CPU kernel; everything else stands in pyproject.toml.
+"""List the packages and build the one compiled part, the fused CPU kernel; the rest stands in pyproject.toml.
+
+The package `corrflow` lies in src/, so that the root of a clone never shadows an installed package. Every folder of
+Python code beside it is a subpackage: runtime/ is `corrflow.runtime`.
 
 The extension is optional: without a C++ compiler the package installs all the same, and says so when it tracks.
 """
@@ -19,6 +22,12 @@ X86_FLAGS = {
     "kernel_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
     "kernel_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx2", "-mfma", "-mf16c"],
     "kernel_avx512_vnni.cpp": ["-mavx512f", "-mavx512bw", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
+}
+ROOMS = ("plugins", "runtime", "train", "export", "evaluate", "bench")
+FOLDERS = {"corrflow": "src/corrflow"} | {
+    "corrflow." + ".".join(path.parts[:-1]): path.parent.as_posix()
+    for room in ROOMS
+    for path in sorted(Path(room).rglob("__init__.py"))
 }
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -41,6 +50,8 @@ class BuildKernels(build_ext):
 
 
 setup(
+    packages=list(FOLDERS),
+    package_dir=FOLDERS,
     ext_modules=[
         Pybind11Extension(
             "corrflow.plugins.local_soft_copy.cpu._fused",

@@ -20,12 +20,13 @@ from rich.console import Console
 from corrflow.bench.clips import write_demo
 from corrflow.bench.machine import answer_of
 from corrflow.bench.report import check_output, environment, wide_console, write_json
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.batch.items import Item, find_items
-from corrflow.runtime.batch.job import FORMATS, Job
-from corrflow.runtime.batch.on_ray import run_on_ray
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.batch.inputs import Item, find_items
+from corrflow.runtime.batch.process_item import Job
+from corrflow.runtime.batch.ray_workers import run_on_ray
 from corrflow.runtime.batch.workers import Event, run_workers
-from corrflow.runtime.command import Model
+from corrflow.runtime.formats.registry import FORMATS
+from corrflow.runtime.tracking.factory import Model
 
 PARTS = ("workers", "ray", "memory", "memory-both-ways")
 TARGETS = {"workers": 1.7, "ray": 1.1}

@@ -13,12 +13,13 @@ from pathlib import Path
 import cv2
 
 from corrflow.bench import machine
-from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.batch.items import Item
-from corrflow.runtime.batch.job import Job, do_item
-from corrflow.runtime.presence import presence_for
-from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.batch.inputs import Item
+from corrflow.runtime.batch.process_item import Job, do_item
+from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.tracker import Tracker
 
 _EVERY = 50  # frames
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from corrflow.plugins.errors import InputError, errors_reported
+from corrflow.errors import InputError, errors_reported
 
 app = typer.Typer(
     add_completion=False,
@@ -224,7 +224,7 @@ def batch(
     """
     with errors_reported():
         from corrflow.bench.batch import run_batch_bench
-        from corrflow.runtime.command import Model
+        from corrflow.runtime.tracking.factory import Model
 
         model = Model(artifact, "auto", 1, rows, None, False)
         run_batch_bench(part or ["workers", "memory"], clips, frames, rounds, long, short, radius, model, json)

@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from corrflow.runtime.demo import DEMO_FRAMES_PER_SECOND, render_demo_clip
-from corrflow.runtime.sinks import VideoSink
-from corrflow.runtime.sources import NOMINAL_FRAMES_PER_SECOND, FrameSource, VideoSource
-from corrflow.runtime.tracks import Frame, Tracks
+from corrflow.runtime.formats.overlay_video import VideoSink
+from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.video.demo_clip import DEMO_FRAMES_PER_SECOND, render_demo_clip
+from corrflow.runtime.video.open_source import NOMINAL_FRAMES_PER_SECOND, FrameSource, VideoSource
 
 
 def write_demo(folder: Path, size: tuple[int, int], frames: int) -> tuple[Path, np.ndarray]:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from corrflow.bench.report import check_output, environment, wide_console, write_json
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cpu import available_threads
 
 DEMO_FRAMES = 60
@@ -29,8 +29,8 @@ def run_op(
     json: Path | None,
 ) -> None:
     """corrflow-bench op. sizes: rows, columns, channels, classes, references; windows: (radius, top_k) of each case."""
-    from corrflow.bench import op
-    from corrflow.bench.op_forms import Case
+    from corrflow.bench.op import op
+    from corrflow.bench.op.forms import Case
 
     check_output(json)
     threads = threads or available_threads()
@@ -54,7 +54,7 @@ def run_op(
 
 def run_kernel(runs: int, json: Path | None) -> None:
     """corrflow-bench kernel. Raises InputError where there is no GPU, CorrflowError where its results are wrong."""
-    from corrflow.bench import kernel
+    from corrflow.bench.op import cuda_kernel as kernel
 
     check_output(json)
     gpu, console = kernel.OnGpu(), wide_console()
@@ -109,7 +109,8 @@ def run_track(request: TrackRequest) -> None:
     """corrflow-bench track. Raises InputError for what is wrong with files or options before anything is timed."""
     from corrflow.bench import track
     from corrflow.bench.clips import write_demo
-    from corrflow.runtime.artifact import artifact_path, load_artifact
+    from corrflow.runtime.artifacts.artifact import load_artifact
+    from corrflow.runtime.artifacts.bundled import artifact_path
 
     check_output(request.json)
     threads = request.threads or available_threads()
@@ -179,7 +180,7 @@ def run_track(request: TrackRequest) -> None:
 
 def _clip(video: Path, init: Path, size: tuple[int, int]):
     from corrflow.bench.track import Clip
-    from corrflow.runtime.initial import read_mask_objects
+    from corrflow.runtime.formats.mask_png import read_mask_objects
 
     if not video.is_file():
         raise InputError(f"expected a video file, got {video}; check the path")
@@ -205,7 +206,7 @@ def run_train(
     or is to draw clips, and for a folder without videos."""
     from corrflow.bench import train
     from corrflow.train.config import TrainConfig
-    from corrflow.train.processes import joined
+    from corrflow.train.distributed import joined
 
     check_output(json)
     if device not in ("cpu", "cuda"):

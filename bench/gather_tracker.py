@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import ENCODE, Artifact, TrackingSettings, last_frames
-from corrflow.runtime.labels import Geometry, indexed_mask
-from corrflow.runtime.tracker import CHANNEL_BLOCK
+from corrflow.errors import InputError
+from corrflow.runtime.artifacts.artifact import ENCODE, Artifact
+from corrflow.runtime.settings import TrackingSettings, last_frames
+from corrflow.runtime.tracking.geometry import Geometry, indexed_mask
+from corrflow.runtime.tracking.tracker import CHANNEL_BLOCK
 
 _WINDOW_BYTES = 64 * 2**20  # gathered at a time
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from corrflow.plugins.errors import CorrflowError
+from corrflow.errors import CorrflowError
 
 MATRIX = 1536  # rows and columns of the product that the machine's rate is taken from
 COPY_BYTES = 128 * 2**20  # beyond any cache

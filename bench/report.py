@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from corrflow.atomic_files import write_whole
 from corrflow.bench import machine
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.plugins.whole_file import write_whole
+from corrflow.errors import CorrflowError, InputError
 
 TABLE_WIDTH = 110
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.live.capture import Capture
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.live.capture.capture import Capture
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 MOST_GROWTH = 24 * 2**20
 """Bytes that the process may be larger in the last quarter than in the second one."""
@@ -166,10 +166,11 @@ def resident_bytes() -> int:
 
 def run_soak(artifact: Path | None, seconds: float, rate: float, rows: int, threads: int, name: str = "auto") -> Soak:
     """corrflow-bench soak: prints what was measured, then checks it. name: of the back end."""
-    from corrflow.runtime.artifact import artifact_path, load_artifact
-    from corrflow.runtime.backend import open_backend
-    from corrflow.runtime.presence import presence_for
-    from corrflow.runtime.tracker import with_settings
+    from corrflow.runtime.artifacts.artifact import load_artifact
+    from corrflow.runtime.artifacts.bundled import artifact_path
+    from corrflow.runtime.backends.registry import open_backend
+    from corrflow.runtime.settings import with_settings
+    from corrflow.runtime.tracking.occlusion import presence_for
 
     loaded = load_artifact(artifact_path(artifact))
     backend = open_backend(name, loaded, threads)

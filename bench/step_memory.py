@@ -18,8 +18,8 @@ from corrflow.bench.machine import answer_of, peak_growth
 from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
 from corrflow.train import losses
 from corrflow.train.config import TrainConfig, preset
+from corrflow.train.distributed import Processes
 from corrflow.train.learner import Learner
-from corrflow.train.processes import Processes
 
 # The op that a step copies with: ours, and the same written out with unfold.
 FORMS = {"tiles": torch_blocked.local_soft_copy, "unfold": torch_reference.local_soft_copy}

@@ -13,14 +13,15 @@ import numpy as np
 
 from corrflow.bench import machine
 from corrflow.bench.clips import LoopedVideo
-from corrflow.bench.rounds import Timing
-from corrflow.runtime.artifact import Artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.presence import presence_for
-from corrflow.runtime.run import track_source
-from corrflow.runtime.sinks import MaskFolderSink
-from corrflow.runtime.tracker import Tracker, with_settings
-from corrflow.runtime.tracks import Frame, MaskObject, Tracks
+from corrflow.bench.timing import Timing
+from corrflow.runtime.artifacts.artifact import Artifact
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.commands.run import track_source
+from corrflow.runtime.formats.mask_png import MaskFolderSink
+from corrflow.runtime.settings import with_settings
+from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import Frame, MaskObject, Tracks
 
 PEER = "plain PyTorch"
 PEER_FRAMES = 1  # and one round: it takes many seconds for each

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corrflow.bench.rounds import Timing, time_in_turn
 from corrflow.bench.step_memory import step_memory, step_memory_on_gpu, training_step
+from corrflow.bench.timing import Timing, time_in_turn
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.config import TrainConfig, preset
@@ -149,8 +149,8 @@ def _encoder_pass(learner: Learner, config: TrainConfig) -> Callable[[], object]
 
 
 def _drawing(data: Path, cache: Path, config: TrainConfig) -> Callable[[], object]:
-    from corrflow.train.clips import ClipSampler, open_cache
-    from corrflow.train.frames import find_videos
+    from corrflow.train.data.clips import ClipSampler, open_cache
+    from corrflow.train.data.frames import find_videos
 
     videos = open_cache(find_videos(data), config.frames_per_second, 256, cache, lambda done, total: None)
     sampler, starts = ClipSampler(videos, None, config), itertools.count(0, config.batch)

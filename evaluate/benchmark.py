@@ -20,12 +20,12 @@ import cv2
 import numpy as np
 import typer
 
+from corrflow.errors import CorrflowError, errors_reported
 from corrflow.evaluate.commands import davis_data
-from corrflow.evaluate.datasets import MaskSequence
-from corrflow.evaluate.methods import Predictions
-from corrflow.evaluate.metrics import OFFICIAL_BOUND
-from corrflow.evaluate.scoring import score_sequence
-from corrflow.plugins.errors import CorrflowError, errors_reported
+from corrflow.evaluate.datasets.masks import MaskSequence
+from corrflow.evaluate.methods.methods import Predictions
+from corrflow.evaluate.metrics.masks import OFFICIAL_BOUND
+from corrflow.evaluate.metrics.scorer import score_sequence
 
 AGREEMENT = 1e-12
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from corrflow.plugins.errors import errors_reported
+from corrflow.errors import errors_reported
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -305,7 +305,7 @@ def search(
     """
     with errors_reported():
         from corrflow.evaluate import commands
-        from corrflow.evaluate.choose import settings_of
+        from corrflow.evaluate.method_selection import settings_of
         from corrflow.evaluate.search import Asked, run_search
 
         space = commands.search_space(rows, radius, recent, top_k, temperature)
@@ -338,7 +338,7 @@ def presence(
     """
     with errors_reported():
         from corrflow.evaluate import commands
-        from corrflow.evaluate.presence import Occlusion, run_presence
+        from corrflow.evaluate.full_occlusion import Occlusion, run_presence
 
         data = commands.davis_data(root, split, year, resolution, sequence or [])
         run_presence(data.sequences, artifact, rows, Occlusion(begin, hidden), watch, threads)
@@ -368,7 +368,7 @@ def post(
     """
     with errors_reported():
         from corrflow.evaluate import commands
-        from corrflow.evaluate.post import Post, run_posts
+        from corrflow.evaluate.partial_occlusion import Post, run_posts
 
         data = commands.davis_data(root, split, year, resolution, sequence or [])
         run_posts(data.sequences, artifact, rows, Post(width, frames), watch, threads)

@@ -11,17 +11,17 @@ from typing import TypeVar
 from rich.console import Console
 from rich.logging import RichHandler
 
-from corrflow.evaluate.attributes import read_attributes
-from corrflow.evaluate.choose import Choice
-from corrflow.evaluate.datasets import open_davis, open_youtube_vos, select
-from corrflow.evaluate.encoders import OnnxEncoder
-from corrflow.evaluate.files import prepare_folder, write_text
-from corrflow.evaluate.html import html_page
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.attributes import read_attributes
+from corrflow.evaluate.datasets.masks import open_davis, open_youtube_vos, select
 from corrflow.evaluate.masks import DataSet, Method, evaluate_masks, reused_count
-from corrflow.evaluate.methods import Predictions
-from corrflow.evaluate.report import MaskReport, mask_table, print_whole, write_files
+from corrflow.evaluate.method_selection import Choice
+from corrflow.evaluate.methods.encoders import OnnxEncoder
+from corrflow.evaluate.methods.methods import Predictions
+from corrflow.evaluate.reports.files import prepare_folder, write_text
+from corrflow.evaluate.reports.html import html_page
+from corrflow.evaluate.reports.report import MaskReport, mask_table, print_whole, write_files
 from corrflow.evaluate.search import Space
-from corrflow.plugins.errors import InputError
 
 N = TypeVar("N", int, float)
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from corrflow.evaluate.datasets import MaskSequence
-from corrflow.evaluate.methods import MaskMaker, Predictions
-from corrflow.evaluate.report import MaskReport, MethodReport, SequenceScore, with_official_decay
-from corrflow.evaluate.results import ResultFolder, program, result_key
-from corrflow.evaluate.scoring import score_sequence
+from corrflow.evaluate.datasets.masks import MaskSequence
+from corrflow.evaluate.methods.methods import MaskMaker, Predictions
+from corrflow.evaluate.metrics.scorer import score_sequence
+from corrflow.evaluate.reports.report import MaskReport, MethodReport, SequenceScore, with_official_decay
+from corrflow.evaluate.reports.result_store import ResultFolder, program, result_key
 from corrflow.evaluate.workers import frame_done, run_jobs
-from corrflow.runtime.sinks import MaskFolderSink
-from corrflow.runtime.tracks import Frame, Tracks
+from corrflow.runtime.formats.mask_png import MaskFolderSink
+from corrflow.runtime.types import Frame, Tracks
 
 logger = logging.getLogger("corrflow")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from corrflow.evaluate.choose import Choice
-from corrflow.evaluate.files import prepare_folder, write_text
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.points import open_badja, open_jhmdb, open_tapvid
 from corrflow.evaluate.masks import Method
-from corrflow.evaluate.point_datasets import open_badja, open_jhmdb, open_tapvid
-from corrflow.evaluate.point_metrics import QUERY_MODES
+from corrflow.evaluate.method_selection import Choice
+from corrflow.evaluate.metrics.points import QUERY_MODES
 from corrflow.evaluate.points import (
     PointReport,
     evaluate_badja,
@@ -22,8 +22,8 @@ from corrflow.evaluate.points import (
     point_table,
     points_as_json,
 )
-from corrflow.evaluate.report import print_whole
-from corrflow.plugins.errors import InputError
+from corrflow.evaluate.reports.files import prepare_folder, write_text
+from corrflow.evaluate.reports.report import print_whole
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.points import RASTER, JointSequence, PointVideo
 from corrflow.evaluate.masks import ALL_CORES, Method
-from corrflow.evaluate.methods import FlowWarp, Identity, Track
-from corrflow.evaluate.point_datasets import RASTER, JointSequence, PointVideo
-from corrflow.evaluate.point_metrics import (
+from corrflow.evaluate.methods.methods import FlowWarp, Identity, Track
+from corrflow.evaluate.metrics.points import (
     badja_share,
     box_sizes,
     correct_points,
@@ -23,12 +24,11 @@ from corrflow.evaluate.point_metrics import (
     share_per_joint,
     tapvid_score,
 )
-from corrflow.evaluate.report import REPORT_VERSION, WIDEST_TABLE
-from corrflow.evaluate.results import program
+from corrflow.evaluate.reports.report import REPORT_VERSION, WIDEST_TABLE
+from corrflow.evaluate.reports.result_store import program
 from corrflow.evaluate.workers import frame_done, run_jobs
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import LOST_POINT, KeypointsObject
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import LOST_POINT, KeypointsObject
 
 ALPHAS = (0.1, 0.2)
 STRIDED_EVERY = 5

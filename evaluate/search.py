@@ -20,19 +20,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from corrflow.evaluate.datasets import MaskSequence
-from corrflow.evaluate.files import prepare_folder, write_text
+from corrflow.errors import CorrflowError, InputError
+from corrflow.evaluate.datasets.masks import MaskSequence
 from corrflow.evaluate.masks import ALL_CORES, DataSet
-from corrflow.evaluate.methods import ArtifactEncoder, Track
-from corrflow.evaluate.report import SequenceScore, mean_scores, print_whole, seconds_per_frame
-from corrflow.evaluate.results import ResultFolder, program, result_key
-from corrflow.evaluate.scoring import SequenceScorer
+from corrflow.evaluate.methods.methods import ArtifactEncoder, Track
+from corrflow.evaluate.metrics.scorer import SequenceScorer
+from corrflow.evaluate.reports.files import prepare_folder, write_text
+from corrflow.evaluate.reports.report import SequenceScore, mean_scores, print_whole, seconds_per_frame
+from corrflow.evaluate.reports.result_store import ResultFolder, program, result_key
 from corrflow.evaluate.workers import frame_done, run_jobs
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import TrackingSettings, last_frames
-from corrflow.runtime.backend import Backend, Memory
-from corrflow.runtime.presence import presence_for
-from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.backends.base import Backend, Memory
+from corrflow.runtime.settings import TrackingSettings, last_frames
+from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.tracker import Tracker
 
 MOST_ROUNDS = 3
 """Of changing every setting in turn; most searches settle in the second."""

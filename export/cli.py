@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from corrflow.plugins.errors import InputError, errors_reported
+from corrflow.errors import InputError, errors_reported
 
 app = typer.Typer(
     add_completion=False,
@@ -93,7 +93,9 @@ def onnx(
         from rich.console import Console
         from rich.table import Table
 
-        from corrflow.runtime.artifact import TrackingSettings, artifact_path, last_frames, load_artifact
+        from corrflow.runtime.artifacts.artifact import load_artifact
+        from corrflow.runtime.artifacts.bundled import artifact_path
+        from corrflow.runtime.settings import TrackingSettings, last_frames
 
         if like is not None:
             example = load_artifact(artifact_path(like))
@@ -158,12 +160,13 @@ def settings(
     """
     with errors_reported():
         try:
-            from corrflow.export.settings import export_with_settings, read_settings
+            from corrflow.export.retune import export_with_settings, read_settings
         except ImportError as error:
             raise InputError(
                 f"exporting needs {error.name}, which is not installed: pip install 'corrflow[export]'"
             ) from error
-        from corrflow.runtime.artifact import artifact_path, load_artifact
+        from corrflow.runtime.artifacts.artifact import load_artifact
+        from corrflow.runtime.artifacts.bundled import artifact_path
 
         apart = export_with_settings(load_artifact(artifact_path(source)), read_settings(file), artifact)
         print(f"wrote {artifact}; its propagation differs from the fused kernel by at most {apart:.1e}")
@@ -212,7 +215,7 @@ def engine(
                 f"expected --calibrate with --precision int8, got it with {precision}; only int8 is fitted to frames"
             )
         try:
-            from corrflow.export.to_engine import build_engines, calibration_pictures, pictures
+            from corrflow.export.tensorrt_builder import build_engines, calibration_pictures, pictures
         except ImportError as error:
             raise InputError(
                 f"engines need {error.name}, which is not installed: pip install 'corrflow[tensorrt]'"
@@ -220,11 +223,12 @@ def engine(
         from rich.console import Console
         from rich.table import Table
 
-        from corrflow.runtime.artifact import ENCODE_INT8, artifact_path, load_artifact
-        from corrflow.runtime.device import CudaDevice
-        from corrflow.runtime.engines import writable_folder
-        from corrflow.runtime.labels import Geometry
-        from corrflow.runtime.tensorrt_backend import import_tensorrt
+        from corrflow.runtime.artifacts.artifact import ENCODE_INT8, load_artifact
+        from corrflow.runtime.artifacts.bundled import artifact_path
+        from corrflow.runtime.backends.cuda_device import CudaDevice
+        from corrflow.runtime.backends.engine_files import writable_folder
+        from corrflow.runtime.backends.tensorrt import import_tensorrt
+        from corrflow.runtime.tracking.geometry import Geometry
 
         console = Console()
         loaded = load_artifact(artifact_path(artifact))

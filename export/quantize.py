@@ -24,9 +24,9 @@ import onnxruntime
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.labels import Geometry
-from corrflow.runtime.sources import PICTURE_SUFFIXES, open_source
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.tracking.geometry import Geometry
+from corrflow.runtime.video.open_source import PICTURE_SUFFIXES, open_source
 
 CALIBRATION_FRAMES = 48
 FRAMES_APART = 10  # of one clip, since neighbouring frames say the same

@@ -10,19 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from corrflow.export.compare import Difference, differences, enforce
-from corrflow.export.graphs import encode_model
+from corrflow.errors import InputError
+from corrflow.export.encoder_graph import encode_model
+from corrflow.export.parity import Difference, differences, enforce
 from corrflow.export.quantize import Quantised, quantise
-from corrflow.export.step import graphs_of_settings
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import (
-    ENCODE,
-    ENCODE_FP16,
-    ENCODE_FP32,
-    ENCODE_INT8,
-    TrackingSettings,
-    save_artifact,
-)
+from corrflow.export.step_graph import graphs_of_settings
+from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, ENCODE_FP32, ENCODE_INT8, save_artifact
+from corrflow.runtime.settings import TrackingSettings
 from corrflow.train.checkpoint import Checkpoint, load_checkpoint
 from corrflow.train.config import ModelConfig, learning, preset
 from corrflow.train.model import Encoder, new_encoder
@@ -154,9 +148,9 @@ def _scores(folders: tuple[Path, Path], root: Path, split: str) -> tuple[float, 
     """Mean J&F of both artifacts, 0..1."""
     from corrflow.evaluate.commands import davis_data
     from corrflow.evaluate.masks import Method, evaluate_masks
-    from corrflow.evaluate.methods import ArtifactEncoder, Track
-    from corrflow.evaluate.report import mean_scores
-    from corrflow.runtime.artifact import load_artifact
+    from corrflow.evaluate.methods.methods import ArtifactEncoder, Track
+    from corrflow.evaluate.reports.report import mean_scores
+    from corrflow.runtime.artifacts.artifact import load_artifact
 
     methods = [Method(path.name, Track(ArtifactEncoder(path), load_artifact(path).settings)) for path in folders]
     report = evaluate_masks(davis_data(root, split, None, "480p", ()), methods, show_progress=True)

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.initial import read_keypoints, read_mask_objects
-from corrflow.runtime.pipeline import read_ahead
-from corrflow.runtime.presence import presence_for
-from corrflow.runtime.sources import open_source
-from corrflow.runtime.tracker import Tracker, with_settings
-from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
+from corrflow.errors import InputError
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import artifact_path
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.formats.mask_png import read_mask_objects
+from corrflow.runtime.formats.points_csv import read_keypoints
+from corrflow.runtime.settings import with_settings
+from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
+from corrflow.runtime.video.open_source import open_source
+from corrflow.runtime.video.prefetch import read_ahead
 
 PathOrText = str | PathLike[str]
 Masks = PathOrText | np.ndarray | Sequence[PathOrText]

@@ -32,8 +32,8 @@ machine() { # clocks and power with every group of measurements; none of these t
 }
 bench_cli=("$python" -m corrflow.bench.cli)
 export_cli=("$python" -m corrflow.export.cli)
-track_cli=("$python" -m corrflow.runtime.cli)
-bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_path as p; print(p())') || {
+track_cli=("$python" -m corrflow.runtime.commands.track_cli)
+bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import bundled_artifact_path as p; print(p())') || {
     echo "error: expected corrflow to be installed for $python, found none; pip install '.[tensorrt]'" >&2
     exit 2
 }
@@ -43,7 +43,7 @@ bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_p
     head -n 1 /etc/nv_tegra_release 2>/dev/null
     run "versions" "$python" -m pip list
     machine "before"
-    run "what works" "$python" -m corrflow.runtime.doctor_cli
+    run "what works" "$python" -m corrflow.runtime.commands.doctor_cli
     run "the kernel alone: against the CPU, and its time" "${bench_cli[@]}" kernel
     for choice in "fp32 on" "fp16 on" "fp16 off" "int8 on"; do
         read -r precision plugin <<<"$choice"
@@ -79,7 +79,7 @@ bundled=$("$python" -c 'from corrflow.runtime.artifact import bundled_artifact_p
     cp -r "$bundled" "$soaked"
     rm -rf "$soaked/engines"
     run "build for the soak" "${export_cli[@]}" engine "$soaked" --precision fp16 --size 240x320
-    run "what works with these engines" "$python" -m corrflow.runtime.doctor_cli --artifact "$soaked"
+    run "what works with these engines" "$python" -m corrflow.runtime.commands.doctor_cli --artifact "$soaked"
     machine "before the soak"
     run "soak" "${bench_cli[@]}" soak --artifact "$soaked" --backend tensorrt --rows 240 --seconds "$((60 * soak))"
     machine "after the soak"

@@ -85,7 +85,7 @@ def local_soft_copy_oracle(
 def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact with an untrained quarter-width encoder, 64 rows, three recent frames, a window of 5x5, top 10."""
     from corrflow.export.to_onnx import export_artifact
-    from corrflow.runtime.artifact import TrackingSettings
+    from corrflow.runtime.settings import TrackingSettings
 
     folder = tmp_path_factory.mktemp("artifacts") / "small"
     settings = TrackingSettings(rows=64, ages=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
@@ -98,8 +98,8 @@ def following_artifact(small_artifact: Path, tmp_path_factory: pytest.TempPathFa
     """The small artifact with windows that follow, the given frame's denser than the others'."""
     from dataclasses import replace
 
-    from corrflow.export.step import graphs_of_settings
-    from corrflow.runtime.artifact import ENCODE, load_artifact, save_artifact
+    from corrflow.export.step_graph import graphs_of_settings
+    from corrflow.runtime.artifacts.artifact import ENCODE, load_artifact, save_artifact
 
     small, folder = load_artifact(small_artifact), tmp_path_factory.mktemp("artifacts") / "following"
     settings = replace(small.settings, radius=(4, 3), dilation=(1, 2), follow=True)
@@ -145,7 +145,7 @@ def moving_square() -> tuple[np.ndarray, np.ndarray]:
 
 def save_mask(mask: np.ndarray, path: Path) -> None:
     """A mask [H, W] uint8 of object ids as an indexed PNG."""
-    from corrflow.runtime.overlay import davis_palette
+    from corrflow.runtime.video.overlay import davis_palette
 
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(mask)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import load_artifact
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from corrflow.runtime.tracking.tracker import Tracker
 
 
 class Counting(OnnxRuntimeBackend):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from corrflow.runtime.device import Buffer
+from corrflow.runtime.backends.cuda_device import Buffer
 
 Work = Callable[[], None]
 NOT_WHILE_RECORDING = 900

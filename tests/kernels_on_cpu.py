@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corrflow.bench.kernel import CASES, NAMED_CASES, STORAGES, planned
+from corrflow.bench.op.cuda_kernel import CASES, NAMED_CASES, STORAGES, planned
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage
 from corrflow.plugins.local_soft_copy.spec import Reference
-from corrflow.runtime.shrink import ENTRY_POINT as SHRINK
-from corrflow.runtime.shrink import THREADS, blocks_for
+from corrflow.runtime.backends.cuda_resize import ENTRY_POINT as SHRINK
+from corrflow.runtime.backends.cuda_resize import THREADS, blocks_for
 
 NATIVE = Path(__file__).parent / "native"
 COMPILER = os.environ.get("CXX", "g++")
@@ -103,7 +103,7 @@ def storage_of(launch: Launch) -> Storage:
 
 
 def core_on_cpu(fakes: ModuleType, cuda: Any, folder: Path) -> Any:
-    """A cuda.core (fakes.py) that launches both kernels; the op's in the cases of bench/kernel.py alone.
+    """A cuda.core (fakes.py) that launches both kernels; the op's in the cases of bench/op/cuda_kernel.py alone.
 
     `launched` has the names of what has run.
     """

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import corrflow.runtime
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "object_area.py"
 

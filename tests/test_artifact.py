@@ -14,20 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import (
-    DESCRIPTION,
-    ENCODE,
-    PROPAGATE,
-    TrackingSettings,
-    artifact_path,
-    bundled_artifact_path,
-    bundled_models,
-    load_artifact,
-    save_artifact,
-)
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.onnx_guard import check_onnx
+from corrflow.errors import InputError
+from corrflow.runtime.artifacts.artifact import DESCRIPTION, ENCODE, PROPAGATE, load_artifact, save_artifact
+from corrflow.runtime.artifacts.bundled import artifact_path, bundled_artifact_path, bundled_models
+from corrflow.runtime.artifacts.onnx_check import check_onnx
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
 
 
 @pytest.fixture

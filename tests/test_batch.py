@@ -24,13 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.batch.items import Item, find_items, shard_of
-from corrflow.runtime.batch.job import RECEIPT, Job
-from corrflow.runtime.batch.labels_by_name import read_labels
+from corrflow.errors import InputError
+from corrflow.runtime.batch.inputs import Item, find_items, shard_of
+from corrflow.runtime.batch.label_discovery import read_labels
+from corrflow.runtime.batch.process_item import RECEIPT, Job
 from corrflow.runtime.batch.workers import run_workers
-from corrflow.runtime.command import Model
-from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject
+from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject
 
 FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay", "labelme", "cvat", "deeplabcut")
 FORMATS += ("yolo-seg", "yolo-pose", "tapvid", "boxes", "cutouts", "report", "sleap", "deeplabcut-h5")
@@ -125,7 +125,7 @@ def plant(folder: Path, count: int) -> tuple[set[str], set[str]]:
 
 def command(root: Path, out: Path, artifact: Path, *options: str) -> list[str]:
     formats = [word for name in FORMATS for word in ("--format", name)]
-    start = [sys.executable, "-m", "corrflow.runtime.batch.cli", str(root / "videos")]
+    start = [sys.executable, "-m", "corrflow.runtime.commands.batch_cli", str(root / "videos")]
     return [
         *start,
         "--labels",

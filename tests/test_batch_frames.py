@@ -16,11 +16,12 @@ import pytest
 from counting import Counting, counting_tracker
 from PIL import Image
 
-from corrflow.runtime.batch.items import Item
-from corrflow.runtime.batch.job import FORMATS, Job, do_item, finished_frames
-from corrflow.runtime.batch.labels_by_name import read_labels
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.batch.inputs import Item
+from corrflow.runtime.batch.label_discovery import read_labels
+from corrflow.runtime.batch.process_item import Job, do_item, finished_frames
+from corrflow.runtime.formats.registry import FORMATS
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 SIZE = (64, 96)
 UNEVEN = [0.0, 0.04, 0.13, 0.17, 0.4, 0.41, 0.9, 0.94]  # seconds

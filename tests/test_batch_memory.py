@@ -20,16 +20,17 @@ import pytest
 from corrflow.bench import machine
 from corrflow.bench.batch import repeat
 from corrflow.bench.clips import write_demo
-from corrflow.runtime import tapvid
-from corrflow.runtime.artifact import load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.batch.items import Item
-from corrflow.runtime.batch.job import FORMATS, Job, do_item
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.batch.frame_cache import Spool
+from corrflow.runtime.batch.inputs import Item
 from corrflow.runtime.batch.passes import Pass
-from corrflow.runtime.batch.spool import Spool
-from corrflow.runtime.sinks import Sink
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+from corrflow.runtime.batch.process_item import Job, do_item
+from corrflow.runtime.formats import tapvid
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.registry import FORMATS
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import Frame, ObjectTrack, Tracks
 
 SHAPE = (16, 24)
 PACKAGE = Path(tapvid.__file__).parent

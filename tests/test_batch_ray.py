@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrflow.runtime.batch import on_ray
-from corrflow.runtime.batch.items import Item, find_items
-from corrflow.runtime.batch.job import Job, do_item
+from corrflow.runtime.batch import ray_workers as on_ray
+from corrflow.runtime.batch.inputs import Item, find_items
+from corrflow.runtime.batch.process_item import Job, do_item
 from corrflow.runtime.batch.workers import Event
-from corrflow.runtime.command import Model
+from corrflow.runtime.tracking.factory import Model
 
 pytest.importorskip("ray", reason="Ray is in the extra ray")
 
@@ -46,7 +46,7 @@ def batch(root: Path, out: str, artifact: Path, *options: str) -> subprocess.Com
     words = [str(root / "videos"), "--labels", str(root / "labels"), "--out", str(root / out), "--workers", "2"]
     words += ["--threads", "1", "--artifact", str(artifact), *options]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    program = [sys.executable, "-m", "corrflow.runtime.batch.cli", *words]
+    program = [sys.executable, "-m", "corrflow.runtime.commands.batch_cli", *words]
     return subprocess.run(program, capture_output=True, text=True, timeout=300, env=environment)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrflow.runtime.batch.report import MOST_SPANS, ReportSink
-from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+from corrflow.runtime.formats.html_report import MOST_SPANS, ReportSink
+from corrflow.runtime.types import Frame, ObjectTrack, Tracks
 
 
 def write(path: Path, confidences: list[float | None], name: str = "cup") -> tuple[ReportSink, str]:

@@ -12,20 +12,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from corrflow.bench import machine, op_forms, track
+from corrflow.bench import machine, track
 from corrflow.bench.cli import app
 from corrflow.bench.clips import LoopedVideo, write_demo
-from corrflow.bench.extra_memory import extra_memory
 from corrflow.bench.gather_tracker import GatherTracker, gathered_soft_copy, torch_encoder
-from corrflow.bench.op_forms import Case, Unavailable
-from corrflow.bench.rounds import Timing, time_in_turn
+from corrflow.bench.op import forms as op_forms
+from corrflow.bench.op.extra_memory import extra_memory
+from corrflow.bench.op.forms import Case, Unavailable
 from corrflow.bench.step_memory import training_step
+from corrflow.bench.timing import Timing, time_in_turn
 from corrflow.bench.train import STEP, UNFOLD
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import TrackingSettings, bundled_artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 from corrflow.train.config import TrainConfig
 from corrflow.train.learner import StepResult
 

@@ -10,9 +10,9 @@ import pytest
 
 from corrflow.bench.batch import Growth, compare, repeat, run_batch_bench
 from corrflow.bench.clips import write_demo
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.runtime.batch.workers import run_workers
-from corrflow.runtime.command import Model
+from corrflow.runtime.tracking.factory import Model
 
 
 def test_a_repeated_video_has_every_frame_at_its_own_time(tmp_path: Path) -> None:

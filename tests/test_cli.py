@@ -16,7 +16,7 @@ from PIL import Image
 
 from corrflow.evaluate.cli import app as evaluate
 from corrflow.export.cli import app as export
-from corrflow.runtime.cli import app as track
+from corrflow.runtime.commands.track_cli import app as track
 from corrflow.train.cli import app as train
 
 Run = Callable[..., tuple[int, str, str]]

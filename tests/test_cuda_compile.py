@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel
 from corrflow.plugins.local_soft_copy.cuda.launch import MOST_KEPT, SHARED_LIMIT, Launch, Storage, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
-from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 JETPACK_6 = ("compute_75", "compute_87", "compute_90")  # CUDA 12.6 knows nothing newer

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from kernels_on_cpu import BACKWARDS, COMPILER, FORWARDS, SHUFFLED, OnCpu, core_on_cpu
 from typer.testing import CliRunner
 
-from corrflow.bench import kernel
 from corrflow.bench.cli import app as bench
-from corrflow.bench.kernel import CASES, NAMED_CASES, TOLERANCE, Case, planned
+from corrflow.bench.op import cuda_kernel as kernel
+from corrflow.bench.op.cuda_kernel import CASES, NAMED_CASES, TOLERANCE, Case, planned
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.cuda.launch import Storage
 from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, Attributes, Reference
-from corrflow.runtime.device import CudaDevice
+from corrflow.runtime.backends.cuda_device import CudaDevice
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=shared_memory")
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

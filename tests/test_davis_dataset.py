@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrflow.evaluate.datasets import VOID, MaskSequence, open_davis, open_youtube_vos
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.masks import VOID, MaskSequence, open_davis, open_youtube_vos
 
 DEV = Path(__file__).parents[2] / "shared" / "data" / "davis-dev"
 

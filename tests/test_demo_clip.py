@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime import demo
-from corrflow.runtime.demo import DemoSource, render_demo_clip
+from corrflow.errors import InputError
+from corrflow.runtime.video import demo_clip as demo
+from corrflow.runtime.video.demo_clip import DemoSource, render_demo_clip
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from corrflow.bench import ablations, dev_scores
-from corrflow.bench.ablations import MODELS, RIVAL, switches
-from corrflow.bench.dev_scores import Scoring
+from corrflow.bench.experiments import ablations, dev_scores
+from corrflow.bench.experiments.ablations import MODELS, RIVAL, switches
+from corrflow.bench.experiments.dev_scores import Scoring
+from corrflow.errors import InputError
 from corrflow.evaluate.cli import app as evaluate_app
 from corrflow.export.cli import app as export_app
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import load_artifact
+from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
 from corrflow.train.cli import app as train_app
 from corrflow.train.config import learning
@@ -213,7 +213,7 @@ def test_the_dev_curve_has_every_kept_checkpoint(footage: Path, small_davis: Pat
             (tmp_path / "later").rename(run / "kept" / "0000004.safetensors")
     assert scores_reused(run) == 2
     with pytest.raises(InputError, match="keep-every"):
-        from corrflow.bench.dev_curve import measure
+        from corrflow.bench.experiments.dev_curve import measure
 
         (tmp_path / "none").mkdir()
         measure(tmp_path / "none", Scoring(small_davis, "val"), None)

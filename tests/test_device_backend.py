@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corrflow.export.step import graphs_of_settings
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import ENCODE, Artifact, TrackingSettings, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.device import CudaDevice
-from corrflow.runtime.device_backend import DeviceBackend
-from corrflow.runtime.onnxruntime_cuda_backend import OnnxRuntimePrograms
-from corrflow.runtime.presence import presence_for
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import KeypointsObject, MaskObject
+from corrflow.errors import CorrflowError, InputError
+from corrflow.export.step_graph import graphs_of_settings
+from corrflow.runtime.artifacts.artifact import ENCODE, Artifact, load_artifact
+from corrflow.runtime.backends.cuda_device import CudaDevice
+from corrflow.runtime.backends.gpu import DeviceBackend
+from corrflow.runtime.backends.onnxruntime_cuda import OnnxRuntimePrograms
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import KeypointsObject, MaskObject
 
 CPU = ("CPUExecutionProvider", {})
 FRAME, CELLS = (66, 98), (17, 25)

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime import artifact, doctor
-from corrflow.runtime.doctor import CHECKS, Finding, examine, healthy
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from corrflow.runtime.artifacts import bundled
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from corrflow.runtime.commands import doctor
+from corrflow.runtime.commands.doctor import CHECKS, Finding, examine, healthy
 
 FUSED, FUNCTION = "back end onnxruntime, fused kernel", "back end onnx-function"
 
@@ -32,7 +33,7 @@ def finding(part: str, monkeypatch: pytest.MonkeyPatch) -> Finding:
 
 def test_the_report_is_json_and_the_function_works_here() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "corrflow.runtime.doctor_cli", "--json"], capture_output=True, text=True
+        [sys.executable, "-m", "corrflow.runtime.commands.doctor_cli", "--json"], capture_output=True, text=True
     )
     report = json.loads(done.stdout)
     by_part = {entry["part"]: entry for entry in report["findings"]}
@@ -46,8 +47,8 @@ def test_the_report_is_json_and_the_function_works_here() -> None:
 def test_engines_beside_the_model_are_tried_only_where_they_are_ours(tmp_path, monkeypatch) -> None:
     """Absent without any; with some that this machine has not signed, broken and not loaded."""
     model = tmp_path / "model"
-    shutil.copytree(artifact.bundled_artifact_path(), model, ignore=shutil.ignore_patterns("engines"))
-    monkeypatch.setattr(artifact, "bundled_artifact_path", lambda: model)
+    shutil.copytree(bundled.bundled_artifact_path(), model, ignore=shutil.ignore_patterns("engines"))
+    monkeypatch.setattr(bundled, "bundled_artifact_path", lambda: model)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     found = finding("back end tensorrt", monkeypatch)
     assert found.state == "absent" and "corrflow-export engine" in found.remedy
@@ -59,7 +60,7 @@ def test_engines_beside_the_model_are_tried_only_where_they_are_ours(tmp_path, m
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     program = (
-        "import sys, corrflow.runtime.doctor_cli\n"
+        "import sys, corrflow.runtime.commands.doctor_cli\n"
         "print([name for name in ('numpy', 'onnxruntime', 'cv2') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -199,6 +200,6 @@ def test_a_missing_compiler_is_absent_with_its_remedy(missing: str, monkeypatch:
 
 
 def test_a_model_that_is_not_there_is_no_finding(tmp_path) -> None:
-    command = [sys.executable, "-m", "corrflow.runtime.doctor_cli", "--artifact", str(tmp_path / "none")]
+    command = [sys.executable, "-m", "corrflow.runtime.commands.doctor_cli", "--artifact", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: expected an artifact") and not done.stdout

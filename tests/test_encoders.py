@@ -10,13 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from corrflow.evaluate.encoders import LabBackend, OnnxEncoder, OnnxEncoderBackend, unit_length
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
+from corrflow.evaluate.methods.encoders import LabBackend, OnnxEncoder, OnnxEncoderBackend, unit_length
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import ENCODE, TrackingSettings, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.artifacts.artifact import ENCODE, load_artifact
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 SETTINGS = TrackingSettings(rows=0, radius=(3,), ages=(1, 2))
 

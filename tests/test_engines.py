@@ -15,28 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corrflow.export import to_engine
-from corrflow.export.propagation import propagate_model
+from corrflow.errors import CorrflowError, InputError
+from corrflow.export import tensorrt_builder as to_engine
+from corrflow.export.propagate_graph import propagate_model
 from corrflow.export.quantize import LEAST_SIMILARITY
-from corrflow.export.to_engine import build_engines, calibration_pictures
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime import tensorrt_backend
-from corrflow.runtime.artifact import (
-    ENCODE_FP16,
-    ENCODE_INT8,
-    PROPAGATE,
-    Artifact,
-    bundled_artifact_path,
-    load_artifact,
-)
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.device import CudaDevice
-from corrflow.runtime.device_backend import DeviceMemory
-from corrflow.runtime.engines import FOLDER, KEY, SIDECAR, Engines, Made, load_engines, private_folder
-from corrflow.runtime.presence import presence_for
-from corrflow.runtime.tensorrt_backend import TensorRtPrograms, open_tensorrt
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.export.tensorrt_builder import build_engines, calibration_pictures
+from corrflow.runtime.artifacts.artifact import ENCODE_FP16, ENCODE_INT8, PROPAGATE, Artifact, load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends import tensorrt as tensorrt_backend
+from corrflow.runtime.backends.cuda_device import CudaDevice
+from corrflow.runtime.backends.engine_files import FOLDER, KEY, SIDECAR, Engines, Made, load_engines, private_folder
+from corrflow.runtime.backends.gpu import DeviceMemory
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.backends.tensorrt import TensorRtPrograms, open_tensorrt
+from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 FRAME = (66, 98)
 
@@ -358,7 +352,7 @@ def test_the_command_builds_prints_and_then_leaves_alone(artifact: Artifact, fak
     from typer.testing import CliRunner
 
     from corrflow.export.cli import app
-    from corrflow.runtime import device
+    from corrflow.runtime.backends import cuda_device as device
 
     cuda = fakes.Cuda()
     monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda: fakes.tensorrt(cuda))
@@ -392,7 +386,7 @@ def test_the_command_is_given_the_videos_size_and_works_out_the_engines(
     from typer.testing import CliRunner
 
     from corrflow.export.cli import app
-    from corrflow.runtime import device
+    from corrflow.runtime.backends import cuda_device as device
 
     asked: dict[str, Any] = {}
 
@@ -412,7 +406,7 @@ def test_the_command_is_given_the_videos_size_and_works_out_the_engines(
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_built(artifact: Artifact, monkeypatch) -> None:
-    from corrflow.runtime import engines
+    from corrflow.runtime.backends import engine_files as engines
 
     def refuse(path: Path, content: bytes) -> None:
         raise PermissionError(13, "Permission denied")
@@ -424,7 +418,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_built(artifa
 
 def test_onnxruntime_that_does_not_start_cuda_is_refused(artifact: Artifact) -> None:
     """It goes on with the CPU by itself, and would read the GPU's addresses there."""
-    from corrflow.runtime.onnxruntime_cuda_backend import OnnxRuntimePrograms, unavailable
+    from corrflow.runtime.backends.onnxruntime_cuda import OnnxRuntimePrograms, unavailable
 
     if not unavailable():
         pytest.skip("onnxruntime has CUDA here")

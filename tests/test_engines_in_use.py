@@ -18,19 +18,20 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from corrflow.export import to_engine
-from corrflow.export.to_engine import build_engines
-from corrflow.runtime import doctor, tensorrt_backend
-from corrflow.runtime.artifact import Artifact, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.cli import app
-from corrflow.runtime.command import Model
-from corrflow.runtime.device import CudaDevice
-from corrflow.runtime.doctor import CHECKS, Finding, examine
-from corrflow.runtime.live.editing import Editing
-from corrflow.runtime.tensorrt_backend import open_tensorrt
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.export import tensorrt_builder as to_engine
+from corrflow.export.tensorrt_builder import build_engines
+from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
+from corrflow.runtime.backends import tensorrt as tensorrt_backend
+from corrflow.runtime.backends.cuda_device import CudaDevice
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.backends.tensorrt import open_tensorrt
+from corrflow.runtime.commands import doctor
+from corrflow.runtime.commands.doctor import CHECKS, Finding, examine
+from corrflow.runtime.commands.track_cli import app
+from corrflow.runtime.live.object_editor import Editing
+from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 WORKING = (64, 95)  # of the moving square's 66x98 pixels, with the small artifact's 64 rows
 ENGINES = "back end tensorrt"
@@ -159,7 +160,8 @@ def test_corrflow_batch_tracks_with_engines_in_its_workers(
         cv2.imwrite(str(tmp_path / "labels" / name / "00003.png"), moving_square[1][3].astype(np.uint8))
     for backend in ("tensorrt", "onnx-function"):
         done = subprocess.run(
-            [sys.executable, "-m", "corrflow.runtime.batch.cli", "videos", "--labels", "labels", "--out", backend,
+            [sys.executable, "-m", "corrflow.runtime.commands.batch_cli", "videos", "--labels", "labels",
+             "--out", backend,
              "--artifact", "model", "--backend", backend, "--format", "davis"],
             cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(fake_path)},
         )  # fmt: skip
@@ -178,7 +180,7 @@ def test_int8_engines_are_built_without_torch(fake_path: Path, small_artifact: P
     program = (
         "import sys\nsys.modules['torch'] = None\nfrom corrflow.export.cli import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
-        "print([name for name in ('corrflow.train', 'corrflow.export.compare', 'pycuda') if name in sys.modules])\n"
+        "print([name for name in ('corrflow.train', 'corrflow.export.parity', 'pycuda') if name in sys.modules])\n"
     )
     words = ["engine", "model", "--precision", "int8", "--plugin", "off", "--size", "64x96", "--references", "2"]
     done = subprocess.run(
@@ -320,7 +322,7 @@ def test_the_doctor_says_what_is_wrong_with_engines_and_what_to_do(
 
 def test_tracking_on_a_gpu_imports_neither_torch_nor_pycuda(artifact: Artifact, fake_path: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom corrflow.runtime import doctor\n"
+        "import sys\nfrom pathlib import Path\nfrom corrflow.runtime.commands import doctor\n"
         "doctor.CHECKS = {name: doctor.CHECKS[name] for name in ('back end tensorrt',)}\n"
         "print([one.state for one in doctor.examine(Path(sys.argv[1]))])\n"
         "print([name for name in ('torch', 'pycuda', 'corrflow.export', 'corrflow.train') if name in sys.modules])\n"

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrflow.export.settings import export_with_settings
+from corrflow.export.retune import export_with_settings
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import TrackingSettings, bundled_artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.train.config import ModelConfig, preset
 from corrflow.train.model import OPPONENT_WEIGHT, Encoder, at_two_sizes, normalise
 

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrflow.export.propagation import propagate_model
+from corrflow.export.propagate_graph import propagate_model
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.spec import Reference
-from corrflow.runtime.artifact import PROPAGATE, TrackingSettings, load_artifact, settings_from_json
-from corrflow.runtime.backend import Backend, open_backend
-from corrflow.runtime.follow import MOST_WINDOWS, NEAR, Followed, Follower
-from corrflow.runtime.memory import MemoryRing, PackedRing
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from corrflow.runtime.presence import PresenceSettings
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.artifacts.artifact import PROPAGATE, load_artifact
+from corrflow.runtime.backends.base import Backend
+from corrflow.runtime.backends.memory import MemoryRing, PackedRing
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import MOST_WINDOWS, TrackingSettings, settings_from_json
+from corrflow.runtime.tracking.occlusion import PresenceSettings
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.tracking.window_motion import NEAR, Followed, Follower
+from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
 
 SETTINGS = TrackingSettings(anchors=(0,), ages=(1, 2, 3), radius=(8, 12), dilation=(1, 2), follow=True)
 ONE_MASK = [Followed(slice(0, 1), False)]

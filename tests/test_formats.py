@@ -17,22 +17,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.batch.labels_by_name import Labels, read_labels
-from corrflow.runtime.boxes_csv import BoxCsvSink
-from corrflow.runtime.cvat import CvatSink
-from corrflow.runtime.deeplabcut import DeepLabCutSink
-from corrflow.runtime.deeplabcut_h5 import DeepLabCutH5Sink
-from corrflow.runtime.folder_sinks import CutoutSink
-from corrflow.runtime.labelme import LabelMeSink
-from corrflow.runtime.labels import Geometry
-from corrflow.runtime.polygons import filled, polygons_of
-from corrflow.runtime.sinks import Sink
-from corrflow.runtime.sleap import SleapSink
-from corrflow.runtime.tapvid import TapVidSink
-from corrflow.runtime.tracker import keypoints_track, mask_track, tracks_of
-from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, Tracks
-from corrflow.runtime.yolo import YoloSink
+from corrflow.errors import InputError
+from corrflow.runtime.batch.label_discovery import Labels, read_labels
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.boxes_csv import BoxCsvSink
+from corrflow.runtime.formats.cvat import CvatSink
+from corrflow.runtime.formats.deeplabcut import DeepLabCutSink
+from corrflow.runtime.formats.deeplabcut_h5 import DeepLabCutH5Sink
+from corrflow.runtime.formats.image_folders import CutoutSink
+from corrflow.runtime.formats.labelme import LabelMeSink
+from corrflow.runtime.formats.polygons import filled, polygons_of
+from corrflow.runtime.formats.sleap import SleapSink
+from corrflow.runtime.formats.tapvid import TapVidSink
+from corrflow.runtime.formats.yolo import YoloSink
+from corrflow.runtime.tracking.geometry import Geometry
+from corrflow.runtime.tracking.tracker import keypoints_track, mask_track, tracks_of
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, Tracks
 
 SHAPE = (37, 53)
 

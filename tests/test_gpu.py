@@ -17,21 +17,24 @@ import numpy as np
 import pytest
 from kernels_on_cpu import COMPILER, core_on_cpu
 
-from corrflow.bench import kernel
-from corrflow.export import to_engine
-from corrflow.export.to_engine import build_engines, calibration_pictures, pictures
-from corrflow.plugins.errors import InputError
+from corrflow.bench.op import cuda_kernel as kernel
+from corrflow.errors import InputError
+from corrflow.export import tensorrt_builder as to_engine
+from corrflow.export.tensorrt_builder import build_engines, calibration_pictures, pictures
 from corrflow.plugins.local_soft_copy.spec import named_references
-from corrflow.runtime import doctor, tensorrt_backend
-from corrflow.runtime.artifact import Artifact, bundled_artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.demo import DemoSource
-from corrflow.runtime.device import CudaDevice
-from corrflow.runtime.labels import Geometry
-from corrflow.runtime.shrink import DeviceShrink, shrink
-from corrflow.runtime.tensorrt_backend import import_tensorrt, open_tensorrt
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends import tensorrt as tensorrt_backend
+from corrflow.runtime.backends.cuda_device import CudaDevice
+from corrflow.runtime.backends.cuda_resize import DeviceShrink
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.tensorrt import import_tensorrt, open_tensorrt
+from corrflow.runtime.commands import doctor
+from corrflow.runtime.tracking.geometry import Geometry
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
+from corrflow.runtime.video.demo_clip import DemoSource
 
 REAL, FAKE = "GPU", "fake"
 ON_BOTH = [pytest.param(REAL, marks=pytest.mark.gpu), FAKE]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from corrflow.evaluate.inert_pickle import read_inert_pickle
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.safe_pickle import read_inert_pickle
 
 EXAMPLE = {
     "name": {

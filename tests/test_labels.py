@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.runtime.labels import Geometry, indexed_mask
+from corrflow.runtime.tracking.geometry import Geometry, indexed_mask
 
 sides = st.integers(1, 90)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.live.address import Address, csi_pipeline, live_address
-from corrflow.runtime.live.readers import open_reader
+from corrflow.errors import InputError
+from corrflow.runtime.live.capture.readers import open_reader
+from corrflow.runtime.video.source_uri import Address, csi_pipeline, live_address
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from corrflow.runtime.live.board import Board, Command
 from corrflow.runtime.live.board_picture import LINE, LINES, board_picture, display_scale, waiting_picture
-from corrflow.runtime.live.control import LONGEST_NAME
-from corrflow.runtime.live.drawing import parse_points, parse_strokes
-from corrflow.runtime.live.editing import Frozen
 from corrflow.runtime.live.keys import KEYS, key_name
-from corrflow.runtime.tracks import ObjectTrack, Tracks
+from corrflow.runtime.live.object_editor import Frozen
+from corrflow.runtime.live.strokes import LONGEST_NAME, parse_points, parse_strokes
+from corrflow.runtime.types import ObjectTrack, Tracks
 
 SIZE = 40, 60
 
@@ -314,7 +313,7 @@ def test_the_mask_and_the_strokes_are_seen() -> None:
 
 
 def test_the_keys_are_in_the_help(capsys: pytest.CaptureFixture) -> None:
-    from corrflow.runtime.cli import app
+    from corrflow.runtime.commands.track_cli import app
 
     with pytest.raises(SystemExit):
         app(["--help"])

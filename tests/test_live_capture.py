@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.live import capture as capture_module
-from corrflow.runtime.live.address import live_address
-from corrflow.runtime.live.capture import Capture, Counts, Patience
-from corrflow.runtime.live.readers import ReaderFailed, open_reader
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.live.capture import capture as capture_module
+from corrflow.runtime.live.capture.capture import Capture, Counts, Patience
+from corrflow.runtime.live.capture.readers import ReaderFailed, open_reader
+from corrflow.runtime.video.source_uri import live_address
 
 QUICK = Patience(opening=0.3, reading=0.3, wait=0.05, longest_wait=0.2)
 INTERVAL = 0.01

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrflow.runtime.cli import app
+from corrflow.runtime.commands.track_cli import app
 
 INTERVAL = 0.03
 
@@ -97,7 +97,7 @@ class Run:
 
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "corrflow.runtime.cli", *map(str, arguments)],
+            [sys.executable, "-m", "corrflow.runtime.commands.track_cli", *map(str, arguments)],
             cwd=folder, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=stdin is not subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": "1"}, preexec_fn=limit,
         )  # fmt: skip
@@ -284,8 +284,8 @@ def test_a_stream_over_udp_is_tracked_though_it_is_met_midway(live, moving_squar
 def test_a_model_that_hangs_does_not_keep_it_from_ending(serve, live, tmp_path: Path, small_artifact: Path) -> None:
     program = (
         "import sys, time\n"
-        "from corrflow.runtime.tracker import Tracker\n"
-        "from corrflow.runtime.cli import main\n"
+        "from corrflow.runtime.tracking.tracker import Tracker\n"
+        "from corrflow.runtime.commands.track_cli import main\n"
         "Tracker.step = lambda self, frame: (print('stepping', flush=True), time.sleep(60))\n"
         "sys.argv[0] = 'corrflow-track'\n"
         "main()\n"

@@ -15,21 +15,15 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.live.capture import LiveFrame
-from corrflow.runtime.live.files import result_record
-from corrflow.runtime.live.network_sinks import (
-    LARGEST_DATAGRAM,
-    Broker,
-    MqttSink,
-    UdpSink,
-    parse_mqtt,
-    parse_udp,
-)
-from corrflow.runtime.live.outputs import Output
-from corrflow.runtime.live.rerun_sink import RerunSink, check_rerun
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.live.capture.capture import LiveFrame
+from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, parse_mqtt
+from corrflow.runtime.live.outputs.records import result_record
+from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
+from corrflow.runtime.live.outputs.udp import LARGEST_DATAGRAM, UdpSink, parse_udp
+from corrflow.runtime.live.outputs.worker import Output
 from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.tracks import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectTrack, Tracks
 
 
 def result(number: int, mask: np.ndarray | None = None) -> LiveResult:
@@ -131,7 +125,7 @@ def test_each_frame_is_a_message_to_the_broker() -> None:
 
 def test_a_broker_that_refuses_is_silent_or_gone_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("paho.mqtt.client")
-    monkeypatch.setattr("corrflow.runtime.live.network_sinks._MQTT_SECONDS", 0.5)
+    monkeypatch.setattr("corrflow.runtime.live.outputs.mqtt._MQTT_SECONDS", 0.5)
     for said, reason in ((5, "refuses"), (None, "does not answer")):
         broker = TinyBroker(said)
         with pytest.raises(CorrflowError, match=rf"mqtt://127.0.0.1:{broker.port}/corrflow {reason}"):
@@ -143,7 +137,7 @@ def test_a_broker_that_refuses_is_silent_or_gone_is_one_sentence(monkeypatch: py
 
 def test_a_broker_that_stops_reading_costs_frames_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("paho.mqtt.client")
-    monkeypatch.setattr("corrflow.runtime.live.network_sinks._MQTT_SECONDS", 0.5)
+    monkeypatch.setattr("corrflow.runtime.live.outputs.mqtt._MQTT_SECONDS", 0.5)
     broker = TinyBroker(reads=False)
     address = Broker("127.0.0.1", broker.port, "corrflow")
     ragged = (np.random.default_rng(0).random((800, 800)) < 0.5).astype(np.uint8) * 3

@@ -15,14 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.live import outputs as outputs_module
-from corrflow.runtime.live.capture import LiveFrame
-from corrflow.runtime.live.files import LiveJsonLinesSink, LiveVideoSink, claim_path, run_lengths
-from corrflow.runtime.live.outputs import LiveSink, Output
+from corrflow.errors import InputError
+from corrflow.runtime.formats.rle import run_lengths
+from corrflow.runtime.live.capture.capture import LiveFrame
+from corrflow.runtime.live.outputs import worker as outputs_module
+from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, claim_path
+from corrflow.runtime.live.outputs.worker import LiveSink, Output
 from corrflow.runtime.live.reference import Reference, load_reference, resized, save_reference
 from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.tracks import KeypointsObject, MaskObject, ObjectTrack, Tracks
+from corrflow.runtime.types import KeypointsObject, MaskObject, ObjectTrack, Tracks
 
 
 def result(number: int, size: tuple[int, int] = (66, 97), at: float | None = None) -> LiveResult:

@@ -19,17 +19,17 @@ import cv2
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.cli import app, with_default_address
-from corrflow.runtime.live.access import Access, parse_access
-from corrflow.runtime.live.capture import Capture, Patience
-from corrflow.runtime.live.control import Control
+from corrflow.errors import InputError
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.commands.track_cli import app, with_default_address
+from corrflow.runtime.live.capture.capture import Capture, Patience
 from corrflow.runtime.live.reference import load_reference
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.presence import PresenceSettings
-from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.live.session_control import Control
+from corrflow.runtime.live.web.auth import Access, parse_access
+from corrflow.runtime.tracking.occlusion import PresenceSettings
+from corrflow.runtime.tracking.tracker import Tracker
 
 for library in ("starlette", "uvicorn", "prometheus_client"):
     pytest.importorskip(library)
@@ -57,7 +57,7 @@ class Page:
     """A running session and its page."""
 
     def __init__(self, folder: Path, artifact: Path, frames: np.ndarray, access: Access) -> None:
-        from corrflow.runtime.live.server import Server
+        from corrflow.runtime.live.web.server import Server
 
         self.backend = open_backend("auto", load_artifact(artifact), threads=1)
         self.scale = [1]
@@ -213,7 +213,7 @@ def test_the_stream_is_mjpeg_of_the_overlay(serve) -> None:
 
 
 def test_viewers_beyond_the_limit_are_refused_and_those_who_left_make_room(serve) -> None:
-    from corrflow.runtime.live.server import MOST_VIEWERS
+    from corrflow.runtime.live.web.server import MOST_VIEWERS
 
     page = serve()
     viewers = [urllib.request.urlopen(page.url + "/stream", timeout=10) for _ in range(MOST_VIEWERS)]

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.cli import app
-from corrflow.runtime.live.capture import LiveFrame
-from corrflow.runtime.live.files import result_record
-from corrflow.runtime.live.outputs import Output
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.commands.track_cli import app
+from corrflow.runtime.live.capture.capture import LiveFrame
+from corrflow.runtime.live.outputs.records import result_record
+from corrflow.runtime.live.outputs.ros2 import RosSink, Topics, check_ros, parse_ros
+from corrflow.runtime.live.outputs.worker import Output
 from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.live.ros_sink import RosSink, Topics, check_ros, parse_ros
-from corrflow.runtime.tracks import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectTrack, Tracks
 
 
 def _load(name: str) -> Any:

@@ -59,7 +59,7 @@ def test_a_stream_that_stops_and_returns_larger_is_followed(serve, tmp_path: Pat
     Image.fromarray(mask).save(tmp_path / "mask.png")
     port = free_port()
     server = serve(port, SIZE)
-    command = [sys.executable, "-m", "corrflow.runtime.cli", "--camera", f"rtsp://127.0.0.1:{port}/ball"]
+    command = [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", f"rtsp://127.0.0.1:{port}/ball"]
     command += ["--init", "mask.png", "--jsonl", "out.jsonl", "--timeout", "2", "--artifact", str(small_artifact)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
 
@@ -99,7 +99,13 @@ def test_a_stream_that_stops_and_returns_larger_is_followed(serve, tmp_path: Pat
 def test_a_path_that_the_server_does_not_have_is_said_and_tried_again(serve, tmp_path: Path, small_artifact) -> None:
     port = free_port()
     serve(port, SIZE)
-    command = [sys.executable, "-m", "corrflow.runtime.cli", "--camera", f"rtsp://me:secret@127.0.0.1:{port}/nothing"]
+    command = [
+        sys.executable,
+        "-m",
+        "corrflow.runtime.commands.track_cli",
+        "--camera",
+        f"rtsp://me:secret@127.0.0.1:{port}/nothing",
+    ]
     command += ["--serve", "127.0.0.1:0", "--timeout", "1", "--artifact", str(small_artifact)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.runtime.live import window
-from corrflow.runtime.live.address import live_address
 from corrflow.runtime.live.board_picture import display_scale
-from corrflow.runtime.live.readers import Reader, open_reader
+from corrflow.runtime.live.capture.readers import Reader, open_reader
 from corrflow.runtime.live.reference import load_reference
 from corrflow.runtime.live.window import check_window
+from corrflow.runtime.video.source_uri import live_address
 
 
 @pytest.fixture
@@ -69,7 +69,8 @@ def test_the_window_shows_the_tracked_mask(screen: Reader, tmp_path, small_artif
     stand_still(tmp_path / "clip", frames[0])
     cv2.imwrite(str(tmp_path / "mask.png"), masks[0].astype(np.uint8))
     process = subprocess.Popen(
-        [sys.executable, "-m", "corrflow.runtime.cli", "--camera", "clip", "--init", "mask.png", "--show", "--artifact",
+        [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--init",
+         "mask.png", "--show", "--artifact",
          str(small_artifact)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -161,7 +162,7 @@ def test_an_object_is_drawn_named_corrected_kept_and_removed_in_the_window(
     frames, masks = moving_square
     stand_still(tmp_path / "clip", frames[0])
     hand = Hand(display_scale(frames[0].shape[:2]))
-    command = [sys.executable, "-m", "corrflow.runtime.cli", "--camera", "clip", "--show", "--artifact"]
+    command = [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--show", "--artifact"]
     command += [str(small_artifact), "--jsonl", "out.jsonl", "--save-reference", "kept.npz"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
 

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.bench.kernel import CASES as EDGES
-from corrflow.bench.kernel import Case
-from corrflow.export.propagation import Sizes, propagate_model
-from corrflow.plugins.errors import InputError
+from corrflow.bench.op.cuda_kernel import CASES as EDGES
+from corrflow.bench.op.cuda_kernel import Case
+from corrflow.errors import InputError
+from corrflow.export.propagate_graph import Sizes, propagate_model
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
 from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, UNUSED, Attributes, Reference, copied_shape
 

@@ -14,17 +14,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from corrflow.errors import CorrflowError, InputError
 from corrflow.evaluate import cli
 from corrflow.evaluate.commands import davis_data, youtube_vos_data
-from corrflow.evaluate.datasets import VOID, MaskSequence
+from corrflow.evaluate.datasets.masks import VOID, MaskSequence
 from corrflow.evaluate.masks import DataSet, Job, Method, evaluate_masks, run_job
-from corrflow.evaluate.methods import FlowWarp, Identity, Made
-from corrflow.evaluate.metrics import contour_accuracy, mean_recall_decay, region_similarity
-from corrflow.evaluate.report import as_json, mask_table
-from corrflow.evaluate.results import ResultFolder, program
-from corrflow.evaluate.scoring import score_sequence
+from corrflow.evaluate.methods.methods import FlowWarp, Identity, Made
+from corrflow.evaluate.metrics.masks import contour_accuracy, mean_recall_decay, region_similarity
+from corrflow.evaluate.metrics.scorer import score_sequence
+from corrflow.evaluate.reports.report import as_json, mask_table
+from corrflow.evaluate.reports.result_store import ResultFolder, program
 from corrflow.evaluate.workers import run_jobs
-from corrflow.plugins.errors import CorrflowError, InputError
 
 HEIGHT, WIDTH = 24, 40
 
@@ -226,7 +226,7 @@ def test_other_settings_other_code_and_fresh_compute_again(
     assert keep(root, results, shift(settings=1)) == ["two", "one"]
     assert keep(root, results, shift(settings=1), fresh=True) == ["two", "one"]
     other = {**program(), "code": "0" * 64}
-    monkeypatch.setattr("corrflow.evaluate.results.program", lambda: other)
+    monkeypatch.setattr("corrflow.evaluate.reports.result_store.program", lambda: other)
     assert keep(root, results, shift(settings=1)) == ["two", "one"]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from corrflow.evaluate.metrics import (
+from corrflow.evaluate.metrics.masks import (
     OFFICIAL_BOUND,
     contour_accuracy,
     mean_recall_decay,

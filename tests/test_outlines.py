@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import TrackingSettings, bundled_artifact_path, load_artifact
-from corrflow.runtime.labels import Geometry
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from corrflow.runtime.outlines import follow_edges
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.errors import InputError
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.edge_refinement import follow_edges
+from corrflow.runtime.tracking.geometry import Geometry
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 RADIUS = 8
 

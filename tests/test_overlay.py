@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from corrflow.runtime.overlay import davis_palette, draw_overlay
-from corrflow.runtime.tracks import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectTrack, Tracks
+from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 GREY = np.full((240, 320, 3), 90, np.uint8)
 

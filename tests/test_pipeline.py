@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import CorrflowError, SourceEndedEarly
-from corrflow.runtime.pipeline import DEPTH, read_ahead, write_behind
-from corrflow.runtime.sinks import Sink
-from corrflow.runtime.tracks import Frame, Tracks
+from corrflow.errors import CorrflowError, SourceEndedEarly
+from corrflow.runtime.formats.background_writer import write_behind
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.video.prefetch import DEPTH, read_ahead
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 TRACKS = Tracks(PICTURE[..., 0])

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from corrflow.errors import InputError
 from corrflow.evaluate import cli
+from corrflow.evaluate.datasets.points import JHMDB_JOINTS, open_badja, open_jhmdb, open_tapvid
 from corrflow.evaluate.masks import Method
-from corrflow.evaluate.methods import ArtifactEncoder, FlowWarp, Identity, Track
-from corrflow.evaluate.point_datasets import JHMDB_JOINTS, open_badja, open_jhmdb, open_tapvid
-from corrflow.evaluate.point_metrics import (
+from corrflow.evaluate.methods.methods import ArtifactEncoder, FlowWarp, Identity, Track
+from corrflow.evaluate.metrics.points import (
     badja_share,
     box_sizes,
     correct_points,
@@ -29,8 +30,7 @@ from corrflow.evaluate.point_metrics import (
     tapvid_score,
 )
 from corrflow.evaluate.points import PointJob, evaluate_badja, evaluate_jhmdb, evaluate_tapvid, follow_queries
-from corrflow.plugins.errors import InputError
-from corrflow.runtime.artifact import load_artifact
+from corrflow.runtime.artifacts.artifact import load_artifact
 
 IDENTITY = Method("identity", Identity())
 

@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import InputError
-from corrflow.train import prepare as preparing
-from corrflow.train.frames import Smaller, small_frames
-from corrflow.train.prepare import DIED, plan_shards, prepare, read_video
-from corrflow.train.shards import read_index
+from corrflow.errors import InputError
+from corrflow.train.data import prepare as preparing
+from corrflow.train.data.frames import Smaller, small_frames
+from corrflow.train.data.prepare import DIED, plan_shards, prepare, read_video
+from corrflow.train.data.shards import read_index
 
 HOW = Smaller(6.0, 48, quality=90)
 
@@ -163,7 +163,7 @@ def test_a_decoder_that_dies_costs_its_video_alone(
     # A module of its own: workers find tests by no name that is sure to be ours.
     (tmp_path / "dying_reader.py").write_text(
         "import os\n"
-        "from corrflow.train.prepare import read_video\n"
+        "from corrflow.train.data.prepare import read_video\n"
         "def read(path, how, longest):\n"
         "    return os._exit(11) if path.name == '3.mp4' else read_video(path, how, longest)\n"
     )

@@ -10,16 +10,18 @@ import cv2
 import numpy as np
 import pytest
 
-from corrflow.evaluate.datasets import MaskSequence, open_davis
-from corrflow.evaluate.post import Post, frames_past_a_post, run_posts
-from corrflow.evaluate.presence import Occlusion, occluded_frames, run_presence
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.masks import MaskSequence, open_davis
+from corrflow.evaluate.full_occlusion import Occlusion, occluded_frames, run_presence
+from corrflow.evaluate.partial_occlusion import Post, frames_past_a_post, run_posts
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import TrackingSettings, load_artifact
-from corrflow.runtime.backend import Backend, open_backend
-from corrflow.runtime.presence import Presence, PresenceSettings, Watch, presence_for
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.backends.base import Backend
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.occlusion import Presence, PresenceSettings, Watch, presence_for
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
 
 HIDDEN = range(4, 8)  # frames of the fixture `hidden`
 

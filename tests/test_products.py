@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from corrflow.runtime import products
+from corrflow.runtime.tracking import blas as products
 
 
 def blas_threads() -> list[int]:

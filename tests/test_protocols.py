@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from corrflow.evaluate.protocols import PROTOCOLS, apply_protocol
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
+from corrflow.evaluate.methods.protocols import PROTOCOLS, apply_protocol
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import TrackingSettings, load_artifact
-from corrflow.runtime.labels import Geometry
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.geometry import Geometry
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 HEIGHT, WIDTH, FRAMES = 44, 60, 58  # 11x15 cells; past the 50 frames of hvc and three dilations of mast
 OWN = TrackingSettings(rows=0, radius=(3,), top_k=7, temperature=0.08, ages=(1, 2, 4), dilation=(2,))

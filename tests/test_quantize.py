@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from corrflow.errors import CorrflowError, InputError
 from corrflow.export import quantize, to_onnx
 from corrflow.export.cli import app
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import ENCODE, TrackingSettings, bundled_artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
+from corrflow.runtime.artifacts.artifact import ENCODE, load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
 
 SIZE = (64, 96)
 

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from corrflow.evaluate.datasets import MaskSequence, open_davis
+from corrflow.evaluate.datasets.masks import MaskSequence, open_davis
 from corrflow.export.to_onnx import read_encoder
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
-from corrflow.runtime.artifact import Artifact, TrackingSettings, bundled_artifact_path, load_artifact
-from corrflow.runtime.memory import MemoryRing
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from corrflow.runtime.shrink import shrink
-from corrflow.runtime.tracker import Tracker, with_settings
-from corrflow.runtime.tracks import KeypointsObject
+from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends.memory import MemoryRing
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.settings import TrackingSettings, with_settings
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import KeypointsObject
 
 pytestmark = pytest.mark.long
 
@@ -42,7 +44,7 @@ class TorchBackend:
         )
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
-        from corrflow.export.compare import torch_features
+        from corrflow.export.parity import torch_features
 
         frame = frame if working is None else shrink(frame, working)
         return torch_features(self._encoder, frame)[0].numpy()

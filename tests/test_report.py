@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrflow.evaluate.attributes import read_attributes
+from corrflow.errors import InputError
 from corrflow.evaluate.commands import davis_data
-from corrflow.evaluate.html import drift, html_page
+from corrflow.evaluate.datasets.attributes import read_attributes
 from corrflow.evaluate.masks import DataSet, Method, evaluate_masks
-from corrflow.evaluate.methods import Identity
-from corrflow.evaluate.metrics import mean_recall_decay, object_score
-from corrflow.evaluate.report import as_json, official_csv
-from corrflow.plugins.errors import InputError
+from corrflow.evaluate.methods.methods import Identity
+from corrflow.evaluate.metrics.masks import mean_recall_decay, object_score
+from corrflow.evaluate.reports.html import drift, html_page
+from corrflow.evaluate.reports.report import as_json, official_csv
 
 
 @pytest.fixture

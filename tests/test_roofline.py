@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corrflow.bench.roofline import DEVICES, Frame, milliseconds, table, work, work_table
-from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
+from corrflow.bench.op.roofline import DEVICES, Frame, milliseconds, table, work, work_table
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
 
 
 def test_the_page_shows_what_the_command_prints() -> None:

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from corrflow.errors import InputError
 from corrflow.evaluate import cli
 from corrflow.evaluate.commands import davis_data
 from corrflow.evaluate.masks import DataSet, Method, evaluate_masks
-from corrflow.evaluate.methods import ArtifactEncoder, Track
-from corrflow.evaluate.report import mean_scores
+from corrflow.evaluate.methods.methods import ArtifactEncoder, Track
+from corrflow.evaluate.reports.report import mean_scores
 from corrflow.evaluate.search import Search, Space, Tried, better, changed, pareto
-from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import TrackingSettings, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 pytestmark = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "built")
 
@@ -133,7 +134,7 @@ def test_wrong_options_are_one_line(root: Path, small_artifact: Path, options: l
 
 
 def test_files_that_hold_no_settings_are_refused(small_artifact: Path, tmp_path: Path) -> None:
-    from corrflow.export.settings import export_with_settings, read_settings
+    from corrflow.export.retune import export_with_settings, read_settings
 
     path = tmp_path / "settings.json"
     for text in ("{", "[]", "{}", '{"rows": 480, "surprise": 1}'):

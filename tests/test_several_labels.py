@@ -16,15 +16,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.batch.labels_by_name import Labels, read_labels
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.batch.bidirectional import PassPlaces, track_whole
+from corrflow.runtime.batch.label_discovery import Labels, read_labels
 from corrflow.runtime.batch.passes import FOLDER, blended, rounded
-from corrflow.runtime.batch.strands import Packed, strands_of
-from corrflow.runtime.batch.whole_video import PassPlaces, track_whole
-from corrflow.runtime.frame_source import FrameSource
-from corrflow.runtime.labels import Geometry
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
+from corrflow.runtime.batch.targets import Packed, strands_of
+from corrflow.runtime.tracking.geometry import Geometry
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
+from corrflow.runtime.video.source import FrameSource
 
 
 class Frames(FrameSource):

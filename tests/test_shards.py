@@ -27,14 +27,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
-from corrflow.train.clips import ClipSampler
 from corrflow.train.config import TrainConfig
-from corrflow.train.download import Downloads, public_name
-from corrflow.train.frames import Smaller
-from corrflow.train.prepare import plan_shards, prepare
-from corrflow.train.shards import LocalFiles, Order, ShardedVideos, open_shards, read_index, shard_names
+from corrflow.train.data.clips import ClipSampler
+from corrflow.train.data.download import Downloads, public_name
+from corrflow.train.data.frames import Smaller
+from corrflow.train.data.prepare import plan_shards, prepare
+from corrflow.train.data.shards import LocalFiles, Order, ShardedVideos, open_shards, read_index, shard_names
 
 SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, stills_share=0.0)
 
@@ -362,7 +362,7 @@ def test_kept_checkpoints_stay(shards: Path, tmp_path: Path) -> None:
 def test_photographs_are_mixed_in_and_change_no_other_clip(
     shards: Path, tmp_path: Path, write_video: Callable[..., None]
 ) -> None:
-    from corrflow.train.clips import open_cache
+    from corrflow.train.data.clips import open_cache
 
     cv2.imwrite(str(tmp_path / "still.png"), np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
     stills = open_cache([tmp_path / "still.png"], 6.0, 64, tmp_path / "cache")

@@ -18,16 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels_on_cpu import COMPILER, Shrink, core_on_cpu, shrink_on_cpu
 
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_source
-from corrflow.runtime.artifact import Artifact, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.device import CudaDevice
-from corrflow.runtime.device_backend import DeviceBackend
-from corrflow.runtime.onnxruntime_cuda_backend import OnnxRuntimePrograms
-from corrflow.runtime.shrink import ENTRY_POINT, LONGEST_SIDE, THREADS, DeviceShrink, kernel_source, shrink
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import MaskObject
+from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
+from corrflow.runtime.backends.cuda_device import CudaDevice
+from corrflow.runtime.backends.cuda_resize import ENTRY_POINT, LONGEST_SIDE, THREADS, DeviceShrink, kernel_source
+from corrflow.runtime.backends.gpu import DeviceBackend
+from corrflow.runtime.backends.onnxruntime_cuda import OnnxRuntimePrograms
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import MaskObject
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 WORKING = (64, 95)  # of the moving square's 66x98 pixels, with the small artifact's 64 rows

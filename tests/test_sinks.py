@@ -18,10 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.overlay import davis_palette, draw_overlay
-from corrflow.runtime.sinks import JsonLinesSink, KeypointCsvSink, MaskFolderSink, Sink, VideoSink
-from corrflow.runtime.tracks import Frame, ObjectTrack, Tracks
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.jsonl import JsonLinesSink
+from corrflow.runtime.formats.mask_png import MaskFolderSink
+from corrflow.runtime.formats.overlay_video import VideoSink
+from corrflow.runtime.formats.points_csv import KeypointCsvSink
+from corrflow.runtime.types import Frame, ObjectTrack, Tracks
+from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 RATE = Fraction(30000, 1001)
 
@@ -220,9 +224,9 @@ WRITER = """
     import numpy as np
     from fractions import Fraction
     from pathlib import Path
-    from corrflow.plugins.errors import CorrflowError
-    from corrflow.runtime.sinks import *
-    from corrflow.runtime.tracks import *
+    from corrflow.errors import CorrflowError
+    from corrflow.runtime.formats.base import *
+    from corrflow.runtime.types import *
 
     folder, mode = Path(sys.argv[1]), sys.argv[2]
     noise = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from corrflow.bench.soak import Soak, run_soak
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 
 
 def even(frames: int = 400) -> Soak:

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from corrflow.plugins.errors import InputError, SourceEndedEarly
-from corrflow.runtime import video_source
-from corrflow.runtime.sources import open_source
-from corrflow.runtime.tracks import Frame
+from corrflow.errors import InputError, SourceEndedEarly
+from corrflow.runtime.types import Frame
+from corrflow.runtime.video import video_file as video_source
+from corrflow.runtime.video.open_source import open_source
 
 FRAMES = 40
 RATE = Fraction(25)

@@ -14,22 +14,22 @@ import numpy as np
 import onnx
 import pytest
 
-from corrflow.export.propagation import Sizes, propagate_model
+from corrflow.errors import InputError
+from corrflow.export.propagate_graph import Sizes, propagate_model
 from corrflow.export.quantize import quantise
-from corrflow.export.step import fixed_encode, graphs_of_settings, no_step, step_model
-from corrflow.plugins.errors import InputError
+from corrflow.export.step_graph import fixed_encode, graphs_of_settings, no_step, step_model
 from corrflow.plugins.local_soft_copy.spec import Attributes
-from corrflow.runtime.artifact import (
+from corrflow.runtime.artifacts.artifact import (
     ENCODE,
     ENCODE_FP16,
     ENCODE_INT8,
     PROPAGATE,
     STEP,
     Artifact,
-    TrackingSettings,
     load_artifact,
 )
-from corrflow.runtime.backend import open_backend
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings
 
 FRAME, CELLS, LABELS = (66, 98), (17, 25), 8
 PRECISIONS = {"fp32": ENCODE, "fp16": ENCODE_FP16, "int8": ENCODE_INT8}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import tensorrt_plugin
 from corrflow.plugins.local_soft_copy.spec import Attributes
 

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifact import TrackingSettings, load_artifact
-from corrflow.runtime.backend import Backend, open_backend
-from corrflow.runtime.memory import MemoryRing
-from corrflow.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from corrflow.runtime.tracker import Tracker, with_settings
-from corrflow.runtime.tracks import KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.backends.base import Backend
+from corrflow.runtime.backends.memory import MemoryRing
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.settings import TrackingSettings, with_settings
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "onnx-function"])

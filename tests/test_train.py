@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 import torch
 
+from corrflow.errors import InputError
 from corrflow.export.to_onnx import read_encoder
-from corrflow.plugins.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
-from corrflow.train.clips import ClipCache, ClipSampler, open_cache
 from corrflow.train.colors import (
     bottlenecked,
     cell_colours,
@@ -33,7 +32,8 @@ from corrflow.train.colors import (
     rgb_to_lab,
 )
 from corrflow.train.config import PRESETS, TrainConfig, preset
-from corrflow.train.frames import find_pictures, find_videos
+from corrflow.train.data.clips import ClipCache, ClipSampler, open_cache
+from corrflow.train.data.frames import find_pictures, find_videos
 from corrflow.train.learner import Learner
 from corrflow.train.losses import reconstruct
 from corrflow.train.model import Encoder, new_encoder, normalise, parameter_count

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.train import loop
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
-from corrflow.train.clips import ClipSampler, open_cache
 from corrflow.train.config import ABLATIONS, TrainConfig, learning, preset
-from corrflow.train.frames import find_videos
+from corrflow.train.data.clips import ClipSampler, open_cache
+from corrflow.train.data.frames import find_videos
+from corrflow.train.distributed import Processes
 from corrflow.train.learner import Learner
 from corrflow.train.pictures import best_matches, feature_picture, match_picture
-from corrflow.train.processes import Processes
 
 SMALL = TrainConfig(steps=4, batch=4, crop=32, radius=2, colours=4, threads=1)
 

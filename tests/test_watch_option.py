@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import corrflow.runtime
-from corrflow.runtime.batch import cli as batch_cli
-from corrflow.runtime.cli import app
+from corrflow.runtime.commands import batch_cli
+from corrflow.runtime.commands.track_cli import app
 
 
 @pytest.fixture

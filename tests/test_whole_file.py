@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corrflow.plugins.whole_file import whole_file, write_whole
+from corrflow.atomic_files import whole_file, write_whole
 
 
 @pytest.mark.parametrize("content", [b"\x00\xff", "Größe\n"])

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from corrflow.plugins.errors import InputError
-from corrflow.plugins.whole_file import whole_file
+from corrflow.atomic_files import whole_file
+from corrflow.errors import InputError
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.model import Encoder
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from corrflow.plugins.errors import InputError, errors_reported
+from corrflow.errors import InputError, errors_reported
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

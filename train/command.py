@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.train.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from corrflow.train.clips import ClipSampler
+    from corrflow.train.data.clips import ClipSampler
+    from corrflow.train.distributed import Processes
     from corrflow.train.model import Encoder
-    from corrflow.train.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def choose_precision(asked: str, device: str) -> str:
 def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
     """Train, or go on with the run in `request.out`. Raises InputError before anything is written."""
     _torch()
-    from corrflow.train.processes import joined
+    from corrflow.train.distributed import joined
 
     with joined(request.device) as processes:
         _run(request, model, config, processes)
@@ -157,10 +157,10 @@ def _data(
 ) -> Iterator[tuple[ClipSampler, dict[str, Any], str]]:
     """The clips of a run, what its checkpoints say of them, and what whoever watches is told."""
     from corrflow.train import loop
-    from corrflow.train.clips import CachedVideos, ClipSampler, open_cache
-    from corrflow.train.download import public_name
-    from corrflow.train.frames import find_pictures, find_videos
-    from corrflow.train.shards import open_shards, shard_names
+    from corrflow.train.data.clips import CachedVideos, ClipSampler, open_cache
+    from corrflow.train.data.download import public_name
+    from corrflow.train.data.frames import find_pictures, find_videos
+    from corrflow.train.data.shards import open_shards, shard_names
 
     shards = shard_names(request.data)
     videos = find_videos(Path(request.data)) if shards is None else []

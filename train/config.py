@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 
 
 @dataclass(frozen=True)

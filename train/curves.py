@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corrflow.plugins.whole_file import whole_file
+from corrflow.atomic_files import whole_file
 
 POINTS = 500
 """Most points of a line; more are averaged."""

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corrflow.plugins.errors import CorrflowError
+from corrflow.errors import CorrflowError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
 from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, draw_bottleneck, rgb_to_lab
 from corrflow.train.config import ModelConfig, TrainConfig
+from corrflow.train.distributed import Processes, normalised_together
 from corrflow.train.losses import distance, reconstruct
 from corrflow.train.model import STRIDE, Encoder, new_encoder, normalise
-from corrflow.train.processes import Processes, normalised_together
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

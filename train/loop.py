@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.train.checkpoint import FILE_NAME, Checkpoint, kept_checkpoint, load_checkpoint, save_checkpoint
-from corrflow.train.clips import ClipSampler
 from corrflow.train.colors import fit_colour_codebook
 from corrflow.train.config import ModelConfig, TrainConfig
+from corrflow.train.data.clips import ClipSampler
+from corrflow.train.distributed import Processes
 from corrflow.train.learner import Learner
 from corrflow.train.model import STRIDE, Encoder
 from corrflow.train.pictures import feature_picture, match_picture, reconstruction_picture
-from corrflow.train.processes import Processes
-from corrflow.train.records import Records
+from corrflow.train.run_logger import Records
 
 # Pictures that the colour codebook is fitted to are of clips that no run is long enough to reach.
 CODEBOOK_CLIPS = 2**62

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from corrflow.plugins.errors import CorrflowError, errors_reported
+from corrflow.errors import CorrflowError, errors_reported
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -48,9 +48,9 @@ def prepare(
         from rich.progress import TimeRemainingColumn as Remaining
 
         from corrflow.train.command import available_threads
-        from corrflow.train.frames import Smaller
-        from corrflow.train.prepare import REPORT, plan_shards
-        from corrflow.train.prepare import prepare as run
+        from corrflow.train.data.frames import Smaller
+        from corrflow.train.data.prepare import REPORT, plan_shards
+        from corrflow.train.data.prepare import prepare as run
 
         plan = plan_shards(source, Smaller(fps, short_side, quality, folder_fps), per_shard, longest)
         columns = (

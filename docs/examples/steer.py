@@ -3,15 +3,16 @@
 import sys
 from pathlib import Path
 
-from corrflow.runtime.artifact import bundled_artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.initial import read_mask_objects
-from corrflow.runtime.live.capture import Patience
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.formats.mask_png import read_mask_objects
+from corrflow.runtime.live.capture.capture import Patience
 from corrflow.runtime.live.command import open_capture
-from corrflow.runtime.live.outputs import LiveSink, Output
+from corrflow.runtime.live.outputs.worker import LiveSink, Output
 from corrflow.runtime.live.results import LiveResult
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.tracker import Tracker
+from corrflow.runtime.tracking.tracker import Tracker
 
 
 class Steering(LiveSink):

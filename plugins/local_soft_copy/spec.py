@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 
 DOMAIN = "corrflow"
 NAME = "LocalSoftCopy"

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import spec
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, cuda_core, device_architecture
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan

@@ -22,17 +22,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.artifact import artifact_path, load_artifact
-from corrflow.runtime.backend import open_backend
-from corrflow.runtime.batch.items import Item, find_items, shard_numbers, shard_of
-from corrflow.runtime.batch.job import FORMATS, Job, finished_frames
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import artifact_path
+from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.batch.inputs import Item, find_items, shard_numbers, shard_of
 from corrflow.runtime.batch.manifest import Entry, Manifest
-from corrflow.runtime.batch.on_ray import run_on_ray
+from corrflow.runtime.batch.process_item import Job, finished_frames
+from corrflow.runtime.batch.ray_workers import run_on_ray
 from corrflow.runtime.batch.workers import run_workers
-from corrflow.runtime.command import Model
-from corrflow.runtime.presence import presence_for
-from corrflow.runtime.tracker import Tracker, with_settings
+from corrflow.runtime.formats.registry import FORMATS
+from corrflow.runtime.settings import with_settings
+from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.tracker import Tracker
 
 # Each holds its engines and its memory there: one tracks while the other reads and writes files.
 WORKERS_ON_A_GPU = 2

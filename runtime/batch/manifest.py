@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from corrflow.plugins.whole_file import write_whole
+from corrflow.atomic_files import write_whole
 
 State = Literal["pending", "running", "done", "failed"]
 _PAUSE = 1.0  # seconds between two versions of the file; thousands of items are not written once for each

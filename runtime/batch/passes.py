@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from corrflow.plugins.errors import CorrflowError
-from corrflow.runtime.batch.spool import Starts
-from corrflow.runtime.batch.strands import Strand
-from corrflow.runtime.tracks import MaskObject
+from corrflow.errors import CorrflowError
+from corrflow.runtime.batch.frame_cache import Starts
+from corrflow.runtime.batch.targets import Strand
+from corrflow.runtime.types import MaskObject
 
 FOLDER = ".passes"
 """Within the results of an item."""

@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Literal
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.batch.items import Item
-from corrflow.runtime.batch.job import Job, do_item
-from corrflow.runtime.command import Model
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.batch.inputs import Item
+from corrflow.runtime.batch.process_item import Job, do_item
+from corrflow.runtime.tracking.factory import Model
 
 TRIES = 2
 """An item is given up when this many workers died of it: decoders may crash on a damaged file."""

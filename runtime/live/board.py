@@ -16,9 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from corrflow.runtime.live.control import LONGEST_NAME
-from corrflow.runtime.live.drawing import MOST_POINTS
-from corrflow.runtime.live.editing import Frozen
+from corrflow.runtime.live.object_editor import Frozen
+from corrflow.runtime.live.strokes import LONGEST_NAME, MOST_POINTS
 
 Tool = Literal["box", "lasso", "paint", "points"]
 Kind = Literal["freeze", "release", "mask", "give", "remove", "rename", "reference", "quit"]

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from corrflow.runtime.live.board import Board
 from corrflow.runtime.live.keys import KEYS
-from corrflow.runtime.overlay import draw_overlay
-from corrflow.runtime.tracks import Tracks
+from corrflow.runtime.types import Tracks
+from corrflow.runtime.video.overlay import draw_overlay
 
 FONT_SIZE, LINE = 14, 20
 LINES = 4

@@ -15,23 +15,25 @@ from threading import Event
 
 from rich.console import Console
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.runtime.command import Model, read_objects
-from corrflow.runtime.live.access import Access, check_server
-from corrflow.runtime.live.address import live_address
-from corrflow.runtime.live.capture import Capture, Patience
-from corrflow.runtime.live.control import Control
-from corrflow.runtime.live.files import LiveJsonLinesSink, LiveVideoSink, check_recording
-from corrflow.runtime.live.network_sinks import Broker, MqttSink, UdpSink, check_mqtt
-from corrflow.runtime.live.outputs import Output
-from corrflow.runtime.live.readers import PacedReader, open_reader
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.formats.registry import read_objects
+from corrflow.runtime.live.capture.capture import Capture, Patience
+from corrflow.runtime.live.capture.readers import PacedReader, open_reader
+from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, check_mqtt
+from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, check_recording
+from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
+from corrflow.runtime.live.outputs.ros2 import RosSink, Topics, check_ros
+from corrflow.runtime.live.outputs.udp import UdpSink
+from corrflow.runtime.live.outputs.worker import Output
 from corrflow.runtime.live.reference import Reference, load_reference, save_reference
-from corrflow.runtime.live.rerun_sink import RerunSink, check_rerun
-from corrflow.runtime.live.ros_sink import RosSink, Topics, check_ros
 from corrflow.runtime.live.session import Session
+from corrflow.runtime.live.session_control import Control
+from corrflow.runtime.live.web.auth import Access, check_server
 from corrflow.runtime.live.window import Window, check_window
-from corrflow.runtime.sinks import VIDEO_FORMATS
-from corrflow.runtime.sources import open_source
+from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.video.encoding import VIDEO_FORMATS
+from corrflow.runtime.video.open_source import open_source
+from corrflow.runtime.video.source_uri import live_address
 
 logger = logging.getLogger("corrflow")
 
@@ -167,7 +169,7 @@ def _served(session: Session, control: Control, access: Access | None, console: 
     if access is None:
         yield
         return
-    from corrflow.runtime.live.server import Server
+    from corrflow.runtime.live.web.server import Server
 
     server = Server(session, control, access)
     console.print(f"open {server.access.url}", highlight=False, soft_wrap=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from corrflow.plugins.errors import CorrflowError, InputError
-from corrflow.plugins.whole_file import write_whole
-from corrflow.runtime.tracks import KeypointsObject, MaskObject, TrackedObject
+from corrflow.atomic_files import write_whole
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
 
 FORMAT = 1
 _LARGEST_FILE = 2**30

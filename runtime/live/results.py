@@ -9,8 +9,8 @@ from threading import Condition
 
 import numpy as np
 
-from corrflow.runtime.live.capture import LiveFrame
-from corrflow.runtime.tracks import Tracks
+from corrflow.runtime.live.capture.capture import LiveFrame
+from corrflow.runtime.types import Tracks
 
 KEPT = 512
 """Frames over which latencies are summed up."""

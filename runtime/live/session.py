@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from corrflow.plugins.errors import CorrflowError
-from corrflow.runtime.frame_source import size_text
-from corrflow.runtime.live.capture import Capture, LiveFrame
-from corrflow.runtime.live.editing import Editing, Frozen
-from corrflow.runtime.live.outputs import Output
+from corrflow.errors import CorrflowError
+from corrflow.runtime.live.capture.capture import Capture, LiveFrame
+from corrflow.runtime.live.object_editor import Editing, Frozen
+from corrflow.runtime.live.outputs.worker import Output
 from corrflow.runtime.live.reference import Reference, resized
 from corrflow.runtime.live.results import Latest, LiveResult, Pace
-from corrflow.runtime.tracker import Tracker
-from corrflow.runtime.tracks import TrackedObject, Tracks
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import TrackedObject, Tracks
+from corrflow.runtime.video.source import size_text
 
 logger = logging.getLogger("corrflow")
 

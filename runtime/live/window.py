@@ -14,13 +14,13 @@ from typing import Any
 
 import cv2
 
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.live.board import Board, Command
 from corrflow.runtime.live.board_picture import board_picture, display_scale, waiting_picture
-from corrflow.runtime.live.control import Control
 from corrflow.runtime.live.keys import key_name
 from corrflow.runtime.live.results import LiveResult
 from corrflow.runtime.live.session import Session
+from corrflow.runtime.live.session_control import Control
 
 _TITLE = "corrflow"
 _WAIT = 20  # milliseconds for the mouse and the keys between two looks at the session

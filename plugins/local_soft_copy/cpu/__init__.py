@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes, Reference, copied_shape, named_references
 
 try:

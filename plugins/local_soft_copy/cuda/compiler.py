@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Literal
 
-from corrflow.plugins.errors import CorrflowError, InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cuda.launch import OPTIONS, Launch
 
 Target = Literal["cubin", "ptx"]

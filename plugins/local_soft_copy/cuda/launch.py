@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
-from corrflow.plugins.errors import InputError
+from corrflow.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
 Storage = Literal["float32", "float16", "bfloat16"]

@@ -1,0 +1,1 @@
+../../src/corrflow/__init__.py

@@ -1,0 +1,1 @@
+../../src/corrflow/atomic_files.py

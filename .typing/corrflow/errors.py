@@ -1,0 +1,1 @@
+../../src/corrflow/errors.py

@@ -1,0 +1,102 @@
+"""The dev score of a run over its steps: every kept checkpoint exported and scored.
+
+    corrflow-train --data videos/ --steps 20000 --keep-every 2000 --out RUN
+    bash scripts/dev-curve RUN --davis DAVIS
+
+    RUN/dev-curve/curve.json, curve.png         steps and scores
+    RUN/dev-curve/artifacts, scores             as corrflow-export and corrflow-eval leave them
+    RUN/tensorboard/dev                         the same curve beside the losses
+
+What was scored before is not scored again, so it can be given while the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrflow.bench.experiments.dev_scores import Score, Scoring, export, scores
+from corrflow.errors import InputError, errors_reported
+from corrflow.evaluate.reports.files import write_text
+
+
+def measure(run: Path, scoring: Scoring, like: str | None) -> dict[int, Score]:
+    """The score after each step of which there is a checkpoint, and the curve's files.
+
+    Raises InputError where there is no checkpoint.
+    """
+    from corrflow.train.checkpoint import FILE_NAME, kept_checkpoint, load_checkpoint
+
+    scoring.sequences()  # raises before anything is exported
+    found = {int(path.stem): path for path in sorted(kept_checkpoint(run, 0).parent.glob("*.safetensors"))}
+    if (run / FILE_NAME).is_file():
+        newest = load_checkpoint(run)
+        if newest.step >= newest.train.steps:  # one in the middle of a run would be replaced while it is read
+            found[newest.step] = run / FILE_NAME
+    if not found:
+        raise InputError(
+            f"expected checkpoints in {kept_checkpoint(run, 0).parent} or a finished run, got neither;"
+            " corrflow-train --keep-every keeps them"
+        )
+    folder = run / "dev-curve"
+    artifacts = {step: folder / "artifacts" / f"{step:07d}" for step in sorted(found)}
+    for step, artifact in artifacts.items():
+        export(str(found[step]), artifact, like)
+    curve = dict(zip(artifacts, scores(list(artifacts.values()), scoring, folder / "scores"), strict=True))
+    _write(curve, scoring, folder, run / "tensorboard" / "dev")
+    return curve
+
+
+def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from corrflow.train.curves import draw_curves
+
+    lines = {
+        "J&F": [score.both for score in curve.values()],
+        "J": [score.region for score in curve.values()],
+        "F": [score.contour for score in curve.values()],
+    }
+    described = {
+        "sequences": scoring.sequences(), "protocol": scoring.protocol, "rows": scoring.rows, "steps": list(curve),
+        **lines,
+    }  # fmt: skip
+    write_text(folder / "curve.json", json.dumps(described, indent=1) + "\n")
+    percent = {name: (list(curve), [100 * value for value in values]) for name, values in lines.items()}
+    draw_curves(folder / "curve.png", {"score in percent": percent}, "step")
+    shutil.rmtree(events, ignore_errors=True)  # or every call would add the whole curve once more
+    with SummaryWriter(str(events)) as writer:
+        for step, score in curve.items():
+            writer.add_scalar("dev/J&F", score.both, step)
+            writer.add_scalar("dev/J", score.region, step)
+            writer.add_scalar("dev/F", score.contour, step)
+
+
+def dev_curve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run with kept checkpoints.")],
+    davis: Annotated[Path, typer.Option(help="Data set in the layout of DAVIS to score on.")],
+    split: Annotated[str, typer.Option(help="List of sequences.")] = "dev",
+    every: Annotated[int, typer.Option(help="Score each such sequence only.")] = 1,
+    rows: Annotated[int | None, typer.Option(help="Short side to score at. [the artifact's]")] = None,
+    protocol: Annotated[str, typer.Option(help="Of corrflow-eval.")] = "default",
+    like: Annotated[str | None, typer.Option(help="Artifact, or bundled, whose tracking settings to take.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that score.")] = 1,
+) -> None:
+    """Score every kept checkpoint of a run and draw the curve.
+
+    Example: bash scripts/dev-curve runs/first --davis DAVIS --every 2 --rows 240 --like bundled
+    """
+    with errors_reported():
+        curve = measure(run, Scoring(davis, split, every, rows, protocol, workers), like)
+        for step, score in curve.items():
+            region, contour, both = (f"{100 * value:5.1f}" for value in (score.region, score.contour, score.both))
+            print(f"step {step:8d}  J {region}  F {contour}  J&F {both}")
+        print(f"drawn in {run / 'dev-curve' / 'curve.png'}")
+
+
+if __name__ == "__main__":
+    typer.run(dev_curve)

@@ -1,0 +1,1 @@
+"""Benchmarks of the op: CPU forms, CUDA kernel, roofline."""

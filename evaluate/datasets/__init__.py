@@ -1,0 +1,1 @@
+"""Readers of evaluation data sets."""

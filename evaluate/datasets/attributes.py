@@ -1,0 +1,49 @@
+"""Attributes of sequences (occlusion, fast motion, ...), as DAVIS publishes them or as a user writes them down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from corrflow.errors import InputError
+
+
+def read_attributes(path: Path) -> dict[str, tuple[str, ...]]:
+    """Attributes by the sequence's name.
+
+    JSON {"bear": ["DEF", "OCC"]}, or the YAML that DAVIS publishes (db_info.yaml), whose `sequences` have a `name` and
+    `attributes`. Raises InputError for anything else.
+    """
+    expected = f'expected attributes as JSON {{"sequence": ["OCC"]}} or as DAVIS\'s db_info.yaml in {path}'
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{expected}, found no such text ({error})") from error
+    try:
+        found = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{expected}, found a file that cannot be read ({str(error).splitlines()[0]})") from error
+    if isinstance(found, dict) and isinstance(found.get("sequences"), list):
+        entries: list[Any] = found["sequences"]
+        if not all(isinstance(entry, dict) and "name" in entry for entry in entries):
+            raise InputError(f"{expected}, found sequences without a name")
+        found = {str(entry["name"]): entry.get("attributes", []) for entry in entries}
+    if not isinstance(found, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found.values()
+    ):
+        raise InputError(f"{expected}, found something else")
+    return {str(sequence): tuple(names) for sequence, names in found.items()}
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise InputError(
+            "reading YAML needs PyYAML: pip install 'corrflow[eval]', or write the file as JSON"
+        ) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,262 @@
+"""Data sets of points: JHMDB's joints of people, BADJA's joints of animals, TAP-Vid's points on anything.
+
+JHMDB    ROOT/joint_positions/<action>/<clip>/joint_positions.mat and ROOT/Rename_Images/<action>/<clip>/*.png, or
+         one clip: ROOT/joint_positions.mat and ROOT/images/*.png
+BADJA    JSON files with a list of {image_path, segmentation_path, joints [row, column], visibility} per video, as
+         published; or {frames_dir, keypoint_names, frames {name: [[x, y, visible]]}} with DAVIS masks beside the
+         frames
+TAP-Vid  one pickle of {name: {video, points, occluded}} or a list of such, read without executing anything
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.masks import PICTURE_SUFFIXES, read_picture
+from corrflow.evaluate.datasets.safe_pickle import read_inert_pickle
+from corrflow.runtime.formats.mask_png import read_indexed_png
+
+JHMDB_JOINTS = (
+    "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow", "left elbow",
+    "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
+)  # fmt: skip
+RASTER = 256
+"""Side of the square pictures that TAP-Vid's protocol works on."""
+
+_LARGEST_TEXT = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class JointSequence:
+    """A video of joints that are given on its first frame.
+
+    image_paths: T frames, from the one the joints are given on
+    joints:      [T, P, 2] float64, (x, y) in pixels, (0, 0) the centre of the top-left one; NaN where not annotated
+    visible:     [T, P] bool
+    areas:       [T] float64, pixels of the true mask, NaN where there is none; None where the measure needs none
+    """
+
+    name: str
+    image_paths: tuple[Path, ...]
+    joint_names: tuple[str, ...]
+    joints: np.ndarray
+    visible: np.ndarray
+    areas: np.ndarray | None = None
+
+    def images(self) -> Iterator[np.ndarray]:
+        """[H, W, 3] uint8, BGR, in order."""
+        for path in self.image_paths:
+            yield read_picture(path)
+
+
+@dataclass(frozen=True)
+class PointVideo:
+    """A TAP-Vid video.
+
+    video:    [T, H, W, 3] uint8, RGB, or T encoded pictures
+    points:   [N, T, 2] float64, (x, y), 0..1 over the picture's width and height
+    occluded: [N, T] bool
+    """
+
+    name: str
+    video: np.ndarray | Sequence[bytes]
+    points: np.ndarray
+    occluded: np.ndarray
+
+    def images(self, side: int | None = RASTER) -> list[np.ndarray]:
+        """[H, W, 3] uint8, BGR, all of them; resized to a square of `side` unless that is None."""
+        found = []
+        for index, item in enumerate(self.video):
+            if isinstance(item, bytes):
+                image = cv2.imdecode(np.frombuffer(item, np.uint8), cv2.IMREAD_COLOR) if item else None
+                if image is None:
+                    raise InputError(f"expected a picture as frame {index} of {self.name}, found bytes that are none")
+            else:
+                image = np.ascontiguousarray(np.asarray(item)[..., ::-1])
+            if side is not None and image.shape[:2] != (side, side):
+                image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+            found.append(image)
+        return found
+
+
+def open_jhmdb(root: Path, split: int | None = None) -> list[JointSequence]:
+    """The clips of JHMDB, by name; with `split` 1 to 3 the test clips of that split alone.
+
+    Raises InputError for a folder that does not match, or a file of joints that cannot be read.
+    """
+    single = root / "joint_positions.mat"
+    if single.is_file():
+        return [_jhmdb_clip(root.name, root / "images", single)]
+    joints = root / "joint_positions"
+    if not joints.is_dir():
+        raise InputError(
+            f"expected JHMDB's joint_positions/<action>/<clip> and Rename_Images, or one clip's joint_positions.mat, in"
+            f" {root}; found neither"
+        )
+    files = sorted(joints.glob("*/*/joint_positions.mat"))
+    if split is not None:
+        tested = _jhmdb_tests(root, split)
+        files = [path for path in files if path.parent.name in tested]
+    if not files:
+        raise InputError(f"expected <action>/<clip>/joint_positions.mat in {joints}, found none; unpack the data set")
+    return [
+        _jhmdb_clip(path.parent.name, root / "Rename_Images" / path.parents[1].name / path.parent.name, path)
+        for path in files
+    ]
+
+
+def _jhmdb_tests(root: Path, split: int) -> set[str]:
+    """Names of the test clips: lines "<clip>.avi 2" of splits/<action>_test_split<n>.txt."""
+    lists = sorted((root / "splits").glob(f"*_test_split{split}.txt"))
+    if not lists:
+        raise InputError(f"expected lists <action>_test_split{split}.txt in {root / 'splits'}, found none")
+    lines = [line.split() for path in lists for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return {Path(line[0]).stem for line in lines if line[-1] == "2"}
+
+
+def _jhmdb_clip(name: str, images: Path, joints: Path) -> JointSequence:
+    import scipy.io
+
+    pictures = _pictures(images, f"frames of clip {name}")
+    expected = f"expected joints pos_img [2, {len(JHMDB_JOINTS)}, frames] in the MATLAB file {joints}"
+    if joints.stat().st_size > _LARGEST_TEXT:
+        raise InputError(f"{expected}, found one of {joints.stat().st_size} bytes; refused")
+    try:
+        positions = np.asarray(scipy.io.loadmat(joints, variable_names=["pos_img"])["pos_img"], np.float64)
+    except Exception as error:  # scipy's reader fails in as many ways as there are bytes to damage
+        raise InputError(f"{expected}, found a file that cannot be read ({type(error).__name__})") from error
+    if positions.ndim != 3 or positions.shape[:2] != (2, len(JHMDB_JOINTS)) or not positions.shape[2]:
+        raise InputError(f"{expected}, found {list(positions.shape)}")
+    if len(pictures) < positions.shape[2] or not np.isfinite(positions).all():
+        raise InputError(
+            f"expected a frame for each of {positions.shape[2]} poses, all of numbers, found {len(pictures)} in"
+            f" {images}"
+        )
+    # MATLAB counts from 1.
+    points = positions.transpose(2, 1, 0) - 1
+    return JointSequence(name, pictures[: len(points)], JHMDB_JOINTS, points, np.ones(points.shape[:2], bool))
+
+
+def open_badja(annotations: Path, root: Path) -> list[JointSequence]:
+    """The videos of one JSON file, or of every JSON file in a folder.
+
+    root: what the paths in the files start from. Each video begins with its first annotated frame, whose visible
+    joints are given. Raises InputError for files that do not match, naming what is missing.
+    """
+    files = sorted(annotations.glob("*.json")) if annotations.is_dir() else [annotations]
+    if not files:
+        raise InputError(f"expected BADJA's joint_annotations, JSON files, in {annotations}, found none")
+    return [_badja_video(path, root) for path in files]
+
+
+def _badja_video(path: Path, root: Path) -> JointSequence:
+    expected = f"expected the joints of a BADJA video as JSON in {path}"
+    try:
+        if path.stat().st_size > _LARGEST_TEXT:
+            raise InputError(f"{expected}, found a file of {path.stat().st_size} bytes; refused")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries, names = _badja_entries(content, root)
+    except OSError as error:
+        raise InputError(f"{expected}, found no such file ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise InputError(f"{expected}, found something else ({type(error).__name__}: {error})") from error
+    if not entries:
+        raise InputError(f"{expected}, found no annotated frame")
+    entries.sort(key=lambda entry: entry[0].name)
+    folder = entries[0][0].parent
+    frames = [item for item in _pictures(folder, f"frames of {path.stem}") if item.name >= entries[0][0].name]
+    at = {item.name: index for index, item in enumerate(frames)}
+    count = len(names)
+    joints, visible = np.full((len(frames), count, 2), np.nan), np.zeros((len(frames), count), bool)
+    areas = np.full(len(frames), np.nan)
+    for picture, mask, points, seen in entries:
+        if picture.name not in at:
+            raise InputError(f"expected the annotated frame {picture}, found none; complete the frames")
+        index = at[picture.name]
+        joints[index], visible[index] = points, seen
+        areas[index] = np.count_nonzero(read_indexed_png(mask))
+    last = max(at[picture.name] for picture, *_ in entries) + 1
+    return JointSequence(path.stem, tuple(frames[:last]), names, joints[:last], visible[:last], areas[:last])
+
+
+def _badja_entries(content: Any, root: Path) -> tuple[list[tuple[Path, Path, np.ndarray, np.ndarray]], tuple[str, ...]]:
+    """(frame, mask, joints [P, 2] as (x, y), visible [P]) of each annotated frame, and the joints' names."""
+    entries = []
+    if isinstance(content, dict):
+        names = tuple(str(name) for name in content["keypoint_names"])
+        folder = root / _inside(content["frames_dir"])
+        masks = Path(*("Annotations" if part == "JPEGImages" else part for part in folder.parts))
+        for stem, values in content["frames"].items():
+            table = np.array(values, np.float64).reshape(len(names), 3)
+            entries.append((folder / f"{_inside(stem)}.jpg", masks / f"{stem}.png", table[:, :2], table[:, 2] > 0))
+        return entries, names
+    for entry in content:
+        table = np.array(entry["joints"], np.float64).reshape(-1, 2)
+        seen = np.array(entry["visibility"]).reshape(len(table)) > 0
+        # The published files hold (row, column).
+        picture, mask = (root / _inside(entry[name]) for name in ("image_path", "segmentation_path"))
+        entries.append((picture, mask, table[:, ::-1], seen))
+    count = len(entries[0][2]) if entries else 0
+    if any(len(points) != count for _, _, points, _ in entries):
+        raise ValueError("frames with different numbers of joints")
+    return entries, tuple(f"joint {index}" for index in range(count))
+
+
+def _inside(path: Any) -> Path:
+    """A relative path that stays below where it starts."""
+    found = Path(str(path).replace("\\", "/"))
+    if found.is_absolute() or ".." in found.parts:
+        raise ValueError(f"a path that leads out of the data set: {path}")
+    return found
+
+
+def open_tapvid(path: Path) -> list[PointVideo]:
+    """The videos of a TAP-Vid pickle. Raises InputError for a file that holds anything else, naming the video."""
+    content = read_inert_pickle(path)
+    if isinstance(content, dict):
+        named = [(str(name), item) for name, item in content.items()]
+    elif isinstance(content, list):
+        named = [(f"video {index}", item) for index, item in enumerate(content)]
+    else:
+        named = []
+    if not named:
+        raise InputError(f"expected videos by name, or a list of them, in {path}, found {type(content).__name__}")
+    return [_point_video(path, name, item) for name, item in named]
+
+
+def _point_video(path: Path, name: str, item: Any) -> PointVideo:
+    expected = f"expected video, points [N, T, 2] and occluded [N, T] for {name} in {path}"
+    if not isinstance(item, dict) or not {"video", "points", "occluded"} <= set(item):
+        raise InputError(
+            f"{expected}, found {sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__}"
+        )
+    video, points, occluded = item["video"], item["points"], item["occluded"]
+    pictures = (
+        isinstance(video, np.ndarray) and video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3
+    ) or (isinstance(video, list) and all(isinstance(frame, bytes) for frame in video))
+    arrays = isinstance(points, np.ndarray) and isinstance(occluded, np.ndarray)
+    if not pictures or not arrays or not len(video):
+        raise InputError(
+            f"{expected}, the video as RGB [T, H, W, 3] uint8 or as encoded pictures; found something else"
+        )
+    shape = (points.shape[0] if points.ndim else 0, len(video))
+    if points.shape != (*shape, 2) or occluded.shape != shape or points.dtype.kind not in "fiu":
+        raise InputError(f"{expected} with T = {len(video)}, found {list(points.shape)} and {list(occluded.shape)}")
+    return PointVideo(name, video, points.astype(np.float64), occluded.astype(bool))
+
+
+def _pictures(folder: Path, content: str) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        raise InputError(f"expected the {content} in {folder}, found no folder; complete the data set")
+    found = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES))
+    if not found:
+        raise InputError(f"expected the {content} in {folder}, found no pictures; complete the data set")
+    return found

@@ -1,0 +1,1 @@
+"""Trackers and baselines that evaluation compares."""

@@ -1,0 +1,1 @@
+"""Score tables as JSON, pictures and HTML."""

@@ -1,0 +1,33 @@
+"""Files of a report: they appear whole or not at all, under names that any file system takes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from corrflow.atomic_files import write_whole
+from corrflow.errors import InputError
+
+
+def file_name(label: str) -> str:
+    """A method's label as the name of a folder; different labels give different names."""
+    plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", label).strip(".-") or "method"
+    return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: it is the old one or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder to write to; raises InputError where that cannot be, before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"expected a folder to write to, got {folder} ({error.strerror}); name another") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"expected a folder that can be written to, got {folder}; name another")

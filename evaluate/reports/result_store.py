@@ -1,0 +1,135 @@
+"""Results on disk, one file per method and sequence, that are used again only where nothing they depend on changed.
+
+    FOLDER/scores/<method>/<sequence>.json     scores of every frame, and the key: all that they depend on
+    FOLDER/masks/<method>/<sequence>/*.png     the masks, as `corrflow-eval score` reads them
+
+The key holds what the method is (hashes of its files, settings), the hash of every frame and mask of the sequence, and
+a hash of corrflow's own code with the versions of the libraries that compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import corrflow.evaluate
+import corrflow.plugins
+import corrflow.runtime
+from corrflow.errors import InputError
+from corrflow.evaluate.datasets.masks import MaskSequence
+from corrflow.evaluate.metrics.masks import object_score
+from corrflow.evaluate.reports.files import file_name, write_text
+from corrflow.evaluate.reports.report import SequenceScore
+
+_LIBRARIES = ("numpy", "opencv-python", "onnxruntime")
+
+
+@cache
+def program() -> dict[str, str]:
+    """What computes: one hash over corrflow's code, and the versions of the libraries."""
+    digest = hashlib.sha256()
+    for package in (corrflow.plugins, corrflow.runtime, corrflow.evaluate):
+        for folder in package.__path__:
+            for path in sorted(Path(folder).rglob("*")):
+                if path.suffix in (".py", ".so", ".pyd"):
+                    digest.update(path.read_bytes())
+    return {"code": digest.hexdigest(), **{name: version(name) for name in _LIBRARIES}}
+
+
+def sequence_hash(sequence: MaskSequence) -> str:
+    """SHA-256 over names and content of all files of a sequence, and over the rule it is scored by."""
+    digest = hashlib.sha256(f"{sequence.name} {sequence.objects_appear}".encode())
+    for path in (*sequence.image_paths, *sequence.annotation_paths):
+        if path is None:
+            digest.update(b"none")
+            continue
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"expected to read {path}, got {error.strerror}; complete the data set") from error
+        digest.update(f"{path.name} {len(content)}".encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def result_key(description: dict[str, Any], sequence: MaskSequence, **further: Any) -> dict[str, Any]:
+    """All that the score of a method on a sequence depends on, JSON-ready."""
+    # The hash of an artifact stands for its weights; where it lies and how it was made change no score.
+    method = {name: value for name, value in description.items() if name not in ("path", "provenance", "tracking")}
+    key = {"method": method, "data": sequence_hash(sequence), "program": program(), **further}
+    return json.loads(json.dumps(key))
+
+
+class ResultFolder:
+    """Reads and writes the results below a folder; every file appears whole, by rename."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def mask_folder(self, method: str, sequence: str = "") -> Path:
+        """Where the masks of a method, or of one of its sequences, are."""
+        return self.folder / "masks" / file_name(method) / sequence
+
+    def load(self, method: str, sequence: str, key: dict[str, Any]) -> tuple[SequenceScore | None, str]:
+        """The score of a method on a sequence, or None and why there is none to use: "" where there never was one."""
+        path = self._score_path(method, sequence)
+        try:
+            written = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None, ""
+        except (OSError, ValueError):
+            return None, "its file is damaged"
+        try:
+            changed = [name for name in sorted({*key, *written["key"]}) if key.get(name) != written["key"].get(name)]
+            if changed:
+                return None, f"another {', '.join(changed)}"
+            if written["masks"] != _folder_hash(self.mask_folder(method, sequence)):
+                return None, "its masks changed"
+            return _score_from_json(written["score"]), ""
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None, "its file is damaged"
+
+    def save(self, method: str, sequence: str, key: dict[str, Any], score: SequenceScore) -> None:
+        written = {
+            "key": key,
+            "masks": _folder_hash(self.mask_folder(method, sequence)),
+            "score": _score_to_json(score),
+        }
+        write_text(self._score_path(method, sequence), json.dumps(written) + "\n")
+
+    def _score_path(self, method: str, sequence: str) -> Path:
+        return self.folder / "scores" / file_name(method) / f"{sequence}.json"
+
+
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.png")):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _score_to_json(score: SequenceScore) -> dict[str, Any]:
+    return {
+        "frames": score.frames,
+        "seconds": score.seconds,
+        "tracked": score.tracked,
+        "objects": {
+            str(object_id): {
+                "frames": item.frames.tolist(),
+                "J": item.region_similarity.tolist(),
+                "F": item.contour_accuracy.tolist(),
+            }
+            for object_id, item in score.objects.items()
+        },
+    }
+
+
+def _score_from_json(written: dict[str, Any]) -> SequenceScore:
+    objects = {
+        int(object_id): object_score(item["frames"], item["J"], item["F"])
+        for object_id, item in written["objects"].items()
+    }
+    return SequenceScore(objects, int(written["frames"]), written["seconds"], int(written["tracked"]), reused=True)

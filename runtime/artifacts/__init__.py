@@ -1,0 +1,1 @@
+"""Model artifacts: loading, checking, and those bundled with the package."""

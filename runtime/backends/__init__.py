@@ -1,0 +1,1 @@
+"""Where the encoder and the op run: the CPU kernel, ONNX Runtime, TensorRT."""

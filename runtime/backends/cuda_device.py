@@ -1,0 +1,224 @@
+"""An NVIDIA GPU as the back ends see it: memory, copies, one stream, and recorded work. Needs cuda-bindings, no torch.
+
+Everything that is asked for goes to one stream, in order, and is done once `wait` returns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from corrflow.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy.cuda.compiler import compile_source, cuda_core
+
+Size = tuple[int, int, int]
+_NO_BINDINGS = "pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the driver knows"
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Contiguous memory on the device: an address, a shape and a type. `owner` keeps it allocated."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    owner: Any = field(repr=False, compare=False)
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def first(self, count: int) -> Buffer:
+        """The first `count` entries along axis 0."""
+        return Buffer(self.pointer, (count, *self.shape[1:]), self.dtype, self.owner)
+
+    def entry(self, index: int) -> Buffer:
+        """Entry `index` along axis 0, of length one there."""
+        each = self.bytes // self.shape[0]
+        return Buffer(self.pointer + index * each, (1, *self.shape[1:]), self.dtype, self.owner)
+
+    def batch(self) -> Buffer:
+        """The same with a leading axis of length one."""
+        return Buffer(self.pointer, (1, *self.shape), self.dtype, self.owner)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Page-locked memory on the host and its counterpart on the device.
+
+    mapped: both are the same bytes, as a GPU that shares its memory with the processor has it: nothing is copied
+    """
+
+    host: np.ndarray
+    buffer: Buffer
+    mapped: bool
+
+
+class CudaDevice:
+    """The first GPU, through the CUDA runtime.
+
+    gpu: its name; compute_capability: "8.7" and the like; stream: the stream's handle, for libraries that take one
+    runtime, core: what stands in for cuda.bindings.runtime and for cuda.core; who has the first has the second, or none
+    Raises InputError where the bindings, the driver or the GPU are missing.
+    """
+
+    def __init__(self, runtime: Any = None, core: Any = None) -> None:
+        self._find_core: Callable[[], Any] = cuda_core if runtime is None else lambda: core
+        if runtime is None:
+            try:
+                runtime = importlib.import_module("cuda.bindings.runtime")
+            except ImportError as error:
+                raise InputError(
+                    f"expected CUDA's Python bindings to use a GPU, found none ({error}); {_NO_BINDINGS}"
+                ) from error
+        self._cuda = runtime
+        code, count = runtime.cudaGetDeviceCount()
+        if int(code) or not count:
+            reason = self._reason(code) if int(code) else "the driver counts none"
+            raise InputError(
+                f"expected an NVIDIA GPU and its driver, found none ({reason}); install the driver,"
+                " restart after an update of it, and give a container its GPU (--gpus all)"
+            )
+        self._call("cudaSetDevice", 0)
+        properties = self._call("cudaGetDeviceProperties", 0)
+        name = properties.name
+        self.gpu = (name.decode() if isinstance(name, bytes) else str(name)).strip("\0 ")
+        self.compute_capability = f"{properties.major}.{properties.minor}"
+        self._maps = bool(properties.integrated) and bool(properties.canMapHostMemory)
+        self._stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
+        self.stream = int(self._stream)
+
+    def allocate(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """Memory on the device, not initialised; freed with the last buffer that refers to it."""
+        kind = np.dtype(dtype)
+        pointer = int(self._call("cudaMalloc", math.prod(shape) * kind.itemsize))
+        return Buffer(pointer, tuple(shape), kind, _Owner(self._cuda.cudaFree, pointer))
+
+    def share(self, shape: Sequence[int], dtype: Any) -> Shared:
+        """Zeros on the host, page-locked, with a counterpart on the device that holds nothing yet."""
+        kind = np.dtype(dtype)
+        size = math.prod(shape) * kind.itemsize
+        flags = self._cuda.cudaHostAllocMapped if self._maps else self._cuda.cudaHostAllocDefault
+        pointer = int(self._call("cudaHostAlloc", size, flags))
+        owner = _Owner(self._cuda.cudaFreeHost, pointer)
+        host = np.asarray(_Bytes(pointer, size, owner)).view(kind).reshape(shape)
+        host[...] = 0
+        if not self._maps:
+            return Shared(host, self.allocate(shape, kind), False)
+        alias = int(self._call("cudaHostGetDevicePointer", pointer, 0))
+        return Shared(host, Buffer(alias, tuple(shape), kind, owner), True)
+
+    def copy(self, target: Buffer, source: Buffer) -> None:
+        """From device to device; both have the same number of bytes."""
+        assert target.bytes == source.bytes, (target, source)
+        self._copy(target.pointer, source.pointer, source.bytes)
+
+    def upload(self, shared: Shared) -> None:
+        """What the host side holds when the stream gets there, to the device side."""
+        if not shared.mapped:
+            self._copy(shared.buffer.pointer, shared.host.ctypes.data, shared.buffer.bytes)
+
+    def download(self, shared: Shared) -> None:
+        """What the device side holds to the host side, which may be read after `wait`."""
+        if not shared.mapped:
+            self._copy(shared.host.ctypes.data, shared.buffer.pointer, shared.buffer.bytes)
+
+    def wait(self) -> None:
+        """Return when everything on the stream is done."""
+        self._call("cudaStreamSynchronize", self._stream)
+
+    def wait_for(self, stream: int) -> None:
+        """Return when everything on another stream, by its handle, is done."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A CUDA graph of what `work` puts on the stream, which is not run; call the result to run it.
+
+        Raises CorrflowError where something in it cannot be recorded.
+        """
+        cuda = self._cuda
+        self._call("cudaStreamBeginCapture", self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            work()
+        except BaseException:
+            cuda.cudaStreamEndCapture(self._stream)  # so that the stream can be used again
+            raise
+        graph = self._call("cudaStreamEndCapture", self._stream)
+        launchable = self._call("cudaGraphInstantiate", graph, 0)
+        self._call("cudaGraphDestroy", graph)
+        owner = _Owner(cuda.cudaGraphExecDestroy, launchable)
+
+        def launch() -> None:
+            self._call("cudaGraphLaunch", owner.handle, self._stream)
+
+        return launch
+
+    def kernel(self, source: str, entry_point: str) -> Callable[..., None]:
+        """A kernel of CUDA C++, compiled for this GPU.
+
+        Called with blocks and threads of a block as (x, y, z), and the kernel's arguments, it is put on the stream:
+        buffers go by their address, whole numbers as int32. Raises InputError where cuda-core or its compiler is
+        missing, CorrflowError where that refuses the source.
+        """
+        core = self._find_core()
+        if core is None:
+            raise InputError(f"expected cuda-core to compile kernels, found none; {_NO_BINDINGS}")
+        try:
+            core.Device().set_current()
+            compiled = compile_source(source, f"sm_{self.compute_capability.replace('.', '')}", core=core)
+            kernel, stream = compiled.get_kernel(entry_point), core.Stream.from_handle(self.stream)
+        except CorrflowError:
+            raise
+        except Exception as error:  # cuda-core has no common type for what it raises
+            raise CorrflowError(f"the GPU failed to load {entry_point}: {error}; see corrflow-doctor") from error
+
+        def launch(blocks: Size, threads: Size, *arguments: Buffer | int) -> None:
+            passed = (one.pointer if isinstance(one, Buffer) else ctypes.c_int32(one) for one in arguments)
+            core.launch(stream, core.LaunchConfig(grid=blocks, block=threads), kernel, *passed)
+
+        return launch
+
+    def close(self) -> None:
+        """Give the stream back, once everything on it is done."""
+        if self.stream:
+            self.wait()
+            self._call("cudaStreamDestroy", self._stream)
+            self.stream = 0
+
+    def _copy(self, target: int, source: int, size: int) -> None:
+        # By address alone the driver knows which side is where.
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
+        self._call("cudaMemcpyAsync", target, source, size, kind, self._stream)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        code, *results = getattr(self._cuda, name)(*arguments)
+        if int(code):
+            raise CorrflowError(f"the GPU failed: {name} says {self._reason(code)}; see corrflow-doctor")
+        return results[0] if results else None
+
+    def _reason(self, code: Any) -> str:
+        text = self._cuda.cudaGetErrorString(code)[1]
+        return text.decode() if isinstance(text, bytes) else str(text)
+
+
+class _Owner:
+    """Frees a resource when nothing refers to it any more."""
+
+    def __init__(self, free: Callable[[Any], Any], handle: Any) -> None:
+        self.handle = handle
+        weakref.finalize(self, free, handle)
+
+
+class _Bytes:
+    """Bytes at an address, for NumPy."""
+
+    def __init__(self, pointer: int, size: int, owner: _Owner) -> None:
+        self._owner = owner
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (pointer, False), "version": 3}

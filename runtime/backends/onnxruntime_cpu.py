@@ -1,0 +1,127 @@
+"""ONNX Runtime on the CPU, with the fused kernel or propagate.onnx for the labels; all arrays on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from corrflow.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy import cpu
+from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, Artifact
+from corrflow.runtime.backends.memory import MemoryRing, PackedRing
+from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.settings import TrackingSettings
+
+
+class OnnxRuntimeBackend:
+    """Fulfils `backend.Backend`. Features are [C, h, w] float32 arrays.
+
+    fused: copy labels with the fused kernel, otherwise with propagate.onnx
+    bits:  of a channel in the fused kernel's search: 32, 16 or 8; by default 16, which nobody can tell from 32, and 8
+           for an artifact whose encoder computes in 8 bits, where the processor is faster at them
+    Raises InputError where the kernel was not built, or onnxruntime refuses a graph.
+    """
+
+    device_frames = False
+
+    def __init__(self, artifact: Artifact, threads: int = 0, fused: bool = False, bits: int | None = None) -> None:
+        import onnxruntime
+
+        if fused and cpu.unavailable():
+            raise InputError(cpu.unavailable())
+        if bits not in (None, 8, 16, 32):
+            raise InputError(f"expected 8, 16 or 32 bits, got {bits}")
+        self.artifact, self.any_attributes = artifact, fused
+        self._bits = bits or (8 if artifact.has_integer_encoder and cpu.multiplies_bytes() else 16)
+        self.name = (
+            f"onnxruntime-cpu, fused {cpu.kernels()[0]} kernel on {self._bits} bits"
+            if fused
+            else "onnxruntime-cpu, ONNX function"
+        )
+        self._threads = threads
+        self._packed: tuple[np.ndarray, cpu.Packed] | None = None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+        # Its threads would go on spinning for a while on the cores that decoding and the kernel need next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._encode = onnxruntime.InferenceSession(
+                artifact.files[ENCODE], options, providers=["CPUExecutionProvider"]
+            )
+            self._propagate = (
+                None
+                if fused
+                else onnxruntime.InferenceSession(
+                    artifact.files[PROPAGATE], options, providers=["CPUExecutionProvider"]
+                )
+            )
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise InputError(
+                f"{artifact.name}: onnxruntime {onnxruntime.__version__} refuses the graphs"
+                f" ({str(error).splitlines()[0]}); export the artifact again or update onnxruntime"
+            ) from error
+        _expect_inputs(artifact.name, ENCODE, self._encode, {"frame"})
+        self.moves_windows = fused
+        if self._propagate is not None:
+            searched = {"query", "keys", "values"}
+            self.moves_windows = REFERENCES in {entry.name for entry in self._propagate.get_inputs()}
+            _expect_inputs(
+                artifact.name, PROPAGATE, self._propagate, searched | ({REFERENCES} if self.moves_windows else set())
+            )
+
+    def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
+        """[H, W, 3] uint8, BGR, shrunk to (h, w) where that is given -> [C, ceil(h / 4), ceil(w / 4)] float32."""
+        frame = frame if working is None else shrink(frame, working)
+        features = self._run(self._encode, {"frame": np.ascontiguousarray(frame[None])})[0]
+        if features.shape[0] != self.artifact.channels:
+            raise CorrflowError(
+                f"{self.artifact.name}: expected {self.artifact.channels} feature channels, got {features.shape[0]}"
+            )
+        return features
+
+    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> MemoryRing | PackedRing:
+        if self._propagate is not None or self._bits == 32:
+            return MemoryRing(settings, labels, cells, self.artifact.channels)
+        return PackedRing(settings, labels, cells, self.artifact.channels, self._bits, self._pack)
+
+    def propagate(self, query: np.ndarray, memory: MemoryRing | PackedRing) -> np.ndarray:
+        """Features [C, h, w] -> soft labels [N, h, w] float32."""
+        if isinstance(memory, PackedRing):
+            packed, values, attributes, named = memory.named_references()
+            return cpu.packed_soft_copy(self._pack(query), packed, values, attributes, self._threads, references=named)
+        if self._propagate is None:
+            keys, values, attributes, named = memory.named_references()
+            return cpu.local_soft_copy(
+                query[None], keys[None], values[None], attributes, self._threads, references=named
+            )[0]
+        if self.moves_windows:
+            keys, values, _, named = memory.named_references()
+            rows = {REFERENCES: np.array(named, np.int32)}
+        else:
+            keys, values, _ = memory.references()
+            rows = {}
+        return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None], **rows})[0]
+
+    def _pack(self, features: np.ndarray) -> cpu.Packed:
+        """Packed features; those of the newest frame are kept, for they are searched for and then remembered."""
+        if self._packed is None or self._packed[0] is not features:
+            self._packed = features, cpu.pack(features, self._bits, self._threads)
+        return self._packed[1]
+
+    def close(self) -> None:
+        del self._encode, self._propagate
+
+    @staticmethod
+    def _run(session, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        try:
+            return session.run(None, inputs)[0]
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise CorrflowError(f"onnxruntime failed: {str(error).splitlines()[0]}") from error
+
+
+def _expect_inputs(artifact: str, name: str, session, expected: set[str]) -> None:
+    got = {entry.name for entry in session.get_inputs()}
+    if got != expected:
+        raise InputError(
+            f"{artifact}: expected {name} to take {sorted(expected)}, got {sorted(got)}; export the artifact again"
+        )

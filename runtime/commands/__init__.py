@@ -1,0 +1,1 @@
+"""The shells of corrflow-track, corrflow-batch and corrflow-doctor."""

@@ -1,0 +1,65 @@
+"""corrflow-doctor: the shell around `doctor.examine`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrflow.errors import errors_reported
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(
+    help="""Say what works on this machine, why the rest does not, and what to do about it.
+
+    Each back end tracks a small clip. Exit code 1 where something is broken; what is only absent is no illness.
+
+    \b
+    Examples:
+      corrflow-doctor
+      corrflow-doctor --artifact artifacts/first    # and its engines
+      corrflow-doctor --json > report.json
+    """
+)
+def doctor(
+    artifact: Annotated[Path | None, typer.Option(help="Model to try, and its engines [the bundled one].")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    with errors_reported():
+        from corrflow.runtime.commands.doctor import examine, healthy, machine
+
+        if artifact is not None:
+            from corrflow.runtime.artifacts.artifact import load_artifact
+            from corrflow.runtime.artifacts.bundled import artifact_path
+
+            load_artifact(artifact_path(artifact))  # a wrong path is no finding
+        findings = []
+        if json:
+            from dataclasses import asdict
+            from json import dumps
+
+            findings = list(examine(artifact))
+            report = {"healthy": healthy(findings), "machine": machine(), "findings": [asdict(f) for f in findings]}
+            print(dumps(report, indent=2))
+        else:
+            about = machine()
+            print(f"Python {', '.join([about.pop('python'), *about.values()])}", flush=True)
+            for finding in examine(artifact):
+                findings.append(finding)
+                print(f"{finding.state:<7} {finding.part}: {finding.detail}", flush=True)
+                if finding.remedy:
+                    print(f"{'':<7} -> {finding.remedy}")
+        if not healthy(findings):
+            raise SystemExit(1)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

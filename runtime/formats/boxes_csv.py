@@ -1,0 +1,79 @@
+"""Boxes as CSV: frame,object,x0,y0,x1,y1 in pixels, the last row and column outside."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from corrflow.errors import InputError
+from corrflow.runtime.formats.base import TableSink
+from corrflow.runtime.types import Frame, MaskObject, Tracks
+
+COLUMNS = ("x0", "y0", "x1", "y1")
+
+
+class BoxCsvSink(TableSink):
+    """frame,time,object,name,x0,y0,x1,y1,confidence: one row for each visible mask object and frame."""
+
+    _header = "frame,time,object,name,x0,y0,x1,y1,confidence\n"
+
+    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+        text = io.StringIO(newline="")
+        table = csv.writer(text, lineterminator="\n")
+        for track in tracks.objects:
+            if track.box is not None:
+                start = [frame.index, f"{frame.time:.6f}", track.id, track.name]
+                table.writerow([*start, *track.box, f"{track.confidence:.4f}"])
+        return text.getvalue()
+
+
+def is_boxes(first_line: str) -> bool:
+    return set(COLUMNS) <= {cell.strip().lower() for cell in first_line.lstrip("\ufeff").split(",")}
+
+
+def read_boxes(path: Path, shape: tuple[int, int]) -> dict[int, list[MaskObject]]:
+    """Masks [H, W] of all pixels in each box, by the index of their frame (0 without the column `frame`).
+
+    `object` is the id where it is a number, else the name, as is `name`. shape: (height, width) of the frames. Raises
+    InputError for what cannot be read and for boxes without a pixel in the frame.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [
+                {(key or "").strip().lower(): (cell or "").strip() for key, cell in row.items() if isinstance(key, str)}
+                for row in csv.DictReader(file)
+            ]
+        found: dict[int, list[MaskObject]] = {}
+        for row in rows:
+            x0, y0, x1, y1 = (float(row[name]) for name in COLUMNS)
+            if not np.isfinite([x0, y0, x1, y1]).all():
+                raise ValueError(f"the box {x0:g},{y0:g},{x1:g},{y1:g}")
+            mask = np.zeros(shape, bool)
+            # Pixels whose centres are in the box.
+            (left, top), (right, bottom) = (
+                np.ceil(np.clip([x - 0.5, y - 0.5], 0, shape[::-1])).astype(int).tolist()
+                for x, y in ((x0, y0), (x1, y1))
+            )
+            mask[top:bottom, left:right] = True
+            if not mask.any():
+                raise ValueError(f"the box {x0:g},{y0:g},{x1:g},{y1:g} without a pixel of {shape[1]}x{shape[0]}")
+            called, name = row.get("object", ""), row.get("name", "")
+            number = int(called) if called.isascii() and called.isdigit() and len(called) < 4 else 0
+            identity = number if 0 < number < 256 else 0
+            frame = int(row.get("frame") or 0)
+            if frame < 0:
+                raise ValueError(f"frame {frame}")
+            found.setdefault(frame, []).append(MaskObject(identity, mask, name or ("" if identity else called)))
+        if not found:
+            raise InputError(f"expected boxes in {path}, got none; add a line for each")
+        return found
+    except OSError as error:
+        raise InputError(f"expected a CSV of boxes in {path}, which cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, OverflowError, csv.Error) as error:
+        raise InputError(
+            f"expected a CSV of boxes with the columns {','.join(COLUMNS)} in {path}, got one that cannot be read "
+            f"({type(error).__name__}: {error})"
+        ) from error

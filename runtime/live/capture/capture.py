@@ -1,0 +1,253 @@
+"""Frames of something that may block, break and come back: only the newest waits, and every one is counted.
+
+Each connection has a thread of its own, because no driver and no library promises to return. A supervisor looks at the
+clock: a connection that gives no sign within its time is left to itself and another is made. What the abandoned thread
+still delivers is thrown away, and it releases its device as soon as its driver lets go of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Condition, Thread
+
+import numpy as np
+
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.live.capture.readers import Reader
+
+logger = logging.getLogger("corrflow")
+
+MOST_BLOCKED = 3
+"""Threads that may hang in a driver; with more, nothing new is opened until one comes back."""
+
+_TICK = 0.05  # seconds between looks at the clock
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: how long opening and reading may take, and how long to wait before trying again.
+
+    The wait doubles from `wait` to `longest_wait` with every attempt that brings no frame.
+    """
+
+    opening: float = 10.0
+    reading: float = 5.0
+    wait: float = 0.5
+    longest_wait: float = 8.0
+
+    def __post_init__(self) -> None:
+        if not all(0 < number < 3600 for number in (self.opening, self.reading, self.wait, self.longest_wait)):
+            raise InputError(f"expected timeouts and waits above 0 and below 3600 seconds, got {self}")
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """A frame as it came from the source.
+
+    image:    [H, W, 3] uint8, BGR
+    index:    position among all captured frames, dropped ones included, from 0
+    captured: when it came, time.monotonic()
+    wall:     the same, in seconds since 1970
+    connection: counts how often the source was opened before it, from 1
+    """
+
+    image: np.ndarray
+    index: int
+    captured: float
+    wall: float
+    connection: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """captured = taken + dropped + waiting, at every moment; waiting is 0 or 1 and 0 after the end."""
+
+    captured: int = 0
+    taken: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    connections: int = 0
+    failures: int = 0
+
+
+class Capture:
+    """Keeps one source open and its newest frame at hand.
+
+    open_reader: opens the source; called again after every failure, in a new thread each time
+    endless:     a camera, which is opened again whenever it ends, fails or falls silent; otherwise a file or standard
+                 input, whose end or failure is the end, and which may take its time
+    A source that has not delivered anything yet and fails with an InputError ends the capture with that error.
+    """
+
+    def __init__(
+        self, open_reader: Callable[[], Reader], patience: Patience | None = None, endless: bool = True
+    ) -> None:
+        self.patience = patience or Patience()
+        self._open_reader, self._endless = open_reader, endless
+        self._condition = Condition()
+        self._counts = Counts()
+        self._slot: LiveFrame | None = None
+        self._state, self._reason = "connecting", ""
+        self._connection = 0  # the one that may deliver
+        self._sign = 0.0  # when it last did something
+        self._open = self._over = False  # whether it is opened, and whether it has ended
+        self._error: CorrflowError | None = None  # of the last connection
+        self._fatal: CorrflowError | None = None  # that ended the capture
+        self._closed = False
+        self._threads: list[Thread] = []
+        self._supervisor = Thread(target=self._supervise, name="corrflow-capture", daemon=True)
+
+    def start(self) -> Capture:
+        self._supervisor.start()
+        return self
+
+    def take(self, timeout: float) -> LiveFrame | None:
+        """The newest frame not taken yet; None where none comes in time or none will come any more.
+
+        Raises the error that ended the capture, after the last frame.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._slot is not None or self.ended, timeout)
+            frame, self._slot = self._slot, None
+            if frame is not None:
+                self._counts = replace(self._counts, taken=self._counts.taken + 1, waiting=0)
+            elif self._fatal is not None:
+                raise self._fatal
+            return frame
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further frame will come."""
+        return self._state in ("ended", "closed")
+
+    @property
+    def counts(self) -> Counts:
+        with self._condition:
+            return self._counts
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """connecting, running, waiting, blocked, ended or closed; and the last failure's reason."""
+        with self._condition:
+            return self._state, self._reason
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Stop within `timeout` seconds; a thread that its driver holds on to ends with the program."""
+        with self._condition:
+            self._closed = True
+            self._connection += 1
+            self._finish("closed")
+            self._condition.notify_all()
+        deadline = time.monotonic() + timeout
+        for thread in (self._supervisor, *self._threads):
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _finish(self, state: str) -> None:
+        if state == "closed" and self._slot is not None:
+            self._slot = None
+            self._counts = replace(self._counts, dropped=self._counts.dropped + 1, waiting=0)
+        if not self.ended:
+            self._state = state
+
+    def _supervise(self) -> None:
+        wait = self.patience.wait
+        while True:
+            with self._condition:
+                before = self._counts.captured
+            self._run_one_connection()
+            with self._condition:
+                if self._closed:
+                    return
+                self._connection += 1  # whatever the last one still delivers is late
+                if not self._endless or (isinstance(self._error, InputError) and not self._counts.captured):
+                    self._fatal = self._error
+                    self._finish("ended")
+                    self._condition.notify_all()
+                    return
+                self._reason = str(self._error) if self._error else ("the stream ended" if self._over else self._reason)
+                self._counts = replace(self._counts, failures=self._counts.failures + 1)
+                wait = self.patience.wait if self._counts.captured > before else wait
+                self._state = "waiting"
+                logger.warning("source: %s; trying again in %.1f s", self._reason, wait)
+                self._condition.wait_for(lambda: self._closed, wait)
+                wait = min(2 * wait, self.patience.longest_wait)
+                while not self._closed and self._blocked() >= MOST_BLOCKED:
+                    self._state = "blocked"
+                    self._condition.wait_for(lambda: self._closed, _TICK)
+                if self._closed:
+                    return
+
+    def _blocked(self) -> int:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return len(self._threads)
+
+    def _run_one_connection(self) -> None:
+        """Open the source in a thread of its own and look on until it ends or gives no sign of life."""
+        with self._condition:
+            if self._closed:
+                return
+            self._connection += 1
+            connection = self._connection
+            self._open, self._over, self._error = False, False, None
+            self._state, self._sign = "connecting", time.monotonic()
+            self._counts = replace(self._counts, connections=self._counts.connections + 1)
+            thread = Thread(target=self._read, args=(connection, self._counts.connections), name="corrflow-source")
+            thread.daemon = True
+            self._threads.append(thread)
+            thread.start()
+            while not self._closed and not self._over:
+                limit = self.patience.reading if self._open else self.patience.opening
+                left = self._sign + limit - time.monotonic()
+                if left <= 0 and self._endless:
+                    what = "no frame came" if self._open else "it did not open"
+                    self._reason = f"{what} within {limit:g} s"
+                    return
+                self._condition.wait_for(lambda: self._closed or self._over, min(max(left, _TICK), 10 * _TICK))
+
+    def _read(self, connection: int, number: int) -> None:
+        reader: Reader | None = None
+        error: CorrflowError | None = None
+        try:
+            reader = self._open_reader()
+            if self._give_sign(connection):
+                while (image := reader.read()) is not None and self._offer(connection, number, image):
+                    pass
+        except CorrflowError as caught:
+            error = caught
+        except Exception as caught:  # a library's own; the camera may work again all the same
+            error = CorrflowError(f"reading failed ({type(caught).__name__}: {caught})")
+        finally:
+            if reader is not None:
+                try:
+                    reader.close()
+                except Exception as caught:
+                    logger.warning("source: closing failed (%s)", caught)
+            with self._condition:
+                if connection == self._connection:
+                    self._over, self._error = True, error
+                self._condition.notify_all()
+
+    def _give_sign(self, connection: int) -> bool:
+        with self._condition:
+            if connection == self._connection:
+                self._open, self._sign = True, time.monotonic()
+            return connection == self._connection
+
+    def _offer(self, connection: int, number: int, image: np.ndarray) -> bool:
+        """Put a frame into the slot, over one that nobody took; False where this connection was given up."""
+        with self._condition:
+            if connection != self._connection:
+                return False
+            self._sign = time.monotonic()
+            self._state = "running"
+            counts = self._counts
+            self._counts = replace(
+                counts, captured=counts.captured + 1, dropped=counts.dropped + counts.waiting, waiting=1
+            )
+            self._slot = LiveFrame(image, counts.captured, self._sign, time.time(), number)
+            self._condition.notify_all()
+            return True

@@ -1,0 +1,1 @@
+"""Destinations of live results: recordings, networks, other programs."""

@@ -1,0 +1,116 @@
+"""Results to other programs: JSON as UDP datagrams, or to an MQTT broker. One message a frame, as in --jsonl."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from queue import Empty, Queue
+from urllib.parse import unquote, urlsplit
+
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.live.outputs.records import json_line, result_record
+from corrflow.runtime.live.outputs.worker import LiveSink
+from corrflow.runtime.live.results import LiveResult
+
+_MQTT_SECONDS = 3.0  # for connecting, and for one message to leave
+_KEEP_ALIVE = 15
+
+
+@dataclass(frozen=True)
+class Broker:
+    """An MQTT broker and what to publish under."""
+
+    host: str
+    port: int
+    topic: str
+    encrypted: bool = False
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def shown(self) -> str:
+        """For messages, without the password."""
+        return f"mqtt{'s' * self.encrypted}://{self.host}:{self.port}/{self.topic}"
+
+
+def parse_mqtt(text: str) -> Broker:
+    """mqtt://[USER:PASSWORD@]HOST[:PORT][/TOPIC], mqtts:// for TLS; HOST alone will do, and the topic is `corrflow`.
+
+    CORRFLOW_MQTT_PASSWORD in the environment is the password where none is given, so that no process list shows it.
+    Raises InputError.
+    """
+    remedy = "write mqtt://HOST:PORT/TOPIC"
+    try:
+        parts = urlsplit(text if "://" in text else f"mqtt://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    topic = unquote(parts.path.strip("/")) or "corrflow"
+    if not host or parts.scheme not in ("mqtt", "mqtts") or set("?#") & set(text) or port == 0:
+        shown = re.sub(r"//[^/@]*@", "//", text)
+        raise InputError(f"expected --mqtt with the address of a broker, got {shown!r}; {remedy}")
+    if set("+#\0") & set(topic) or len(topic.encode()) > 1000:
+        raise InputError(f"expected an MQTT topic without + and #, got {topic!r}; {remedy}")
+    encrypted = parts.scheme == "mqtts"
+    password = unquote(parts.password or "") or os.environ.get("CORRFLOW_MQTT_PASSWORD", "")
+    return Broker(
+        host, port or (8883 if encrypted else 1883), topic, encrypted, unquote(parts.username or ""), password
+    )
+
+
+def check_mqtt() -> None:
+    """Raise InputError where the client is not installed."""
+    if find_spec("paho") is None:
+        raise InputError("expected the package paho-mqtt for --mqtt, got none; pip install 'corrflow[mqtt]'")
+
+
+class MqttSink(LiveSink):
+    """Each frame's line under one topic (quality of service 0); a broker that is slow or gone is an error.
+
+    A message has left before the next is taken, so that nothing piles up where the broker does not read.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        """Connects. Raises CorrflowError where the broker is not there or refuses."""
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        self._broker = broker
+        self._client = Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
+        self._client.connect_timeout = _MQTT_SECONDS
+        if broker.user:
+            self._client.username_pw_set(broker.user, broker.password or None)
+        if broker.encrypted:
+            self._client.tls_set()
+        answers: Queue[str] = Queue()
+        self._client.on_connect = lambda client, data, flags, reason, properties: answers.put(
+            f"refuses ({reason})" if reason.is_failure else ""
+        )
+        try:
+            self._client.connect(broker.host, broker.port, _KEEP_ALIVE)
+        except (OSError, ValueError) as error:
+            raise CorrflowError(f"{broker.shown} cannot be reached ({error})") from None
+        self._client.loop_start()  # a thread of its own, which also keeps the connection alive between frames
+        try:
+            answer = answers.get(timeout=_MQTT_SECONDS)
+        except Empty:
+            answer = "does not answer"
+        if answer:
+            self.close()
+            raise CorrflowError(f"{broker.shown} {answer}")
+
+    def write(self, result: LiveResult) -> None:
+        message = self._client.publish(self._broker.topic, json_line(result_record(result)))
+        try:
+            message.wait_for_publish(_MQTT_SECONDS)
+            sent = message.is_published()
+        except (RuntimeError, ValueError):  # there is no connection
+            sent = False
+        if not sent:
+            raise CorrflowError(f"{self._broker.shown} takes no messages any more")
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()

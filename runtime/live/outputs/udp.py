@@ -1,0 +1,50 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.live.outputs.records import json_line, result_record
+from corrflow.runtime.live.outputs.worker import LiveSink
+from corrflow.runtime.live.results import LiveResult
+
+LARGEST_DATAGRAM = 65507
+"""Bytes that fit into one; where the masks are too ragged for that, they are left out, and `"masks": false` says so."""
+
+
+def parse_udp(text: str) -> tuple[str, int]:
+    """HOST:PORT, "[::1]:9000" for IPv6; raises InputError."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text.removeprefix("udp://"))
+    if match is None or not 1 <= int(match[3]) <= 65535:
+        raise InputError(f"expected --udp HOST:PORT, got {text!r}; write 127.0.0.1:9000, or [::1]:9000")
+    return match[1] or match[2], int(match[3])
+
+
+class UdpSink(LiveSink):
+    """Each frame's line as one datagram. Nobody has to listen; where nobody does, it is counted."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Raises CorrflowError for a host without an address."""
+        self._shown = f"{host}:{port}"
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            self._socket = socket.socket(family, kind, protocol)
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            self._socket.connect(address)  # only a connected socket hears that nobody listens
+        except OSError as error:
+            raise CorrflowError(f"expected an address for {self._shown}, got {error.strerror or error}") from None
+
+    def write(self, result: LiveResult) -> None:
+        data = json_line(result_record(result))
+        if len(data) > LARGEST_DATAGRAM:
+            data = json_line(result_record(result, masks=False) | {"masks": False})
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            raise CorrflowError(f"{self._shown} cannot be sent to ({error.strerror or error})") from None
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,1 @@
+"""The page of a live session: its server, access and metrics."""

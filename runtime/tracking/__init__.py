@@ -1,0 +1,1 @@
+"""The tracker: search windows, memory updates, occlusion handling, mask refinement."""

@@ -1,0 +1,1 @@
+"""Frame sources and video files: reading, writing, drawing."""

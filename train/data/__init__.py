@@ -1,0 +1,1 @@
+"""Training data: video and image files, shards, clips."""
