@@ -39,7 +39,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[[Pat
 
 
 def module(name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", f"corrflow.bench.{name}", *options]
+    line = [sys.executable, "-m", f"corrflow.bench.experiments.{name}", *options]
     return subprocess.run(line, capture_output=True, text=True, timeout=600)
 
 

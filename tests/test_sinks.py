@@ -225,7 +225,10 @@ WRITER = """
     from fractions import Fraction
     from pathlib import Path
     from corrflow.errors import CorrflowError
-    from corrflow.runtime.formats.base import *
+    from corrflow.runtime.formats.jsonl import JsonLinesSink
+    from corrflow.runtime.formats.mask_png import MaskFolderSink
+    from corrflow.runtime.formats.overlay_video import VideoSink
+    from corrflow.runtime.formats.points_csv import KeypointCsvSink
     from corrflow.runtime.types import *
 
     folder, mode = Path(sys.argv[1]), sys.argv[2]
