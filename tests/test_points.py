@@ -352,8 +352,9 @@ def test_tracked_points_beat_points_that_stay(
 def test_encoded_pictures_are_read_as_they_are(tmp_path: Path, moving_square) -> None:
     frames, _ = moving_square
     encoded = [cv2.imencode(".png", frame)[1].tobytes() for frame in frames]
-    (video,) = open_tapvid(tapvid_file(tmp_path / "a.pkl", frames, video=encoded))
-    np.testing.assert_array_equal(video.images(None), frames)
+    for pictures in (encoded, np.array(encoded, object)):
+        (video,) = open_tapvid(tapvid_file(tmp_path / "a.pkl", frames, video=pictures))
+        np.testing.assert_array_equal(video.images(None), frames)
     (broken,) = open_tapvid(tapvid_file(tmp_path / "b.pkl", frames, video=[*encoded[:-1], b"no picture"]))
     with pytest.raises(InputError, match="frame 7 of square"):
         broken.images()

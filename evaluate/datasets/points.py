@@ -239,6 +239,8 @@ def _point_video(path: Path, name: str, item: Any) -> PointVideo:
             f"{expected}, found {sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__}"
         )
     video, points, occluded = item["video"], item["points"], item["occluded"]
+    if isinstance(video, np.ndarray) and video.dtype == object:
+        video = video.tolist()
     pictures = (
         isinstance(video, np.ndarray) and video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3
     ) or (isinstance(video, list) and all(isinstance(frame, bytes) for frame in video))
