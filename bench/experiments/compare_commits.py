@@ -30,11 +30,12 @@ FORMATS = (
     "davis", "binary", "csv", "coco", "youtube-vos", "labelme", "cvat", "yolo-seg", "yolo-pose", "deeplabcut",
     "deeplabcut-h5", "sleap", "tapvid", "boxes", "cutouts", "jsonl", "report", "overlay",
 )  # fmt: skip
-# An option's names, the newest first: the commits may differ in them.
+# The ways to give an option, the newest first: the commits may differ in names.
 MODEL, SHORT_SIDE = ("--model", "--artifact"), ("--short-side", "--rows")
 MEMORY_FRAMES, NO_REDETECT = ("--memory-frames", "--recent"), ("--no-redetect", "--no-watch")
-SETTINGS_FROM = ("--settings-from", "--like")
+SETTINGS_FROM_BUNDLED = ("--settings-from quarter", "--like bundled")
 RENAMED_KEYS = ("artifact.json", "item.json", "manifest.json")  # values are compared in their order, keys are not
+MOST_NAMES = 20  # printed, of files that differ; the table counts them all
 DIGEST = re.compile(r"[0-9a-f]{64}")  # of files whose bytes may differ
 
 app = typer.Typer(help=__doc__.splitlines()[0] if __doc__ else "", pretty_exceptions_enable=False)
@@ -58,14 +59,14 @@ def produce(commands: Path, out: Path, davis: Path, checkpoint: Path, frames: in
         line = (videos / name, "--keypoints", labels / f"{name}-first.csv", "--csv", points / "points.csv")
         _call(commands, ("track",), *line, "--jsonl", points / "tracks.jsonl")
 
-        model = out / "model"
-        _call(commands, ("export", "onnx"), checkpoint.absolute(), model, SETTINGS_FROM, "bundled")
-        line = (videos / name, "--init", labels / name / "00000.png", "--masks", out / "options" / "masks")
-        _call(commands, ("track",), *line, MODEL, model, SHORT_SIDE, "240", MEMORY_FRAMES, "3", NO_REDETECT)
-
         formats = [word for name in FORMATS for word in ("--format", name)]
         sources = [videos / name for name in SEQUENCES[1:]]
         _call(commands, ("batch",), *sources, "--labels", labels, "--out", out / "batch", *formats, "--workers", "1")
+
+        model = out / "model"
+        _call(commands, ("export", "onnx"), checkpoint.absolute(), model, SETTINGS_FROM_BUNDLED)
+        line = (videos / name, "--init", labels / name / "00000.png", "--masks", out / "options" / "masks")
+        _call(commands, ("track",), *line, MODEL, model, SHORT_SIDE, "240", MEMORY_FRAMES, "3", NO_REDETECT)
 
 
 def _prepare_input(davis: Path, name: str, frames: int, video: Path, labels: Path) -> None:
@@ -95,7 +96,7 @@ def _prepare_input(davis: Path, name: str, frames: int, video: Path, labels: Pat
 
 
 def _call(commands: Path, command: tuple[str, ...], *words: str | Path | tuple[str, ...]) -> None:
-    """Run a command on one thread; a tuple holds the names of one option, of which --help has one."""
+    """Run a command on one thread; a tuple holds the ways to give one option, of which --help has one."""
     line = [str(commands / f"corrflow-{command[0]}"), *command[1:]]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
@@ -106,12 +107,12 @@ def _call(commands: Path, command: tuple[str, ...], *words: str | Path | tuple[s
         return done.stdout
 
     known = set(re.findall(r"--[\w-]+", output("--help")))
-    chosen = []
+    chosen: list[str] = []
     for word in words:
-        names = [name for name in word if name in known] if isinstance(word, tuple) else [str(word)]
-        if not names:
+        ways = [way.split() for way in word if way.split()[0] in known] if isinstance(word, tuple) else [[str(word)]]
+        if not ways:
             raise CorrflowError(f"expected one of {word} in the help of {' '.join(line)}, found none")
-        chosen.append(names[0])
+        chosen += ways[0]
     output(*chosen, *(("--threads", "1") if "--threads" in known else ()))
 
 
@@ -267,7 +268,7 @@ def compare_command(old: Path, new: Path) -> None:
     print(f"{'kind':14s} {'files':>8s}" + "".join(f"{outcome:>14s}" for outcome in outcomes))
     for kind, counts in sorted(kinds.items()):
         print(f"{kind:14s} {counts.total():8d}" + "".join(f"{counts[outcome]:14d}" for outcome in outcomes))
-    print("\n".join(different))
+    print(*different[:MOST_NAMES], sep="\n")
     raise typer.Exit(bool(different))
 
 
