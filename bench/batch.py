@@ -128,9 +128,9 @@ def growth(folder: Path, frames: int, both_ways: bool, radius: int, formats: Seq
     lines = [f"{frame},dot,middle,{place}" for frame in labelled]
     (folder / "labels" / "long.csv").write_text("\n".join(["frame,object,name,x,y", *lines]) + "\n")
     repeat(clip, folder / "long.mp4", frames)
-    request = {"folder": str(folder), "formats": list(formats), "rows": _SIZE[0], "radius": radius}
-    rows = answer_of("corrflow.bench.batch_memory", request, "expected a long video to be tracked, got")
-    return Growth(*(np.array(column) for column in zip(*rows, strict=True)))
+    request = {"folder": str(folder), "formats": list(formats), "short_side": _SIZE[0], "radius": radius}
+    short_side = answer_of("corrflow.bench.batch_memory", request, "expected a long video to be tracked, got")
+    return Growth(*(np.array(column) for column in zip(*short_side, strict=True)))
 
 
 def repeat(clip: Path, into: Path, frames: int) -> None:
@@ -177,7 +177,7 @@ def run_batch_bench(
             console.print(
                 f"{part}: at most {measured.at(short) / 2**20:.1f} MiB over the first {short} frames and "
                 f"{measured.at(long) / 2**20:.1f} MiB over all {long}; {slope / 2**20:+.2f} MiB a thousand frames "
-                f"after the first {short} (240 rows, all {len(FORMATS)} formats, radius {radius})",
+                f"after the first {short} (240 short_side, all {len(FORMATS)} formats, radius {radius})",
                 highlight=False,
             )
             content[part] = {

@@ -1,6 +1,6 @@
 """A process of its own that does one long item and says what memory it held: python -m corrflow.bench.batch_memory
 
-Reads {"folder", "formats", "rows", "radius"} as JSON from standard input and prints [frame, resident, highest] rows.
+Reads {"folder", "formats", "short_side", "radius"} as JSON from standard input and prints [frame, resident, highest] rows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import cv2
 
 from corrflow.bench import machine
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.batch.inputs import Item
 from corrflow.runtime.batch.process_item import Job, do_item
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 
 _EVERY = 50  # frames
@@ -28,10 +28,10 @@ def main() -> None:
     request = json.load(sys.stdin)
     folder = Path(request["folder"])
     cv2.setNumThreads(1)
-    artifact = load_artifact(bundled_artifact_path())
+    artifact = load_artifact(resolve_model(None))
     backend = open_backend("auto", artifact, 1)
-    settings = replace(artifact.settings, rows=request["rows"], ages=(1,))
-    if backend.any_attributes:
+    settings = replace(artifact.settings, short_side=request["short_side"], recent_offsets=(1,))
+    if backend.supports_runtime_search_params:
         settings = replace(settings, radius=(request["radius"],), dilation=(1,))
     out = folder / "out"
     (out / ".staging").mkdir(parents=True)
@@ -42,7 +42,12 @@ def main() -> None:
         if frames % _EVERY == 0:
             rows.append((frames, machine.resident() or 0, machine.highest() or 0))
 
-    do_item(job, Item("long", folder / "long.mp4"), Tracker(backend, settings, presence_for(backend, settings)), note)
+    do_item(
+        job,
+        Item("long", folder / "long.mp4"),
+        Tracker(backend, settings, occlusion_settings_for(backend, settings)),
+        note,
+    )
     backend.close()
     print(json.dumps(rows))
 

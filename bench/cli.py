@@ -28,12 +28,12 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
     Examples:
       corrflow-bench op
       corrflow-bench op --case 12:10 --form fused --form blocked --json op.json
-      corrflow-bench track --artifact bundled --artifact artifacts/int8
+      corrflow-bench track --model quarter --model artifacts/int8
       corrflow-bench soak --seconds 1800
       corrflow-bench kernel --json kernel.json
       corrflow-bench batch --part memory --long 90000
       corrflow-bench train --preset quarter --precision bfloat16 --data videos/
-      corrflow-bench track video.mp4 --init mask.png --frames 10000 --rows 240
+      corrflow-bench track video.mp4 --init mask.png --frames 10000 --short-side 240
     """
 )
 def bench() -> None: ...
@@ -62,12 +62,12 @@ def op(
     as a share of this machine's fp32 matrix product, the memory a call adds, and how far it is from torch_blocked.
     """
     with errors_reported():
-        rows, columns = _sizes(cells, "--cells as rows x columns, such as 120x214")
+        short_side, columns = _sizes(cells, "--cells as rows x columns, such as 120x214")
         windows = [_window(text) for text in case or ["6", "12:10"]]
         _needs_torch()
         from corrflow.bench import command
 
-        sizes = (rows, columns, channels, classes, references)
+        sizes = (short_side, columns, channels, classes, references)
         command.run_op(sizes, windows, form or [], rounds, memory, threads, json)
 
 
@@ -75,12 +75,14 @@ def op(
 def track(
     video: Annotated[Path | None, typer.Argument(help="Video file to play [the demo clip].")] = None,
     init: Annotated[Path | None, typer.Option(help="Mask of its first frame, PNG.")] = None,
-    artifact: Annotated[
-        list[Path] | None, typer.Option(help="Artifact, or bundled; repeat to compare several. [bundled]")
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Model: a bundled name, a folder or a zip; repeat to compare. [quarter]")
     ] = None,
     size: Annotated[str, typer.Option(help="Rows x columns that frames are played at.")] = "480x854",
-    rows: Annotated[list[int] | None, typer.Option(help="Short side worked at; repeat for several. [480, 240]")] = None,
-    recent: Annotated[int, typer.Option(min=0, help="Last frames kept as references, besides the first.")] = 4,
+    short_side: Annotated[
+        list[int] | None, typer.Option(help="Short side worked at; repeat for several. [480, 240]")
+    ] = None,
+    memory_frames: Annotated[int, typer.Option(min=0, help="Last frames kept as references, besides the first.")] = 4,
     timed: Annotated[int, typer.Option(min=1, help="Frames timed in a round, once the memory is full.")] = 30,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every tracker gets.")] = 3,
     peer: Annotated[bool, typer.Option(help="Time the plain PyTorch tracker as well.")] = True,
@@ -111,7 +113,7 @@ def track(
 
         command.run_track(
             command.TrackRequest(
-                video, init, tuple(artifact or ()), (height, width), tuple(rows or ()), recent, timed, rounds, peer,
+                video, init, tuple(model or ()), (height, width), tuple(short_side or ()), memory_frames, timed, rounds, peer,
                 frames, threads, json, backend,
             )
         )  # fmt: skip
@@ -187,8 +189,8 @@ def kernel(
 def soak(
     seconds: Annotated[float, typer.Option(help="How long; 1800 for a real one.")] = 20.0,
     rate: Annotated[float, typer.Option(help="Frames a second of the camera; more than the model can do.")] = 60.0,
-    artifact: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
-    rows: Annotated[int, typer.Option(min=16, help="Short side worked at; frames are 240x320.")] = 120,
+    model: Annotated[Path | None, typer.Option(help="Model to track with [the bundled one].")] = None,
+    short_side: Annotated[int, typer.Option(min=16, help="Short side worked at; frames are 240x320.")] = 120,
     backend: Annotated[
         str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")
     ] = "auto",
@@ -198,7 +200,7 @@ def soak(
     with errors_reported():
         from corrflow.bench.soak import run_soak
 
-        run_soak(artifact, seconds, rate, rows, threads, backend)
+        run_soak(model, seconds, rate, short_side, threads, backend)
 
 
 @app.command()
@@ -213,8 +215,8 @@ def batch(
     long: Annotated[int, typer.Option(min=300, help="Frames of the video that memory is watched on.")] = 2000,
     short: Annotated[int, typer.Option(min=100, help="Frames after which it is to stay as it is.")] = 500,
     radius: Annotated[int, typer.Option(min=1, help="Cells searched for memory; few, to be quick.")] = 2,
-    artifact: Annotated[Path | None, typer.Option(help="Model of the timed runs [the bundled one].")] = None,
-    rows: Annotated[int, typer.Option(min=16, help="Short side worked at in the timed runs.")] = 240,
+    model: Annotated[Path | None, typer.Option(help="Model of the timed runs [the bundled one].")] = None,
+    short_side: Annotated[int, typer.Option(min=16, help="Short side worked at in the timed runs.")] = 240,
     json: Json = None,
 ) -> None:
     """Time a batch with two workers beside one and with Ray beside the plain pool; watch memory on a long video.
@@ -226,8 +228,8 @@ def batch(
         from corrflow.bench.batch import run_batch_bench
         from corrflow.runtime.tracking.factory import Model
 
-        model = Model(artifact, "auto", 1, rows, None, False)
-        run_batch_bench(part or ["workers", "memory"], clips, frames, rounds, long, short, radius, model, json)
+        options = Model(model, "auto", 1, short_side, None, False)
+        run_batch_bench(part or ["workers", "memory"], clips, frames, rounds, long, short, radius, options, json)
 
 
 def main() -> None:

@@ -94,8 +94,8 @@ class TrackRequest:
     init: Path | None
     artifacts: tuple[Path, ...]
     size: tuple[int, int]
-    rows: tuple[int, ...]
-    recent: int
+    short_side: tuple[int, ...]
+    memory_frames: int
     timed: int
     rounds: int
     peer: bool
@@ -110,14 +110,14 @@ def run_track(request: TrackRequest) -> None:
     from corrflow.bench import track
     from corrflow.bench.clips import write_demo
     from corrflow.runtime.artifacts.artifact import load_artifact
-    from corrflow.runtime.artifacts.bundled import artifact_path
+    from corrflow.runtime.artifacts.bundled import resolve_model
 
     check_output(request.json)
     threads = request.threads or available_threads()
     cv2.setNumThreads(threads)
-    rows = list(request.rows) or ([240] if request.frames else [480, 240])
+    rows = list(request.short_side) or ([240] if request.frames else [480, 240])
     about, console = environment(threads), wide_console()
-    artifacts = [load_artifact(artifact_path(path)) for path in request.artifacts or (None,)]
+    artifacts = [load_artifact(resolve_model(path)) for path in request.artifacts or (None,)]
     if len({artifact.name for artifact in artifacts}) < len(artifacts):
         raise InputError("expected artifacts of different names, got one twice; rename a folder")
     if request.peer and not request.frames and "quantised" in artifacts[0].provenance:
@@ -131,7 +131,7 @@ def run_track(request: TrackRequest) -> None:
             clip = _clip(request.video, request.init, request.size)
         if request.frames:
             if len(artifacts) > 1 or len(rows) > 1:
-                raise InputError("expected one --artifact and one --rows with --frames, got several")
+                raise InputError("expected one --model and one --short-side with --frames, got several")
             bars = Progress(
                 TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                 console=Console(stderr=True), refresh_per_second=2,
@@ -139,7 +139,7 @@ def run_track(request: TrackRequest) -> None:
             with bars:
                 bar = bars.add_task("", total=request.frames)
                 stream = track.long_stream(
-                    clip, artifacts[0], rows[0], request.recent, request.frames, threads,
+                    clip, artifacts[0], rows[0], request.memory_frames, request.frames, threads,
                     lambda done: bars.update(bar, completed=done), request.backend,
                 )  # fmt: skip
             console.print(
@@ -153,15 +153,15 @@ def run_track(request: TrackRequest) -> None:
         else:
             with Console(stderr=True).status("") as status:
                 found = track.compare(
-                    clip, artifacts, rows, request.recent, request.rounds, request.timed, threads, request.peer,
+                    clip, artifacts, rows, request.memory_frames, request.rounds, request.timed, threads, request.peer,
                     status.update, request.backend,
                 )  # fmt: skip
             height, width = request.size
-            title = f"one object, {height}x{width}, {request.recent + 1} references, video file to mask files"
+            title = f"one object, {height}x{width}, {request.memory_frames + 1} references, video file to mask files"
             table_rows = [
                 [
                     tracked.name,
-                    str(tracked.rows),
+                    str(tracked.short_side),
                     f"{tracked.frames_per_second:.2f}",
                     f"{tracked.timing.median * 1e3:.1f}",
                     f"{100 * tracked.timing.spread:.0f} %",
@@ -173,7 +173,11 @@ def run_track(request: TrackRequest) -> None:
             console.print(f"{about['processor']}, {threads} threads", highlight=False)
             columns = ("tracker", "rows", "frames/s", "ms", "±", "x plain", "same pixels")
             console.print(_table(title, columns, table_rows))
-            content = {"track": track.description(found), "size": list(request.size), "references": request.recent + 1}
+            content = {
+                "track": track.description(found),
+                "size": list(request.size),
+                "references": request.memory_frames + 1,
+            }
     if request.json is not None:
         write_json(request.json, {"environment": about, **content})
 
@@ -206,14 +210,14 @@ def run_train(
     or is to draw clips, and for a folder without videos."""
     from corrflow.bench import train
     from corrflow.train.config import TrainConfig
-    from corrflow.train.distributed import joined
+    from corrflow.train.distributed import init_distributed
 
     check_output(json)
     if device not in ("cpu", "cuda"):
         raise InputError(f"expected --device cpu or cuda, got {device!r}")
     if device == "cuda" and data is not None:
         raise InputError("expected --data or --device cuda, got both: clips are drawn on the CPU; measure them apart")
-    with joined(device) as processes:
+    with init_distributed(device) as processes:
         place = processes.device
     threads = threads or available_threads()
     about, console = environment(threads), wide_console()

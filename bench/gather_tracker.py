@@ -29,10 +29,14 @@ class GatherTracker:
     """Tracks one mask; `start` and `step` take frames [H, W, 3] uint8, BGR, and return masks [H, W] uint8."""
 
     def __init__(self, artifact: Artifact, settings: TrackingSettings) -> None:
-        if settings.anchors != (0,) or settings.ages != last_frames(len(settings.ages)) or not settings.ages:
+        if (
+            settings.permanent_frames != (0,)
+            or settings.recent_offsets != last_frames(len(settings.recent_offsets))
+            or not settings.recent_offsets
+        ):
             raise InputError(
-                f"expected the first frame and the last few as references, got anchors {settings.anchors} and ages"
-                f" {settings.ages}; benchmark an artifact exported with --recent"
+                f"expected the first frame and the last few as references, got permanent_frames {settings.permanent_frames} and recent_offsets"
+                f" {settings.recent_offsets}; benchmark an artifact exported with --memory-frames"
             )
         self._encode = torch_encoder(artifact)
         self._settings = settings
@@ -40,7 +44,7 @@ class GatherTracker:
     def start(self, frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """mask: [H, W] bool."""
         height, width = frame.shape[:2]
-        self._geometry = Geometry.of((height, width), self._settings.rows)
+        self._geometry = Geometry.of((height, width), self._settings.short_side)
         self._upsample = self._geometry.upsampler()
         labels = torch.zeros(CHANNEL_BLOCK, *self._geometry.cells)
         labels[0] = torch.from_numpy(self._geometry.mask_to_cells(mask))
@@ -51,9 +55,9 @@ class GatherTracker:
         query = self._features(frame)
         keys, values = (torch.stack(part) for part in zip(*self._memory, strict=True))
         labels = gathered_soft_copy(query, keys, values, self._settings)
-        first = len(self._settings.anchors)
+        first = len(self._settings.permanent_frames)
         recent = [*self._memory[first:], (query, labels)]
-        self._memory = self._memory[:first] + recent[-len(self._settings.ages) :]
+        self._memory = self._memory[:first] + recent[-len(self._settings.recent_offsets) :]
         return indexed_mask([1], self._upsample(labels[:1].numpy()))
 
     def _features(self, frame: np.ndarray) -> Tensor:

@@ -36,7 +36,7 @@ def processor() -> str:
 
 
 def load() -> float | None:
-    """Processes that ran or waited for a core over the last minute; None where the system does not say."""
+    """DistributedContext that ran or waited for a core over the last minute; None where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

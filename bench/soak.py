@@ -63,8 +63,8 @@ class Soak:
         growth = _growth(self.memory)
         for holds, claim in (
             (self.captured == self.tracked + self.dropped, "captured = tracked + dropped"),
-            (age <= self.age_limit, f"99 % of ages below {self.age_limit:.3f} s, got {age:.3f} s"),
-            (drift <= most_drift, f"ages that do not grow, got {drift:+.3f} s beyond the step's own time"),
+            (age <= self.age_limit, f"99 % of recent_offsets below {self.age_limit:.3f} s, got {age:.3f} s"),
+            (drift <= most_drift, f"recent_offsets that do not grow, got {drift:+.3f} s beyond the step's own time"),
             (growth <= MOST_GROWTH, f"flat memory, got {growth / 2**20:+.1f} MiB"),
         ):
             if not holds:
@@ -164,19 +164,21 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def run_soak(artifact: Path | None, seconds: float, rate: float, rows: int, threads: int, name: str = "auto") -> Soak:
+def run_soak(
+    artifact: Path | None, seconds: float, rate: float, short_side: int, threads: int, name: str = "auto"
+) -> Soak:
     """corrflow-bench soak: prints what was measured, then checks it. name: of the back end."""
     from corrflow.runtime.artifacts.artifact import load_artifact
-    from corrflow.runtime.artifacts.bundled import artifact_path
+    from corrflow.runtime.artifacts.bundled import resolve_model
     from corrflow.runtime.backends.registry import open_backend
     from corrflow.runtime.settings import with_settings
-    from corrflow.runtime.tracking.occlusion import presence_for
+    from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 
-    loaded = load_artifact(artifact_path(artifact))
+    loaded = load_artifact(resolve_model(artifact))
     backend = open_backend(name, loaded, threads)
     try:
-        settings = with_settings(loaded.settings, rows)
-        measured = soak(_Timed(backend, settings, presence_for(backend, settings)), seconds, rate)
+        settings = with_settings(loaded.settings, short_side)
+        measured = soak(_Timed(backend, settings, occlusion_settings_for(backend, settings)), seconds, rate)
     finally:
         backend.close()
     console = Console()

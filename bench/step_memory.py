@@ -18,8 +18,8 @@ from corrflow.bench.machine import answer_of, peak_growth
 from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
 from corrflow.train import losses
 from corrflow.train.config import TrainConfig, preset
-from corrflow.train.distributed import Processes
-from corrflow.train.learner import Learner
+from corrflow.train.distributed import DistributedContext
+from corrflow.train.learner import Trainer
 
 # The op that a step copies with: ours, and the same written out with unfold.
 FORMS = {"tiles": torch_blocked.local_soft_copy, "unfold": torch_reference.local_soft_copy}
@@ -32,10 +32,10 @@ def training_step(
 
     device: the CPU, or a GPU, which is waited for
     """
-    processes = Processes(device=device or torch.device("cpu"))
+    processes = DistributedContext(device=device or torch.device("cpu"))
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
-    learner = Learner.fresh(preset(preset_name), config, colours.float(), processes)
+    learner = Trainer.fresh(preset(preset_name), config, colours.float(), processes)
     clips = generator.integers(0, 256, (config.batch, config.frames, config.crop, config.crop, 3), np.uint8)
 
     def step() -> object:

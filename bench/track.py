@@ -19,7 +19,7 @@ from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.commands.run import track_source
 from corrflow.runtime.formats.mask_png import MaskFolderSink
 from corrflow.runtime.settings import with_settings
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, MaskObject, Tracks
 
@@ -48,7 +48,7 @@ class Tracked:
     """
 
     name: str
-    rows: int
+    short_side: int
     timing: Timing
     agreement: float
 
@@ -80,8 +80,8 @@ class Stream:
 def compare(
     clip: Clip,
     artifacts: Sequence[Artifact],
-    rows: Sequence[int],
-    recent: int,
+    short_side: Sequence[int],
+    memory_frames: int,
     rounds: int,
     frames: int,
     threads: int,
@@ -91,19 +91,19 @@ def compare(
 ) -> list[Tracked]:
     """Every artifact, and the plain tracker with the first one's weights, at every working size, taking turns."""
     found = []
-    for own_rows in rows:
+    for own_rows in short_side:
         runs: dict[str, Callable[[], tuple[list[float], list[np.ndarray]]]] = {}
         for artifact in artifacts:
-            runs[artifact.name] = _ours(clip, artifact, own_rows, recent, frames, threads, backend)
+            runs[artifact.name] = _ours(clip, artifact, own_rows, memory_frames, frames, threads, backend)
         if with_peer:
-            runs[PEER] = _peer(clip, artifacts[0], own_rows, recent, threads)
+            runs[PEER] = _peer(clip, artifacts[0], own_rows, memory_frames, threads)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         masks: dict[str, list[np.ndarray]] = {}
         for turn in range(rounds):
             for name, run in runs.items():
                 if name == PEER and turn:
                     continue
-                report(f"{own_rows} rows, round {turn + 1} of {rounds}: {name}")
+                report(f"{own_rows} short_side, round {turn + 1} of {rounds}: {name}")
                 times, masks[name] = run()
                 seconds[name] += times
         truth = masks[artifacts[0].name]
@@ -113,9 +113,9 @@ def compare(
     return found
 
 
-def _ours(clip: Clip, artifact: Artifact, rows: int, recent: int, frames: int, threads: int, name: str):
+def _ours(clip: Clip, artifact: Artifact, short_side: int, memory_frames: int, frames: int, threads: int, name: str):
     """A run as corrflow-track does it: seconds of a frame on average once the memory is full, and all masks."""
-    settings = with_settings(artifact.settings, rows, recent)
+    settings = with_settings(artifact.settings, short_side, memory_frames)
 
     def run() -> tuple[list[float], list[np.ndarray]]:
         backend = open_backend(name, artifact, threads)
@@ -134,7 +134,7 @@ def _ours(clip: Clip, artifact: Artifact, rows: int, recent: int, frames: int, t
                 LoopedVideo(clip.path, settings.references + 1 + frames, clip.size) as source,
             ):
                 objects = [MaskObject(1, clip.mask)]
-                tracker = Tracker(backend, settings, presence_for(backend, settings))
+                tracker = Tracker(backend, settings, occlusion_settings_for(backend, settings))
                 track_source(source, tracker, objects, lambda: [MaskFolderSink(folder)], note)
                 seconds = (time.perf_counter() - begun) / frames
         finally:
@@ -144,13 +144,13 @@ def _ours(clip: Clip, artifact: Artifact, rows: int, recent: int, frames: int, t
     return run
 
 
-def _peer(clip: Clip, artifact: Artifact, rows: int, recent: int, threads: int):
+def _peer(clip: Clip, artifact: Artifact, short_side: int, memory_frames: int, threads: int):
     """The same with the plain tracker: frame by frame, one thing after another."""
     import torch
 
     from corrflow.bench.gather_tracker import GatherTracker
 
-    settings = with_settings(artifact.settings, rows, recent)
+    settings = with_settings(artifact.settings, short_side, memory_frames)
 
     def run() -> tuple[list[float], list[np.ndarray]]:
         torch.set_num_threads(threads)
@@ -182,8 +182,8 @@ def _agreement(truth: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> floa
 def long_stream(
     clip: Clip,
     artifact: Artifact,
-    rows: int,
-    recent: int,
+    short_side: int,
+    memory_frames: int,
     frames: int,
     threads: int,
     report: Callable[[int], None] = lambda done: None,
@@ -202,8 +202,8 @@ def long_stream(
 
     try:
         with tempfile.TemporaryDirectory() as folder, LoopedVideo(clip.path, frames, clip.size) as source:
-            settings = with_settings(artifact.settings, rows, recent)
-            tracker = Tracker(backend, settings, presence_for(backend, settings))
+            settings = with_settings(artifact.settings, short_side, memory_frames)
+            tracker = Tracker(backend, settings, occlusion_settings_for(backend, settings))
             track_source(source, tracker, [MaskObject(1, clip.mask)], lambda: [MaskFolderSink(folder)], note)
     finally:
         backend.close()
@@ -222,7 +222,7 @@ def description(found: Sequence[Tracked]) -> list[dict[str, Any]]:
     return [
         {
             "tracker": tracked.name,
-            "rows": tracked.rows,
+            "short_side": tracked.short_side,
             "frames_per_second": tracked.frames_per_second,
             "seconds": asdict(tracked.timing),
             "agreement_with_the_first": tracked.agreement,
@@ -235,6 +235,6 @@ def description(found: Sequence[Tracked]) -> list[dict[str, Any]]:
 def against_peer(tracked: Tracked, found: Sequence[Tracked]) -> float | None:
     """How many times as fast as the plain tracker at the same size; None where that was not timed."""
     for other in found:
-        if other.name == PEER and other.rows == tracked.rows:
+        if other.name == PEER and other.short_side == tracked.short_side:
             return other.timing.median / tracked.timing.median
     return None

@@ -17,7 +17,7 @@ from corrflow.bench.timing import Timing, time_in_turn
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.config import TrainConfig, preset
-from corrflow.train.learner import Learner
+from corrflow.train.learner import Trainer
 from corrflow.train.model import STRIDE
 
 STEP, UNFOLD, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
@@ -83,7 +83,7 @@ def measure(
     torch.set_num_threads(config.threads)
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
-    learner = Learner.fresh(preset(name), config, colours.float())
+    learner = Trainer.fresh(preset(name), config, colours.float())
     plain = replace(config, precision="float32")
     report("memory")
     memory = {STEP: step_memory("tiles", name, config), UNFOLD: step_memory("unfold", name, plain)}
@@ -111,7 +111,7 @@ def _attributes(config: TrainConfig) -> Attributes:
     return Attributes((config.radius or config.crop // STRIDE,), temperature=config.temperature)
 
 
-def _pairs(learner: Learner, config: TrainConfig) -> list[tuple[Tensor, Tensor, Tensor, Attributes]]:
+def _pairs(learner: Trainer, config: TrainConfig) -> list[tuple[Tensor, Tensor, Tensor, Attributes]]:
     """What a step copies: forward with the true and the own colours, back with every cycle that has turned."""
     side, channels = config.crop // STRIDE, learner.encoder.config.feature_channels
     widths = [2] * (config.frames - 1) + list(range(1, config.frames))
@@ -135,7 +135,7 @@ def _differentiate(query: Tensor, keys: Tensor, values: Tensor, attributes: Attr
     return torch.autograd.grad(copied.sum(), (query, keys, values))
 
 
-def _encoder_pass(learner: Learner, config: TrainConfig) -> Callable[[], object]:
+def _encoder_pass(learner: Trainer, config: TrainConfig) -> Callable[[], object]:
     images = torch.randn(config.batch * config.frames, 3, config.crop, config.crop)
     images = images.contiguous(memory_format=torch.channels_last)
     parameters = list(learner.encoder.parameters())

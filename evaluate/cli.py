@@ -20,7 +20,9 @@ app = typer.Typer(
 DavisRoot = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with ImageSets, JPEGImages and Annotations.")]
 Artifacts = Annotated[
     list[str] | None,
-    typer.Option(help="Artifact, bundled, or untrained:PRESET[:SEED]; repeat to compare. (default: bundled)"),
+    typer.Option(
+        help="Model: a bundled name, a path, or random-init:PRESET[:SEED]; repeat to compare. (default: quarter)"
+    ),
 ]
 Protocols = Annotated[
     list[str] | None,
@@ -38,7 +40,9 @@ Rows = Annotated[
 Workers = Annotated[int, typer.Option(min=1, help="Processes; from 2 on one thread each.")]
 OneArtifact = Annotated[str, typer.Option(help="Artifact to track with.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all.")]
-Watched = Annotated[bool, typer.Option("--watch/--no-watch", help="Drop strays and notice that objects are lost.")]
+Redetect = Annotated[
+    bool, typer.Option("--redetect/--no-redetect", help="Drop strays and notice that objects are lost.")
+]
 Sequences = Annotated[list[str] | None, typer.Option(help="This sequence only; repeat for several.")]
 Year = Annotated[str | None, typer.Option(help="Folder of the list, where several have the split.")]
 Resolution = Annotated[str, typer.Option(help="Folder of the frames and masks.")]
@@ -67,7 +71,7 @@ IMAGENET = "0.485,0.456,0.406", "0.229,0.224,0.225"
       corrflow-eval davis DAVIS --split val --out results
       corrflow-eval davis DAVIS --split val --protocol crw --baseline identity --baseline flow --workers 2
       corrflow-eval score MASKS --gt DAVIS --split val
-      corrflow-eval search DAVIS --split train --rows 240,480 --radius 6,8,12 --out search
+      corrflow-eval search DAVIS --split train --short-side 240,480 --radius 6,8,12 --out search
     """
 )
 def corrflow_eval() -> None: ...
@@ -77,7 +81,7 @@ def corrflow_eval() -> None: ...
 def davis(
     root: DavisRoot,
     split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "val",
-    artifact: Artifacts = None,
+    model: Artifacts = None,
     protocol: Protocols = None,
     baseline: Baselines = None,
     encoder: Encoders = None,
@@ -85,7 +89,7 @@ def davis(
     encoder_colours: EncoderColours = "rgb",
     encoder_mean: EncoderMean = IMAGENET[0],
     encoder_std: EncoderStd = IMAGENET[1],
-    rows: Rows = None,
+    short_side: Rows = None,
     workers: Workers = 1,
     sequence: Sequences = None,
     year: Year = None,
@@ -103,17 +107,26 @@ def davis(
 
         corrflow-eval davis DAVIS --split val --year 2016 --out results
 
-        corrflow-eval davis DAVIS --artifact models/a --artifact untrained:quarter --baseline identity --workers 4
+        corrflow-eval davis DAVIS --model models/a --model random-init:quarter --baseline identity --workers 4
 
-        corrflow-eval davis DAVIS --protocol paper --protocol crw --sequence bear --rows 240
+        corrflow-eval davis DAVIS --protocol paper --protocol crw --sequence bear --short-side 240
 
-        corrflow-eval davis DAVIS --artifact models/a --encoder resnet.onnx --baseline lab --out results
+        corrflow-eval davis DAVIS --model models/a --encoder resnet.onnx --baseline lab --out results
     """
     with errors_reported():
         from corrflow.evaluate import commands
 
         choice = commands.choice(
-            artifact, protocol, baseline, encoder, encoder_layout, encoder_colours, encoder_mean, encoder_std, rows, out
+            model,
+            protocol,
+            baseline,
+            encoder,
+            encoder_layout,
+            encoder_colours,
+            encoder_mean,
+            encoder_std,
+            short_side,
+            out,
         )
         data = commands.davis_data(root, split, year, resolution, sequence or [])
         commands.run_masks(data, choice, commands.Outputs(out, attributes), workers, fresh, official_decay)
@@ -122,7 +135,7 @@ def davis(
 @app.command()
 def youtube_vos(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with JPEGImages and Annotations.")],
-    artifact: Artifacts = None,
+    model: Artifacts = None,
     protocol: Protocols = None,
     baseline: Baselines = None,
     encoder: Encoders = None,
@@ -130,7 +143,7 @@ def youtube_vos(
     encoder_colours: EncoderColours = "rgb",
     encoder_mean: EncoderMean = IMAGENET[0],
     encoder_std: EncoderStd = IMAGENET[1],
-    rows: Rows = None,
+    short_side: Rows = None,
     workers: Workers = 1,
     sequence: Sequences = None,
     out: Out = None,
@@ -149,7 +162,16 @@ def youtube_vos(
         from corrflow.evaluate import commands
 
         choice = commands.choice(
-            artifact, protocol, baseline, encoder, encoder_layout, encoder_colours, encoder_mean, encoder_std, rows, out
+            model,
+            protocol,
+            baseline,
+            encoder,
+            encoder_layout,
+            encoder_colours,
+            encoder_mean,
+            encoder_std,
+            short_side,
+            out,
         )
         data = commands.youtube_vos_data(root, sequence or [])
         commands.run_masks(data, choice, commands.Outputs(out, attributes), workers, fresh, official_decay=False)
@@ -194,10 +216,10 @@ def jhmdb(
         bool,
         typer.Option("--drop-lost", help="Leave lost joints out, as common public code does; else they are wrong."),
     ] = False,
-    artifact: Artifacts = None,
+    model: Artifacts = None,
     protocol: Protocols = None,
     baseline: Baselines = None,
-    rows: Rows = None,
+    short_side: Rows = None,
     workers: Workers = 1,
     out: PointOut = None,
 ) -> None:
@@ -207,12 +229,12 @@ def jhmdb(
 
         corrflow-eval jhmdb JHMDB --split 1 --workers 2
 
-        corrflow-eval jhmdb JHMDB --split 1 --baseline identity --baseline flow --artifact bundled --drop-lost
+        corrflow-eval jhmdb JHMDB --split 1 --baseline identity --baseline flow --model quarter --drop-lost
     """
     with errors_reported():
         from corrflow.evaluate import point_commands
 
-        chosen = point_commands.Chosen(artifact, protocol, baseline, rows, workers, out)
+        chosen = point_commands.Chosen(model, protocol, baseline, short_side, workers, out)
         point_commands.run_jhmdb(root, split, drop_lost, chosen)
 
 
@@ -220,10 +242,10 @@ def jhmdb(
 def badja(
     annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="Folder of JSON files, or one of them.")],
     root: Annotated[Path, typer.Option(help="Folder that the files' paths start from.")],
-    artifact: Artifacts = None,
+    model: Artifacts = None,
     protocol: Protocols = None,
     baseline: Baselines = None,
-    rows: Rows = None,
+    short_side: Rows = None,
     workers: Workers = 1,
     out: PointOut = None,
 ) -> None:
@@ -233,12 +255,12 @@ def badja(
 
         corrflow-eval badja BADJA/joint_annotations --root BADJA
 
-        corrflow-eval badja bear.json --root BADJA --baseline identity --artifact bundled
+        corrflow-eval badja bear.json --root BADJA --baseline identity --model quarter
     """
     with errors_reported():
         from corrflow.evaluate import point_commands
 
-        chosen = point_commands.Chosen(artifact, protocol, baseline, rows, workers, out)
+        chosen = point_commands.Chosen(model, protocol, baseline, short_side, workers, out)
         point_commands.run_badja(annotations, root, chosen)
 
 
@@ -247,10 +269,10 @@ def tapvid(
     file: Annotated[Path, typer.Argument(metavar="PICKLE", help="Published pickle; nothing in it is executed.")],
     queries: Annotated[str, typer.Option(help="first or strided.")] = "first",
     native: Annotated[bool, typer.Option("--native", help="Track at the videos' own size, not at 256x256.")] = False,
-    artifact: Artifacts = None,
+    model: Artifacts = None,
     protocol: Protocols = None,
     baseline: Baselines = None,
-    rows: Rows = None,
+    short_side: Rows = None,
     workers: Workers = 1,
     out: PointOut = None,
 ) -> None:
@@ -265,7 +287,7 @@ def tapvid(
     with errors_reported():
         from corrflow.evaluate import point_commands
 
-        chosen = point_commands.Chosen(artifact, protocol, baseline, rows, workers, out)
+        chosen = point_commands.Chosen(model, protocol, baseline, short_side, workers, out)
         point_commands.run_tapvid(file, queries, native, chosen)
 
 
@@ -275,11 +297,11 @@ def search(
     split: Annotated[
         str, typer.Option(help="List of sequences; never the one that results are reported on.")
     ] = "train",
-    artifact: Annotated[str, typer.Option(help="Artifact to choose settings for.")] = "bundled",
+    model: Annotated[str, typer.Option(help="Artifact to choose settings for.")] = "quarter",
     protocol: Annotated[str, typer.Option(help="Where to start from.")] = "default",
-    rows: Annotated[str, typer.Option(help="Working sizes to try, with commas.")] = "",
+    short_side: Annotated[str, typer.Option(help="Working sizes to try, with commas.")] = "",
     radius: Annotated[str, typer.Option(help="Window radii to try, in cells.")] = "6,8,12",
-    recent: Annotated[str, typer.Option(help="Numbers of last frames to try as references.")] = "3,5,10",
+    memory_frames: Annotated[str, typer.Option(help="Numbers of last frames to try as references.")] = "3,5,10",
     top_k: Annotated[str, typer.Option(help="Numbers of kept scores to try; 0 is all.")] = "5,10,20",
     temperature: Annotated[str, typer.Option(help="Temperatures to try.")] = "0.05,0.07,0.1",
     grid: Annotated[bool, typer.Option("--grid", help="Try every combination, not one setting after another.")] = False,
@@ -299,30 +321,30 @@ def search(
 
     Examples:
 
-        corrflow-eval search DAVIS --split train --rows 240,480 --out search --write artifacts/tuned
+        corrflow-eval search DAVIS --split train --short-side 240,480 --out search --write artifacts/tuned
 
-        corrflow-eval search DAVIS --split train --sequence bear --radius 8,12 --recent 5 --grid --slowest 0.5
+        corrflow-eval search DAVIS --split train --sequence bear --radius 8,12 --memory-frames 5 --grid --slowest 0.5
     """
     with errors_reported():
         from corrflow.evaluate import commands
         from corrflow.evaluate.method_selection import settings_of
-        from corrflow.evaluate.search import Asked, run_search
+        from corrflow.evaluate.search import SearchRequest, run_search
 
-        space = commands.search_space(rows, radius, recent, top_k, temperature)
+        space = commands.search_space(short_side, radius, memory_frames, top_k, temperature)
         data = commands.davis_data(root, split, year, resolution, sequence or [])
-        path, start = settings_of(artifact, protocol)
-        run_search(data, path, start, Asked(space, grid, slowest, workers, out, write))
+        path, start = settings_of(model, protocol)
+        run_search(data, path, start, SearchRequest(space, grid, slowest, workers, out, write))
 
 
 @app.command()
 def presence(
     root: DavisRoot,
     split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "train",
-    artifact: OneArtifact = "bundled",
-    rows: Rows = None,
+    model: OneArtifact = "quarter",
+    short_side: Rows = None,
     begin: Annotated[int, typer.Option(help="Frame from which the object is hidden.")] = 8,
     hidden: Annotated[int, typer.Option(help="Frames that it is hidden for.")] = 8,
-    watch: Watched = True,
+    redetect: Redetect = True,
     threads: Threads = 0,
     sequence: Sequences = None,
     year: Year = None,
@@ -332,27 +354,27 @@ def presence(
 
     Examples:
 
-        corrflow-eval presence DAVIS --split train --rows 240
+        corrflow-eval presence DAVIS --split train --short-side 240
 
-        corrflow-eval presence DAVIS --split train --rows 240 --no-watch
+        corrflow-eval presence DAVIS --split train --short-side 240 --no-redetect
     """
     with errors_reported():
         from corrflow.evaluate import commands
         from corrflow.evaluate.full_occlusion import Occlusion, run_presence
 
         data = commands.davis_data(root, split, year, resolution, sequence or [])
-        run_presence(data.sequences, artifact, rows, Occlusion(begin, hidden), watch, threads)
+        run_presence(data.sequences, model, short_side, Occlusion(begin, hidden), redetect, threads)
 
 
 @app.command()
 def post(
     root: DavisRoot,
     split: Annotated[str, typer.Option(help="List of sequences: ImageSets/<year>/<split>.txt.")] = "train",
-    artifact: OneArtifact = "bundled",
-    rows: Rows = None,
+    model: OneArtifact = "quarter",
+    short_side: Rows = None,
     width: Annotated[float, typer.Option(help="Width of the post, as a share of the root of the object's area.")] = 0.4,
     frames: Annotated[int, typer.Option(help="Frames in which it crosses the object.")] = 48,
-    watch: Watched = True,
+    redetect: Redetect = True,
     threads: Threads = 0,
     sequence: Sequences = None,
     year: Year = None,
@@ -362,16 +384,16 @@ def post(
 
     Examples:
 
-        corrflow-eval post DAVIS --split train --rows 240
+        corrflow-eval post DAVIS --split train --short-side 240
 
-        corrflow-eval post DAVIS --split train --rows 240 --no-watch
+        corrflow-eval post DAVIS --split train --short-side 240 --no-redetect
     """
     with errors_reported():
         from corrflow.evaluate import commands
         from corrflow.evaluate.partial_occlusion import Post, run_posts
 
         data = commands.davis_data(root, split, year, resolution, sequence or [])
-        run_posts(data.sequences, artifact, rows, Post(width, frames), watch, threads)
+        run_posts(data.sequences, model, short_side, Post(width, frames), redetect, threads)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from corrflow.evaluate.methods.methods import Predictions
 from corrflow.evaluate.reports.files import prepare_folder, write_text
 from corrflow.evaluate.reports.html import html_page
 from corrflow.evaluate.reports.report import MaskReport, mask_table, print_whole, write_files
-from corrflow.evaluate.search import Space
+from corrflow.evaluate.search import SearchSpace
 
 N = TypeVar("N", int, float)
 
@@ -43,14 +43,14 @@ def choice(
     colours: str,
     mean: str,
     std: str,
-    rows: int | None,
+    short_side: int | None,
     results: Path | None,
 ) -> Choice:
     """What to compare, from the options as they were typed."""
     named = [
         OnnxEncoder(path, layout, colours, _numbers("mean", mean), _numbers("std", std)) for path in encoders or ()
     ]
-    return Choice(artifacts or (), protocols or (), baselines or (), named, rows, results)
+    return Choice(artifacts or (), protocols or (), baselines or (), named, short_side, results)
 
 
 def davis_data(root: Path, split: str, year: str | None, resolution: str, names: Sequence[str]) -> DataSet:
@@ -75,12 +75,12 @@ def data_of_layout(
     raise InputError(f"expected a layout among davis and youtube-vos, got {layout!r}; choose one of those")
 
 
-def search_space(rows: str, radius: str, recent: str, top_k: str, temperature: str) -> Space:
+def search_space(short_side: str, radius: str, memory_frames: str, top_k: str, temperature: str) -> SearchSpace:
     """The values to try, from the lists as they were typed."""
-    typed = {"rows": rows, "radius": radius, "recent": recent, "top-k": top_k}
+    typed = {"short_side": short_side, "radius": radius, "memory_frames": memory_frames, "top-k": top_k}
     whole = {name: _list(name, text, int, "whole numbers") for name, text in typed.items()}
     warm = _list("temperature", temperature, float, "numbers")
-    return Space(whole["rows"], whole["radius"], whole["recent"], whole["top-k"], warm)
+    return SearchSpace(whole["short_side"], whole["radius"], whole["memory_frames"], whole["top-k"], warm)
 
 
 def run_masks(

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,10 +17,10 @@ from rich.console import Console
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.masks import VOID, MaskSequence
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import with_settings
-from corrflow.runtime.tracking.occlusion import PresenceSettings
+from corrflow.runtime.tracking.occlusion import OcclusionSettings
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
@@ -35,12 +34,12 @@ _MARGIN = 12  # pixels that the plank reaches beyond the object's box
 
 
 @contextmanager
-def opened_tracker(artifact: str, rows: int | None, watched: bool, threads: int) -> Iterator[Tracker]:
+def opened_tracker(artifact: str, short_side: int | None, redetect: bool, threads: int) -> Iterator[Tracker]:
     """A tracker with an artifact, by path or name, on the best back end; it refuses to start where it cannot watch."""
-    loaded = load_artifact(artifact_path(Path(artifact)))
+    loaded = load_artifact(resolve_model(artifact))
     backend = open_backend("auto", loaded, threads)
     try:
-        yield Tracker(backend, with_settings(loaded.settings, rows), PresenceSettings() if watched else None)
+        yield Tracker(backend, with_settings(loaded.settings, short_side), OcclusionSettings() if redetect else None)
     finally:
         backend.close()
 
@@ -127,9 +126,9 @@ def score_occlusion(tracker: Tracker, sequence: MaskSequence, plank: np.ndarray,
 def run_presence(
     sequences: Sequence[MaskSequence],
     artifact: str,
-    rows: int | None,
+    short_side: int | None,
     occlusion: Occlusion,
-    watched: bool,
+    redetect: bool,
     threads: int,
 ) -> list[PresenceScore]:
     """corrflow-eval presence: a line for each sequence, then the two figures."""
@@ -137,7 +136,7 @@ def run_presence(
         raise InputError("expected at least one frame before the plank and one under it, got fewer; give more")
     console = Console()
     scores: list[PresenceScore] = []
-    with opened_tracker(artifact, rows, watched, threads) as tracker:
+    with opened_tracker(artifact, short_side, redetect, threads) as tracker:
         for index, sequence in enumerate(sequences):
             plank = sequences[(index + 1) % len(sequences)].image(0)[:, ::-1]
             begin = time.monotonic()

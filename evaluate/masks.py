@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from corrflow.evaluate.datasets.masks import MaskSequence
-from corrflow.evaluate.methods.methods import MaskMaker, Predictions
+from corrflow.evaluate.methods.methods import MaskPredictor, Predictions
 from corrflow.evaluate.metrics.scorer import score_sequence
 from corrflow.evaluate.reports.report import MaskReport, MethodReport, SequenceScore, with_official_decay
 from corrflow.evaluate.reports.result_store import ResultFolder, program, result_key
@@ -34,7 +34,7 @@ class Method:
     """
 
     label: str
-    maker: MaskMaker
+    maker: MaskPredictor
     protocol: str | None = None
     notes: tuple[str, ...] = ()
 

@@ -68,7 +68,7 @@ def score_past_a_post(tracker: Tracker, sequence: MaskSequence, texture: np.ndar
 
 
 def run_posts(
-    sequences: Sequence[MaskSequence], artifact: str, rows: int | None, post: Post, watched: bool, threads: int
+    sequences: Sequence[MaskSequence], artifact: str, short_side: int | None, post: Post, redetect: bool, threads: int
 ) -> list[float]:
     """corrflow-eval post: a line with J for each sequence, then the mean."""
     if not 0 < post.width < 2 or post.frames <= _BEGIN:
@@ -78,7 +78,7 @@ def run_posts(
         )
     console = Console()
     scores: list[float] = []
-    with opened_tracker(artifact, rows, watched, threads) as tracker:
+    with opened_tracker(artifact, short_side, redetect, threads) as tracker:
         for index, sequence in enumerate(sequences):
             texture = sequences[(index + 1) % len(sequences)].image(0)
             begin = time.monotonic()

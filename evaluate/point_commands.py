@@ -33,7 +33,7 @@ class Chosen:
     artifacts: Sequence[str] | None
     protocols: Sequence[str] | None
     baselines: Sequence[str] | None
-    rows: int | None
+    short_side: int | None
     workers: int
     out: Path | None
 
@@ -43,7 +43,9 @@ class Chosen:
             prepare_folder(self.out.parent)
             if self.out.is_dir():
                 raise InputError(f"expected --out to name a JSON file, got the folder {self.out}")
-        return Choice(self.artifacts or (), self.protocols or (), self.baselines or (), rows=self.rows).methods()
+        return Choice(
+            self.artifacts or (), self.protocols or (), self.baselines or (), short_side=self.short_side
+        ).methods()
 
 
 def run_jhmdb(root: Path, split: int | None, drop_lost: bool, chosen: Chosen) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.points import RASTER, JointSequence, PointVideo
 from corrflow.evaluate.masks import ALL_CORES, Method
-from corrflow.evaluate.methods.methods import FlowWarp, Identity, Track
+from corrflow.evaluate.methods.methods import FlowWarp, Identity, TrackerMethod
 from corrflow.evaluate.metrics.points import (
     badja_share,
     box_sizes,
@@ -71,7 +71,7 @@ def follow(
     Raises InputError for a method that cannot follow points.
     """
     maker = method.maker
-    if isinstance(maker, Track):
+    if isinstance(maker, TrackerMethod):
         yield from _follow_tracker(maker, images, given, threads)
     elif isinstance(maker, (Identity, FlowWarp)):
         yield from _follow_flow(images, given, isinstance(maker, FlowWarp))
@@ -80,7 +80,7 @@ def follow(
 
 
 def _follow_tracker(
-    maker: Track, images: Iterable[np.ndarray], given: dict[int, np.ndarray], threads: int
+    maker: TrackerMethod, images: Iterable[np.ndarray], given: dict[int, np.ndarray], threads: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     backend = maker.encoder.open(maker.settings, threads)
     if len(given) > _MOST_QUERY_FRAMES:

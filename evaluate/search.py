@@ -23,7 +23,7 @@ from rich.table import Table
 from corrflow.errors import CorrflowError, InputError
 from corrflow.evaluate.datasets.masks import MaskSequence
 from corrflow.evaluate.masks import ALL_CORES, DataSet
-from corrflow.evaluate.methods.methods import ArtifactEncoder, Track
+from corrflow.evaluate.methods.methods import ArtifactEncoder, TrackerMethod
 from corrflow.evaluate.metrics.scorer import SequenceScorer
 from corrflow.evaluate.reports.files import prepare_folder, write_text
 from corrflow.evaluate.reports.report import SequenceScore, mean_scores, print_whole, seconds_per_frame
@@ -31,22 +31,22 @@ from corrflow.evaluate.reports.result_store import ResultFolder, program, result
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.runtime.backends.base import Backend, Memory
 from corrflow.runtime.settings import TrackingSettings, last_frames
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 
 MOST_ROUNDS = 3
 """Of changing every setting in turn; most searches settle in the second."""
 
-NAMES = ("rows", "radius", "recent", "top_k", "temperature")
+NAMES = ("short_side", "radius", "memory_frames", "top_k", "temperature")
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """Values to try for each of `NAMES`; an empty tuple keeps what the artifact has."""
 
-    rows: tuple[int, ...] = ()
+    short_side: tuple[int, ...] = ()
     radius: tuple[int, ...] = ()
-    recent: tuple[int, ...] = ()
+    memory_frames: tuple[int, ...] = ()
     top_k: tuple[int, ...] = ()
     temperature: tuple[float, ...] = ()
 
@@ -55,7 +55,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Tried:
+class Trial:
     """Settings and what they are worth: J, F and J&F (0..1) as means over objects, and seconds a frame."""
 
     settings: TrackingSettings
@@ -87,8 +87,12 @@ class SharedEncodings:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.name, self.artifact, self.any_attributes = backend.name, backend.artifact, backend.any_attributes
-        self.moves_windows = backend.moves_windows
+        self.name, self.artifact, self.supports_runtime_search_params = (
+            backend.name,
+            backend.artifact,
+            backend.supports_runtime_search_params,
+        )
+        self.supports_window_offsets = backend.supports_window_offsets
         self._made: dict[tuple[int, int], tuple[Any, float]] = {}
         self.seconds, self.fresh = 0.0, False
 
@@ -117,8 +121,8 @@ class SharedEncodings:
 
 def changed(settings: TrackingSettings, name: str, value: Any) -> TrackingSettings:
     """Settings with one of `NAMES` at another value; raises InputError for a value out of range."""
-    if name == "recent":
-        return replace(settings, ages=last_frames(value))
+    if name == "memory_frames":
+        return replace(settings, recent_offsets=last_frames(value))
     return replace(settings, **{name: (value,) if name == "radius" else value})
 
 
@@ -134,14 +138,14 @@ class Search:
         self._store = None if results is None else ResultFolder(results)
         self._show = show_progress
         self._scores: dict[tuple[TrackingSettings, str], SequenceScore] = {}
-        self.tried: dict[TrackingSettings, Tried] = {}
+        self.tried: dict[TrackingSettings, Trial] = {}
 
     @property
     def reused(self) -> int:
         """Results of an earlier search that were used."""
         return sum(score.reused for score in self._scores.values())
 
-    def measure(self, several: Iterable[TrackingSettings], label: str = "frames") -> list[Tried]:
+    def measure(self, several: Iterable[TrackingSettings], label: str = "frames") -> list[Trial]:
         """What these settings are worth; the label is for the progress bar."""
         asked = list(dict.fromkeys(several))
         new = [settings for settings in asked if settings not in self.tried]
@@ -151,7 +155,7 @@ class Search:
             for settings in new:
                 at = settings, sequence.name
                 if self._store is not None:
-                    keys[at] = result_key(Track(self._encoder, settings, True).describe(), sequence)
+                    keys[at] = result_key(TrackerMethod(self._encoder, settings, True).describe(), sequence)
                     found, _ = self._store.load(_label(settings), sequence.name, keys[at])
                     if found is not None:
                         self._scores[at] = found
@@ -169,10 +173,10 @@ class Search:
                     self._store.save(_label(settings), job.sequence.name, keys[at], score)
         for settings in new:
             own = [self._scores[settings, sequence.name] for sequence in self._data.sequences]
-            self.tried[settings] = Tried(settings, mean_scores(own), seconds_per_frame(own) or 0.0)
+            self.tried[settings] = Trial(settings, mean_scores(own), seconds_per_frame(own) or 0.0)
         return [self.tried[settings] for settings in asked]
 
-    def in_turn(self, start: TrackingSettings, space: Space, slowest: float) -> Tried:
+    def in_turn(self, start: TrackingSettings, space: SearchSpace, slowest: float) -> Trial:
         """From `start`, change one setting at a time to its best value, until a whole round changes nothing."""
         best = self.measure([start], "where it starts")[0]
         for _ in range(MOST_ROUNDS):
@@ -184,7 +188,7 @@ class Search:
                 break
         return best
 
-    def all_together(self, start: TrackingSettings, space: Space, slowest: float) -> Tried:
+    def all_together(self, start: TrackingSettings, space: SearchSpace, slowest: float) -> Trial:
         """Every combination of the values, and `start`."""
         options = [start]
         for values in itertools.product(
@@ -201,7 +205,7 @@ def run_search_job(job: SearchJob) -> list[SequenceScore]:
     """Track and score a sequence with every setting in step; runs in a worker process."""
     backend = SharedEncodings(job.encoder.open(job.settings[0], job.threads))
     try:
-        trackers = [Tracker(backend, settings, presence_for(backend, settings)) for settings in job.settings]
+        trackers = [Tracker(backend, settings, occlusion_settings_for(backend, settings)) for settings in job.settings]
         scorers = [SequenceScorer(job.sequence) for _ in trackers]
         seconds = [0.0] * len(trackers)
         for frame in job.sequence.frames():
@@ -229,7 +233,7 @@ def run_search_job(job: SearchJob) -> list[SequenceScore]:
     ]
 
 
-def better(tried: Sequence[Tried], slowest: float) -> Tried:
+def better(tried: Sequence[Trial], slowest: float) -> Trial:
     """The highest J&F among those that take at most `slowest` seconds a frame (0: any time); of equals the quickest.
 
     The quickest of all where none is quick enough.
@@ -240,19 +244,19 @@ def better(tried: Sequence[Tried], slowest: float) -> Tried:
     return max(quick, key=lambda item: (item.both, -item.seconds))
 
 
-def pareto(tried: Iterable[Tried]) -> list[Tried]:
+def pareto(tried: Iterable[Trial]) -> list[Trial]:
     """Those that no other beats in both J&F and time, the quickest first."""
-    front: list[Tried] = []
+    front: list[Trial] = []
     for item in sorted(tried, key=lambda item: (item.seconds, -item.both)):
         if not front or item.both > front[-1].both:
             front.append(item)
     return front
 
 
-def search_table(tried: Iterable[Tried], chosen: Tried, title: str) -> Table:
+def search_table(tried: Iterable[Trial], chosen: Trial, title: str) -> Table:
     """One row per setting, the best first; those that nothing beats in both score and time are marked."""
     table = Table(title=title)
-    for name in ("rows", "references", "radius", "top_k", "temperature", "J", "F", "J&F", "s/frame", ""):
+    for name in ("short_side", "references", "radius", "top_k", "temperature", "J", "F", "J&F", "s/frame", ""):
         table.add_column(name, justify="right", no_wrap=True)
     tried = list(tried)
     front = pareto(tried)
@@ -260,8 +264,8 @@ def search_table(tried: Iterable[Tried], chosen: Tried, title: str) -> Table:
         settings = item.settings
         marks = [word for word, true in (("chosen", item is chosen), ("pareto", item in front)) if true]
         table.add_row(
-            str(settings.rows or "own"),
-            f"{len(settings.anchors)}+{len(settings.ages)}",
+            str(settings.short_side or "own"),
+            f"{len(settings.permanent_frames)}+{len(settings.recent_offsets)}",
             str(settings.radius[0]),
             str(settings.top_k or "all"),
             f"{settings.temperature:g}",
@@ -273,10 +277,10 @@ def search_table(tried: Iterable[Tried], chosen: Tried, title: str) -> Table:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchRequest:
     """Options of corrflow-eval search. slowest: seconds a frame, 0 for any; write: artifact to make, or None."""
 
-    space: Space
+    space: SearchSpace
     grid: bool
     slowest: float
     workers: int
@@ -284,7 +288,7 @@ class Asked:
     write: Path | None
 
 
-def run_search(data: DataSet, artifact: Path, start: TrackingSettings, asked: Asked) -> Tried:
+def run_search(data: DataSet, artifact: Path, start: TrackingSettings, asked: SearchRequest) -> Trial:
     """corrflow-eval search: try, print, write settings.json and search.json, and the artifact if asked for."""
     if asked.write is not None and asked.out is None:
         raise InputError("expected --out with --write, for the settings that the artifact is made from")
@@ -311,7 +315,7 @@ def run_search(data: DataSet, artifact: Path, start: TrackingSettings, asked: As
         console.print(f"wrote {path} and {asked.out / 'search.json'}", markup=False)
         if asked.write is not None:
             _write_artifact(artifact, asked.write, path)
-            console.print(f"wrote {asked.write}; next: corrflow-track VIDEO --artifact {asked.write}", markup=False)
+            console.print(f"wrote {asked.write}; next: corrflow-track VIDEO --model {asked.write}", markup=False)
     return chosen
 
 
@@ -324,8 +328,8 @@ def _write_artifact(source: Path, target: Path, settings: Path) -> None:
         raise CorrflowError(f"cannot write {target}: {message.removeprefix('error: ')}")
 
 
-def _as_json(search: Search, chosen: Tried, data: DataSet) -> dict[str, Any]:
-    def one(item: Tried) -> dict[str, Any]:
+def _as_json(search: Search, chosen: Trial, data: DataSet) -> dict[str, Any]:
+    def one(item: Trial) -> dict[str, Any]:
         return {"settings": asdict(item.settings), **item.scores, "seconds_per_frame": item.seconds}
 
     return {

@@ -18,7 +18,7 @@ import onnxruntime
 if len(sys.argv) != 5:
     sys.exit(__doc__)
 artifact, video, first_mask, out = map(Path, sys.argv[1:])
-rows = json.loads((artifact / "artifact.json").read_text())["tracking"]["rows"]
+short_side = json.loads((artifact / "artifact.json").read_text())["tracking"]["short_side"]
 encode, step = (onnxruntime.InferenceSession(artifact / name) for name in ("encode.onnx", "step.onnx"))
 out.mkdir(parents=True, exist_ok=True)
 
@@ -28,7 +28,7 @@ while True:
     if not found:
         break
     H, W = frame.shape[:2]
-    scale = min(1, rows / min(H, W)) if rows else 1
+    scale = min(1, short_side / min(H, W)) if short_side else 1
     working = cv2.resize(frame, (round(W * scale), round(H * scale)), interpolation=cv2.INTER_AREA)
     height, width = working.shape[:2]
     h, w = -(-height // 4), -(-width // 4)  # cells of 4x4 pixels; the last may reach out of the frame

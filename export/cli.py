@@ -24,9 +24,9 @@ app = typer.Typer(
     \b
     Examples:
       corrflow-export onnx runs/first artifacts/first --size 480x854
-      corrflow-export onnx runs/first artifacts/first-int8 --precision int8 --calibrate videos/
-      corrflow-export onnx untrained:quarter artifacts/untrained
-      corrflow-export settings bundled artifacts/tuned search/settings.json
+      corrflow-export onnx runs/first artifacts/first-int8 --precision int8 --calibration-data videos/
+      corrflow-export onnx random-init:quarter artifacts/untrained
+      corrflow-export settings quarter artifacts/tuned search/settings.json
       corrflow-export engine artifacts/first --precision fp16
     """
 )
@@ -35,10 +35,10 @@ def export() -> None: ...
 
 @app.command()
 def onnx(
-    run: Annotated[str, typer.Argument(help="Run folder or checkpoint file, or untrained:PRESET[:SEED].")],
+    run: Annotated[str, typer.Argument(help="Run folder or checkpoint file, or random-init:PRESET[:SEED].")],
     artifact: Annotated[Path, typer.Argument(help="Folder to write the artifact to.")],
     size: Annotated[str, typer.Option(help="Rows x columns to work at; other sizes run as well.")] = "480x854",
-    recent: Annotated[int, typer.Option(help="Last frames kept as references, besides the first.")] = 5,
+    memory_frames: Annotated[int, typer.Option(help="Last frames kept as references, besides the first.")] = 5,
     radius: Annotated[
         str, typer.Option(help="Window radius in cells of 4 pixels; two such as 8,12: first frame, others.")
     ] = "8",
@@ -47,8 +47,8 @@ def onnx(
     ] = "1",
     top_k: Annotated[int, typer.Option(help="Scores kept for each position; 0 keeps all.")] = 10,
     temperature: Annotated[float | None, typer.Option(help="Divisor of the scores [that of training].")] = None,
-    follow: Annotated[bool, typer.Option(help="Move windows along with the objects.")] = True,
-    edge_radius: Annotated[
+    move_windows: Annotated[bool, typer.Option(help="Move windows along with the objects.")] = True,
+    refine_radius: Annotated[
         int, typer.Option(help="Radius in pixels of the filter that brings outlines to the picture's edges; 0: none.")
     ] = 8,
     colour_share: Annotated[
@@ -59,11 +59,9 @@ def onnx(
         float | None,
         typer.Option(min=0, max=1, help="Share of the learned part for features at half the size [the run's]."),
     ] = None,
-    like: Annotated[
-        Path | None, typer.Option(help="Artifact, or bundled, whose settings and shares to take instead.")
-    ] = None,
+    settings_from: Annotated[Path | None, typer.Option(help="Model whose settings and shares to take instead.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, or int8 for an encoder with 8-bit convolutions.")] = "fp32",
-    calibrate: Annotated[
+    calibration_data: Annotated[
         Path | None, typer.Option(help="For int8: folder of videos or pictures of the kind to be tracked.")
     ] = None,
     davis: Annotated[Path | None, typer.Option(help="For int8: DAVIS root to score both precisions on.")] = None,
@@ -77,12 +75,12 @@ def onnx(
         height, width = _size(size)
         if precision not in ("fp32", "int8"):
             raise InputError(f"expected --precision fp32 or int8, got {precision!r}")
-        if (precision == "int8") != (calibrate is not None):
+        if (precision == "int8") != (calibration_data is not None):
             raise InputError(
-                "expected --precision int8 and --calibrate FOLDER together, got one of them;"
+                "expected --precision int8 and --calibration-data FOLDER together, got one of them;"
                 " 8-bit scales are fitted to the frames in that folder"
             )
-        if davis is not None and calibrate is None:
+        if davis is not None and calibration_data is None:
             raise InputError("expected --davis with --precision int8, got it alone; corrflow-eval scores an artifact")
         try:
             from corrflow.export.to_onnx import export_artifact, trained_temperature
@@ -94,11 +92,11 @@ def onnx(
         from rich.table import Table
 
         from corrflow.runtime.artifacts.artifact import load_artifact
-        from corrflow.runtime.artifacts.bundled import artifact_path
+        from corrflow.runtime.artifacts.bundled import resolve_model
         from corrflow.runtime.settings import TrackingSettings, last_frames
 
-        if like is not None:
-            example = load_artifact(artifact_path(like))
+        if settings_from is not None:
+            example = load_artifact(resolve_model(settings_from))
             settings = example.settings
             shares = example.provenance.get("model", {})
             if colour_share is None:
@@ -107,21 +105,21 @@ def onnx(
                 coarse_share = float(shares.get("coarse_share", 0.0))
         else:
             settings = TrackingSettings(
-                rows=min(height, width),
-                ages=last_frames(recent),
+                short_side=min(height, width),
+                recent_offsets=last_frames(memory_frames),
                 radius=_one_or_two("radius", radius),
                 dilation=_one_or_two("dilation", dilation),
                 top_k=top_k,
                 temperature=trained_temperature(run) if temperature is None else temperature,
-                follow=follow,
-                edge_radius=edge_radius,
+                move_windows=move_windows,
+                refine_radius=refine_radius,
             )
         console = Console()
         scored = None if davis is None else (davis, split)
         # The scores have a progress bar of their own, and two live displays cannot share a terminal.
         with nullcontext() if scored else console.status("exporting and comparing with PyTorch"):
             exported = export_artifact(
-                run, artifact, settings, (height, width), calibrate, scored, colour_share, coarse_share
+                run, artifact, settings, (height, width), calibration_data, scored, colour_share, coarse_share
             )
         table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime against PyTorch")
         for difference in exported.differences:
@@ -143,12 +141,12 @@ def onnx(
                 )
             if not quantised.is_faster:
                 console.print("int8 is not faster on this processor, so the artifact holds the fp32 encoder")
-        console.print(f"wrote {artifact}; next: corrflow-track VIDEO --init MASK.png --artifact {artifact}")
+        console.print(f"wrote {artifact}; next: corrflow-track VIDEO --init MASK.png --model {artifact}")
 
 
 @app.command()
 def settings(
-    source: Annotated[Path, typer.Argument(help="Artifact to take the encoder from, or bundled.")],
+    source: Annotated[Path, typer.Argument(help="Model to take the encoder from.")],
     artifact: Annotated[Path, typer.Argument(help="Folder to write the new artifact to.")],
     file: Annotated[Path, typer.Argument(help="Tracking settings as JSON: settings.json of corrflow-eval search.")],
 ) -> None:
@@ -156,7 +154,7 @@ def settings(
 
     Example:
 
-        corrflow-export settings bundled artifacts/tuned search/settings.json
+        corrflow-export settings quarter artifacts/tuned search/settings.json
     """
     with errors_reported():
         try:
@@ -166,9 +164,9 @@ def settings(
                 f"exporting needs {error.name}, which is not installed: pip install 'corrflow[export]'"
             ) from error
         from corrflow.runtime.artifacts.artifact import load_artifact
-        from corrflow.runtime.artifacts.bundled import artifact_path
+        from corrflow.runtime.artifacts.bundled import resolve_model
 
-        apart = export_with_settings(load_artifact(artifact_path(source)), read_settings(file), artifact)
+        apart = export_with_settings(load_artifact(resolve_model(source)), read_settings(file), artifact)
         print(f"wrote {artifact}; its propagation differs from the fused kernel by at most {apart:.1e}")
 
 
@@ -180,18 +178,18 @@ def settings(
 
     \b
     Examples:
-      corrflow-export engine bundled --size 1080x1920
-      corrflow-export engine bundled --frames video.mp4 --precision int8
-      corrflow-export engine artifacts/first --size 480x640 --rows 240 --objects 24
+      corrflow-export engine quarter --size 1080x1920
+      corrflow-export engine quarter --frames video.mp4 --precision int8
+      corrflow-export engine artifacts/first --size 480x640 --short-side 240 --objects 24
     """
 )
 def engine(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder, or bundled; the engines go beside it.")],
+    artifact: Annotated[Path, typer.Argument(help="Model; the engines go beside it.")],
     precision: Annotated[str, typer.Option(help="fp32, fp16, or int8, which is fitted to frames.")] = "fp16",
     size: Annotated[
         str | None, typer.Option(help="Rows x columns of the video or camera [those of --frames, else 480x854].")
     ] = None,
-    rows: Annotated[
+    short_side: Annotated[
         int | None, typer.Option(min=0, help="Short side to track at, as for corrflow-track [the artifact's].")
     ] = None,
     objects: Annotated[int, typer.Option(help="Most label channels: one for a mask, one for a keypoint.")] = 8,
@@ -200,7 +198,7 @@ def engine(
     ] = None,
     plugin: Annotated[str, typer.Option(help="on: the CUDA kernel; off: the ONNX function, which is slower.")] = "on",
     frames: Annotated[Path | None, typer.Option(help="Video or pictures to compare on [the demo's clip].")] = None,
-    calibrate: Annotated[
+    calibration_data: Annotated[
         Path | None,
         typer.Option(
             help="Video or folder of them to fit int8 to [--frames, unless the artifact has an int8 encoder]."
@@ -210,9 +208,9 @@ def engine(
     with errors_reported():
         if plugin not in ("on", "off"):
             raise InputError(f"expected --plugin on or off, got {plugin!r}")
-        if calibrate is not None and precision != "int8":
+        if calibration_data is not None and precision != "int8":
             raise InputError(
-                f"expected --calibrate with --precision int8, got it with {precision}; only int8 is fitted to frames"
+                f"expected --calibration-data with --precision int8, got it with {precision}; only int8 is fitted to frames"
             )
         try:
             from corrflow.export.tensorrt_builder import build_engines, calibration_pictures, pictures
@@ -224,23 +222,23 @@ def engine(
         from rich.table import Table
 
         from corrflow.runtime.artifacts.artifact import ENCODE_INT8, load_artifact
-        from corrflow.runtime.artifacts.bundled import artifact_path
+        from corrflow.runtime.artifacts.bundled import resolve_model
         from corrflow.runtime.backends.cuda_device import CudaDevice
         from corrflow.runtime.backends.engine_files import writable_folder
         from corrflow.runtime.backends.tensorrt import import_tensorrt
         from corrflow.runtime.tracking.geometry import Geometry
 
         console = Console()
-        loaded = load_artifact(artifact_path(artifact))
+        loaded = load_artifact(resolve_model(artifact))
         given = _size(size or "480x854")
         if size is None and frames is not None:
             for first in pictures(frames):
                 given = first.shape[0], first.shape[1]
                 break
-        frame = Geometry.of(given, loaded.settings.rows if rows is None else rows).working
+        frame = Geometry.of(given, loaded.settings.short_side if short_side is None else short_side).working
         writable_folder(loaded)  # building takes minutes
         trt, device = import_tensorrt(), CudaDevice()
-        fits = precision == "int8" and (calibrate is not None or ENCODE_INT8 not in loaded.files)
+        fits = precision == "int8" and (calibration_data is not None or ENCODE_INT8 not in loaded.files)
         tracked = f"{frame[0]}x{frame[1]}"
         with console.status(f"building for frames tracked at {tracked}, and comparing with onnxruntime"):
             built = build_engines(
@@ -253,7 +251,7 @@ def engine(
                 references=loaded.settings.references if references is None else references,
                 labels=-(-objects // 8) * 8,  # the tracker has channels in blocks of eight
                 plugin=plugin == "on",
-                calibration=calibration_pictures(calibrate or frames, min(frame)) if fits else None,
+                calibration=calibration_pictures(calibration_data or frames, min(frame)) if fits else None,
             )
         if not built.why:
             console.print("the engines that are there suit; nothing was built", highlight=False)
@@ -277,9 +275,9 @@ def engine(
                 f" {found.largest:.1e} at most",
                 highlight=False,
             )
-        at = "" if rows is None else f" --rows {rows}"
+        at = "" if short_side is None else f" --short-side {short_side}"
         console.print(
-            f"wrote {loaded.folder}/engines; next: corrflow-track VIDEO --init MASK.png --artifact {artifact}"
+            f"wrote {loaded.folder}/engines; next: corrflow-track VIDEO --init MASK.png --model {artifact}"
             f" --backend tensorrt{at}",
             highlight=False,
         )

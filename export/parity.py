@@ -11,7 +11,7 @@ import torch
 
 from corrflow.errors import CorrflowError
 from corrflow.plugins.local_soft_copy import torch_reference
-from corrflow.plugins.local_soft_copy.spec import Reference, filled_up, named_references
+from corrflow.plugins.local_soft_copy.spec import SearchWindow, filled_up, named_references
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, PROPAGATE, REFERENCES, STEP
 from corrflow.runtime.settings import TrackingSettings
@@ -73,7 +73,7 @@ def differences(
         values = generator.random((settings.references, 8, *got.shape[-2:]), np.float32)
         for count in sorted({1, settings.references}):
             inputs = {"query": got[:1], "keys": got[None, 1 : count + 1], "values": values[None, :count]}
-            names = {REFERENCES: _rows(named_references(None, count))} if settings.follow else {}
+            names = {REFERENCES: _rows(named_references(None, count))} if settings.move_windows else {}
             labels = np.asarray(propagate.run(None, inputs | names)[0])
             query, keys, copied = (torch.from_numpy(inputs[name]) for name in ("query", "keys", "values"))
 
@@ -88,7 +88,7 @@ def differences(
                 memory = {"frame": frames[:1], "keys": inputs["keys"], "values": inputs["values"]}
                 labels = np.asarray(step.run(["labels"], memory)[0])
                 found.append(Difference(STEP, case, _largest(truth, labels, steady), LABELS_TOLERANCE))
-        if settings.follow:
+        if settings.move_windows:
             found.append(_moved(propagate, got, values, settings, size))
     return found
 
@@ -104,7 +104,12 @@ def _moved(
     patch = np.s_[..., : _PATCH[0], : _PATCH[1]]
     query, keys, copied = (np.ascontiguousarray(a[patch]) for a in (features[:1], features[None, 1:], values[None]))
     last = keys.shape[1] - 1
-    named = [Reference(last, last), Reference(0, 0, 2, -3), Reference(0), Reference(last, last, -_PATCH[0], 5)]
+    named = [
+        SearchWindow(last, last),
+        SearchWindow(0, 0, 2, -3),
+        SearchWindow(0),
+        SearchWindow(last, last, -_PATCH[0], 5),
+    ]
     inputs = {"query": query, "keys": keys, "values": copied}
     labels = np.asarray(propagate.run(None, inputs | {REFERENCES: _rows(filled_up(named, 5))})[0])
     on_torch = torch.from_numpy(keys), torch.from_numpy(copied), settings.attributes, named
@@ -117,7 +122,7 @@ def _moved(
     return Difference(PROPAGATE, f"{size}, moved", _largest(truth, labels, steady), LABELS_TOLERANCE)
 
 
-def _rows(named: Sequence[Reference]) -> np.ndarray:
+def _rows(named: Sequence[SearchWindow]) -> np.ndarray:
     return np.array(named, np.int32)
 
 

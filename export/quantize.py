@@ -110,7 +110,7 @@ def calibration_frames(folder: Path, rows: int) -> list[np.ndarray]:
     The folder holds videos, folders of pictures, or pictures. Raises InputError where no frame can be read from it.
     """
     if not folder.is_dir():
-        raise InputError(f"expected --calibrate to name a folder of videos or pictures, got {folder}")
+        raise InputError(f"expected --calibration-data to name a folder of videos or pictures, got {folder}")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     pictures = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES]
     clips = [path for path in entries if path not in pictures]

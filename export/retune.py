@@ -10,7 +10,7 @@ import numpy as np
 from corrflow.errors import CorrflowError, InputError
 from corrflow.export.step_graph import graphs_of_settings
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.plugins.local_soft_copy.spec import Reference, named_references
+from corrflow.plugins.local_soft_copy.spec import SearchWindow, named_references
 from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, STEP, Artifact, save_artifact
 from corrflow.runtime.settings import TrackingSettings, settings_from_json
 
@@ -67,8 +67,8 @@ def _difference(graph: bytes, settings: TrackingSettings, channels: int) -> floa
         values = generator.random((1, count, 8, *_CELLS), np.float32)
         inputs = {"query": query, "keys": keys, "values": values}
         unmoved = named_references(None, count)
-        moved = [Reference(0, 0, 3, -7), *unmoved, Reference(count - 1, 1, -_CELLS[0], 2)]
-        for named in (unmoved, moved) if settings.follow else (None,):
+        moved = [SearchWindow(0, 0, 3, -7), *unmoved, SearchWindow(count - 1, 1, -_CELLS[0], 2)]
+        for named in (unmoved, moved) if settings.move_windows else (None,):
             rows = {} if named is None else {REFERENCES: np.array(named, np.int32)}
             got = np.asarray(session.run(None, inputs | rows)[0])
             expected = cpu.local_soft_copy(query, keys, values, settings.attributes, references=named)

@@ -26,16 +26,16 @@ def no_step(settings: TrackingSettings) -> str:
 
     A graph does not count frames, so its memory is the first frame, or none for ever, and an unbroken run of last ones.
     """
-    if settings.anchors not in ((), (0,)) or settings.ages != tuple(range(1, len(settings.ages) + 1)):
-        return (
-            f"anchors {list(settings.anchors)} and ages {list(settings.ages)} are not the first frame and the last few"
-        )
-    return "windows that widen with age are not in the graph" if settings.dilate_after else ""
+    if settings.permanent_frames not in ((), (0,)) or settings.recent_offsets != tuple(
+        range(1, len(settings.recent_offsets) + 1)
+    ):
+        return f"permanent_frames {list(settings.permanent_frames)} and recent_offsets {list(settings.recent_offsets)} are not the first frame and the last few"
+    return "windows that widen with age are not in the graph" if settings.dilate_past_age else ""
 
 
 def graphs_of_settings(encode: bytes, settings: TrackingSettings, channels: int) -> dict[str, bytes]:
     """The files of an artifact that follow from its settings: propagate.onnx, and step.onnx where there is one."""
-    files = {PROPAGATE: propagate_model(settings.attributes, channels, named=settings.follow).SerializeToString()}
+    files = {PROPAGATE: propagate_model(settings.attributes, channels, named=settings.move_windows).SerializeToString()}
     if not no_step(settings):
         files[STEP] = step_model(encode, settings, channels).SerializeToString()
     return files
@@ -82,8 +82,12 @@ def step_model(
         nodes.append(helper.make_node("Cast", ["above"], ["hard"], to=number))
         remembered = "hard"
     one = _constant("axis", np.array([1]))
-    anchors, recent = len(settings.anchors), len(settings.ages)
-    nodes += [one, *_advance("keys", "features", anchors, recent), *_advance("values", remembered, anchors, recent)]
+    permanent_frames, recent = len(settings.permanent_frames), len(settings.recent_offsets)
+    nodes += [
+        one,
+        *_advance("keys", "features", permanent_frames, recent),
+        *_advance("values", remembered, permanent_frames, recent),
+    ]
 
     def described(name: str, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, number, shape)
@@ -122,25 +126,25 @@ def fixed_encode(encode: bytes, frame: tuple[int, int]) -> onnx.ModelProto:
     return model
 
 
-def _advance(memory: str, newest: str, anchors: int, recent: int) -> list[onnx.NodeProto]:
+def _advance(memory: str, newest: str, permanent_frames: int, recent: int) -> list[onnx.NodeProto]:
     """Nodes that make next_<memory>: the anchor stays, the newest frame joins, the oldest leaves once it is full."""
     name = f"{memory}_"
     if not recent:
         return [helper.make_node("Identity", [memory], [f"next_{memory}"])]
     nodes = [
         helper.make_node("Unsqueeze", [newest, "axis"], [name + "newest"]),
-        _constant(name + "anchors", np.array([anchors])),
+        _constant(name + "permanent_frames", np.array([permanent_frames])),
         _constant(name + "end", np.array([_END])),
         _constant(name + "kept", np.array([-recent])),
-        helper.make_node("Slice", [memory, name + "anchors", name + "end", "axis"], [name + "recent"]),
+        helper.make_node("Slice", [memory, name + "permanent_frames", name + "end", "axis"], [name + "recent"]),
         helper.make_node("Concat", [name + "recent", name + "newest"], [name + "all"], axis=1),
     ]
-    last = name + "last" if anchors else f"next_{memory}"
+    last = name + "last" if permanent_frames else f"next_{memory}"
     nodes.append(helper.make_node("Slice", [name + "all", name + "kept", name + "end", "axis"], [last]))
-    if anchors:
+    if permanent_frames:
         nodes += [
             _constant(name + "start", np.array([0])),
-            helper.make_node("Slice", [memory, name + "start", name + "anchors", "axis"], [name + "anchor"]),
+            helper.make_node("Slice", [memory, name + "start", name + "permanent_frames", "axis"], [name + "anchor"]),
             helper.make_node("Concat", [name + "anchor", last], [f"next_{memory}"], axis=1),
         ]
     return nodes

@@ -31,7 +31,7 @@ from corrflow.runtime.backends.engine_files import (
     ENCODE_ENGINE,
     PROPAGATE_ENGINE,
     Engines,
-    Made,
+    EngineSpec,
     encoder_for,
     kernel_hash,
     load_engines,
@@ -43,7 +43,7 @@ from corrflow.runtime.backends.gpu import DeviceBackend
 from corrflow.runtime.backends.memory import ReferenceSlots
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.tensorrt import EngineProgram, TensorRtPrograms
-from corrflow.runtime.settings import MOST_WINDOWS, STRIDE, TrackingSettings, most_searched
+from corrflow.runtime.settings import MAX_WINDOWS, STRIDE, TrackingSettings, max_windows
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.video.demo_clip import DemoSource
 from corrflow.runtime.video.open_source import open_source
@@ -87,7 +87,7 @@ class Built:
     similarity: mean cosine between features of 8 bits and of 32, on onnxruntime, where int8 was calibrated
     """
 
-    made: Made
+    made: EngineSpec
     why: str
     seconds: float = 0.0
     timings: tuple[Timing, ...] = ()
@@ -110,22 +110,22 @@ def build_engines(
 ) -> Built:
     """Build what is missing or does not suit, and keep it beside the artifact.
 
-    frames: pictures [H, W, 3] uint8, BGR, of any size, to compare on; labels: N; the rest is as in `engines.Made`
+    frames: pictures [H, W, 3] uint8, BGR, of any size, to compare on; labels: N; the rest is as in `engines.EngineSpec`
     calibration: for int8, frames at the size they are tracked at to fit 8 bits to; None to take the artifact's file
     Raises InputError for what cannot be built, CorrflowError where the builder fails, the plugin is not in the engine,
     or labels differ; nothing is written then.
     """
-    if artifact.settings.dilate_after:
+    if artifact.settings.dilate_past_age:
         raise InputError(
-            f"{artifact.name}: expected windows that stay as they are, got dilate_after"
-            f" {artifact.settings.dilate_after}, which engines do not have; export an artifact without"
+            f"{artifact.name}: expected windows that stay as they are, got dilate_past_age"
+            f" {artifact.settings.dilate_past_age}, which engines do not have; export an artifact without"
         )
-    anchors = len(artifact.settings.anchors)
-    if 1 <= references < anchors:
-        raise InputError(f"expected --references of {anchors} or more, one for each anchor, got {references}")
+    permanent_frames = len(artifact.settings.permanent_frames)
+    if 1 <= references < permanent_frames:
+        raise InputError(f"expected --references of {permanent_frames} or more, one for each anchor, got {references}")
     calibrated = "" if calibration is None else _hash_of(calibration)
     settings = _remembering(artifact.settings, references)
-    made = Made(
+    made = EngineSpec(
         trt.__version__,
         device.gpu,
         device.compute_capability,
@@ -133,10 +133,12 @@ def build_engines(
         frame,
         references,
         len(ReferenceSlots(settings)),
-        most_searched(settings),
+        max_windows(settings),
         labels,
         plugin,
-        onnx_hashes(artifact, precision, calibrated) if precision in ALLOWED else ("", ""),  # Made refuses the others
+        onnx_hashes(artifact, precision, calibrated)
+        if precision in ALLOWED
+        else ("", ""),  # EngineSpec refuses the others
         kernel_hash() if plugin else "",
         calibrated,
     )
@@ -192,12 +194,12 @@ def calibration_pictures(source: Path | None, rows: int) -> list[np.ndarray]:
     if len(frames) < _FEWEST:
         raise InputError(
             f"expected {_FEWEST} frames or more to fit 8 bits to, got {len(frames)} from {source}; give a longer video"
-            " or a folder of them with --calibrate"
+            " or a folder of them with --calibration-data"
         )
     return frames
 
 
-def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarray], made: Made) -> Agreement:
+def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarray], made: EngineSpec) -> Agreement:
     """Both back ends copy from the same labels at every step, so that nothing adds up. Raises InputError for no frames.
 
     The first frame's labels are stripes, one channel each: every cell has an owner, and borders are everywhere. Where
@@ -218,8 +220,8 @@ def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarr
         ours, theirs = engine.encode(picture, made.frame), reference.encode(picture, made.frame)
         if index:
             aims = {}
-            if settings.follow and reference.moves_windows:  # an artifact may be older than that
-                aims = {frame: _moves(frame in settings.anchors, index, cells) for frame in own.frames}
+            if settings.move_windows and reference.supports_window_offsets:  # an artifact may be older than that
+                aims = {frame: _moves(frame in settings.permanent_frames, index, cells) for frame in own.frames}
             got = engine.propagate(ours, own.aimed(aims))
             labels = reference.propagate(theirs, other.aimed(aims))
             others.append(float((got.argmax(0) != labels.argmax(0)).mean()))
@@ -227,8 +229,8 @@ def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarr
             largest, means = max(largest, float(apart.max())), [*means, float(apart.mean())]
             if not np.isfinite(got).all():
                 others.append(1.0)
-        own.remember(ours, labels)
-        other.remember(theirs, labels)
+        own.add_frame(ours, labels)
+        other.add_frame(theirs, labels)
     reference.close()
     if not others:
         raise InputError("expected at least two frames to compare on, got fewer; give a longer video with --frames")
@@ -239,15 +241,17 @@ def _moves(anchor: bool, step: int, cells: tuple[int, int]) -> list[tuple[int, i
     """How far the windows of a frame are moved in a step of the comparison, as many as there may be."""
     height, width = cells
     across = [(0, 0), (0, step), (step, -step), (-height * step // _COMPARED, width * step // _COMPARED)]
-    return across[:MOST_WINDOWS] if anchor else [(step % 3 - 1, -step % 4)]
+    return across[:MAX_WINDOWS] if anchor else [(step % 3 - 1, -step % 4)]
 
 
 def _remembering(settings: TrackingSettings, references: int) -> TrackingSettings:
-    """Settings with at most so many references: fewer of the last frames, as with corrflow-track --recent."""
-    return replace(settings, ages=settings.ages[: max(0, references - len(settings.anchors))])
+    """Settings with at most so many references: fewer of the last frames, as with corrflow-track --memory-frames."""
+    return replace(
+        settings, recent_offsets=settings.recent_offsets[: max(0, references - len(settings.permanent_frames))]
+    )
 
 
-def _why_build(artifact: Artifact, made: Made) -> str:
+def _why_build(artifact: Artifact, made: EngineSpec) -> str:
     try:
         return load_engines(artifact).made.difference(made)
     except InputError as error:
@@ -274,7 +278,7 @@ def _encoder(
     return quantise_for_tensorrt(encoder_for(artifact, "fp32"), calibration)
 
 
-def _models(artifact: Artifact, made: Made, encoder: bytes) -> Iterable[tuple[str, bytes]]:
+def _models(artifact: Artifact, made: EngineSpec, encoder: bytes) -> Iterable[tuple[str, bytes]]:
     """The ONNX of each engine, with every size fixed."""
     form, half = form_for(made.tensorrt), made.precision != "fp32"
     yield ENCODE_ENGINE, fixed_encode(encoder, made.frame).SerializeToString()
@@ -291,7 +295,7 @@ def _models(artifact: Artifact, made: Made, encoder: bytes) -> Iterable[tuple[st
     yield PROPAGATE_ENGINE, model.SerializeToString()
 
 
-def _build(trt: Any, made: Made, name: str, model: bytes) -> bytes:
+def _build(trt: Any, made: EngineSpec, name: str, model: bytes) -> bytes:
     """An engine of a strongly typed network."""
     trt_logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(trt_logger)
@@ -313,7 +317,7 @@ def _build(trt: Any, made: Made, name: str, model: bytes) -> bytes:
     return bytes(engine)
 
 
-def _timing_cache(made: Made) -> Any:
+def _timing_cache(made: EngineSpec) -> Any:
     """Where what the builder has measured is kept, for this TensorRT and GPU."""
     where = hashlib.sha256(f"{made.tensorrt}/{made.gpu}/{made.compute_capability}".encode()).hexdigest()[:12]
     return private_folder() / f"timing-{where}.cache"

@@ -21,7 +21,7 @@ from corrflow.train.checkpoint import Checkpoint, load_checkpoint
 from corrflow.train.config import ModelConfig, learning, preset
 from corrflow.train.model import Encoder, new_encoder
 
-UNTRAINED = "untrained:"
+UNTRAINED = "random-init:"
 ODD_SIZE = (117, 203)  # divisible by nothing that the graphs work in
 
 
@@ -42,9 +42,9 @@ class Exported:
 def read_encoder(
     source: str, colour_share: float | None = None, coarse_share: float | None = None
 ) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder of a run folder or checkpoint file, or a new one for "untrained:PRESET", and where it is from.
+    """The encoder of a run folder or checkpoint file, or a new one for "random-init:PRESET", and where it is from.
 
-    "untrained:PRESET:SEED" has the weights of another seed than 0.
+    "random-init:PRESET:SEED" has the weights of another seed than 0.
 
     colour_share, coarse_share: None for those it was trained with. They have no weights, so any encoder takes any.
     Raises InputError where there is none.
@@ -70,10 +70,10 @@ def read_encoder(
 
 
 def _untrained(source: str) -> tuple[str, int]:
-    """Preset and seed of "untrained:PRESET" (seed 0) or "untrained:PRESET:SEED"."""
+    """Preset and seed of "random-init:PRESET" (seed 0) or "random-init:PRESET:SEED"."""
     name, _, seed = source.removeprefix(UNTRAINED).partition(":")
     if seed and not re.fullmatch("[0-9]{1,9}", seed):
-        raise InputError(f"expected untrained:PRESET or untrained:PRESET:SEED, got {source}; give a seed from 0 on")
+        raise InputError(f"expected random-init:PRESET or random-init:PRESET:SEED, got {source}; give a seed from 0 on")
     return name, int(seed or 0)
 
 
@@ -148,11 +148,13 @@ def _scores(folders: tuple[Path, Path], root: Path, split: str) -> tuple[float, 
     """Mean J&F of both artifacts, 0..1."""
     from corrflow.evaluate.commands import davis_data
     from corrflow.evaluate.masks import Method, evaluate_masks
-    from corrflow.evaluate.methods.methods import ArtifactEncoder, Track
+    from corrflow.evaluate.methods.methods import ArtifactEncoder, TrackerMethod
     from corrflow.evaluate.reports.report import mean_scores
     from corrflow.runtime.artifacts.artifact import load_artifact
 
-    methods = [Method(path.name, Track(ArtifactEncoder(path), load_artifact(path).settings)) for path in folders]
+    methods = [
+        Method(path.name, TrackerMethod(ArtifactEncoder(path), load_artifact(path).settings)) for path in folders
+    ]
     report = evaluate_masks(davis_data(root, split, None, "480p", ()), methods, show_progress=True)
     first, second = (mean_scores(method.sequences.values())["J&F"] for method in report.methods)
     return first, second

@@ -11,12 +11,12 @@ import numpy as np
 
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.formats.mask_png import read_mask_objects
 from corrflow.runtime.formats.points_csv import read_keypoints
 from corrflow.runtime.settings import with_settings
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
 from corrflow.runtime.video.open_source import open_source
@@ -41,10 +41,10 @@ def track(
     *,
     artifact: PathOrText | None = None,
     backend: str = "auto",
-    rows: int | None = None,
-    recent: int | None = None,
+    short_side: int | None = None,
+    memory_frames: int | None = None,
     threads: int = 0,
-    watch: bool = True,
+    redetect: bool = True,
 ) -> Generator[FrameTracks, None, None]:
     """Track objects, given on the first frame, through a source, one frame at a time.
 
@@ -52,19 +52,19 @@ def track(
     masks:     PNG file or files as for corrflow-track --init, or an array [H, W]: bool for one object, uint8 of ids
     keypoints: CSV file as for corrflow-track --keypoints, or {name: (x, y)} in pixels, (0, 0) the top-left pixel's
                centre
-    artifact, backend, rows, recent, threads, watch: as the options of corrflow-track
+    artifact, backend, short_side, memory_frames, threads, redetect: as the options of corrflow-track
 
     Yields the tracks of every frame, the first as it was given. A few frames are held at a time; leaving the loop early
     closes everything. Raises InputError at the first frame for what cannot be used, SourceEndedEarly after the last
     good frame of a damaged source.
     """
     objects = _objects(masks, keypoints)
-    chosen = load_artifact(artifact_path(None if artifact is None else Path(artifact)))
-    settings = with_settings(chosen.settings, rows, recent)
+    chosen = load_artifact(resolve_model(artifact))
+    settings = with_settings(chosen.settings, short_side, memory_frames)
     with open_source(fspath(source)) as frames:
         engine = open_backend(backend, chosen, threads)
         try:
-            presence = presence_for(engine, settings) if watch else None
+            presence = occlusion_settings_for(engine, settings) if redetect else None
             tracker, started = Tracker(engine, settings, presence), False
             with read_ahead(iter(frames)) as ahead:
                 for frame in ahead:

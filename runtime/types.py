@@ -61,7 +61,7 @@ TrackedObject = MaskObject | KeypointsObject
 
 
 @dataclass(frozen=True)
-class ObjectTrack:
+class ObjectResult:
     """One object in one frame.
 
     confidence: 0..1, how decided the labels are (mean soft label over a mask's pixels, mean peak mass of keypoints)
@@ -90,7 +90,7 @@ class Tracks:
     """
 
     mask: np.ndarray
-    objects: tuple[ObjectTrack, ...] = field(default=())
+    objects: tuple[ObjectResult, ...] = field(default=())
 
 
 def check_objects(objects: Sequence[TrackedObject], frame: tuple[int, int], taken: tuple[int, ...]) -> None:

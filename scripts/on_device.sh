@@ -33,7 +33,7 @@ machine() { # clocks and power with every group of measurements; none of these t
 bench_cli=("$python" -m corrflow.bench.cli)
 export_cli=("$python" -m corrflow.export.cli)
 track_cli=("$python" -m corrflow.runtime.commands.track_cli)
-bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import bundled_artifact_path as p; print(p())') || {
+bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import resolve_model as p; print(p(None))') || {
     echo "error: expected corrflow to be installed for $python, found none; pip install '.[tensorrt]'" >&2
     exit 2
 }
@@ -55,7 +55,7 @@ bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import bundled_a
             "${export_cli[@]}" engine "$artifact" --precision "$precision" --plugin "$plugin" --size 360x640
         machine "before tracking with $choice"
         run "track, $precision, plugin $plugin" \
-            "${track_cli[@]}" --demo --artifact "$artifact" --backend tensorrt --verbose --out "$scratch/out"
+            "${track_cli[@]}" --demo --model "$artifact" --backend tensorrt --verbose --out "$scratch/out"
         machine "after"
     done
     run "a second build does nothing" "${export_cli[@]}" engine "$scratch/fp16-on" --precision fp16 --size 360x640
@@ -65,8 +65,8 @@ bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import bundled_a
     # As large as they are tracked, and larger, so that frames are shrunk: on the GPU, or on the CPU.
     for size in 360x640 1080x1920; do
         for backend in tensorrt onnxruntime; do
-            run "frames a second of $size, $backend" "${bench_cli[@]}" track --artifact "$scratch/fp16-on" \
-                --backend "$backend" --size "$size" --rows 360 --no-peer
+            run "frames a second of $size, $backend" "${bench_cli[@]}" track --model "$scratch/fp16-on" \
+                --backend "$backend" --size "$size" --short-side 360 --no-peer
         done
     done
     if "$python" -c 'import pytest' 2>/dev/null; then
@@ -79,9 +79,9 @@ bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import bundled_a
     cp -r "$bundled" "$soaked"
     rm -rf "$soaked/engines"
     run "build for the soak" "${export_cli[@]}" engine "$soaked" --precision fp16 --size 240x320
-    run "what works with these engines" "$python" -m corrflow.runtime.commands.doctor_cli --artifact "$soaked"
+    run "what works with these engines" "$python" -m corrflow.runtime.commands.doctor_cli --model "$soaked"
     machine "before the soak"
-    run "soak" "${bench_cli[@]}" soak --artifact "$soaked" --backend tensorrt --rows 240 --seconds "$((60 * soak))"
+    run "soak" "${bench_cli[@]}" soak --model "$soaked" --backend tensorrt --short-side 240 --seconds "$((60 * soak))"
     machine "after the soak"
     printf '\n%s commands failed\n' "$failed"
 } > >(tee "$report") 2>&1

@@ -88,8 +88,8 @@ def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from corrflow.runtime.settings import TrackingSettings
 
     folder = tmp_path_factory.mktemp("artifacts") / "small"
-    settings = TrackingSettings(rows=64, ages=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
-    export_artifact("untrained:quarter", folder, settings, (64, 96))
+    settings = TrackingSettings(short_side=64, recent_offsets=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
+    export_artifact("random-init:quarter", folder, settings, (64, 96))
     return folder
 
 
@@ -102,7 +102,7 @@ def following_artifact(small_artifact: Path, tmp_path_factory: pytest.TempPathFa
     from corrflow.runtime.artifacts.artifact import ENCODE, load_artifact, save_artifact
 
     small, folder = load_artifact(small_artifact), tmp_path_factory.mktemp("artifacts") / "following"
-    settings = replace(small.settings, radius=(4, 3), dilation=(1, 2), follow=True)
+    settings = replace(small.settings, radius=(4, 3), dilation=(1, 2), move_windows=True)
     files = small.files | graphs_of_settings(small.files[ENCODE], settings, small.channels)
     save_artifact(folder, files, small.channels, settings, small.provenance)
     return folder

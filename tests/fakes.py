@@ -177,9 +177,9 @@ def core(cuda: Cuda, run: Callable[..., None]) -> Any:
 
 
 class Streamed:
-    """Programs of ONNX Runtime's CPU sessions that wait for their turn on the stream of a `Cuda`."""
+    """GraphSet of ONNX Runtime's CPU sessions that wait for their turn on the stream of a `Cuda`."""
 
-    recordable = True
+    supports_cuda_graph = True
 
     def __init__(self, programs: Any, cuda: Cuda, **fixed: Any) -> None:
         self._programs, self._cuda = programs, cuda

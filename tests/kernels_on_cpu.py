@@ -15,7 +15,7 @@ import pytest
 
 from corrflow.bench.op.cuda_kernel import CASES, NAMED_CASES, STORAGES, planned
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage
-from corrflow.plugins.local_soft_copy.spec import Reference
+from corrflow.plugins.local_soft_copy.spec import SearchWindow
 from corrflow.runtime.backends.cuda_resize import ENTRY_POINT as SHRINK
 from corrflow.runtime.backends.cuda_resize import THREADS, blocks_for
 
@@ -55,7 +55,7 @@ class OnCpu:
         self,
         launch: Launch,
         tensors: tuple[np.ndarray, ...],
-        references: Sequence[Reference] | np.ndarray,
+        references: Sequence[SearchWindow] | np.ndarray,
         order: int = FORWARDS,
         flags: tuple[str, ...] = (),
     ) -> np.ndarray:

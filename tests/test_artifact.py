@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import DESCRIPTION, ENCODE, PROPAGATE, load_artifact, save_artifact
-from corrflow.runtime.artifacts.bundled import artifact_path, bundled_artifact_path, bundled_models
+from corrflow.runtime.artifacts.bundled import bundled_models, resolve_model
 from corrflow.runtime.artifacts.onnx_check import check_onnx
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
@@ -94,7 +94,7 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
         {"format": "2"},
         {"stride": 8},
         {"channels": 10**9},
-        {"tracking": {"rows": 480, "surprise": 1, "radius": [6], "dilation": [1]}},
+        {"tracking": {"short_side": 480, "surprise": 1, "radius": [6], "dilation": [1]}},
         {"tracking": []},
         {"files": {}},
         {"files": {"../../etc/passwd": {"sha256": "0"}}},
@@ -181,7 +181,7 @@ def test_an_unknown_back_end_is_refused(small_artifact: Path) -> None:
 
 @pytest.mark.parametrize("name", bundled_models())
 def test_a_bundled_artifact_loads_and_runs_at_any_size(name: str) -> None:
-    artifact = load_artifact(artifact_path(Path(f"bundled:{name}")))
+    artifact = load_artifact(resolve_model(name))
     assert artifact.provenance["minutes"] >= 60
     backend = open_backend("onnxruntime", artifact, threads=1)
     for height, width in [(1, 1), (33, 50), (64, 48)]:
@@ -191,8 +191,8 @@ def test_a_bundled_artifact_loads_and_runs_at_any_size(name: str) -> None:
 
 
 def test_bundled_artifacts_have_names(tmp_path: Path) -> None:
-    assert artifact_path(None) == artifact_path(Path("bundled")) == bundled_artifact_path()
-    assert artifact_path(Path("bundled:quarter")).name == "quarter"
-    assert artifact_path(tmp_path) == tmp_path
+    assert resolve_model(None) == resolve_model("quarter") == resolve_model(None)
+    assert resolve_model("quarter").name == "quarter"
+    assert resolve_model(tmp_path) == tmp_path
     with pytest.raises(InputError, match="expected an artifact among bundled:"):
-        artifact_path(Path("bundled:huge"))
+        resolve_model("huge")

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from corrflow.errors import InputError
+from corrflow.run_lock import lock_run
 from corrflow.runtime.batch.inputs import Item, find_items, shard_of
 from corrflow.runtime.batch.label_discovery import read_labels
 from corrflow.runtime.batch.process_item import RECEIPT, Job
@@ -132,7 +133,7 @@ def command(root: Path, out: Path, artifact: Path, *options: str) -> list[str]:
         str(root / "labels"),
         "--out",
         str(out),
-        "--artifact",
+        "--model",
         str(artifact),
         *formats,
         *options,
@@ -387,7 +388,7 @@ def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> N
         (("--workers", "-1"), "--workers"),
         (("--shard", "3/2"), "--shard"),
         (("--labels", "none"), "folder of labels"),
-        (("--rows", "3"), "rows between"),
+        (("--short-side", "3"), "rows between"),
     ],
     ids=["format", "workers", "shard", "labels", "rows"],
 )
@@ -397,6 +398,13 @@ def test_wrong_options_are_one_sentence_and_write_nothing(
     done = finish(command(one_of_each, tmp_path / "out", small_artifact, *options))
     assert done.returncode == 2 and reason in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_of_one_shard_is_refused_at_once(one_of_each: Path, tmp_path: Path, small_artifact: Path) -> None:
+    with lock_run(tmp_path / ".lock-1-of-2"):
+        done = finish(command(one_of_each, tmp_path, small_artifact, "--shard", "1/2"))
+    assert done.returncode == 2 and "for one run at a time, got another" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".lock-1-of-2"]
 
 
 def test_an_index_and_a_name_may_mean_one_frame_or_two(tmp_path: Path) -> None:

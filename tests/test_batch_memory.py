@@ -30,7 +30,7 @@ from corrflow.runtime.formats import tapvid
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.registry import FORMATS
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import Frame, ObjectTrack, Tracks
+from corrflow.runtime.types import Frame, ObjectResult, Tracks
 
 SHAPE = (16, 24)
 PACKAGE = Path(tapvid.__file__).parent
@@ -45,8 +45,8 @@ def tracked(frames: int, points: int = 2) -> Iterator[tuple[Frame, Tracks]]:
         mask[4:10, 5:15] = 1
         places, sure = generator.random((points, 2)).astype(np.float32), np.full(points, 0.8, np.float32)
         objects = (
-            ObjectTrack(1, "", 0.9, True, (5, 4, 15, 10)),
-            ObjectTrack(2, "", 0.8, True, None, places, names, sure),
+            ObjectResult(1, "", 0.9, True, (5, 4, 15, 10)),
+            ObjectResult(2, "", 0.8, True, None, places, names, sure),
         )
         image = generator.integers(0, 255, (*SHAPE, 3), np.uint8)
         yield Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, objects)

@@ -44,7 +44,7 @@ def plant(root: Path, count: int) -> None:
 
 def batch(root: Path, out: str, artifact: Path, *options: str) -> subprocess.CompletedProcess[str]:
     words = [str(root / "videos"), "--labels", str(root / "labels"), "--out", str(root / out), "--workers", "2"]
-    words += ["--threads", "1", "--artifact", str(artifact), *options]
+    words += ["--threads", "1", "--model", str(artifact), *options]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     program = [sys.executable, "-m", "corrflow.runtime.commands.batch_cli", *words]
     return subprocess.run(program, capture_output=True, text=True, timeout=300, env=environment)

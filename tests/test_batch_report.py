@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from corrflow.runtime.formats.html_report import MOST_SPANS, ReportSink
-from corrflow.runtime.types import Frame, ObjectTrack, Tracks
+from corrflow.runtime.types import Frame, ObjectResult, Tracks
 
 
 def write(path: Path, confidences: list[float | None], name: str = "cup") -> tuple[ReportSink, str]:
     sink = ReportSink(path, "clip")
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     for index, confidence in enumerate(confidences):
-        track = ObjectTrack(3, name, confidence or 0.0, confidence is not None)
+        track = ObjectResult(3, name, confidence or 0.0, confidence is not None)
         sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (track,)))
     sink.close()
     return sink, path.read_text()
@@ -46,11 +46,11 @@ def test_a_frame_is_to_be_labelled_in_a_file_that_can_hold_the_object(tmp_path: 
     sink = ReportSink(tmp_path / "report.html", "clip")
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     for index in range(40):
-        drawn = ObjectTrack(1, "cup", 0.2 if index == 5 else 0.9, True)
+        drawn = ObjectResult(1, "cup", 0.2 if index == 5 else 0.9, True)
         sure = 0.3 if index == 30 else 0.9
         if index == 20:
-            drawn = ObjectTrack(1, "cup", 0.0, False)
-        dots = ObjectTrack(2, "hand", sure, index != 20, None, np.zeros((1, 2), np.float32), ("a",), np.full(1, sure))
+            drawn = ObjectResult(1, "cup", 0.0, False)
+        dots = ObjectResult(2, "hand", sure, index != 20, None, np.zeros((1, 2), np.float32), ("a",), np.full(1, sure))
         sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (drawn, dots)))
     sink.close()
     rows = re.findall(r"<tr><td>(\d+)</td>.*?<code>(.*?)</code>", (tmp_path / "report.html").read_text())
@@ -94,7 +94,7 @@ def test_the_file_to_label_in_is_taken_for_that_object(tmp_path: Path, identity:
     sink = ReportSink(tmp_path / "report.html", "clip")
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     for index in range(20):
-        track = ObjectTrack(identity, name, 0.3 if index == 9 else 0.9, True)
+        track = ObjectResult(identity, name, 0.3 if index == 9 else 0.9, True)
         sink.write(Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, (track,)))
     sink.close()
     page = (tmp_path / "report.html").read_text()
@@ -105,7 +105,7 @@ def test_of_several_points_the_least_sure_is_named(tmp_path: Path) -> None:
     sink = ReportSink(tmp_path / "report.html", "clip")
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     sure = np.array([0.9, 0.1, 0.5])
-    dots = ObjectTrack(1, "hand", 0.5, True, None, np.zeros((3, 2), np.float32), ("thumb", "palm", "wrist"), sure)
+    dots = ObjectResult(1, "hand", 0.5, True, None, np.zeros((3, 2), np.float32), ("thumb", "palm", "wrist"), sure)
     sink.write(Frame(image, 0, 0.0, "00000"), Tracks(mask, (dots,)))
     sink.close()
     page = (tmp_path / "report.html").read_text()

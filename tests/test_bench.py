@@ -24,7 +24,7 @@ from corrflow.bench.timing import Timing, time_in_turn
 from corrflow.bench.train import STEP, UNFOLD
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.tracker import Tracker
@@ -45,7 +45,7 @@ def test_every_form_of_the_benchmark_matches_the_oracle(name: str, top_k: int, o
     except Unavailable as reason:
         pytest.skip(str(reason))
     expected = oracle(*op_forms.inputs(case), case.attributes.windows(2), top_k, op_forms.TEMPERATURE)
-    # Scores go up to 1 / 0.07: float16 keys round them to one part in 2048, integers as `cpu.Packed` says.
+    # Scores go up to 1 / 0.07: float16 keys round them to one part in 2048, integers as `cpu.PackedFeatures` says.
     tolerance = next((allowed for part, allowed in COARSER.items() if part in name), 1e-5)
     # Coarser numbers may also swap the scores at the boundary of top_k: a few values then differ by any amount.
     assert np.quantile(np.abs(got - expected), 0.95 if top_k and tolerance > 1e-5 else 1.0) < tolerance
@@ -189,7 +189,18 @@ def test_one_run_of_the_op_command_has_every_packed_form_or_its_reason(tmp_path:
 
 
 def test_the_track_command_times_ours_and_the_peer(tmp_path: Path, small_artifact: Path) -> None:
-    options = ["--artifact", str(small_artifact), "--rows", "64", "--size", "64x96", "--recent", "1", "--rounds", "1"]
+    options = [
+        "--model",
+        str(small_artifact),
+        "--short-side",
+        "64",
+        "--size",
+        "64x96",
+        "--memory-frames",
+        "1",
+        "--rounds",
+        "1",
+    ]
     result = CliRunner().invoke(app, ["track", *options, "--timed", "3", "--json", f"{tmp_path}/track.json"])
     assert result.exit_code == 0, result.output
     ours, peer = json.loads((tmp_path / "track.json").read_text())["track"]
@@ -228,7 +239,7 @@ def test_the_step_with_unfold_is_the_same_step() -> None:
         ["op", "--json", "nowhere/at/all.json"],
         ["track", "video.mp4"],
         ["track", "--frames", "10"],
-        ["track", "--artifact", "bundled", "--artifact", "bundled"],
+        ["track", "--model", "quarter", "--model", "quarter"],
         ["train", "--precision", "float8"],
         ["train", "--preset", "tiny"],
         ["train", "--device", "tpu"],
@@ -243,7 +254,7 @@ def test_wrong_options_are_one_sentence(arguments: list[str]) -> None:
 
 
 def test_the_plain_tracker_knows_every_operator_of_the_bundled_encoder() -> None:
-    artifact = load_artifact(bundled_artifact_path())
+    artifact = load_artifact(resolve_model(None))
     frame = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
     with torch.inference_mode():
         features = torch_encoder(artifact)(torch.from_numpy(frame)[None])[0].numpy()

@@ -71,7 +71,7 @@ def test_a_video_is_tracked_into_every_output(run: Run, scene: Path, small_artif
     code, _, error = run(
         track, scene / "video.mkv", "--init", scene / "mask.png", "--keypoints", scene / "points.csv",
         "--save", "out.mp4", "--masks", "masks", "--csv", "points.csv", "--jsonl", "tracks.jsonl",
-        "--artifact", small_artifact,
+        "--model", small_artifact,
     )  # fmt: skip
     assert code == 0, error
     with av.open("out.mp4") as container:
@@ -90,14 +90,14 @@ def test_a_video_is_tracked_into_every_output(run: Run, scene: Path, small_artif
 @pytest.mark.parametrize("source", ["frames", "frames/*.png"])
 def test_folders_and_patterns_give_the_same_masks(run: Run, scene: Path, small_artifact: Path, source: str) -> None:
     code, _, error = run(
-        track, scene / source, "--init", scene / "mask.png", "--masks", "masks", "--artifact", small_artifact
+        track, scene / source, "--init", scene / "mask.png", "--masks", "masks", "--model", small_artifact
     )
     assert code == 0, error
     assert sorted(path.stem for path in Path("masks").iterdir()) == [f"frame{t}" for t in range(8)]
 
 
 def test_without_outputs_a_video_is_written_beside(run: Run, scene: Path, small_artifact: Path) -> None:
-    code, _, error = run(track, scene / "frames", "--init", scene / "mask.png", "--artifact", small_artifact)
+    code, _, error = run(track, scene / "frames", "--init", scene / "mask.png", "--model", small_artifact)
     assert code == 0 and Path("frames_tracked.mp4").stat().st_size > 1000
     assert "wrote frames_tracked.mp4" in error
 
@@ -105,7 +105,7 @@ def test_without_outputs_a_video_is_written_beside(run: Run, scene: Path, small_
 def test_what_was_tracked_of_a_cut_video_is_kept(run: Run, scene: Path, small_artifact: Path, tmp_path: Path) -> None:
     code, _, error = run(
         track, scene / "cut.mkv", "--init", scene / "mask.png", "--save", "out.mp4", "--masks", "masks",
-        "--artifact", small_artifact,
+        "--model", small_artifact,
     )  # fmt: skip
     assert code == 1 and "ends early" in error and "Traceback" not in error
     written = len(list((tmp_path / "masks").iterdir()))
@@ -131,15 +131,15 @@ WRONG = {
     "csv without keypoints": (("{scene}/frames", "--init", "{scene}/mask.png", "--csv", "a.csv"), "--keypoints"),
     "unknown video suffix": (("{scene}/frames", "--init", "{scene}/mask.png", "--save", "a.gif"), ".mp4"),
     "unknown back end": (("{scene}/frames", "--init", "{scene}/mask.png", "--backend", "abacus"), "back end among"),
-    "rows out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--rows", "3"), "rows between"),
-    "recent out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--recent", "-1"), "recent frames"),
+    "rows out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--short-side", "3"), "rows between"),
+    "recent out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--memory-frames", "-1"), "recent frames"),
     "threads out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--threads", "-1"), "--threads"),
     "result over source": (("{scene}/video.mkv", "--init", "{scene}/mask.png", "--save", "{scene}/video.mkv"), "both"),
     "damaged artifact": (
-        ("{scene}/frames", "--init", "{scene}/mask.png", "--artifact", "{scene}/artifact"),
+        ("{scene}/frames", "--init", "{scene}/mask.png", "--model", "{scene}/artifact"),
         "artifact.json is damaged",
     ),
-    "missing artifact": (("{scene}/frames", "--init", "{scene}/mask.png", "--artifact", "none"), "found nothing"),
+    "missing artifact": (("{scene}/frames", "--init", "{scene}/mask.png", "--model", "none"), "found nothing"),
 }
 
 
@@ -148,8 +148,8 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(
     run: Run, scene: Path, small_artifact: Path, tmp_path: Path, arguments: tuple[str, ...], reason: str
 ) -> None:
     filled = [argument.format(scene=scene) for argument in arguments]
-    if "--artifact" not in filled and filled:
-        filled += ["--artifact", str(small_artifact)]
+    if "--model" not in filled and filled:
+        filled += ["--model", str(small_artifact)]
     code, output, error = run(track, *filled)
     assert code == 2
     assert reason in error and error.startswith("error: ")
@@ -172,11 +172,11 @@ def test_an_unknown_preset_is_one_sentence(run: Run, tmp_path: Path) -> None:
     [
         (("none", "a"), "expected a checkpoint at none"),
         (("{scene}/checkpoint.safetensors", "a"), "damaged or not a corrflow checkpoint"),
-        (("untrained:huge", "a"), "expected a preset"),
-        (("untrained:quarter:x", "a"), "expected untrained:PRESET or untrained:PRESET:SEED"),
-        (("untrained:quarter", "a", "--size", "480"), "rows x columns"),
-        (("untrained:quarter", "a", "--temperature", "0"), "temperature > 0"),
-        (("untrained:quarter", "{scene}/mask.png"), "got the file"),
+        (("random-init:huge", "a"), "expected a preset"),
+        (("random-init:quarter:x", "a"), "expected random-init:PRESET or random-init:PRESET:SEED"),
+        (("random-init:quarter", "a", "--size", "480"), "rows x columns"),
+        (("random-init:quarter", "a", "--temperature", "0"), "temperature > 0"),
+        (("random-init:quarter", "{scene}/mask.png"), "got the file"),
     ],
     ids=["missing run", "damaged checkpoint", "unknown preset", "no seed", "size", "temperature", "file as folder"],
 )

@@ -20,7 +20,7 @@ from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel
 from corrflow.plugins.local_soft_copy.cuda.launch import MOST_KEPT, SHARED_LIMIT, Launch, Storage, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 JETPACK_6 = ("compute_75", "compute_87", "compute_90")  # CUDA 12.6 knows nothing newer
@@ -52,7 +52,7 @@ def kernel(
 
 def bundled(storage: Storage) -> Launch:
     """The kernel of the engines that corrflow-export engine builds of the model in the package."""
-    artifact = load_artifact(bundled_artifact_path())
+    artifact = load_artifact(resolve_model(None))
     return plan(
         channels=artifact.channels,
         classes=8,

@@ -25,7 +25,7 @@ from corrflow.bench.op import cuda_kernel as kernel
 from corrflow.bench.op.cuda_kernel import CASES, NAMED_CASES, TOLERANCE, Case, planned
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.cuda.launch import Storage
-from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, Attributes, Reference
+from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, Attributes, SearchWindow
 from corrflow.runtime.backends.cuda_device import CudaDevice
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=shared_memory")
@@ -225,9 +225,9 @@ def named_case(draw: st.DrawFn) -> Case:
     K, H, W = draw(st.integers(1, 3)), draw(st.integers(1, 19)), draw(st.integers(1, 35))
     move = st.one_of(st.integers(-20, 20), st.integers(-40, 40), st.sampled_from([-MOST_MOVED, MOST_MOVED]))
     # A picture that there is not is left out as well.
-    row = st.builds(Reference, st.integers(-1, K), st.integers(0, 3), move, move)
+    row = st.builds(SearchWindow, st.integers(-1, K), st.integers(0, 3), move, move)
     rows = draw(st.lists(row, max_size=5))
-    rows.insert(draw(st.integers(0, len(rows))), Reference(draw(st.integers(0, K - 1)), 0, draw(move), draw(move)))
+    rows.insert(draw(st.integers(0, len(rows))), SearchWindow(draw(st.integers(0, K - 1)), 0, draw(move), draw(move)))
     attributes = draw(
         st.sampled_from([Attributes((2, 1), (1, 3)), Attributes((3,), (2, 1), 7), Attributes((9, 2), (2, 1), 3)])
     )

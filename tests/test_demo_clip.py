@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import socket
 from itertools import pairwise
 from pathlib import Path
@@ -122,7 +124,12 @@ def test_rendering_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_photograph_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="pip install --force-reinstall scikit-image"):
+    monkeypatch.setattr(demo, "_PHOTOGRAPHS", tmp_path)
+    with pytest.raises(InputError, match="pip install --force-reinstall --no-deps corrflow"):
         DemoSource()
+
+
+def test_photographs_are_those_whose_licence_is_named() -> None:
+    named = re.findall(r"\| `(\w+\.png)` \| `([0-9a-f]{64})`", (demo._PHOTOGRAPHS / "README.md").read_text())
+    files = {file.name: file for file in demo._PHOTOGRAPHS.iterdir() if file.name.endswith(".png")}
+    assert {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()} == dict(named)

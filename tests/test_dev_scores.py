@@ -63,7 +63,7 @@ def test_every_ablation_is_trained_scored_and_in_the_table(footage: Path, small_
     out = tmp_path / "out"
     options = (
         "--data", str(footage / "videos"), "--davis", str(small_davis), "--split", "val", "--steps", "2",
-        "--preset", "quarter", "--every", "2", "--rows", "24", "--out", str(out), "--",
+        "--preset", "quarter", "--every", "2", "--short-side", "24", "--out", str(out), "--",
         *("--crop", "32", "--batch", "1", "--threads", "1"), "--cache", str(tmp_path / "cache"),
     )  # fmt: skip
     app = typer.Typer()
@@ -92,7 +92,7 @@ def test_every_ablation_is_trained_scored_and_in_the_table(footage: Path, small_
                 "whole": set(),
                 "no-colour-dropout": {"grey_input"},
                 "full-attention": {"radius"},
-                "no-scheduled-sampling": {"truth_start", "truth_end"},
+                "no-scheduled-sampling": {"teacher_forcing_start", "teacher_forcing_end"},
                 "no-cycle": {"cycle_weight"},
                 "colorization": {"frames", "radius", "grey_input", "cycle_weight", "lightness"},
             }[model]
@@ -127,7 +127,7 @@ def test_ablations_go_on_where_they_were_stopped(
         ablations.run(str(footage / "videos"), ("--steps", "2"), "quarter", None, scoring, tmp_path / "out", options)
         return trained
 
-    scoring = Scoring(small_davis, "val", every=2, rows=24)
+    scoring = Scoring(small_davis, "val", every=2, short_side=24)
     monkeypatch.setattr(ablations, "MODELS", {name: MODELS[name] for name in ("whole", "no-cycle", "colorization")})
     monkeypatch.setattr(ablations, "command", command)
     with pytest.raises(KeyboardInterrupt):
@@ -149,11 +149,11 @@ def test_the_rival_of_the_preset_paper_is_the_preset_colorization() -> None:
 
 @pytest.mark.parametrize(("preset", "temperature"), [("paper", 1.0), ("quarter", 0.07)])
 def test_an_artifact_divides_scores_as_its_training_did(preset: str, temperature: float, tmp_path: Path) -> None:
-    options = ["--size", "64x64", "--radius", "2", "--top-k", "0", "--edge-radius", "5"]
-    done = CliRunner().invoke(export_app, ["onnx", f"untrained:{preset}", str(tmp_path / "artifact"), *options])
+    options = ["--size", "64x64", "--radius", "2", "--top-k", "0", "--refine-radius", "5"]
+    done = CliRunner().invoke(export_app, ["onnx", f"random-init:{preset}", str(tmp_path / "artifact"), *options])
     assert done.exit_code == 0, done.output
     settings = load_artifact(tmp_path / "artifact").settings
-    assert (settings.temperature, settings.edge_radius) == (temperature, 5)
+    assert (settings.temperature, settings.refine_radius) == (temperature, 5)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_the_dev_curve_has_every_kept_checkpoint(footage: Path, small_davis: Pat
     ]  # fmt: skip
     assert CliRunner().invoke(train_app, line).exit_code == 0
     (run / "kept" / "0000004.safetensors").rename(tmp_path / "later")
-    options = (str(run), "--davis", str(small_davis), "--split", "val", "--every", "2", "--rows", "24")
+    options = (str(run), "--davis", str(small_davis), "--split", "val", "--every", "2", "--short-side", "24")
     for steps in ([2, 5], [2, 4, 5]):
         done = module("dev_curve", *options)
         assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from corrflow.runtime.backends.gpu import DeviceBackend
 from corrflow.runtime.backends.onnxruntime_cuda import OnnxRuntimePrograms
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import KeypointsObject, MaskObject
 
@@ -30,7 +30,7 @@ FRAME, CELLS = (66, 98), (17, 25)
 @pytest.fixture(scope="module")
 def artifact(small_artifact: Path) -> Artifact:
     loaded = load_artifact(small_artifact)
-    return replace(loaded, settings=replace(loaded.settings, rows=0))
+    return replace(loaded, settings=replace(loaded.settings, short_side=0))
 
 
 @pytest.fixture(params=[False, True], ids=["desktop", "integrated"])
@@ -61,7 +61,12 @@ def objects(masks: np.ndarray) -> list[Any]:
 
 @pytest.mark.parametrize(
     "named",
-    [{}, {"hard_labels": True}, {"anchors": (0, 2), "ages": (1, 3)}, {"anchors": (), "ages": (1,)}],
+    [
+        {},
+        {"hard_labels": True},
+        {"permanent_frames": (0, 2), "recent_offsets": (1, 3)},
+        {"permanent_frames": (), "recent_offsets": (1,)},
+    ],
     ids=["first and last three", "hard labels", "slots with gaps", "the frame before"],
 )
 def test_tracks_on_the_device_are_those_of_the_cpu(
@@ -89,7 +94,11 @@ def test_tracks_on_the_device_are_those_of_the_cpu(
 
 @pytest.mark.parametrize(
     "named",
-    [{}, {"anchors": (0, 2), "ages": (1, 3), "radius": (3,), "dilation": (1,)}, {"ages": ()}],
+    [
+        {},
+        {"permanent_frames": (0, 2), "recent_offsets": (1, 3), "radius": (3,), "dilation": (1,)},
+        {"recent_offsets": ()},
+    ],
     ids=["first and last three", "slots with gaps", "the given frame"],
 )
 @pytest.mark.parametrize("built", ["for any sizes", "for fixed ones"])
@@ -99,15 +108,15 @@ def test_windows_follow_on_the_device_as_on_the_cpu(
     """With an object that joins late. Engines have more slots and rows than are used, and are recorded."""
     frames, masks = crossing
     artifact = load_artifact(following_artifact)
-    settings = replace(artifact.settings, rows=0, **named)
+    settings = replace(artifact.settings, short_side=0, **named)
     graphs = graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)
     artifact = replace(artifact, settings=settings, files=artifact.files | graphs)
-    fixed = {"references": 5, "slots": 6, "rows": 11} if built == "for fixed ones" else {}
+    fixed = {"references": 5, "slots": 6, "short_side": 11} if built == "for fixed ones" else {}
     programs = fakes.Streamed(OnnxRuntimePrograms(artifact, CPU, "cpu"), cuda, **fixed)
     backend = DeviceBackend(artifact, CudaDevice(cuda), programs)
     found = []
     for one, follow in ((backend, True), (open_backend("onnx-function", artifact, threads=1), True), (backend, False)):
-        tracker = Tracker(one, replace(settings, follow=follow))
+        tracker = Tracker(one, replace(settings, move_windows=follow))
         results = [tracker.start(frames[0], [MaskObject(1, masks[0])])]
         for index, frame in enumerate(frames[1:], start=1):
             results.append(tracker.step(frame))
@@ -126,14 +135,14 @@ def test_a_recorded_step_searches_where_its_references_are_now(
     """The record has the address of the names, and what is there when it is launched."""
     cuda = fakes.Cuda()
     artifact = load_artifact(following_artifact)
-    artifact = replace(artifact, settings=replace(artifact.settings, rows=0, ages=()))
-    programs = fakes.Streamed(OnnxRuntimePrograms(artifact, CPU, "cpu"), cuda, slots=1, rows=4)
+    artifact = replace(artifact, settings=replace(artifact.settings, short_side=0, recent_offsets=()))
+    programs = fakes.Streamed(OnnxRuntimePrograms(artifact, CPU, "cpu"), cuda, slots=1, short_side=4)
     backend = DeviceBackend(artifact, CudaDevice(cuda), programs)
     memory = backend.new_memory(artifact.settings, 8, (16, 30))
-    memory.remember(backend.encode(crossing[0][0]), np.random.default_rng(0).random((8, 16, 30), np.float32))
+    memory.add_frame(backend.encode(crossing[0][0]), np.random.default_rng(0).random((8, 16, 30), np.float32))
     other = open_backend("onnx-function", artifact, threads=1)
     theirs = other.new_memory(artifact.settings, 8, (16, 30))
-    theirs.remember(other.encode(crossing[0][0]), np.random.default_rng(0).random((8, 16, 30), np.float32))
+    theirs.add_frame(other.encode(crossing[0][0]), np.random.default_rng(0).random((8, 16, 30), np.float32))
     for step, moves in enumerate([[(0, 0)], [(0, 0), (3, 4)], [(-2, 9)], [(0, 0), (1, 1), (0, -8), (40, 0)], [(0, 3)]]):
         features = backend.encode(crossing[0][step + 1])
         got = backend.propagate(features, memory.aimed({0: moves}))
@@ -148,7 +157,7 @@ def test_a_recorded_step_searches_where_its_references_are_now(
 
 def test_programs_without_names_move_no_windows(cuda, open_fake, artifact: Artifact) -> None:
     backend, _ = open_fake(cuda)
-    assert not backend.moves_windows
+    assert not backend.supports_window_offsets
     with pytest.raises(CorrflowError, match=r"that take references by name, got fake; export small again"):
         backend.new_memory(artifact.settings, 8, CELLS).aimed({})
 
@@ -203,11 +212,11 @@ def test_labels_are_padded_to_what_the_engines_take(cuda, open_fake, moving_squa
     for fixed in ({}, {"labels": 24}):
         backend, _ = open_fake(cuda, **fixed)
         memory = backend.new_memory(backend.artifact.settings, 8, CELLS)
-        memory.remember(backend.encode(moving_square[0][0]), np.random.default_rng(3).random((8, *CELLS), np.float32))
+        memory.add_frame(backend.encode(moving_square[0][0]), np.random.default_rng(3).random((8, *CELLS), np.float32))
         for frame in moving_square[0][1:6]:
             features = backend.encode(frame)
             labels = backend.propagate(features, memory)
-            memory.remember(features, labels if generator.random() < 0.5 else labels.copy())
+            memory.add_frame(features, labels if generator.random() < 0.5 else labels.copy())
         got.append(labels)
         assert memory.labels == 8 and labels.shape == (8, *CELLS) and not labels.flags.writeable
         backend.close()
@@ -221,10 +230,10 @@ def test_labels_that_were_changed_are_sent_and_not_the_devices_own(cuda, open_fa
     got = []
     for factor in (1, 2):
         memory = backend.new_memory(backend.artifact.settings, 8, CELLS)
-        memory.remember(backend.encode(moving_square[0][0]), start)
+        memory.add_frame(backend.encode(moving_square[0][0]), start)
         features = backend.encode(moving_square[0][1])
         labels = backend.propagate(features, memory)
-        memory.remember(features, labels if factor == 1 else labels * np.float32(2))
+        memory.add_frame(features, labels if factor == 1 else labels * np.float32(2))
         got.append(backend.propagate(backend.encode(moving_square[0][2]), memory))
     np.testing.assert_allclose(got[1], 2 * got[0], rtol=1e-6)
     backend.close()
@@ -287,7 +296,7 @@ def test_a_frame_on_the_device_that_is_none_is_refused(changed, reason, cuda, op
 
 def test_a_frame_on_the_device_is_not_shrunk(cuda, open_fake, artifact: Artifact, moving_square) -> None:
     backend, _ = open_fake(cuda)
-    tracker = Tracker(backend, replace(artifact.settings, rows=32))
+    tracker = Tracker(backend, replace(artifact.settings, short_side=32))
     with pytest.raises(InputError, match="at the size they are tracked at, 48x32, got 98x66"):
         tracker.start(
             OnDevice(backend.device, moving_square[0][0]),  # type: ignore[arg-type]
@@ -302,12 +311,14 @@ def test_what_the_engines_are_not_built_for_is_refused_with_the_option_to_change
     with pytest.raises(InputError, match=r"at most 8 label channels.* got 16; build .*--objects 16"):
         backend.new_memory(artifact.settings, 16, (16, 24))
     with pytest.raises(InputError, match=r"at most 4 references.* got 6; build .*--references 6"):
-        backend.new_memory(replace(artifact.settings, ages=(1, 2, 3, 4, 5)), 8, (16, 24))
-    backend, _ = open_fake(cuda, slots=4, rows=7)
+        backend.new_memory(replace(artifact.settings, recent_offsets=(1, 2, 3, 4, 5)), 8, (16, 24))
+    backend, _ = open_fake(cuda, slots=4, short_side=7)
     with pytest.raises(InputError, match=r"at most 4 slots of memory.* got 6; build them from an artifact with these"):
-        backend.new_memory(replace(artifact.settings, ages=(1, 5)), 8, (16, 24))
+        backend.new_memory(replace(artifact.settings, recent_offsets=(1, 5)), 8, (16, 24))
     with pytest.raises(InputError, match=r"at most 7 windows to search.* got 10; build them from an artifact with"):
-        backend.new_memory(replace(artifact.settings, anchors=(0, 2), ages=(1, 2), follow=True), 8, (16, 24))
+        backend.new_memory(
+            replace(artifact.settings, permanent_frames=(0, 2), recent_offsets=(1, 2), move_windows=True), 8, (16, 24)
+        )
 
 
 def test_features_are_good_until_the_next_frame(cuda, open_fake, artifact: Artifact, moving_square) -> None:
@@ -318,7 +329,7 @@ def test_features_are_good_until_the_next_frame(cuda, open_fake, artifact: Artif
         backend.propagate(old, memory)
     backend.encode(moving_square[0][1])
     with pytest.raises(CorrflowError, match=r"newest frame \(2\), got those of frame 1"):
-        memory.remember(old, np.zeros((8, *CELLS), np.float32))
+        memory.add_frame(old, np.zeros((8, *CELLS), np.float32))
     small = backend.encode(moving_square[0][1][:32, :32])
     with pytest.raises(CorrflowError, match=r"features of \[17, 25\] cells"):
         backend.propagate(small, memory)
@@ -337,16 +348,16 @@ def test_features_on_the_host_stay_and_a_memory_takes_them_back(
         features = backend.encode(frame)
         on_host.append(np.asarray(features))
         assert np.asarray(features) is on_host[-1], "fetched once"
-        at_once.remember(features, labels)
+        at_once.add_frame(features, labels)
     for frame, own in zip(frames, on_host, strict=False):
         np.testing.assert_allclose(own, cpu.encode(frame), atol=1e-6)
-        later.remember(own, labels)
+        later.add_frame(own, labels)
     query = backend.encode(frames[3])
     np.testing.assert_array_equal(backend.propagate(query, at_once), backend.propagate(query, later))
     with pytest.raises(CorrflowError, match="newest frame"):
         np.asarray(features)
     with pytest.raises(CorrflowError, match="at the new size"):
-        later.remember(on_host[0][:, 1:], labels)
+        later.add_frame(on_host[0][:, 1:], labels)
     backend.close()
     cpu.close()
 
@@ -359,11 +370,14 @@ def test_hidden_objects_are_lost_and_found_as_on_the_cpu(
     fixed = {}
     if follows:
         loaded = load_artifact(following_artifact)
-        artifact, fixed = replace(loaded, settings=replace(loaded.settings, rows=0)), {"slots": 4, "rows": 7}
+        artifact, fixed = (
+            replace(loaded, settings=replace(loaded.settings, short_side=0)),
+            {"slots": 4, "short_side": 7},
+        )
     programs = fakes.Streamed(OnnxRuntimePrograms(artifact, CPU, "cpu"), cuda, **fixed)
     backend = DeviceBackend(artifact, CudaDevice(cuda), programs)
     cpu = open_backend("onnx-function", artifact, threads=1)
-    ours, theirs = (Tracker(one, presence=presence_for(one, artifact.settings)) for one in (backend, cpu))
+    ours, theirs = (Tracker(one, presence=occlusion_settings_for(one, artifact.settings)) for one in (backend, cpu))
     frames, masks = noisy(hidden[0]), hidden[1]
     visible = []
     for tracker in (ours, theirs):

@@ -47,8 +47,8 @@ def test_the_report_is_json_and_the_function_works_here() -> None:
 def test_engines_beside_the_model_are_tried_only_where_they_are_ours(tmp_path, monkeypatch) -> None:
     """Absent without any; with some that this machine has not signed, broken and not loaded."""
     model = tmp_path / "model"
-    shutil.copytree(bundled.bundled_artifact_path(), model, ignore=shutil.ignore_patterns("engines"))
-    monkeypatch.setattr(bundled, "bundled_artifact_path", lambda: model)
+    shutil.copytree(bundled.resolve_model(None), model, ignore=shutil.ignore_patterns("engines"))
+    monkeypatch.setattr(bundled, "resolve_model", lambda: model)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     found = finding("back end tensorrt", monkeypatch)
     assert found.state == "absent" and "corrflow-export engine" in found.remedy
@@ -200,6 +200,6 @@ def test_a_missing_compiler_is_absent_with_its_remedy(missing: str, monkeypatch:
 
 
 def test_a_model_that_is_not_there_is_no_finding(tmp_path) -> None:
-    command = [sys.executable, "-m", "corrflow.runtime.commands.doctor_cli", "--artifact", str(tmp_path / "none")]
+    command = [sys.executable, "-m", "corrflow.runtime.commands.doctor_cli", "--model", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: expected an artifact") and not done.stdout

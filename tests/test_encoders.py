@@ -19,7 +19,7 @@ from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
-SETTINGS = TrackingSettings(rows=0, radius=(3,), ages=(1, 2))
+SETTINGS = TrackingSettings(short_side=0, radius=(3,), recent_offsets=(1, 2))
 
 pytestmark = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable() or "built")
 

@@ -21,14 +21,22 @@ from corrflow.export.propagate_graph import propagate_model
 from corrflow.export.quantize import LEAST_SIMILARITY
 from corrflow.export.tensorrt_builder import build_engines, calibration_pictures
 from corrflow.runtime.artifacts.artifact import ENCODE_FP16, ENCODE_INT8, PROPAGATE, Artifact, load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends import tensorrt as tensorrt_backend
 from corrflow.runtime.backends.cuda_device import CudaDevice
-from corrflow.runtime.backends.engine_files import FOLDER, KEY, SIDECAR, Engines, Made, load_engines, private_folder
+from corrflow.runtime.backends.engine_files import (
+    FOLDER,
+    KEY,
+    SIDECAR,
+    Engines,
+    EngineSpec,
+    load_engines,
+    private_folder,
+)
 from corrflow.runtime.backends.gpu import DeviceMemory
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.backends.tensorrt import TensorRtPrograms, open_tensorrt
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
@@ -77,7 +85,7 @@ def test_a_built_engine_tracks_as_the_cpu_does(
     assert [timing.layers for timing in built.timings] == [(("layer b", 1.5), ("layer a", 0.25))] * 2
     use(trt, monkeypatch)
     recorded = cuda.recorded
-    artifact = replace(artifact, settings=replace(artifact.settings, rows=0))
+    artifact = replace(artifact, settings=replace(artifact.settings, short_side=0))
     ours = Tracker(open_tensorrt(artifact, CudaDevice(cuda)))
     theirs = Tracker(open_backend("onnx-function", artifact, 1))
     for tracker in (ours, theirs):
@@ -115,7 +123,7 @@ def test_engines_of_an_artifact_that_follows_move_windows(
     found = []
     ours = open_tensorrt(artifact, CudaDevice(cuda))
     for backend, follow in ((ours, True), (moving, True), (ours, False)):
-        tracker = Tracker(backend, replace(settings, follow=follow), presence_for(backend, settings))
+        tracker = Tracker(backend, replace(settings, move_windows=follow), occlusion_settings_for(backend, settings))
         tracker.start(crossing[0][0], [MaskObject(1, crossing[1][0])])
         found.append(np.stack([tracker.step(frame).mask for frame in crossing[0][1:]]))
     assert (found[0] == found[1]).mean() >= 0.999
@@ -148,7 +156,7 @@ def test_int8_is_fitted_to_frames_where_the_artifact_has_none(
     encoder = trt.seen.models[0]
     assert "QuantizeLinear" in {node.op_type for node in encoder.graph.node}
     use(trt, monkeypatch)
-    artifact = replace(artifact, settings=replace(artifact.settings, rows=0))
+    artifact = replace(artifact, settings=replace(artifact.settings, short_side=0))
     ours, theirs = (
         Tracker(open_tensorrt(artifact, CudaDevice(cuda))),
         Tracker(open_backend("onnx-function", artifact, 1)),
@@ -202,8 +210,8 @@ def test_tensorrt_10_3_gets_the_plugins_node_alone(artifact: Artifact) -> None:
     import onnx
 
     made = SimpleNamespace(
-        tensorrt="10.3.0", precision="fp16", frame=FRAME, slots=1, rows=1, labels=8, plugin=True
-    )  # what _models reads of Made
+        tensorrt="10.3.0", precision="fp16", frame=FRAME, slots=1, short_side=1, labels=8, plugin=True
+    )  # what _models reads of EngineSpec
     encoder = artifact.files[ENCODE_FP16]
     models = dict(to_engine._models(artifact, made, encoder))  # type: ignore[arg-type]
     model = onnx.load_model_from_string(models["propagate.engine"])
@@ -231,7 +239,7 @@ def test_engines_are_built_again_only_when_something_differs(build, artifact: Ar
         ({"precision": "fp16"}, "precision was fp32, is fp16"),
         ({"frame": (64, 96)}, r"frame was \(66, 98\), is \(64, 96\)"),
         ({"slots": 9}, "slots was 4, is 9"),
-        ({"rows": 10}, "rows was 7, is 10"),
+        ({"short_side": 10}, "rows was 7, is 10"),
         ({"labels": 16}, "labels was 8, is 16"),
         ({"plugin": False}, "plugin was True, is False"),
         ({"onnx": ("", "")}, "the ONNX files have changed"),
@@ -239,7 +247,7 @@ def test_engines_are_built_again_only_when_something_differs(build, artifact: Ar
     ],
 )
 def test_whatever_engines_depend_on_makes_a_difference(changed: dict[str, Any], reason: str) -> None:
-    made = Made("11.4.0", "Fake GPU", "8.7", "fp32", FRAME, 4, 4, 7, 8, True, ("a", "b"), "c")
+    made = EngineSpec("11.4.0", "Fake GPU", "8.7", "fp32", FRAME, 4, 4, 7, 8, True, ("a", "b"), "c")
     assert made.difference(made) == ""
     assert re.fullmatch(reason, made.difference(replace(made, **changed)))
 
@@ -262,7 +270,7 @@ def test_engines_with_wrong_labels_are_not_kept(wrong: float, build, artifact: A
     ("changed", "reason"),
     [
         ({"precision": "fp64"}, "expected --precision fp32, fp16, int8, got 'fp64'"),
-        ({"precision": "int8"}, "expected encode-int8.onnx for int8, found none; .*--calibrate"),
+        ({"precision": "int8"}, "expected encode-int8.onnx for int8, found none; .*--calibration-data"),
         ({"references": 0}, "expected --references from 1 to 80, got 0"),
         ({"labels": 1000}, "expected --objects from 1 to 256, got 1000"),
     ],
@@ -334,7 +342,7 @@ def test_only_engines_of_the_older_form_need_the_plugin_to_run(version, register
     calls: list[Any] = []
     monkeypatch.setattr(tensorrt_backend, "register", calls.append)
     cuda = fakes.Cuda()
-    made = Made(version, "Fake GPU", "8.7", "fp32", FRAME, 1, 1, 4, 8, True, ("", ""), "")
+    made = EngineSpec(version, "Fake GPU", "8.7", "fp32", FRAME, 1, 1, 4, 8, True, ("", ""), "")
     with pytest.raises(InputError, match=f"TensorRT {version} refuses encode.engine; build it again"):
         TensorRtPrograms(
             fakes.tensorrt(cuda, version), CudaDevice(cuda), Engines(made, {"encode.engine": b"no engine"})
@@ -367,15 +375,17 @@ def test_the_command_builds_prints_and_then_leaves_alone(artifact: Artifact, fak
     assert load_engines(artifact).made.labels == 8
     assert "nothing was built" in CliRunner().invoke(app, command).output
     assert CliRunner().invoke(app, [*command, "--plugin", "perhaps"]).exit_code == 2
-    assert CliRunner().invoke(app, [*command, "--calibrate", "videos"]).exit_code == 2, "fp32 is fitted to nothing"
+    assert CliRunner().invoke(app, [*command, "--calibration-data", "videos"]).exit_code == 2, (
+        "fp32 is fitted to nothing"
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "frame"),
     [
         (["--size", "1080x1920"], (64, 114)),
-        (["--size", "1080x1920", "--rows", "32"], (32, 57)),
-        (["--size", "96x64", "--rows", "0"], (96, 64)),
+        (["--size", "1080x1920", "--short-side", "32"], (32, 57)),
+        (["--size", "96x64", "--short-side", "0"], (96, 64)),
         (["--frames", "video.mp4"], (64, 96)),
     ],
     ids=["the artifact's rows", "other rows", "as it is", "a video's own"],
@@ -504,11 +514,11 @@ def test_the_real_builder_takes_what_it_is_given(precision: str, artifact: Artif
 
     real = SimpleNamespace(**{name: getattr(trt, name) for name in dir(trt)} | {"Builder": Builder})
     made = SimpleNamespace(
-        tensorrt=trt.__version__, precision=precision, frame=FRAME, slots=2, rows=5, labels=8, plugin=False,
+        tensorrt=trt.__version__, precision=precision, frame=FRAME, slots=2, short_side=5, labels=8, plugin=False,
         gpu="none", compute_capability="8.6",
     )  # fmt: skip
     if precision == "int8":
-        artifact = load_artifact(bundled_artifact_path())
+        artifact = load_artifact(resolve_model(None))
         assert ENCODE_INT8 not in artifact.files
         encoder, similarity = to_engine._encoder(artifact, "int8", calibration_pictures(None, min(FRAME)))
         assert b"QuantizeLinear" in encoder and similarity is not None and similarity > LEAST_SIMILARITY

@@ -28,7 +28,7 @@ from corrflow.runtime.backends.tensorrt import open_tensorrt
 from corrflow.runtime.commands import doctor
 from corrflow.runtime.commands.doctor import CHECKS, Finding, examine
 from corrflow.runtime.commands.track_cli import app
-from corrflow.runtime.live.object_editor import Editing
+from corrflow.runtime.live.object_editor import ObjectEditor
 from corrflow.runtime.tracking.factory import Model
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
@@ -119,7 +119,7 @@ def test_corrflow_track_uses_engines_by_name_and_by_itself(
     write_video(noisy(moving_square[0]), tmp_path / "video.avi")
     cv2.imwrite("mask.png", moving_square[1][0].astype(np.uint8) * 255)
     for backend in ("tensorrt", "auto", "onnx-function"):
-        words = ["video.avi", "--init", "mask.png", "--artifact", "model", "--backend", backend, "--masks", backend]
+        words = ["video.avi", "--init", "mask.png", "--model", "model", "--backend", backend, "--masks", backend]
         with caplog.at_level(logging.INFO, logger="corrflow"):
             done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.output
@@ -132,10 +132,10 @@ def test_corrflow_track_uses_engines_by_name_and_by_itself(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--rows", "32"], "frames of 95x64, which the engines are built for, got 48x32; build"),
-        (["--recent", "6"], "at most 4 references, which the engines are built for, got 7; build"),
+        (["--short-side", "32"], "frames of 95x64, which the engines are built for, got 48x32; build"),
+        (["--memory-frames", "6"], "at most 4 references, which the engines are built for, got 7; build"),
     ],
-    ids=["rows", "recent"],
+    ids=["rows", "memory_frames"],
 )
 def test_what_engines_are_not_built_for_exits_with_2(
     options: list[str], reason: str, artifact: Artifact, machine, moving_square, tmp_path: Path, monkeypatch, capfd
@@ -144,7 +144,7 @@ def test_what_engines_are_not_built_for_exits_with_2(
     monkeypatch.chdir(tmp_path)
     write_video(moving_square[0], tmp_path / "video.avi")
     cv2.imwrite("mask.png", moving_square[1][0].astype(np.uint8) * 255)
-    words = ["video.avi", "--init", "mask.png", "--artifact", "model", "--backend", "tensorrt", *options]
+    words = ["video.avi", "--init", "mask.png", "--model", "model", "--backend", "tensorrt", *options]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2 and reason in done.output, done.output
     assert not list(tmp_path.glob("*tracked*"))
@@ -162,7 +162,7 @@ def test_corrflow_batch_tracks_with_engines_in_its_workers(
         done = subprocess.run(
             [sys.executable, "-m", "corrflow.runtime.commands.batch_cli", "videos", "--labels", "labels",
              "--out", backend,
-             "--artifact", "model", "--backend", backend, "--format", "davis"],
+             "--model", "model", "--backend", backend, "--format", "davis"],
             cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(fake_path)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -202,7 +202,7 @@ def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, 
     results = []
     for backend in (open_tensorrt(artifact), open_backend("onnx-function", artifact, 1)):
         tracker = Tracker(backend)
-        editing = Editing(tracker)
+        editing = ObjectEditor(tracker)
         square = MaskObject(1, moving_square[1][0])
         tracks = [tracker.start(frames[0], [square])]
         editing.began(frames[0], [square])
@@ -224,7 +224,7 @@ def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, 
 
 
 @pytest.mark.parametrize(
-    ("backend", "recent", "notices"),
+    ("backend", "memory_frames", "notices"),
     [("tensorrt", 2, 1), ("tensorrt", 3, 0), ("onnx-function", 2, 1), ("onnxruntime", 2, 0)],
 )
 def test_live_says_once_where_hidden_objects_are_not_noticed(

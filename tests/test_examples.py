@@ -16,7 +16,7 @@ from PIL import Image
 from corrflow.export.retune import export_with_settings
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.tracker import Tracker
@@ -41,7 +41,7 @@ def run_example(artifact: Path, pictures: list[np.ndarray], mask: np.ndarray, fo
 def tracked(artifact: Path, pictures: list[np.ndarray], mask: np.ndarray) -> list[np.ndarray]:
     """By the package, outlines as they come from cells: a graph does not bring them to the picture's edges."""
     backend = open_backend("auto", load_artifact(artifact), 1)
-    tracker = Tracker(backend, replace(backend.artifact.settings, edge_radius=0))
+    tracker = Tracker(backend, replace(backend.artifact.settings, refine_radius=0))
     tracks = [tracker.start(pictures[0], [MaskObject(1, mask)])] + [tracker.step(picture) for picture in pictures[1:]]
     return [track.mask > 0 for track in tracks]
 
@@ -70,8 +70,8 @@ def test_the_bundled_model_tracks_real_video_without_the_package(shared_data: Pa
     pictures = [cv2.resize(cv2.imread(str(path)), (214, 120)) for path in sorted(sequence.iterdir())[:6]]  # pyright: ignore
     annotations = shared_data / "davis-dev" / "Annotations" / "480p" / "bear"
     truth = [cv2.resize(cv2.imread(str(path), 0), (214, 120)) > 127 for path in sorted(annotations.iterdir())[:6]]  # pyright: ignore
-    got = run_example(bundled_artifact_path(), pictures, truth[0], tmp_path)
-    expected = tracked(bundled_artifact_path(), pictures, truth[0])
+    got = run_example(resolve_model(None), pictures, truth[0], tmp_path)
+    expected = tracked(resolve_model(None), pictures, truth[0])
     assert min(overlap(*pair) for pair in zip(got, expected, strict=True)) > 0.97
     assert overlap(got[-1], truth[-1]) > 0.8
 

@@ -10,19 +10,21 @@ import pytest
 
 from corrflow.export.propagate_graph import propagate_model
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.plugins.local_soft_copy.spec import Reference
+from corrflow.plugins.local_soft_copy.spec import SearchWindow
 from corrflow.runtime.artifacts.artifact import PROPAGATE, load_artifact
 from corrflow.runtime.backends.base import Backend
 from corrflow.runtime.backends.memory import MemoryRing, PackedRing
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.registry import open_backend
-from corrflow.runtime.settings import MOST_WINDOWS, TrackingSettings, settings_from_json
-from corrflow.runtime.tracking.occlusion import PresenceSettings
+from corrflow.runtime.settings import MAX_WINDOWS, TrackingSettings, settings_from_json
+from corrflow.runtime.tracking.occlusion import OcclusionSettings
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.tracking.window_motion import NEAR, Followed, Follower
+from corrflow.runtime.tracking.window_motion import NEAR, Followed, WindowMotion
 from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
 
-SETTINGS = TrackingSettings(anchors=(0,), ages=(1, 2, 3), radius=(8, 12), dilation=(1, 2), follow=True)
+SETTINGS = TrackingSettings(
+    permanent_frames=(0,), recent_offsets=(1, 2, 3), radius=(8, 12), dilation=(1, 2), move_windows=True
+)
 ONE_MASK = [Followed(slice(0, 1), False)]
 
 
@@ -34,7 +36,7 @@ def block(top: int, left: int, size: int = 4) -> np.ndarray:
 
 
 def test_windows_of_the_given_frame_are_both_where_it_was_and_moved_and_those_of_recent_frames_are_moved() -> None:
-    follower = Follower(SETTINGS, ONE_MASK, block(10, 10))
+    follower = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
     for t in range(1, 5):
         follower.see(block(10 + t, 10 + 5 * t))
     # The object is at (14, 30) now; frame 3 shows it at (13, 25).
@@ -42,7 +44,7 @@ def test_windows_of_the_given_frame_are_both_where_it_was_and_moved_and_those_of
 
 
 def test_windows_that_nearly_coincide_are_searched_once() -> None:
-    follower = Follower(SETTINGS, ONE_MASK, block(10, 10))
+    follower = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
     follower.see(block(10, 10 + NEAR - 1))
     assert follower.aims([0]) == {0: [(0, 0)]}
     follower.see(block(10, 10 + NEAR))
@@ -50,7 +52,7 @@ def test_windows_that_nearly_coincide_are_searched_once() -> None:
 
 
 def test_what_is_out_of_sight_stays_where_it_was_last() -> None:
-    follower = Follower(SETTINGS, ONE_MASK, block(10, 10))
+    follower = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
     follower.see(block(10, 20))
     for _ in range(9):
         follower.see(np.zeros((1, 60, 80), np.float32))
@@ -59,14 +61,14 @@ def test_what_is_out_of_sight_stays_where_it_was_last() -> None:
 
 def test_objects_that_move_apart_each_have_a_window_up_to_a_number() -> None:
     objects = [Followed(slice(k, k + 1), False) for k in range(6)]
-    follower = Follower(SETTINGS, objects, np.concatenate([block(9 * k, 10) for k in range(6)]))
+    follower = WindowMotion(SETTINGS, objects, np.concatenate([block(9 * k, 10) for k in range(6)]))
     follower.see(np.concatenate([block(9 * k, 10 + 10 * k) for k in range(6)]))
     aims = follower.aims([0])
-    assert aims[0] == [(0, 0), (0, -10), (0, -20), (0, -30)] and len(aims[0]) == MOST_WINDOWS
+    assert aims[0] == [(0, 0), (0, -10), (0, -20), (0, -30)] and len(aims[0]) == MAX_WINDOWS
 
 
 def test_points_move_a_window_by_their_median() -> None:
-    follower = Follower(
+    follower = WindowMotion(
         SETTINGS, [Followed(slice(0, 3), True)], np.concatenate([block(10, 10 * k, 1) for k in (1, 2, 3)])
     )
     follower.see(np.concatenate([block(15, 10, 1), block(16, 21, 1), block(40, 70, 1)]))
@@ -79,7 +81,9 @@ def test_points_move_a_window_by_their_median() -> None:
 
 
 def test_what_is_kept_does_not_grow() -> None:
-    follower = Follower(replace(SETTINGS, radius=(8,), dilation=(1,), anchors=(0, 7)), ONE_MASK, block(10, 10))
+    follower = WindowMotion(
+        replace(SETTINGS, radius=(8,), dilation=(1,), permanent_frames=(0, 7)), ONE_MASK, block(10, 10)
+    )
     for t in range(50):
         follower.see(block(10, 10 + t % 3))
     assert sorted(follower._places) == [0, 7, 48, 49, 50]
@@ -95,7 +99,7 @@ def test_a_memory_names_a_frame_once_for_each_of_its_moves(packed: bool) -> None
         else MemoryRing(SETTINGS, 1, (4, 5), 2)
     )
     for _ in range(6):
-        ring.remember(np.ones((2, 4, 5), np.float32), np.ones((1, 4, 5), np.float32))
+        ring.add_frame(np.ones((2, 4, 5), np.float32), np.ones((1, 4, 5), np.float32))
     assert sorted(ring.frames) == [0, 3, 4, 5]
     view = ring.aimed({0: [(0, 0), (-4, 7)], 4: [(1, 2)]})
     _, values, attributes, named = view.named_references()
@@ -106,7 +110,7 @@ def test_a_memory_names_a_frame_once_for_each_of_its_moves(packed: bool) -> None
     assert windows[0, 0, 0] == windows[0, -4, 7] == (8, 1) and windows[4, 1, 2] == windows[5, 0, 0] == (12, 2)
     assert len(values) >= len({each.picture for each in named})
     assert ring.named_references()[3] == tuple(
-        Reference(slot, slot) for slot in range(4)
+        SearchWindow(slot, slot) for slot in range(4)
     )  # the view's aims are its own
 
 
@@ -131,21 +135,26 @@ def overlap(found: np.ndarray, truth: np.ndarray) -> float:
 def test_what_leaves_the_window_of_the_given_frame_is_followed(backend: Backend, crossing) -> None:
     """The given frame alone is searched, four cells to each side; the square goes sixteen."""
     frames, masks = crossing
-    alone = replace(backend.artifact.settings, ages=())
+    alone = replace(backend.artifact.settings, recent_offsets=())
     at_the_end = [
-        overlap(run(backend, replace(alone, follow=follow), frames, [MaskObject(1, masks[0])])[-1].mask == 1, masks[-1])
+        overlap(
+            run(backend, replace(alone, move_windows=follow), frames, [MaskObject(1, masks[0])])[-1].mask == 1,
+            masks[-1],
+        )
         for follow in (False, True)
     ]
     assert at_the_end[0] < 0.2 and at_the_end[1] > 0.6
 
 
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
-@pytest.mark.parametrize("ages", [(), (1, 2, 3), (1, 3)], ids=["the given frame", "and the last three", "with gaps"])
-def test_the_onnx_function_follows_as_the_fused_kernel_does(following_artifact: Path, ages, crossing) -> None:
+@pytest.mark.parametrize(
+    "recent_offsets", [(), (1, 2, 3), (1, 3)], ids=["the given frame", "and the last three", "with gaps"]
+)
+def test_the_onnx_function_follows_as_the_fused_kernel_does(following_artifact: Path, recent_offsets, crossing) -> None:
     """Two objects that move apart, a point, and one that joins late, on almost every pixel of every frame."""
     frames, masks = crossing
     artifact = load_artifact(following_artifact)
-    settings = replace(artifact.settings, ages=ages, rows=0)
+    settings = replace(artifact.settings, recent_offsets=recent_offsets, short_side=0)
     found, moved = [], 0
     for backend in (OnnxRuntimeBackend(artifact, 1), OnnxRuntimeBackend(artifact, 1, fused=True, bits=32)):
         tracker = Tracker(backend, settings)
@@ -177,10 +186,10 @@ def test_a_propagation_from_before_has_windows_that_stay(
     for files, follow in (({PROPAGATE: before}, True), ({PROPAGATE: before}, False), ({}, False), ({}, True)):
         own = replace(artifact, files=artifact.files | files)
         backend = open_backend("onnx-function", own, threads=1)
-        assert backend.moves_windows == (not files)
+        assert backend.supports_window_offsets == (not files)
         caplog.clear()
         with caplog.at_level("INFO", logger="corrflow"):
-            tracks = run(backend, replace(own.settings, follow=follow), frames, [MaskObject(1, masks[0])])
+            tracks = run(backend, replace(own.settings, move_windows=follow), frames, [MaskObject(1, masks[0])])
         said = [message for message in caplog.messages if "windows stay where they are" in message]
         assert len(said) == bool(files and follow)
         found.append(np.stack([one.mask for one in tracks]))
@@ -191,16 +200,16 @@ def test_a_propagation_from_before_has_windows_that_stay(
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["in sight", "hidden"])
-@pytest.mark.parametrize("presence", [None, PresenceSettings()], ids=["unwatched", "watched"])
+@pytest.mark.parametrize("presence", [None, OcclusionSettings()], ids=["unwatched", "redetect"])
 def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backend, presence, hidden, crossing) -> None:
     """Objects given together share windows; those that come and go later have no part in them."""
     frames, masks = crossing
     still = np.roll(masks[0], (22, 62), (0, 1))
-    if hidden:  # from the second frame on: watched, it is lost, and windows stay where it was
+    if hidden:  # from the second frame on: redetect, it is lost, and windows stay where it was
         frames = frames.copy()
         frames[1:, still] = 255 - frames[1:, still]
     points = KeypointsObject(7, np.array([[12.0, 24.0], [20.0, 30.0]], np.float32), ("a", "b"))
-    settings = replace(backend.artifact.settings, follow=True)
+    settings = replace(backend.artifact.settings, move_windows=True)
     given = [MaskObject(1, masks[0]), points, MaskObject(3, still)]
     left, changed = Tracker(backend, settings, presence), Tracker(backend, settings, presence)
     for tracker in (left, changed):
@@ -218,6 +227,14 @@ def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backe
 
 
 def test_settings_from_before_do_not_follow() -> None:
-    old = {"rows": 480, "anchors": [0], "ages": [1], "radius": [8], "dilation": [1], "top_k": 5, "temperature": 0.07}
-    assert not settings_from_json(old).follow
-    assert settings_from_json({**old, "follow": True}).follow
+    old = {
+        "short_side": 480,
+        "permanent_frames": [0],
+        "recent_offsets": [1],
+        "radius": [8],
+        "dilation": [1],
+        "top_k": 5,
+        "temperature": 0.07,
+    }
+    assert not settings_from_json(old).move_windows
+    assert settings_from_json({**old, "move_windows": True}).move_windows

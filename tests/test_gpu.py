@@ -23,7 +23,7 @@ from corrflow.export import tensorrt_builder as to_engine
 from corrflow.export.tensorrt_builder import build_engines, calibration_pictures, pictures
 from corrflow.plugins.local_soft_copy.spec import named_references
 from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends import tensorrt as tensorrt_backend
 from corrflow.runtime.backends.cuda_device import CudaDevice
 from corrflow.runtime.backends.cuda_resize import DeviceShrink
@@ -144,7 +144,7 @@ def test_recorded_work_runs_when_it_is_launched(machine: Machine) -> None:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     """The bundled model in a folder of its own, and a key of its own."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    shutil.copytree(bundled_artifact_path(), tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
+    shutil.copytree(resolve_model(None), tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
     return load_artifact(tmp_path / "model")
 
 
@@ -170,7 +170,9 @@ def test_engines_track_the_demos_clip_as_the_cpu_does(
     frame = Geometry.of(DEMO, machine.rows).working
     made = built(machine, model, trt, precision, frame)
     assert made.agreement is not None and made.agreement.other_winner <= to_engine.ALLOWED[precision]
-    settings = replace(model.settings, rows=machine.rows, ages=model.settings.ages[: REFERENCES - 1])
+    settings = replace(
+        model.settings, rows=machine.rows, recent_offsets=model.settings.recent_offsets[: REFERENCES - 1]
+    )
     with DemoSource(12, DEMO) as clip:
         frames = [one.image for one in clip]
         mask = clip.true_mask(0)

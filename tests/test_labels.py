@@ -14,7 +14,7 @@ sides = st.integers(1, 90)
 
 
 def test_upsampling_puts_cell_centres_at_4i_plus_one_and_a_half() -> None:
-    geometry = Geometry.of((32, 40), rows=0)
+    geometry = Geometry.of((32, 40), short_side=0)
     ramp = np.broadcast_to(np.arange(10, dtype=np.float32), (1, 8, 10))
     row = geometry.upsampler()(ramp)[0, 16]
     # Linear in between, so pixel 4i + 1.5 would carry i: its two neighbours average to it.

@@ -14,7 +14,7 @@ from corrflow.runtime.live.board_picture import LINE, LINES, board_picture, disp
 from corrflow.runtime.live.keys import KEYS, key_name
 from corrflow.runtime.live.object_editor import Frozen
 from corrflow.runtime.live.strokes import LONGEST_NAME, parse_points, parse_strokes
-from corrflow.runtime.types import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectResult, Tracks
 
 SIZE = 40, 60
 
@@ -23,7 +23,7 @@ def frozen(number: int = 1, seen: int = 1) -> Frozen:
     """A frame with a square of object `seen`."""
     mask = np.zeros(SIZE, np.uint8)
     mask[10:20, 10:20] = seen
-    tracks = Tracks(mask, (ObjectTrack(seen, "cup", 0.9, True, (10, 10, 20, 20)),))
+    tracks = Tracks(mask, (ObjectResult(seen, "cup", 0.9, True, (10, 10, 20, 20)),))
     return Frozen(number, np.full((*SIZE, 3), 90, np.uint8), tracks)
 
 

@@ -151,10 +151,10 @@ def page(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callab
     processes: list[subprocess.Popen[str]] = []
 
     def start() -> str:
-        arguments = ["--camera", str(folder), "--serve", "127.0.0.1:0", "--artifact", str(small_artifact)]
+        arguments = ["--camera", str(folder), "--serve", "127.0.0.1:0", "--model", str(small_artifact)]
         process = subprocess.Popen(
             [sys.executable, "-m", "corrflow.runtime.commands.track_cli", *arguments,
-             "--rows", "128", "--threads", "1"],
+             "--short-side", "128", "--threads", "1"],
             cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         processes.append(process)

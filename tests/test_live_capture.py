@@ -12,11 +12,11 @@ import pytest
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.live.capture import capture as capture_module
-from corrflow.runtime.live.capture.capture import Capture, Counts, Patience
+from corrflow.runtime.live.capture.capture import Capture, Counts, Timeouts
 from corrflow.runtime.live.capture.readers import ReaderFailed, open_reader
 from corrflow.runtime.video.source_uri import live_address
 
-QUICK = Patience(opening=0.3, reading=0.3, wait=0.05, longest_wait=0.2)
+QUICK = Timeouts(opening=0.3, reading=0.3, wait=0.05, longest_wait=0.2)
 INTERVAL = 0.01
 
 # A script is a list of these: frames at a pace, a pause, an error to raise, a refusal to open; its end is the stream's.
@@ -91,7 +91,7 @@ def run() -> Iterator[Callable[..., Capture]]:
     """Start a capture of a camera; after the test every thread has ended and every reader is closed."""
     started: list[tuple[Capture, FakeCamera]] = []
 
-    def start(camera: FakeCamera, patience: Patience = QUICK, endless: bool = True) -> Capture:
+    def start(camera: FakeCamera, patience: Timeouts = QUICK, endless: bool = True) -> Capture:
         capture = Capture(camera.open, patience, endless).start()
         started.append((capture, camera))
         return capture
@@ -128,10 +128,12 @@ def test_a_slow_model_sees_fresh_frames_and_the_rest_is_counted(run) -> None:
     taken = follow(capture, lambda counts: counts.taken >= 20, model)
     counts = capture.counts
     assert counts.dropped >= counts.taken
-    ages = np.array([age for *_, age in taken])
+    recent_offsets = np.array([age for *_, age in taken])
     # One model step and two frame intervals, and what a busy machine adds to its own sleeping.
-    assert np.percentile(ages, 90) <= model + 2 * INTERVAL + 0.05
-    assert np.median(ages[-8:]) <= np.median(ages[:8]) + 0.03, "frames must not get older as the stream goes on"
+    assert np.percentile(recent_offsets, 90) <= model + 2 * INTERVAL + 0.05
+    assert np.median(recent_offsets[-8:]) <= np.median(recent_offsets[:8]) + 0.03, (
+        "frames must not get older as the stream goes on"
+    )
 
 
 def test_a_stalled_camera_is_opened_again(run) -> None:
@@ -179,7 +181,7 @@ def test_the_wait_between_attempts_doubles_up_to_its_longest(run) -> None:
 
 def test_no_more_than_three_threads_hang_in_a_driver(run, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = FakeCamera([("stall", 60)])
-    capture = run(camera, Patience(0.05, 0.05, 0.02, 0.02))
+    capture = run(camera, Timeouts(0.05, 0.05, 0.02, 0.02))
     time.sleep(1.0)
     assert camera.opened == capture_module.MOST_BLOCKED
     assert capture.state[0] == "blocked"
@@ -187,7 +189,7 @@ def test_no_more_than_three_threads_hang_in_a_driver(run, monkeypatch: pytest.Mo
 
 def test_closing_takes_no_longer_than_it_says_while_the_driver_hangs(run) -> None:
     camera = FakeCamera([frames(2), ("stall", 60)])
-    capture = run(camera, Patience(opening=30, reading=30))
+    capture = run(camera, Timeouts(opening=30, reading=30))
     follow(capture, lambda counts: counts.taken + counts.dropped >= 2)
     begin = time.monotonic()
     capture.close(0.3)
@@ -215,7 +217,7 @@ def test_a_file_that_breaks_gives_its_good_frames_before_its_error(run) -> None:
 
 def test_a_pipe_may_take_longer_than_a_camera(run) -> None:
     camera = FakeCamera([frames(1), ("stall", 0.6), frames(1)])
-    capture = run(camera, Patience(0.1, 0.1, 0.05, 0.05), endless=False)
+    capture = run(camera, Timeouts(0.1, 0.1, 0.05, 0.05), endless=False)
     follow(capture, lambda counts: False)
     assert capture.counts.captured == 2 and camera.opened == 1
 
@@ -223,7 +225,7 @@ def test_a_pipe_may_take_longer_than_a_camera(run) -> None:
 @pytest.mark.parametrize("number", [0.0, -1.0, 3600.0, float("nan"), float("inf")])
 def test_patience_without_sense_is_refused(number: float) -> None:
     with pytest.raises(InputError, match="timeouts"):
-        Patience(reading=number)
+        Timeouts(reading=number)
 
 
 def test_a_camera_that_is_not_there_is_one_sentence_without_opencvs_own(capfd: pytest.CaptureFixture) -> None:

@@ -137,7 +137,7 @@ def live(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callab
     runs: list[Run] = []
 
     def start(camera: str, *arguments: object, **options) -> Run:
-        runs.append(Run(tmp_path, "--camera", camera, "--artifact", small_artifact, *arguments, **options))
+        runs.append(Run(tmp_path, "--camera", camera, "--model", small_artifact, *arguments, **options))
         return runs[-1]
 
     yield start
@@ -212,10 +212,10 @@ def test_damaged_pictures_do_not_end_it(serve, live) -> None:
 
 def test_a_later_run_starts_from_what_an_earlier_one_kept(serve, live) -> None:
     camera = serve((0, 1, "on"))
-    run = live(camera.url, "--init", "mask.png", "--save-reference", "square.npz", "--jsonl", "first.jsonl")
+    run = live(camera.url, "--init", "mask.png", "--save-prompt", "square.npz", "--jsonl", "first.jsonl")
     run.wait_for(lambda: run.lines("first.jsonl"))
     run.stop(signal.SIGTERM)
-    run = live(camera.url, "--reference", "square.npz", "--jsonl", "second.jsonl")
+    run = live(camera.url, "--prompt-file", "square.npz", "--jsonl", "second.jsonl")
     run.wait_for(lambda: len(run.lines("second.jsonl")) > 5)
     run.stop(signal.SIGTERM)
     first = run.lines("second.jsonl")[0]["objects"][0]
@@ -292,7 +292,7 @@ def test_a_model_that_hangs_does_not_keep_it_from_ending(serve, live, tmp_path: 
     )
     arguments = ["--camera", serve((0, 1, "on")).url, "--init", "mask.png", "--save", "out.mkv"]
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments, "--artifact", str(small_artifact)],
+        [sys.executable, "-c", program, *arguments, "--model", str(small_artifact)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -312,12 +312,12 @@ def test_a_model_that_hangs_does_not_keep_it_from_ending(serve, live, tmp_path: 
     ("arguments", "words"),
     [
         (["--camera", "0"], "got neither"),
-        (["--camera", "0", "--init", "mask.png", "--reference", "a.npz"], "got both"),
+        (["--camera", "0", "--init", "mask.png", "--prompt-file", "a.npz"], "got both"),
         (["--camera", "0", "--init", "mask.png", "--masks", "m"], "leave that out"),
         (["video.mp4", "--camera", "0", "--init", "mask.png"], "leave that out"),
         (["video.mp4", "--init", "mask.png", "--show"], "add --camera"),
-        (["--camera", "0", "--reference", "missing.npz"], "check the path"),
-        (["--camera", "0", "--reference", "mask.png"], "is no reference"),
+        (["--camera", "0", "--prompt-file", "missing.npz"], "check the path"),
+        (["--camera", "0", "--prompt-file", "mask.png"], "is no reference"),
         (["--camera", "missing.mp4", "--init", "mask.png"], "check the path"),
         (["--camera", "ftp://host/a", "--init", "mask.png"], "use one of those"),
         (["--camera", "0", "--init", "mask.png", "--save", "out.avi"], "name it .mkv"),

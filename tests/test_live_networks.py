@@ -21,9 +21,9 @@ from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, parse_mqtt
 from corrflow.runtime.live.outputs.records import result_record
 from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
 from corrflow.runtime.live.outputs.udp import LARGEST_DATAGRAM, UdpSink, parse_udp
-from corrflow.runtime.live.outputs.worker import Output
+from corrflow.runtime.live.outputs.worker import SinkWorker
 from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectResult, Tracks
 
 
 def result(number: int, mask: np.ndarray | None = None) -> LiveResult:
@@ -32,8 +32,8 @@ def result(number: int, mask: np.ndarray | None = None) -> LiveResult:
         mask[10:20, number : number + 10] = 3
     points = np.array([[4.0, 5.5]], np.float32)
     tracks = (
-        ObjectTrack(3, "cat", 0.9, True, (number, 10, number + 10, 20)),
-        ObjectTrack(5, "mouse", 0.8, True, None, points, ("nose",), np.array([0.8], np.float32)),
+        ObjectResult(3, "cat", 0.9, True, (number, 10, number + 10, 20)),
+        ObjectResult(5, "mouse", 0.8, True, None, points, ("nose",), np.array([0.8], np.float32)),
     )
     frame = LiveFrame(np.full((*mask.shape, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
     return LiveResult(frame, Tracks(mask, tracks), number, number / 7, 0.025)
@@ -141,7 +141,7 @@ def test_a_broker_that_stops_reading_costs_frames_that_are_counted(monkeypatch: 
     broker = TinyBroker(reads=False)
     address = Broker("127.0.0.1", broker.port, "corrflow")
     ragged = (np.random.default_rng(0).random((800, 800)) < 0.5).astype(np.uint8) * 3
-    output = Output(address.shown, lambda: MqttSink(address))
+    output = SinkWorker(address.shown, lambda: MqttSink(address))
     begin = time.monotonic()
     end = begin + 30
     while not output.failures and time.monotonic() < end:

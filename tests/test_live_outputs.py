@@ -19,18 +19,18 @@ from corrflow.errors import InputError
 from corrflow.runtime.formats.rle import run_lengths
 from corrflow.runtime.live.capture.capture import LiveFrame
 from corrflow.runtime.live.outputs import worker as outputs_module
-from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, claim_path
-from corrflow.runtime.live.outputs.worker import LiveSink, Output
-from corrflow.runtime.live.reference import Reference, load_reference, resized, save_reference
+from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, unique_path
+from corrflow.runtime.live.outputs.worker import LiveSink, SinkWorker
+from corrflow.runtime.live.reference import Prompt, load_prompt, resized, save_prompt
 from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import KeypointsObject, MaskObject, ObjectTrack, Tracks
+from corrflow.runtime.types import KeypointsObject, MaskObject, ObjectResult, Tracks
 
 
 def result(number: int, size: tuple[int, int] = (66, 97), at: float | None = None) -> LiveResult:
     """A frame with a square on it that moves, twice as many captured as tracked."""
     mask = np.zeros(size, np.uint8)
     mask[10:20, number % 40 : number % 40 + 10] = 3
-    track = ObjectTrack(3, "cat", 0.9, True, (number % 40, 10, number % 40 + 10, 20))
+    track = ObjectResult(3, "cat", 0.9, True, (number % 40, 10, number % 40 + 10, 20))
     frame = LiveFrame(np.full((*size, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
     return LiveResult(frame, Tracks(mask, (track,)), number, number / 7 if at is None else at, 0.025)
 
@@ -79,7 +79,7 @@ def test_an_earlier_recording_is_never_replaced(tmp_path: Path) -> None:
             sink.write(result(0))
     assert (tmp_path / "out.jsonl").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-2.jsonl", "out-3.jsonl", "out.jsonl"]
-    assert claim_path(tmp_path / "new.mkv") == tmp_path / "new.mkv"
+    assert unique_path(tmp_path / "new.mkv") == tmp_path / "new.mkv"
 
 
 def test_a_line_has_everything_about_its_frame_and_is_there_at_once(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ class ScriptedSink(LiveSink):
 
 def test_an_output_that_keeps_up_gets_everything_before_it_closes() -> None:
     written: list[int] = []
-    output = Output("fast", lambda: ScriptedSink(written, set()))
+    output = SinkWorker("fast", lambda: ScriptedSink(written, set()))
     for number in range(outputs_module.DEPTH):
         output.put(result(number))
     assert output.close(5) and written == list(range(outputs_module.DEPTH))
@@ -136,7 +136,7 @@ def test_an_output_that_keeps_up_gets_everything_before_it_closes() -> None:
 def test_a_slow_output_loses_frames_that_are_counted_and_holds_up_nobody() -> None:
     written: list[int] = []
     gate = threading.Event()
-    output = Output("slow", lambda: ScriptedSink(written, set(), gate))
+    output = SinkWorker("slow", lambda: ScriptedSink(written, set(), gate))
     begin = time.monotonic()
     for number in range(100):
         output.put(result(number))
@@ -156,7 +156,7 @@ def test_an_output_that_fails_is_opened_again_and_the_loss_is_counted() -> None:
         opened.append(1)
         return ScriptedSink(written, {3})
 
-    output = Output("card", open_sink, first_wait=0.1)
+    output = SinkWorker("card", open_sink, first_wait=0.1)
     for number in range(30):
         output.put(result(number))
         time.sleep(0.02)
@@ -167,18 +167,18 @@ def test_an_output_that_fails_is_opened_again_and_the_loss_is_counted() -> None:
 
 
 @pytest.fixture
-def reference() -> Reference:
+def reference() -> Prompt:
     generator = np.random.default_rng(1)
     mask = np.zeros((31, 47), bool)
     mask[5:20, 9:30] = True
     points = np.array([[3.25, 4.5], [46.0, 30.0]], np.float32)
     objects = (MaskObject(2, mask, "cat"), KeypointsObject(7, points, ("nose", "tail"), "dog"))
-    return Reference(generator.integers(0, 256, (31, 47, 3), np.uint8), objects)
+    return Prompt(generator.integers(0, 256, (31, 47, 3), np.uint8), objects)
 
 
-def test_a_reference_reads_back_as_it_was(reference: Reference, tmp_path: Path) -> None:
-    save_reference(reference, tmp_path / "deep" / "cat.npz")
-    again = load_reference(tmp_path / "deep" / "cat.npz")
+def test_a_reference_reads_back_as_it_was(reference: Prompt, tmp_path: Path) -> None:
+    save_prompt(reference, tmp_path / "deep" / "cat.npz")
+    again = load_prompt(tmp_path / "deep" / "cat.npz")
     assert np.array_equal(again.frame, reference.frame)
     (mask, points), (mask_given, points_given) = again.objects, reference.objects
     assert isinstance(mask, MaskObject) and isinstance(mask_given, MaskObject)
@@ -191,15 +191,15 @@ def test_a_reference_reads_back_as_it_was(reference: Reference, tmp_path: Path) 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.binary(min_size=1, max_size=4), cut=st.booleans())
 def test_a_damaged_reference_is_refused_or_still_whole(
-    reference: Reference, tmp_path: Path, place: float, value: bytes, cut: bool
+    reference: Prompt, tmp_path: Path, place: float, value: bytes, cut: bool
 ) -> None:
-    save_reference(reference, tmp_path / "whole.npz")
+    save_prompt(reference, tmp_path / "whole.npz")
     data = bytearray((tmp_path / "whole.npz").read_bytes())
     at = int(place * len(data))
     data[at : len(data) if cut else at + len(value)] = value
     (tmp_path / "damaged.npz").write_bytes(data)
     try:
-        again = load_reference(tmp_path / "damaged.npz")
+        again = load_prompt(tmp_path / "damaged.npz")
     except InputError as error:
         assert "damaged.npz" in str(error)
     else:
@@ -207,7 +207,7 @@ def test_a_damaged_reference_is_refused_or_still_whole(
 
 
 @pytest.mark.parametrize("size", [(62, 94), (17, 23), (31, 47), (5, 200)])
-def test_objects_keep_their_place_at_another_size(reference: Reference, size: tuple[int, int]) -> None:
+def test_objects_keep_their_place_at_another_size(reference: Prompt, size: tuple[int, int]) -> None:
     frame, (mask, points) = resized(reference.frame, reference.objects, size)
     assert frame.shape == (*size, 3)
     assert isinstance(mask, MaskObject) and isinstance(points, KeypointsObject)
@@ -228,7 +228,7 @@ def test_a_failure_that_lasts_is_said_once_and_its_end_once(caplog: pytest.LogCa
     """Nobody receives: every second frame is refused, until somebody does."""
     written: list[int] = []
     refused = set(range(1, 40, 2))
-    output = Output("udp", lambda: ScriptedSink(written, refused), first_wait=0.01)
+    output = SinkWorker("udp", lambda: ScriptedSink(written, refused), first_wait=0.01)
     for number in range(80):
         output.put(result(number))
         time.sleep(0.02)

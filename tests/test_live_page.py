@@ -23,12 +23,12 @@ from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.commands.track_cli import app, with_default_address
-from corrflow.runtime.live.capture.capture import Capture, Patience
-from corrflow.runtime.live.reference import load_reference
+from corrflow.runtime.live.capture.capture import Capture, Timeouts
+from corrflow.runtime.live.reference import load_prompt
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.live.session_control import Control
+from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.auth import Access, parse_access
-from corrflow.runtime.tracking.occlusion import PresenceSettings
+from corrflow.runtime.tracking.occlusion import OcclusionSettings
 from corrflow.runtime.tracking.tracker import Tracker
 
 for library in ("starlette", "uvicorn", "prometheus_client"):
@@ -62,11 +62,11 @@ class Page:
         self.backend = open_backend("auto", load_artifact(artifact), threads=1)
         self.scale = [1]
         self.session = Session(
-            Capture(lambda: Loop(frames, self.scale), Patience(1, 1)),
-            Tracker(self.backend, presence=PresenceSettings()),
+            Capture(lambda: Loop(frames, self.scale), Timeouts(1, 1)),
+            Tracker(self.backend, presence=OcclusionSettings()),
             [],
         )  # fmt: skip
-        self.control = Control(self.session, folder / "recorded.mkv", folder / "kept.npz")
+        self.control = SessionApi(self.session, folder / "recorded.mkv", folder / "kept.npz")
         self.server = Server(self.session, self.control, access)
         self.url = f"http://{access.host}:{self.server.access.port}"
         self.thread = Thread(target=self.session.run)
@@ -245,7 +245,7 @@ def test_the_record_button_makes_a_file_that_plays_and_the_reference_loads(serve
         assert sum(1 for _ in container.decode(video=0)) > 5
     status, told = page.ask("POST", "/api/reference", {})
     assert (status, told["objects"], told["hidden"]) == (200, 1, [])
-    kept = load_reference(tmp_path / "kept.npz")
+    kept = load_prompt(tmp_path / "kept.npz")
     assert kept.objects[0].name == "square"
 
 

@@ -19,9 +19,9 @@ from corrflow.runtime.commands.track_cli import app
 from corrflow.runtime.live.capture.capture import LiveFrame
 from corrflow.runtime.live.outputs.records import result_record
 from corrflow.runtime.live.outputs.ros2 import RosSink, Topics, check_ros, parse_ros
-from corrflow.runtime.live.outputs.worker import Output
+from corrflow.runtime.live.outputs.worker import SinkWorker
 from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectResult, Tracks
 
 
 def _load(name: str) -> Any:
@@ -43,8 +43,8 @@ def ros(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def result() -> LiveResult:
     mask = np.zeros((66, 97), np.uint8)
     mask[10:20, 30:45] = 3
-    cat = ObjectTrack(3, "cat", np.float32(0.75), True, (30, 10, 45, 20))  # pyright: ignore[reportArgumentType]
-    nose = ObjectTrack(5, "", 0.8, True, None, np.array([[4.0, 5.5]], np.float32), ("nose",))
+    cat = ObjectResult(3, "cat", np.float32(0.75), True, (30, 10, 45, 20))  # pyright: ignore[reportArgumentType]
+    nose = ObjectResult(5, "", 0.8, True, None, np.array([[4.0, 5.5]], np.float32), ("nose",))
     frame = LiveFrame(np.full((66, 97, 3), 90, np.uint8), 8, 4.0, 1.7e9 + 0.25, 1)
     return LiveResult(frame, Tracks(mask, (cat, nose)), 4, 0.5, 0.025)
 
@@ -104,7 +104,7 @@ def test_a_ros_that_does_not_start_or_ends_is_one_sentence(ros) -> None:
 
 def test_a_ros_that_was_shut_down_is_started_again_by_its_output(ros) -> None:
     state = ros()
-    output = Output("ros:/lab", lambda: RosSink(Topics("/lab")), first_wait=0.05)
+    output = SinkWorker("ros:/lab", lambda: RosSink(Topics("/lab")), first_wait=0.05)
     end = time.monotonic() + 20
     while len(state.contexts) < 2 or not state.published:
         output.put(result())

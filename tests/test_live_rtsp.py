@@ -60,7 +60,7 @@ def test_a_stream_that_stops_and_returns_larger_is_followed(serve, tmp_path: Pat
     port = free_port()
     server = serve(port, SIZE)
     command = [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", f"rtsp://127.0.0.1:{port}/ball"]
-    command += ["--init", "mask.png", "--jsonl", "out.jsonl", "--timeout", "2", "--artifact", str(small_artifact)]
+    command += ["--init", "mask.png", "--jsonl", "out.jsonl", "--timeout", "2", "--model", str(small_artifact)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
 
     def lines() -> list[dict]:
@@ -106,7 +106,7 @@ def test_a_path_that_the_server_does_not_have_is_said_and_tried_again(serve, tmp
         "--camera",
         f"rtsp://me:secret@127.0.0.1:{port}/nothing",
     ]
-    command += ["--serve", "127.0.0.1:0", "--timeout", "1", "--artifact", str(small_artifact)]
+    command += ["--serve", "127.0.0.1:0", "--timeout", "1", "--model", str(small_artifact)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

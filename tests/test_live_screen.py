@@ -20,7 +20,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.live import window
 from corrflow.runtime.live.board_picture import display_scale
 from corrflow.runtime.live.capture.readers import Reader, open_reader
-from corrflow.runtime.live.reference import load_reference
+from corrflow.runtime.live.reference import load_prompt
 from corrflow.runtime.live.window import check_window
 from corrflow.runtime.video.source_uri import live_address
 
@@ -70,7 +70,7 @@ def test_the_window_shows_the_tracked_mask(screen: Reader, tmp_path, small_artif
     cv2.imwrite(str(tmp_path / "mask.png"), masks[0].astype(np.uint8))
     process = subprocess.Popen(
         [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--init",
-         "mask.png", "--show", "--artifact",
+         "mask.png", "--show", "--model",
          str(small_artifact)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -162,8 +162,8 @@ def test_an_object_is_drawn_named_corrected_kept_and_removed_in_the_window(
     frames, masks = moving_square
     stand_still(tmp_path / "clip", frames[0])
     hand = Hand(display_scale(frames[0].shape[:2]))
-    command = [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--show", "--artifact"]
-    command += [str(small_artifact), "--jsonl", "out.jsonl", "--save-reference", "kept.npz"]
+    command = [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--show", "--model"]
+    command += [str(small_artifact), "--jsonl", "out.jsonl", "--save-prompt", "kept.npz"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
 
     def wait_for(condition, seconds: float = 60) -> None:
@@ -196,7 +196,7 @@ def test_an_object_is_drawn_named_corrected_kept_and_removed_in_the_window(
         assert np.abs(box - (left, top, right + 1, bottom + 1)).max() <= 4, "the box became the square's mask"
         hand.keys("r")
         wait_for((tmp_path / "kept.npz").exists)
-        kept = load_reference(tmp_path / "kept.npz").objects
+        kept = load_prompt(tmp_path / "kept.npz").objects
         assert [one.name for one in kept] == ["cup"]
         hand.keys("1", "space", "p")
         hand.drag((2, 60), (95, 60))

@@ -17,7 +17,7 @@ from corrflow.bench.op.cuda_kernel import Case
 from corrflow.errors import InputError
 from corrflow.export.propagate_graph import Sizes, propagate_model
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
-from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, UNUSED, Attributes, Reference, copied_shape
+from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, UNUSED, Attributes, SearchWindow, copied_shape
 
 TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
 
@@ -47,7 +47,7 @@ def run_onnx(
     keys: np.ndarray,
     values: np.ndarray,
     attributes: Attributes,
-    references: list[Reference] | None = None,
+    references: list[SearchWindow] | None = None,
     loop: bool = True,
 ) -> np.ndarray:
     named = references is not None
@@ -127,17 +127,19 @@ def test_torch_forms_match_the_oracle_for_any_shape(oracle, case: Case, seed: in
         np.testing.assert_allclose(form(query, keys, values, attributes), expected, rtol=0, atol=1e-4)
 
 
-def packed(integers: np.ndarray, bits: int) -> cpu.Packed:
+def packed(integers: np.ndarray, bits: int) -> cpu.PackedFeatures:
     """Integers [..., C, H, W] that fit, packed as they are."""
     share = 32 // bits
     padding = [(0, 0)] * (integers.ndim - 3) + [(0, -integers.shape[-3] % share), (0, 0), (0, 0)]
     numbers = np.pad(integers.astype(np.int64), padding) + (0 if bits == 16 else 128)
     parts = np.stack([numbers[..., i::share, :, :] % 2**bits << i * bits for i in range(share)])
-    return cpu.Packed(parts.sum(0).astype(np.uint32).view(np.int32), np.ones(integers.shape[:-3], np.float32), bits)
+    return cpu.PackedFeatures(
+        parts.sum(0).astype(np.uint32).view(np.int32), np.ones(integers.shape[:-3], np.float32), bits
+    )
 
 
-def unpacked(features: cpu.Packed, channels: int) -> np.ndarray:
-    """Packed features [D, H, W] as the numbers [C, H, W] float64 they stand for, before the division by the scale."""
+def unpacked(features: cpu.PackedFeatures, channels: int) -> np.ndarray:
+    """PackedFeatures features [D, H, W] as the numbers [C, H, W] float64 they stand for, before the division by the scale."""
     words, bits = features.words.view(np.uint32).astype(np.int64), features.bits
     parts = [words >> i * bits & 2**bits - 1 for i in range(32 // bits)]
     numbers = np.stack(parts, 1).reshape(-1, *words.shape[1:])[:channels]
@@ -169,7 +171,7 @@ def test_packed_features_are_searched_exactly_for_any_shape(oracle, kernel, bits
         np.testing.assert_allclose(got, expected[b], rtol=0, atol=1e-4)
 
 
-def named_oracle(oracle, tensors, attributes: Attributes, references: list[Reference]) -> np.ndarray:
+def named_oracle(oracle, tensors, attributes: Attributes, references: list[SearchWindow]) -> np.ndarray:
     """What the oracle makes of rows of `references`."""
     used = [each for each in references if each.picture >= 0]
     windows = [attributes.windows(each.window + 1)[-1] for each in used]
@@ -178,11 +180,11 @@ def named_oracle(oracle, tensors, attributes: Attributes, references: list[Refer
 
 
 @st.composite
-def named_case(draw: st.DrawFn) -> tuple[Case, list[Reference]]:
+def named_case(draw: st.DrawFn) -> tuple[Case, list[SearchWindow]]:
     """References that name pictures several times or never, look beyond the frame's edges, and unused rows."""
     case = draw(any_case())
     pictures, moves = st.integers(0, case.K - 1), st.one_of(st.integers(-25, 25), st.sampled_from([-900, 900]))
-    some = st.builds(Reference, pictures, st.integers(0, 3), moves, moves)
+    some = st.builds(SearchWindow, pictures, st.integers(0, 3), moves, moves)
     rows = draw(st.lists(st.one_of(some, some, st.just(UNUSED)), max_size=4))
     rows.insert(draw(st.integers(0, len(rows))), draw(some))
     return case, rows
@@ -208,7 +210,7 @@ def test_named_references_match_the_oracle_for_any_moves(oracle, named, seed: in
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
-def never_written(keys: np.ndarray, values: np.ndarray, references: list[Reference]) -> None:
+def never_written(keys: np.ndarray, values: np.ndarray, references: list[SearchWindow]) -> None:
     """Pictures that no reference names are no numbers, as what a memory has not been given yet."""
     for picture in set(range(keys.shape[1])) - {each.picture for each in references}:
         keys[:, picture] = values[:, picture] = np.nan
@@ -222,7 +224,7 @@ def test_the_onnx_functions_references_match_the_oracle_for_any_moves(oracle, na
     never_written(keys, values, references)
     expected = named_oracle(oracle, (query, keys, values), case.attributes, references)
     # A picture that there is not: Python refuses it, a graph leaves it out.
-    for rows in (references, [*references, Reference(case.K)]):
+    for rows in (references, [*references, SearchWindow(case.K)]):
         got = run_onnx(query, keys, values, case.attributes, rows, loop)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
@@ -231,7 +233,7 @@ def test_the_onnx_functions_references_match_the_oracle_for_any_moves(oracle, na
 def test_half_precision_of_the_onnx_functions_references_matches_the_oracle(loop: bool, oracle) -> None:
     case = CASES["window per reference, top_k"]
     query, keys, values = (array.astype(np.float16) for array in inputs(case))
-    references = [Reference(1, 0, 3, -4), UNUSED, Reference(0, 1), Reference(1, 1, -20, 0)]
+    references = [SearchWindow(1, 0, 3, -4), UNUSED, SearchWindow(0, 1), SearchWindow(1, 1, -20, 0)]
     got = run_onnx(query, keys, values, case.attributes, references, loop)
     assert got.dtype == np.float16
     expected = named_oracle(oracle, (query, keys, values), case.attributes, references)
@@ -245,7 +247,7 @@ def test_zeros_are_copied_where_no_position_is_left(form: str, top_k: int) -> No
     attributes = Attributes((1,), top_k=top_k)
     query, keys, values = inputs(Case(1, 1, 4, 2, 9, 9, attributes))
     values += 1
-    references = [Reference(0, 0, 5, 0), UNUSED]
+    references = [SearchWindow(0, 0, 5, 0), UNUSED]
     if form == "onnx_function":
         got = run_onnx(query, keys, values, attributes, references)
     else:
@@ -259,7 +261,7 @@ def test_zeros_are_copied_where_no_position_is_left(form: str, top_k: int) -> No
 def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, move: tuple[int, int]) -> None:
     attributes = Attributes((1, 2), (1, 2), top_k)
     query, keys, values = inputs(Case(1, 2, 3, 2, 70, 150, attributes))
-    references = [Reference(0), Reference(1, 1, *move)]
+    references = [SearchWindow(0), SearchWindow(1, 1, *move)]
     expected = local_soft_copy_of(torch_reference, query, keys, values, attributes, references)
     for threads in (1, 16):
         got = cpu.local_soft_copy(query, keys, values, attributes, threads, kernel, references)
@@ -271,13 +273,13 @@ def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, mo
     [
         [],
         [UNUSED],
-        [Reference(1)],
-        [Reference(0, -1)],
-        [Reference(0, 0, MOST_MOVED + 1)],
-        [Reference(0, 0, 0, -MOST_MOVED - 1)],
+        [SearchWindow(1)],
+        [SearchWindow(0, -1)],
+        [SearchWindow(0, 0, MOST_MOVED + 1)],
+        [SearchWindow(0, 0, 0, -MOST_MOVED - 1)],
     ],
 )
-def test_impossible_references_are_refused(references: list[Reference]) -> None:
+def test_impossible_references_are_refused(references: list[SearchWindow]) -> None:
     query, keys, values = inputs(Case(1, 1, 4, 2, 5, 6, Attributes((1,))))
     with pytest.raises(InputError, match="LocalSoftCopy: expected"):
         cpu.local_soft_copy(query, keys, values, Attributes((1,)), references=references)
@@ -309,7 +311,7 @@ def test_the_largest_sums_of_packed_features_do_not_overflow(kernel: str, channe
     values = (features[:1] > 0).astype(np.float32)
     for bits in (16, 8):
         one = cpu.pack(features, bits)
-        keys = cpu.Packed(one.words[None], one.scales[None], bits)
+        keys = cpu.PackedFeatures(one.words[None], one.scales[None], bits)
         got = cpu.packed_soft_copy(one, keys, values[None], Attributes((2,), temperature=0.05), 1, kernel)
         np.testing.assert_allclose(got, values, atol=1e-6)
 
@@ -326,7 +328,9 @@ def test_packed_features_of_unit_length_give_nearly_the_same_labels(top_k: int) 
     expected = cpu.local_soft_copy(query, keys, values, attributes)[0]
     for bits, allowed in ((16, 2e-3), (8, 0.05)):
         parts = [cpu.pack(one, bits) for one in keys[0]]
-        stacked = cpu.Packed(np.stack([one.words for one in parts]), np.stack([one.scales for one in parts]), bits)
+        stacked = cpu.PackedFeatures(
+            np.stack([one.words for one in parts]), np.stack([one.scales for one in parts]), bits
+        )
         got = cpu.packed_soft_copy(cpu.pack(query[0], bits), stacked, values[0], attributes)
         assert np.abs(got - expected).max() < allowed
 
@@ -337,11 +341,13 @@ def test_packed_features_that_do_not_fit_are_refused() -> None:
         with pytest.raises(InputError, match=r"expected features \[C, H, W\] float32 to pack into 8 or 16 bits, got"):
             cpu.pack(wrong, bits)
     sixteen, eight = cpu.pack(features, 16), cpu.pack(features, 8)
-    keys = cpu.Packed(sixteen.words[None], sixteen.scales[None], 16)
+    keys = cpu.PackedFeatures(sixteen.words[None], sixteen.scales[None], 16)
     with pytest.raises(InputError):
         cpu.packed_soft_copy(eight, keys, features[None, :1], Attributes((1,)))
     with pytest.raises(InputError, match="packed alike"):
-        cpu.packed_soft_copy(cpu.Packed(sixteen.words, sixteen.scales, 8), keys, features[None, :1], Attributes((1,)))
+        cpu.packed_soft_copy(
+            cpu.PackedFeatures(sixteen.words, sixteen.scales, 8), keys, features[None, :1], Attributes((1,))
+        )
 
 
 @settings(max_examples=12, deadline=None)

@@ -19,7 +19,7 @@ from corrflow.evaluate import cli
 from corrflow.evaluate.commands import davis_data, youtube_vos_data
 from corrflow.evaluate.datasets.masks import VOID, MaskSequence
 from corrflow.evaluate.masks import DataSet, Job, Method, evaluate_masks, run_job
-from corrflow.evaluate.methods.methods import FlowWarp, Identity, Made
+from corrflow.evaluate.methods.methods import FlowWarp, Identity, MaskPrediction
 from corrflow.evaluate.metrics.masks import contour_accuracy, mean_recall_decay, region_similarity
 from corrflow.evaluate.metrics.scorer import score_sequence
 from corrflow.evaluate.reports.report import as_json, mask_table
@@ -54,13 +54,13 @@ class Shift:
     def describe(self) -> dict[str, Any]:
         return {"kind": "shift", "path": "anywhere", "settings": self.settings}
 
-    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         self.calls.append(sequence.name)
         first = np.zeros(sequence.size(0), np.uint8)
         for item in sequence.objects():
             first[item.mask] = item.id
         for index in range(len(sequence)):
-            yield Made(np.roll(first, 2 * index, axis=1), 0.5 if index else None)
+            yield MaskPrediction(np.roll(first, 2 * index, axis=1), 0.5 if index else None)
 
 
 def shift(settings: int = 0) -> Method:
@@ -304,18 +304,18 @@ def test_predictions_of_0_and_255_and_without_the_first_frame_are_taken(root: Pa
     ("options", "found"),
     [
         (["--sequence", "ghost"], "(two, one), got ghost"),
-        (["--rows", "3"], "rows between"),
+        (["--short-side", "3"], "rows between"),
         (["--protocol", "stc"], "a protocol among"),
         (["--baseline", "magic"], "baselines among identity, lab, flow"),
-        (["--artifact", "no/such"], "an artifact folder or zip at no/such"),
-        (["--artifact", "untrained:giant"], "cannot make untrained:giant: expected a preset among"),
+        (["--model", "no/such"], "an artifact folder or zip at no/such"),
+        (["--model", "random-init:giant"], "cannot make random-init:giant: expected a preset among"),
         (["--encoder", "no.onnx"], "an encoder as ONNX at no.onnx"),
         (["--encoder", "no.onnx", "--encoder-mean", "a"], "three numbers"),
         (["--encoder", "no.onnx", "--encoder-std", "1,0,1"], "positive for std"),
         (["--encoder", "no.onnx", "--encoder-layout", "chw"], "encoder layout among"),
         (["--attributes", "no.json", "--baseline", "identity"], "expected attributes as JSON"),
         (["--out", "/proc/nowhere"], "a folder to write to"),
-        (["--baseline", "flow", "--baseline", "flow", "--artifact", "bundled", "--artifact", "bundled"], "twice"),
+        (["--baseline", "flow", "--baseline", "flow", "--model", "quarter", "--model", "quarter"], "twice"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -355,6 +355,6 @@ def test_benchmark_compares_equal_values(root: Path, capsys: pytest.CaptureFixtu
     assert "4 frames of 1 sequences; the same values to 1e-12" in printed
     assert [line.split("  ")[0].strip() for line in printed.splitlines()[:3]] == [
         "corrflow",
-        "scikit-image, footprint",
-        "scikit-image, distance",
+        "SciPy, footprint",
+        "SciPy, distance",
     ]

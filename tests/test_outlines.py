@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.edge_refinement import follow_edges
@@ -102,17 +102,17 @@ def test_colours_that_go_together_are_no_trouble(colours: tuple[float, ...]) -> 
 
 def test_the_tracker_remembers_labels_as_they_were_copied() -> None:
     """The filter changes what is shown and not what comes after."""
-    artifact = load_artifact(bundled_artifact_path())
+    artifact = load_artifact(resolve_model(None))
     frame, mask = disc((96, 128), 24)
     frames = [np.roll(frame, 2 * step, 1) for step in range(4)]
     shown = {}
-    for edge_radius in (0, RADIUS):
+    for refine_radius in (0, RADIUS):
         tracker = Tracker(
-            OnnxRuntimeBackend(artifact, 1, fused=True), replace(artifact.settings, edge_radius=edge_radius)
+            OnnxRuntimeBackend(artifact, 1, fused=True), replace(artifact.settings, refine_radius=refine_radius)
         )
         tracker.start(frames[0], [MaskObject(1, mask)])
         soft = [tracker.soft_step(one)[1] for one in frames[1:3]]
-        shown[edge_radius] = tracker.step(frames[3]).mask, soft
+        shown[refine_radius] = tracker.step(frames[3]).mask, soft
     for plain, filtered in zip(shown[0][1], shown[RADIUS][1], strict=True):
         np.testing.assert_array_equal(plain, filtered)
     truth = np.roll(mask, 6, 1)
@@ -120,5 +120,5 @@ def test_the_tracker_remembers_labels_as_they_were_copied() -> None:
 
 
 def test_a_radius_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match="edge_radius"):
-        TrackingSettings(edge_radius=-1)
+    with pytest.raises(InputError, match="refine_radius"):
+        TrackingSettings(refine_radius=-1)

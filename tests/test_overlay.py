@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from corrflow.runtime.types import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectResult, Tracks
 from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 GREY = np.full((240, 320, 3), 90, np.uint8)
@@ -20,10 +20,10 @@ def changed(tracks: Tracks, image: np.ndarray = GREY) -> np.ndarray:
     return (draw_overlay(image, tracks) != image).any(axis=2)
 
 
-def points_track(points: list[tuple[float, float]], confidence: list[float] | None = None) -> ObjectTrack:
+def points_track(points: list[tuple[float, float]], confidence: list[float] | None = None) -> ObjectResult:
     certainty = None if confidence is None else np.array(confidence, np.float32)
     names = tuple(f"p{index}" for index in range(len(points)))
-    return ObjectTrack(2, "", 1.0, True, None, np.array(points, np.float32), names, certainty)
+    return ObjectResult(2, "", 1.0, True, None, np.array(points, np.float32), names, certainty)
 
 
 def test_palette_is_the_one_of_davis() -> None:
@@ -101,9 +101,9 @@ def test_name_is_drawn_for_named_visible_objects_only() -> None:
     mask = empty_mask()
     mask[100:150, 100:200] = 1
     box = (100, 100, 200, 150)
-    plain = changed(Tracks(mask, (ObjectTrack(1, "", 1.0, True, box),)))
-    named = changed(Tracks(mask, (ObjectTrack(1, "cat", 1.0, True, box),)))
-    lost = changed(Tracks(mask, (ObjectTrack(1, "cat", 1.0, False, box),)))
+    plain = changed(Tracks(mask, (ObjectResult(1, "", 1.0, True, box),)))
+    named = changed(Tracks(mask, (ObjectResult(1, "cat", 1.0, True, box),)))
+    lost = changed(Tracks(mask, (ObjectResult(1, "cat", 1.0, False, box),)))
     assert named[:95].any() and not plain[:95].any() and not lost[:95].any()
 
 
@@ -113,7 +113,7 @@ def test_names_at_the_border_and_of_any_length_and_script_fit_the_picture(corner
     x, y = corner
     mask = empty_mask()
     mask[y : y + 2, x : x + 2] = 5
-    drawn = draw_overlay(GREY, Tracks(mask, (ObjectTrack(5, name, 1.0, True, (x, y, x + 2, y + 2)),)))
+    drawn = draw_overlay(GREY, Tracks(mask, (ObjectResult(5, name, 1.0, True, (x, y, x + 2, y + 2)),)))
     assert drawn.shape == GREY.shape and (drawn != GREY).sum() > 100
 
 
@@ -132,7 +132,7 @@ def test_points_at_the_border_are_drawn(place: tuple[float, float], confidence: 
 def test_any_picture_size_works(size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     mask = np.full(size, 255, np.uint8)
-    track = ObjectTrack(255, "thing", 1.0, True, (0, 0, size[1], size[0]))
+    track = ObjectResult(255, "thing", 1.0, True, (0, 0, size[1], size[0]))
     assert draw_overlay(image, Tracks(mask, (track, points_track([(0, 0)])))).shape == image.shape
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from corrflow.errors import InputError
 from corrflow.evaluate import cli
 from corrflow.evaluate.datasets.points import JHMDB_JOINTS, open_badja, open_jhmdb, open_tapvid
 from corrflow.evaluate.masks import Method
-from corrflow.evaluate.methods.methods import ArtifactEncoder, FlowWarp, Identity, Track
+from corrflow.evaluate.methods.methods import ArtifactEncoder, FlowWarp, Identity, TrackerMethod
 from corrflow.evaluate.metrics.points import (
     badja_share,
     box_sizes,
@@ -166,7 +167,7 @@ def test_joints_outside_the_first_frame_are_lost_and_the_switch_drops_them(jhmdb
 def test_tracked_joints_beat_joints_that_stay(jhmdb: Path, small_artifact: Path) -> None:
     clips = open_jhmdb(jhmdb, 1)
     artifact = load_artifact(small_artifact)
-    tracked = Method("small", Track(ArtifactEncoder(small_artifact), artifact.settings))
+    tracked = Method("small", TrackerMethod(ArtifactEncoder(small_artifact), artifact.settings))
     report = evaluate_jhmdb(clips, [tracked, IDENTITY, Method("flow", FlowWarp())])
     assert report.means["small"][0] > report.means["identity"][0]
     assert report.means["flow"][0] > report.means["identity"][0]
@@ -197,6 +198,12 @@ def test_folders_that_are_no_jhmdb_say_what_is_missing(jhmdb: Path, spoil: Any, 
     with pytest.raises(InputError) as refusal:
         open_jhmdb(jhmdb)
     assert found in str(refusal.value)
+
+
+def test_joints_without_scipy_name_the_extra_to_install(jhmdb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(InputError, match=r"pip install 'corrflow\[eval\]'"):
+        open_jhmdb(jhmdb)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -343,7 +350,7 @@ def test_tracked_points_beat_points_that_stay(
 ) -> None:
     frames, _ = moving_square
     videos = open_tapvid(tapvid_file(tmp_path / "a.pkl", frames))
-    tracked = Method("small", Track(ArtifactEncoder(small_artifact), load_artifact(small_artifact).settings))
+    tracked = Method("small", TrackerMethod(ArtifactEncoder(small_artifact), load_artifact(small_artifact).settings))
     report = evaluate_tapvid(videos, [tracked, IDENTITY], mode, native=native)
     assert report.means["small"][1] > report.means["identity"][1]
     assert report.means["small"][0] > report.means["identity"][0]
@@ -389,7 +396,7 @@ def test_commands_print_tables_and_write_scores(
     jhmdb: Path, badja: Path, tmp_path: Path, moving_square, small_artifact: Path
 ) -> None:
     pickled = tapvid_file(tmp_path / "a.pkl", moving_square[0])
-    common = ["--artifact", str(small_artifact), "--baseline", "identity", "--out", str(tmp_path / "scores.json")]
+    common = ["--model", str(small_artifact), "--baseline", "identity", "--out", str(tmp_path / "scores.json")]
     for arguments, measure in (
         (["jhmdb", str(jhmdb)], "PCKmax@0.2"),
         (["badja", str(badja / "joint_annotations"), "--root", str(badja)], "PCK@0.2"),

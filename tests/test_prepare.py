@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 
 from corrflow.errors import InputError
+from corrflow.run_lock import lock_run
 from corrflow.train.data import prepare as preparing
-from corrflow.train.data.frames import Smaller, small_frames
+from corrflow.train.data.frames import FrameSampling, small_frames
 from corrflow.train.data.prepare import DIED, plan_shards, prepare, read_video
 from corrflow.train.data.shards import read_index
 
-HOW = Smaller(6.0, 48, quality=90)
+HOW = FrameSampling(6.0, 48, quality=90)
 
 
 def write_frames(folder: Path, seed: int, frames: int = 5) -> None:
@@ -198,7 +199,7 @@ def test_folders_are_thinned_to_the_rate_asked_for(
         cv2.imwrite(str(folder / f"{t}.png"), np.full((20, 20, 3), 25 * t, np.uint8))
     means = [
         round(float(np.mean(np.asarray(cv2.imdecode(np.frombuffer(frame, np.uint8), 1)))) / 25)
-        for frame in small_frames(folder, Smaller(asked, 20, folder_rate=held))
+        for frame in small_frames(folder, FrameSampling(asked, 20, folder_rate=held))
     ]
     assert means == (list(range(9)) if kept is None else kept)
 
@@ -210,7 +211,7 @@ def test_another_plan_or_a_second_run_is_refused(footage: Path, tmp_path: Path) 
         done = run(footage / "kinetics", tmp_path / "out", *options)
         assert done.returncode == 2 and f"other {named}" in done.stderr and "Traceback" not in done.stderr
     assert content(tmp_path / "out") == before
-    with preparing._alone(tmp_path / "out"):
+    with lock_run(tmp_path / "out" / ".lock"):
         done = run(footage / "kinetics", tmp_path / "out")
     assert done.returncode == 2 and "another at work in it" in done.stderr
     (tmp_path / "theirs").mkdir()

@@ -19,7 +19,7 @@ from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.backends.base import Backend
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
-from corrflow.runtime.tracking.occlusion import Presence, PresenceSettings, Watch, presence_for
+from corrflow.runtime.tracking.occlusion import ObjectState, OcclusionMonitor, OcclusionSettings, occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
 
@@ -42,14 +42,14 @@ def other() -> MaskObject:
     return MaskObject(2, mask, "other")
 
 
-def run(backend: Backend, frames: np.ndarray, objects: list, presence: PresenceSettings | None) -> list[Tracks]:
+def run(backend: Backend, frames: np.ndarray, objects: list, presence: OcclusionSettings | None) -> list[Tracks]:
     tracker = Tracker(backend, presence=presence)
     return [tracker.start(frames[0], objects), *(tracker.step(frame) for frame in frames[1:])]
 
 
 def test_a_hidden_object_is_lost_and_found_again(backend: Backend, hidden) -> None:
     frames, masks = hidden
-    results = run(backend, frames, [MaskObject(1, masks[0])], PresenceSettings())
+    results = run(backend, frames, [MaskObject(1, masks[0])], OcclusionSettings())
     for t, (tracks, true) in enumerate(zip(results, masks, strict=True)):
         track, found = tracks.objects[0], tracks.mask == 1
         if t in HIDDEN:
@@ -74,27 +74,27 @@ def test_an_object_that_has_changed_is_found_by_the_frames_it_was_last_seen_on(b
             frame[17:43, left - 3 : left + 23] = (200, 90, 20)
         frames.append(frame)
         masks.append(mask)
-    results = run(backend, np.stack(frames), [MaskObject(1, masks[0])], PresenceSettings())
+    results = run(backend, np.stack(frames), [MaskObject(1, masks[0])], OcclusionSettings())
     assert not any(tracks.objects[0].visible for tracks in results[14:19])
     found = [tracks.mask == 1 for tracks in results[19:]]
     overlaps = [(own & true).sum() / (own | true).sum() for own, true in zip(found, masks[19:], strict=True)]
     assert np.mean(overlaps) > 0.6  # 0.65; 0.56 where the frame it was given on is all that is searched
 
 
-def watch_of(labels: np.ndarray, features: np.ndarray, backend) -> tuple[Watch, Presence]:
-    """A watch over one object that is given by labels [1, h, w] on features [C, h, w]."""
-    presence = Presence()
-    watch = Watch(backend, TRACKING, PresenceSettings(), features, labels, [(0, presence)])
-    return watch, presence
+def monitor_of(labels: np.ndarray, features: np.ndarray, backend) -> tuple[OcclusionMonitor, ObjectState]:
+    """A monitor of one object that is given by labels [1, h, w] on features [C, h, w]."""
+    presence = ObjectState()
+    monitor = OcclusionMonitor(backend, TRACKING, OcclusionSettings(), features, labels, [(0, presence)])
+    return monitor, presence
 
 
-TRACKING = TrackingSettings(rows=0, ages=(1,), radius=(2,), top_k=1, temperature=0.1)
+TRACKING = TrackingSettings(short_side=0, recent_offsets=(1,), radius=(2,), top_k=1, temperature=0.1)
 
 
 class Sought:
     """A back end that finds nothing: what is watched is what it is given."""
 
-    any_attributes = True
+    supports_runtime_search_params = True
 
     def __init__(self, found: np.ndarray) -> None:
         self.found = found
@@ -102,7 +102,7 @@ class Sought:
     def new_memory(self, settings, labels, cells):
         return self
 
-    def remember(self, features, labels) -> None: ...
+    def add_frame(self, features, labels) -> None: ...
 
     def searched_with(self, attributes):
         return self
@@ -136,11 +136,11 @@ def block(top: int, left: int, height: int, width: int, high: float = 1.0) -> np
 def test_pieces_that_lie_apart_are_strays(piece: np.ndarray, kept: bool) -> None:
     whole = block(8, 0, 6, 10)
     features = two_kinds(whole[0] > 0.5)
-    watch, presence = watch_of(whole, features, Sought(whole))
-    watch.judge(features, whole, [(0, presence)])
+    monitor, presence = monitor_of(whole, features, Sought(whole))
+    monitor.judge(features, whole, [(0, presence)])
     if kept:  # a stray looks like the background; what is kept by its size or place may look like the object
         features = two_kinds((whole[0] > 0.5) | (piece[0] > 0.4))
-    judged = watch.judge(features, np.maximum(whole, piece), [(0, presence)])
+    judged = monitor.judge(features, np.maximum(whole, piece), [(0, presence)])
     np.testing.assert_array_equal(judged, np.maximum(whole, piece) if kept else whole)
     assert not presence.lost
 
@@ -150,20 +150,20 @@ def test_a_large_piece_is_kept_where_the_object_was() -> None:
     whole = block(8, 0, 6, 30)
     halves = np.maximum(block(8, 0, 6, 12), block(8, 24, 6, 6))
     features = two_kinds(whole[0] > 0.5)
-    watch, presence = watch_of(whole, features, Sought(whole))
-    watch.judge(features, whole, [(0, presence)])
-    judged = watch.judge(features, halves, [(0, presence)])
+    monitor, presence = monitor_of(whole, features, Sought(whole))
+    monitor.judge(features, whole, [(0, presence)])
+    judged = monitor.judge(features, halves, [(0, presence)])
     np.testing.assert_array_equal(judged, halves)
 
 
 def test_a_lost_object_may_come_back_where_it_was_not() -> None:
     whole, back, rest = block(8, 0, 6, 10), block(8, 24, 6, 10), block(8, 8, 2, 2)
-    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), sought := Sought(np.zeros_like(whole)))
-    watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
-    watch.judge(two_kinds(np.zeros((30, 40), bool)), np.zeros_like(whole), [(0, presence)])
+    monitor, presence = monitor_of(whole, two_kinds(whole[0] > 0.5), sought := Sought(np.zeros_like(whole)))
+    monitor.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
+    monitor.judge(two_kinds(np.zeros((30, 40), bool)), np.zeros_like(whole), [(0, presence)])
     assert presence.lost
     sought.found = np.maximum(back, rest)
-    judged = watch.judge(two_kinds(back[0] > 0.5), np.zeros_like(whole), [(0, presence)])
+    judged = monitor.judge(two_kinds(back[0] > 0.5), np.zeros_like(whole), [(0, presence)])
     np.testing.assert_array_equal(judged, back)
     assert not presence.lost
 
@@ -182,27 +182,27 @@ def test_what_comes_out_behind_a_post_is_no_stray(left: int, degrees: float, own
     whole, out = block(8, 0, 12, 12), block(8, left, 12, 3)
     around = 90 if own else 25
     angle = np.where(whole[0] > 0.5, 0, around)
-    watch, presence = watch_of(whole, turned(angle), Sought(whole))
-    watch.judge(turned(angle), whole, [(0, presence)])
+    monitor, presence = monitor_of(whole, turned(angle), Sought(whole))
+    monitor.judge(turned(angle), whole, [(0, presence)])
     both = np.maximum(whole, out)
-    judged = watch.judge(turned(np.where(out[0] > 0.5, degrees, angle)), both, [(0, presence)])
+    judged = monitor.judge(turned(np.where(out[0] > 0.5, degrees, angle)), both, [(0, presence)])
     np.testing.assert_array_equal(judged, both if kept else whole)
     assert not presence.lost
 
 
 def test_an_object_smaller_than_a_cell_is_watched() -> None:
     small, larger = block(8, 8, 1, 1, 0.4), block(8, 8, 2, 2)
-    watch, presence = watch_of(small, two_kinds(small[0] > 0.3), Sought(larger))
-    watch.judge(two_kinds(larger[0] > 0.5), larger, [(0, presence)])
+    monitor, presence = monitor_of(small, two_kinds(small[0] > 0.3), Sought(larger))
+    monitor.judge(two_kinds(larger[0] > 0.5), larger, [(0, presence)])
     assert not presence.lost and presence.usual > 0.9
 
 
 def test_the_faint_rim_of_a_stray_goes_with_it_and_the_rest_stays() -> None:
     whole, rim, stray = block(8, 0, 6, 10), block(19, 29, 5, 5, 0.4), block(20, 30, 3, 3)
     features = two_kinds(whole[0] > 0.5)
-    watch, presence = watch_of(whole, features, Sought(whole))
-    watch.judge(features, whole, [(0, presence)])
-    judged = watch.judge(features, np.maximum(np.maximum(whole, rim), stray), [(0, presence)])
+    monitor, presence = monitor_of(whole, features, Sought(whole))
+    monitor.judge(features, whole, [(0, presence)])
+    judged = monitor.judge(features, np.maximum(np.maximum(whole, rim), stray), [(0, presence)])
     assert judged[0, 19:23, 29:33].max() == 0  # one cell around
     np.testing.assert_array_equal(judged[0, :18], whole[0, :18])
 
@@ -210,16 +210,16 @@ def test_the_faint_rim_of_a_stray_goes_with_it_and_the_rest_stays() -> None:
 def test_an_object_given_in_pieces_keeps_them() -> None:
     both = np.maximum(block(8, 0, 6, 10), block(10, 25, 3, 3))
     features = two_kinds(both[0] > 0.5)
-    watch, presence = watch_of(both, features, Sought(np.zeros_like(both)))
-    np.testing.assert_array_equal(watch.judge(features, both, [(0, presence)]), both)
+    monitor, presence = monitor_of(both, features, Sought(np.zeros_like(both)))
+    np.testing.assert_array_equal(monitor.judge(features, both, [(0, presence)]), both)
 
 
 @pytest.mark.parametrize("found", [True, False])
 def test_a_mask_on_something_else_is_what_a_search_finds_or_lost(found: bool) -> None:
     whole, elsewhere, back = block(8, 0, 6, 10), block(8, 20, 6, 10), block(20, 0, 6, 10)
-    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), Sought(back if found else elsewhere))
-    assert np.array_equal(watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)]), whole)
-    judged = watch.judge(two_kinds(back[0] > 0.5), elsewhere, [(0, presence)])
+    monitor, presence = monitor_of(whole, two_kinds(whole[0] > 0.5), Sought(back if found else elsewhere))
+    assert np.array_equal(monitor.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)]), whole)
+    judged = monitor.judge(two_kinds(back[0] > 0.5), elsewhere, [(0, presence)])
     assert presence.lost is not found
     np.testing.assert_array_equal(judged, back if found else np.zeros_like(whole))
 
@@ -228,9 +228,9 @@ def test_what_looks_more_like_the_surroundings_is_not_the_object() -> None:
     """23 degrees from the object, whose best product is still 0.92 of the usual, but 22 from what lay around it."""
     whole, elsewhere = block(8, 0, 6, 10), block(8, 20, 6, 10)
     angle = np.where(whole[0] > 0.5, 0, 45)
-    watch, presence = watch_of(whole, turned(angle), Sought(elsewhere))
-    watch.judge(turned(angle), whole, [(0, presence)])
-    watch.judge(turned(np.where(elsewhere[0] > 0.5, 23, 90)), elsewhere, [(0, presence)])
+    monitor, presence = monitor_of(whole, turned(angle), Sought(elsewhere))
+    monitor.judge(turned(angle), whole, [(0, presence)])
+    monitor.judge(turned(np.where(elsewhere[0] > 0.5, 23, 90)), elsewhere, [(0, presence)])
     assert presence.lost
 
 
@@ -242,13 +242,13 @@ def turned(degrees: np.ndarray) -> np.ndarray:
 def test_what_is_half_hidden_stays_as_large_as_it_was_and_is_not_searched_with() -> None:
     whole = block(8, 0, 6, 10)
     features = two_kinds(whole[0] > 0.5)
-    watch, presence = watch_of(whole, features, Sought(whole))
+    monitor, presence = monitor_of(whole, features, Sought(whole))
     for width in (10, 8, 4, 2, 1):
         left = block(8, 0, 6, width)
-        watch.judge(two_kinds(left[0] > 0.5), left, [(0, presence)])
+        monitor.judge(two_kinds(left[0] > 0.5), left, [(0, presence)])
         assert not presence.lost
     assert presence.area > 50 and len(presence.seen) == 2
-    watch.judge(features, np.zeros_like(whole), [(0, presence)])
+    monitor.judge(features, np.zeros_like(whole), [(0, presence)])
     assert not presence.lost and presence.search is not None  # all of it is back, and found at once
 
 
@@ -256,16 +256,16 @@ def test_what_is_half_hidden_stays_as_large_as_it_was_and_is_not_searched_with()
 def test_the_last_of_it_at_the_pictures_border_is_still_in_sight(cells: int, lost: bool) -> None:
     """Of 400 cells: a hundredth that looks like the object is the object, and less is not held to be anything."""
     whole, rest = block(5, 0, 20, 20), block(5, 0, cells, 1)
-    watch, presence = watch_of(whole, two_kinds(whole[0] > 0.5), Sought(rest))
-    watch.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
-    judged = watch.judge(two_kinds(rest[0] > 0.5), rest, [(0, presence)])
+    monitor, presence = monitor_of(whole, two_kinds(whole[0] > 0.5), Sought(rest))
+    monitor.judge(two_kinds(whole[0] > 0.5), whole, [(0, presence)])
+    judged = monitor.judge(two_kinds(rest[0] > 0.5), rest, [(0, presence)])
     assert presence.lost is lost
     np.testing.assert_array_equal(judged, np.zeros_like(rest) if lost else rest)
 
 
 def test_what_is_never_hidden_is_never_lost(backend: Backend, moving_square) -> None:
     frames, masks = moving_square
-    watched = run(backend, frames, [MaskObject(1, masks[0])], PresenceSettings())
+    watched = run(backend, frames, [MaskObject(1, masks[0])], OcclusionSettings())
     plain = run(backend, frames, [MaskObject(1, masks[0])], None)
     for one, two in zip(watched, plain, strict=True):
         assert one.objects[0].visible and np.array_equal(one.mask, two.mask)
@@ -274,8 +274,8 @@ def test_what_is_never_hidden_is_never_lost(backend: Backend, moving_square) -> 
 @pytest.mark.parametrize("together", [True, False], ids=["given together", "added later"])
 def test_losing_and_removing_one_object_changes_no_bit_of_another(backend: Backend, hidden, together: bool) -> None:
     frames, masks = hidden
-    alone = run(backend, frames, [other()], PresenceSettings())
-    tracker = Tracker(backend, presence=PresenceSettings())
+    alone = run(backend, frames, [other()], OcclusionSettings())
+    tracker = Tracker(backend, presence=OcclusionSettings())
     square = MaskObject(1, masks[0])
     tracker.start(frames[0], [square, other()] if together else [other()])
     lost = 0
@@ -294,7 +294,7 @@ def test_losing_and_removing_one_object_changes_no_bit_of_another(backend: Backe
 
 def test_an_adopted_object_is_tracked_as_if_it_had_been_added(backend: Backend, hidden) -> None:
     frames, masks = hidden
-    settings = PresenceSettings()
+    settings = OcclusionSettings()
     main, newcomer, whole = (Tracker(backend, presence=settings) for _ in range(3))
     main.start(frames[0], [other()])
     whole.start(frames[0], [other()])
@@ -305,7 +305,7 @@ def test_an_adopted_object_is_tracked_as_if_it_had_been_added(backend: Backend, 
     newcomer.step(frames[2])
     main.step(frames[2])
     whole.step(frames[2])
-    main.adopt(newcomer)
+    main.merge(newcomer)
     assert main.object_ids == (1, 2) and newcomer.object_ids == ()
     main.rename(1, "red")
     for frame in frames[3:]:
@@ -316,14 +316,18 @@ def test_an_adopted_object_is_tracked_as_if_it_had_been_added(backend: Backend, 
 
 def test_what_cannot_be_adopted_or_renamed_is_refused(backend: Backend, moving_square) -> None:
     frames, masks = moving_square
-    one, two, plain = Tracker(backend, presence=PresenceSettings()), Tracker(backend, presence=PresenceSettings()), None
+    one, two, plain = (
+        Tracker(backend, presence=OcclusionSettings()),
+        Tracker(backend, presence=OcclusionSettings()),
+        None,
+    )
     plain = Tracker(backend)
     for tracker in (one, two, plain):
         tracker.start(frames[0], [MaskObject(1, masks[0])])
     with pytest.raises(InputError, match="twice"):
-        one.adopt(two)
+        one.merge(two)
     with pytest.raises(InputError, match="same frames"):
-        one.adopt(plain)
+        one.merge(plain)
     with pytest.raises(InputError, match="to rename"):
         one.rename(5, "five")
     assert one.object_ids == two.object_ids == (1,)
@@ -332,8 +336,8 @@ def test_what_cannot_be_adopted_or_renamed_is_refused(backend: Backend, moving_s
 def test_points_are_tracked_beside_watched_masks(backend: Backend, hidden) -> None:
     frames, masks = hidden
     points = KeypointsObject(7, np.array([[70, 50]], np.float32), ("a",))
-    together = run(backend, frames, [MaskObject(1, masks[0]), points], PresenceSettings())
-    alone = run(backend, frames, [points], PresenceSettings())
+    together = run(backend, frames, [MaskObject(1, masks[0]), points], OcclusionSettings())
+    alone = run(backend, frames, [points], OcclusionSettings())
     for one, two in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one.objects[1].points, two.objects[0].points)
 
@@ -342,7 +346,7 @@ def test_a_back_end_with_built_in_windows_is_watched_by_those(small_artifact: Pa
     artifact = load_artifact(small_artifact)
     backend = open_backend("onnx-function", artifact, threads=1)
     try:
-        presence = presence_for(backend, artifact.settings)
+        presence = occlusion_settings_for(backend, artifact.settings)
         results = run(backend, hidden[0], [MaskObject(1, hidden[1][0])], presence)
         assert [tracks.objects[0].visible for tracks in results[: HIDDEN.stop]] == [True] * 4 + [False] * 4
         assert results[-1].objects[0].visible
@@ -354,13 +358,18 @@ def test_a_back_end_with_built_in_windows_is_watched_by_those(small_artifact: Pa
 
 def test_what_cannot_be_searched_is_not_watched(small_artifact: Path, moving_square) -> None:
     artifact = load_artifact(small_artifact)
-    fewer, other_anchors = replace(artifact.settings, ages=(1, 2)), replace(artifact.settings, anchors=(0, 5))
+    fewer, other_anchors = (
+        replace(artifact.settings, recent_offsets=(1, 2)),
+        replace(artifact.settings, permanent_frames=(0, 5)),
+    )
     fused, built_in = (open_backend(name, artifact, threads=1) for name in ("onnxruntime", "onnx-function"))
     try:
-        assert presence_for(fused, fewer) is not None
-        assert presence_for(built_in, fewer) is None  # engines may be built for no more than its three references
-        assert presence_for(fused, other_anchors) is presence_for(built_in, other_anchors) is None
-        tracker = Tracker(built_in, fewer, PresenceSettings())
+        assert occlusion_settings_for(fused, fewer) is not None
+        assert (
+            occlusion_settings_for(built_in, fewer) is None
+        )  # engines may be built for no more than its three references
+        assert occlusion_settings_for(fused, other_anchors) is occlusion_settings_for(built_in, other_anchors) is None
+        tracker = Tracker(built_in, fewer, OcclusionSettings())
         with pytest.raises(InputError, match="leave the watching out"):
             tracker.start(moving_square[0][0], [MaskObject(1, moving_square[1][0])])
     finally:

@@ -20,7 +20,7 @@ from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
 HEIGHT, WIDTH, FRAMES = 44, 60, 58  # 11x15 cells; past the 50 frames of hvc and three dilations of mast
-OWN = TrackingSettings(rows=0, radius=(3,), top_k=7, temperature=0.08, ages=(1, 2, 4), dilation=(2,))
+OWN = TrackingSettings(short_side=0, radius=(3,), top_k=7, temperature=0.08, recent_offsets=(1, 2, 4), dilation=(2,))
 
 # What evaluation.md's table says, written down again: frames, radius in pixels, kept, temperature, hard labels.
 OWN_SEARCH = (lambda t: {0, t - 1, t - 2, t - 4}, 3 * 2 * 4, 7, 0.08, False)

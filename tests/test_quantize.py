@@ -14,7 +14,7 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.export import quantize, to_onnx
 from corrflow.export.cli import app
 from corrflow.runtime.artifacts.artifact import ENCODE, load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
 
@@ -36,8 +36,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(artifact: Path, calibrate: Path | None) -> to_onnx.Exported:
-    settings = TrackingSettings(rows=64, ages=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
-    return to_onnx.export_artifact("untrained:quarter", artifact, settings, SIZE, calibrate)
+    settings = TrackingSettings(short_side=64, recent_offsets=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
+    return to_onnx.export_artifact("random-init:quarter", artifact, settings, SIZE, calibrate)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_faster_encoder_of_8_bits_is_written_and_runs_in_the_runtime(
 
 def test_the_bundled_encoder_of_two_sizes_and_colours_goes_into_8_bits(pictures: Path) -> None:
     """Rounded with the rest, what keeps its lengths from zero would be zero: features that are no numbers."""
-    encode = load_artifact(bundled_artifact_path()).files[ENCODE]
+    encode = load_artifact(resolve_model(None)).files[ENCODE]
     assert quantize.quantise(encode, pictures, SIZE).similarity > quantize.LEAST_SIMILARITY
 
 
@@ -119,11 +119,11 @@ def test_a_folder_without_frames_is_refused(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [["--precision", "int8"], ["--calibrate", "."], ["--precision", "int4"], ["--davis", "."]],
+    [["--precision", "int8"], ["--calibration-data", "."], ["--precision", "int4"], ["--davis", "."]],
     ids=["no calibration", "no precision", "unknown precision", "scores without int8"],
 )
 def test_options_that_do_not_fit_together_exit_with_2(tmp_path: Path, options: list[str]) -> None:
-    result = CliRunner().invoke(app, ["onnx", "untrained:quarter", str(tmp_path / "artifact"), *options])
+    result = CliRunner().invoke(app, ["onnx", "random-init:quarter", str(tmp_path / "artifact"), *options])
     assert result.exit_code == 2
     assert "expected" in result.output
     assert not (tmp_path / "artifact").exists()

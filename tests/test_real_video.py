@@ -15,7 +15,7 @@ from corrflow.evaluate.datasets.masks import MaskSequence, open_davis
 from corrflow.export.to_onnx import read_encoder
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.memory import MemoryRing
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.resize import shrink
@@ -33,7 +33,7 @@ class TorchBackend:
     """Fulfils `backend.Backend` with the checkpoint that the bundled artifact was exported from."""
 
     name = "torch"
-    any_attributes, moves_windows = True, False
+    supports_runtime_search_params, supports_window_offsets = True, False
     device_frames = False
 
     def __init__(self, artifact: Artifact) -> None:
@@ -89,7 +89,7 @@ def dance(shared_data: Path) -> MaskSequence:
 
 def track(backend, sequence: MaskSequence) -> list[np.ndarray]:
     # Windows that stay, which every form has; those that follow are held against the definition in the op's own tests.
-    settings = replace(with_settings(backend.artifact.settings, rows=ROWS), follow=False)
+    settings = replace(with_settings(backend.artifact.settings, short_side=ROWS), move_windows=False)
     tracker = Tracker(backend, settings)
     frames = sequence.frames()
     masks = [tracker.start(next(frames).image, sequence.objects()).mask]
@@ -98,14 +98,14 @@ def track(backend, sequence: MaskSequence) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def through_torch(dance: MaskSequence) -> list[np.ndarray]:
-    return track(TorchBackend(load_artifact(bundled_artifact_path())), dance)
+    return track(TorchBackend(load_artifact(resolve_model(None))), dance)
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused kernel", "ONNX function"])
 def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(
     dance: MaskSequence, through_torch: list[np.ndarray], fused: bool
 ) -> None:
-    comparing = ComparingBackend(load_artifact(bundled_artifact_path()), fused)
+    comparing = ComparingBackend(load_artifact(resolve_model(None)), fused)
     through_onnx = track(comparing, dance)
     assert comparing.features_apart < 1e-4
     # Two scores that rounding swaps at the top_k boundary exchange candidates of nearly the same small weight.
@@ -123,8 +123,8 @@ def test_keypoints_stay_on_a_real_animal(shared_data: Path) -> None:
     seen = (points[:, 2] > 0) & (true[:, 2] > 0)
     points, true = points[seen, :2], true[seen, :2]
     pictures = [cv2.imread(str(folder / f"{number:05d}.jpg")) for number in range(int(first), int(last) + 1)]
-    backend = OnnxRuntimeBackend(load_artifact(bundled_artifact_path()))
-    tracker = Tracker(backend, with_settings(backend.artifact.settings, rows=240))
+    backend = OnnxRuntimeBackend(load_artifact(resolve_model(None)))
+    tracker = Tracker(backend, with_settings(backend.artifact.settings, short_side=240))
     names = tuple(name for name, used in zip(annotation["keypoint_names"], seen, strict=True) if used)
     tracks = tracker.start(np.asarray(pictures[0]), [KeypointsObject(1, points, names)])
     for picture in pictures[1:]:

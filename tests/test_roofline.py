@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corrflow.bench.op.roofline import DEVICES, Frame, milliseconds, table, work, work_table
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 
 
 def test_the_page_shows_what_the_command_prints() -> None:
@@ -15,7 +15,7 @@ def test_the_page_shows_what_the_command_prints() -> None:
 
 
 def test_the_frame_is_that_of_the_bundled_model() -> None:
-    artifact, frame = load_artifact(bundled_artifact_path()), Frame()
+    artifact, frame = load_artifact(resolve_model(None)), Frame()
     assert (frame.channels, frame.references) == (artifact.channels, artifact.settings.references)
     assert frame.attributes == artifact.settings.attributes
 

@@ -15,9 +15,9 @@ from corrflow.errors import InputError
 from corrflow.evaluate import cli
 from corrflow.evaluate.commands import davis_data
 from corrflow.evaluate.masks import DataSet, Method, evaluate_masks
-from corrflow.evaluate.methods.methods import ArtifactEncoder, Track
+from corrflow.evaluate.methods.methods import ArtifactEncoder, TrackerMethod
 from corrflow.evaluate.reports.report import mean_scores
-from corrflow.evaluate.search import Search, Space, Tried, better, changed, pareto
+from corrflow.evaluate.search import Search, SearchSpace, Trial, better, changed, pareto
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.backends.registry import open_backend
@@ -48,10 +48,10 @@ def data(root: Path) -> DataSet:
 
 def test_settings_tried_together_score_as_each_alone(data: DataSet, small_artifact: Path) -> None:
     own = load_artifact(small_artifact).settings
-    several = [own, changed(own, "radius", 3), changed(own, "rows", 48), changed(own, "recent", 1)]
+    several = [own, changed(own, "radius", 3), changed(own, "rows", 48), changed(own, "memory_frames", 1)]
     together = Search(data, small_artifact, 1, None).measure(several)
     for settings, tried in zip(several, together, strict=True):
-        method = Method("alone", Track(ArtifactEncoder(small_artifact), settings))
+        method = Method("alone", TrackerMethod(ArtifactEncoder(small_artifact), settings))
         alone = evaluate_masks(data, [method]).methods[0]
         assert tried.scores == mean_scores(alone.sequences.values())
         assert tried.seconds > 0
@@ -60,7 +60,7 @@ def test_settings_tried_together_score_as_each_alone(data: DataSet, small_artifa
 
 def test_every_setting_is_measured_once_and_kept(data: DataSet, small_artifact: Path, tmp_path: Path) -> None:
     own = load_artifact(small_artifact).settings
-    space = Space(radius=(1, 2, 3), recent=(1, 3))
+    space = SearchSpace(radius=(1, 2, 3), memory_frames=(1, 3))
     first = Search(data, small_artifact, 1, tmp_path / "kept")
     chosen = first.in_turn(own, space, 0.0)
     # The start is among the values of both: 1 + 2 radii + 1 number of frames, and one more where the radius changed.
@@ -75,8 +75,8 @@ def test_every_setting_is_measured_once_and_kept(data: DataSet, small_artifact: 
     assert everything.reused == len(first.tried)
 
 
-def tried(both: float, seconds: float, top_k: int = 1) -> Tried:
-    return Tried(TrackingSettings(top_k=top_k), {"J": both, "F": both, "J&F": both}, seconds)
+def tried(both: float, seconds: float, top_k: int = 1) -> Trial:
+    return Trial(TrackingSettings(top_k=top_k), {"J": both, "F": both, "J&F": both}, seconds)
 
 
 def test_the_choice_is_the_best_that_is_quick_enough() -> None:
@@ -91,10 +91,10 @@ def test_the_chosen_settings_become_an_artifact_that_any_back_end_runs(
     root: Path, small_artifact: Path, tmp_path: Path, moving_square
 ) -> None:
     out, new = tmp_path / "search", tmp_path / "tuned"
-    options = ["--radius", "1,3", "--recent", "", "--top-k", "5", "--temperature", ""]
+    options = ["--radius", "1,3", "--memory-frames", "", "--top-k", "5", "--temperature", ""]
     done = CliRunner().invoke(
         cli.app,
-        ["search", str(root), "--artifact", str(small_artifact), *options, "--out", str(out), "--write", str(new)],
+        ["search", str(root), "--model", str(small_artifact), *options, "--out", str(out), "--write", str(new)],
     )
     assert done.exit_code == 0, done.output
     found = json.loads((out / "search.json").read_text())
@@ -119,8 +119,8 @@ def test_the_chosen_settings_become_an_artifact_that_any_back_end_runs(
     ("options", "found"),
     [
         (["--radius", "a"], "--radius as whole numbers"),
-        (["--rows", "3"], "rows between"),
-        (["--recent", "99"], "recent frames"),
+        (["--short-side", "3"], "rows between"),
+        (["--memory-frames", "99"], "recent frames"),
         (["--temperature", "0"], "temperature > 0"),
         (["--write", "x"], "--out with --write"),
         (["--split", "val"], "val.txt, found ImageSets/2016/train.txt"),
@@ -128,7 +128,7 @@ def test_the_chosen_settings_become_an_artifact_that_any_back_end_runs(
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_wrong_options_are_one_line(root: Path, small_artifact: Path, options: list[str], found: str) -> None:
-    done = CliRunner().invoke(cli.app, ["search", str(root), "--artifact", str(small_artifact), *options])
+    done = CliRunner().invoke(cli.app, ["search", str(root), "--model", str(small_artifact), *options])
     assert done.exit_code == 2, done.output
     assert found in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -137,7 +137,7 @@ def test_files_that_hold_no_settings_are_refused(small_artifact: Path, tmp_path:
     from corrflow.export.retune import export_with_settings, read_settings
 
     path = tmp_path / "settings.json"
-    for text in ("{", "[]", "{}", '{"rows": 480, "surprise": 1}'):
+    for text in ("{", "[]", "{}", '{"short_side": 480, "surprise": 1}'):
         path.write_text(text)
         with pytest.raises(InputError, match="tracking settings in"):
             read_settings(path)

@@ -20,7 +20,7 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.bidirectional import PassPlaces, track_whole
 from corrflow.runtime.batch.label_discovery import Labels, read_labels
 from corrflow.runtime.batch.passes import FOLDER, blended, rounded
-from corrflow.runtime.batch.targets import Packed, strands_of
+from corrflow.runtime.batch.targets import CompressedAnnotation, strands_of
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
@@ -47,7 +47,7 @@ def tracker(small_artifact: Path) -> Iterator[Tracker]:
 
 
 def labels(given: Mapping[int, Sequence[TrackedObject]]) -> Labels:
-    return Labels({frame: [Packed.of(one) for one in objects] for frame, objects in given.items()})
+    return Labels({frame: [CompressedAnnotation.of(one) for one in objects] for frame, objects in given.items()})
 
 
 def run(
@@ -86,7 +86,7 @@ def test_between_two_labels_both_passes_count_by_time_and_confidence(
         tracker.start(images[start], given[start])
         for index in range(start + way, start + 5 * way, way):
             soft[index, way] = rounded(tracker.soft_step(images[index])[3])
-    upsample = Geometry.of((66, 98), tracker.settings.rows).upsampler()
+    upsample = Geometry.of((66, 98), tracker.settings.short_side).upsampler()
     for index in range(2, 6):
         certain = [float(part[part > 0.5].mean()) for part in (soft[index, 1], soft[index, -1])]
         weights = (6 - index) / 5 * certain[0], (index - 1) / 5 * certain[1]
@@ -196,7 +196,7 @@ def test_a_label_beyond_the_end_is_refused(
 def test_an_object_is_a_mask_or_points_and_not_both_in_turn() -> None:
     mask, points = MaskObject(1, np.ones((4, 4), bool)), KeypointsObject(1, np.zeros((1, 2), np.float32), ("a",))
     with pytest.raises(InputError, match="as a mask or as points"):
-        strands_of({0: [Packed.of(mask)], 1: [Packed.of(points)]})
+        strands_of({0: [CompressedAnnotation.of(mask)], 1: [CompressedAnnotation.of(points)]})
 
 
 def test_objects_are_the_same_on_all_frames_by_id_or_name(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_mask_in_a_folder_of_an_objects_name_is_that_object(tmp_path: Path, nu
 @settings(max_examples=60, deadline=None)
 @for_all(mask=arrays.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20))))
 def test_packed_masks_come_back_as_they_were(mask: np.ndarray) -> None:
-    back = Packed.of(MaskObject(5, mask, "name")).unpacked()
+    back = CompressedAnnotation.of(MaskObject(5, mask, "name")).unpacked()
     assert isinstance(back, MaskObject) and np.array_equal(back.mask, mask) and (back.id, back.name) == (5, "name")
 
 

@@ -32,11 +32,11 @@ from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
 from corrflow.train.config import TrainConfig
 from corrflow.train.data.clips import ClipSampler
 from corrflow.train.data.download import Downloads, public_name
-from corrflow.train.data.frames import Smaller
+from corrflow.train.data.frames import FrameSampling
 from corrflow.train.data.prepare import plan_shards, prepare
 from corrflow.train.data.shards import LocalFiles, Order, ShardedVideos, open_shards, read_index, shard_names
 
-SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, stills_share=0.0)
+SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, image_share=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[P
     root = tmp_path_factory.mktemp("footage")
     for seed in range(10):
         write_pictures(root / "videos" / str(seed), seed)
-    prepare(plan_shards(root / "videos", Smaller(6.0, 64), 2, 600.0), root / "shards", 1)
+    prepare(plan_shards(root / "videos", FrameSampling(6.0, 64), 2, 600.0), root / "shards", 1)
     return root / "shards"
 
 
@@ -368,6 +368,6 @@ def test_photographs_are_mixed_in_and_change_no_other_clip(
     stills = open_cache([tmp_path / "still.png"], 6.0, 64, tmp_path / "cache")
     with local(shards, Order(5, 0)) as videos:
         alone = ClipSampler(videos, None, SMALL)
-        mixed = ClipSampler(videos, stills, replace(SMALL, stills_share=0.5))
+        mixed = ClipSampler(videos, stills, replace(SMALL, image_share=0.5))
         same = [np.array_equal(alone.clip(number), mixed.clip(number)) for number in range(40)]
     assert 8 < sum(same) < 32

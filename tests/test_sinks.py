@@ -24,7 +24,7 @@ from corrflow.runtime.formats.jsonl import JsonLinesSink
 from corrflow.runtime.formats.mask_png import MaskFolderSink
 from corrflow.runtime.formats.overlay_video import VideoSink
 from corrflow.runtime.formats.points_csv import KeypointCsvSink
-from corrflow.runtime.types import Frame, ObjectTrack, Tracks
+from corrflow.runtime.types import Frame, ObjectResult, Tracks
 from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 RATE = Fraction(30000, 1001)
@@ -50,8 +50,8 @@ def tracks_at(index: int, size: tuple[int, int] = (48, 64)) -> Tracks:
     return Tracks(
         mask,
         (
-            ObjectTrack(1, "cat", 0.98765, True, (10 + index, 8, 30 + index, 20)),
-            ObjectTrack(
+            ObjectResult(1, "cat", 0.98765, True, (10 + index, 8, 30 + index, 20)),
+            ObjectResult(
                 7,
                 'a "quoted", Käse',
                 0.5,
@@ -61,7 +61,7 @@ def tracks_at(index: int, size: tuple[int, int] = (48, 64)) -> Tracks:
                 ("nose", "left, ear"),
                 np.array([0.91234, 0.2], np.float32),
             ),
-            ObjectTrack(200, "", 0.1, False),
+            ObjectResult(200, "", 0.1, False),
         ),
     )
 
@@ -125,7 +125,7 @@ def test_json_lines_hold_every_object_of_every_frame(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_keep_the_tables_readable(tmp_path: Path) -> None:
     points = np.array([[np.nan, np.inf]], np.float32)
-    tracks = Tracks(np.zeros((48, 64), np.uint8), (ObjectTrack(1, "", float("nan"), False, None, points, ("p",)),))
+    tracks = Tracks(np.zeros((48, 64), np.uint8), (ObjectResult(1, "", float("nan"), False, None, points, ("p",)),))
     with JsonLinesSink(tmp_path / "t.jsonl") as lines, KeypointCsvSink(tmp_path / "t.csv") as table:
         lines.write(frame_at(0), tracks)
         table.write(frame_at(0), tracks)
@@ -235,7 +235,7 @@ WRITER = """
     noise = np.random.default_rng(0)
     def frame(i): return Frame(noise.integers(0, 256, (96, 128, 3), np.uint8), i, i / 25, f"{i:05d}")
     points = np.zeros((40, 2), np.float32)
-    track = ObjectTrack(3, "long name", 1.0, True, None, points, tuple(map(str, range(40))))
+    track = ObjectResult(3, "long name", 1.0, True, None, points, tuple(map(str, range(40))))
     def tracks(): return Tracks(noise.integers(0, 256, (96, 128), np.uint8), (track,))
     sinks = [VideoSink(folder / "v.mp4", Fraction(25)), KeypointCsvSink(folder / "p.csv"),
              JsonLinesSink(folder / "t.jsonl"), MaskFolderSink(folder / "masks")]

@@ -28,7 +28,7 @@ def test_an_even_run_passes() -> None:
     ("change", "claim"),
     [
         ({"dropped": 99}, "captured ="),
-        ({"age": np.full(400, 0.07)}, "99 % of ages"),
+        ({"age": np.full(400, 0.07)}, "99 % of recent_offsets"),
         ({"age": np.repeat([0.005, 0.058], 200)}, "do not grow"),
         ({"memory": 10**8 + 250_000 * np.arange(400)}, "flat memory"),
     ],

@@ -79,9 +79,9 @@ def test_tracking_never_loads_torch(tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np, corrflow.runtime.commands.track\n"
         "from corrflow.runtime.artifacts.artifact import load_artifact\n"
-        "from corrflow.runtime.artifacts.bundled import bundled_artifact_path\n"
+        "from corrflow.runtime.artifacts.bundled import resolve_model\n"
         "from corrflow.runtime.backends.registry import open_backend\n"
-        "open_backend('auto', load_artifact(bundled_artifact_path()), 1).encode(np.zeros((32, 32, 3), np.uint8))\n"
+        "open_backend('auto', load_artifact(resolve_model(None)), 1).encode(np.zeros((32, 32, 3), np.uint8))\n"
         "print([name for name in ('torch', 'onnx', 'corrflow.train', 'corrflow.export') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)

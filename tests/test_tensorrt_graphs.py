@@ -79,13 +79,13 @@ def test_the_builder_takes(name: str, precision: str, artifact: Artifact, encode
 
 
 @pytest.mark.parametrize(
-    ("anchors", "dilation"),
+    ("permanent_frames", "dilation"),
     [((0,), (1,)), ((), (1,)), ((0,), (1, 2))],
     ids=["first frame", "no first frame", "first frame with a window of its own"],
 )
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
 def test_the_step_graph_tracks_as_the_tracker_does(
-    anchors: tuple[int, ...], dilation: tuple[int, ...], hard: bool, artifact: Artifact, moving_square
+    permanent_frames: tuple[int, ...], dilation: tuple[int, ...], hard: bool, artifact: Artifact, moving_square
 ) -> None:
     """From the first frame alone past a full memory: the same labels as the back end with its memory."""
     import onnxruntime
@@ -93,7 +93,7 @@ def test_the_step_graph_tracks_as_the_tracker_does(
     # Noise of each frame's own: a still background would tie over references, which the memory's ring has in turn.
     noise = np.random.default_rng(1).integers(0, 40, moving_square[0].shape, np.uint8)
     frames = moving_square[0] + noise
-    settings = TrackingSettings(64, anchors, (1, 2, 3), (2,), dilation, 10, 0.1, hard_labels=hard)
+    settings = TrackingSettings(64, permanent_frames, (1, 2, 3), (2,), dilation, 10, 0.1, hard_labels=hard)
     graphs = graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)
     step = onnxruntime.InferenceSession(graphs[STEP], providers=["CPUExecutionProvider"])
     artifact = replace(artifact, files=artifact.files | graphs, settings=settings)
@@ -101,12 +101,12 @@ def test_the_step_graph_tracks_as_the_tracker_does(
     memory = backend.new_memory(settings, LABELS, CELLS)
     labels = np.random.default_rng(0).random((LABELS, *CELLS), np.float32)
     features = backend.encode(frames[0])
-    memory.remember(features, labels)
+    memory.add_frame(features, labels)
     keys, values = features[None, None], labels[None, None]
     for count, frame in enumerate(frames[1:], start=2):
         features = backend.encode(frame)
         expected = backend.propagate(features, memory)
-        memory.remember(features, (expected > 0.5).astype(np.float32) if hard else expected)
+        memory.add_frame(features, (expected > 0.5).astype(np.float32) if hard else expected)
         got, keys, values = map(np.asarray, step.run(None, {"frame": frame[None], "keys": keys, "values": values}))
         np.testing.assert_allclose(got[0], expected, rtol=0, atol=1e-5)
         assert keys.shape[1] == values.shape[1] == min(count, settings.references)
@@ -115,7 +115,11 @@ def test_the_step_graph_tracks_as_the_tracker_does(
 
 @pytest.mark.parametrize(
     "settings",
-    [TrackingSettings(anchors=(0, 5)), TrackingSettings(ages=(1, 3)), TrackingSettings(dilate_after=15)],
+    [
+        TrackingSettings(permanent_frames=(0, 5)),
+        TrackingSettings(recent_offsets=(1, 3)),
+        TrackingSettings(dilate_past_age=15),
+    ],
     ids=["later anchor", "broken run", "widening window"],
 )
 def test_settings_that_one_graph_cannot_hold_have_no_step(settings: TrackingSettings, artifact: Artifact) -> None:

@@ -63,9 +63,9 @@ def test_a_moving_object_is_followed(backend: Backend, moving_square) -> None:
 
 
 def test_labels_match_a_brute_force_tracker(backend: Backend, moving_square, oracle) -> None:
-    """The whole loop again, written from its description: encode, copy from frame 0 and the last three, remember."""
+    """The whole loop again, written from its description: encode, copy from frame 0 and the last three, add_frame."""
     frames, masks = moving_square
-    if backend.any_attributes:
+    if backend.supports_runtime_search_params:
         backend = OnnxRuntimeBackend(backend.artifact, 1, fused=True, bits=32)
     tracker = Tracker(backend)
     tracker.start(frames[0], [MaskObject(1, masks[0])])
@@ -166,32 +166,36 @@ def test_keypoints_follow_what_they_are_on(backend: Backend, moving_square) -> N
 
 
 @settings(max_examples=200, deadline=None)
-@given(anchors=st.sets(st.integers(0, 12), max_size=4), ages=st.sets(st.integers(1, 9), max_size=5))
-def test_memory_holds_the_frames_that_the_settings_name_and_no_others(anchors: set[int], ages: set[int]) -> None:
-    if 0 not in anchors and 1 not in ages:
-        anchors.add(0)
-    named = TrackingSettings(anchors=tuple(sorted(anchors)), ages=tuple(sorted(ages)))
+@given(permanent_frames=st.sets(st.integers(0, 12), max_size=4), recent_offsets=st.sets(st.integers(1, 9), max_size=5))
+def test_memory_holds_the_frames_that_the_settings_name_and_no_others(
+    permanent_frames: set[int], recent_offsets: set[int]
+) -> None:
+    if 0 not in permanent_frames and 1 not in recent_offsets:
+        permanent_frames.add(0)
+    named = TrackingSettings(
+        permanent_frames=tuple(sorted(permanent_frames)), recent_offsets=tuple(sorted(recent_offsets))
+    )
     ring = MemoryRing(named, labels=1, cells=(1, 1), channels=2)
     for t in range(25):
-        ring.remember(np.full((2, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32))
+        ring.add_frame(np.full((2, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32))
         keys, values, attributes = ring.references()
-        kept = {frame for frame in range(t + 1) if frame in anchors or t + 1 - frame in ages}
+        kept = {frame for frame in range(t + 1) if frame in permanent_frames or t + 1 - frame in recent_offsets}
         assert sorted(values.ravel().tolist()) == sorted(keys[:, 0].ravel().tolist()) == sorted(kept)
         assert values.ravel().tolist() == ring.frames
         assert attributes == named.attributes
 
 
 def test_first_frame_and_last_few_are_references_without_a_copy() -> None:
-    ring = MemoryRing(TrackingSettings(ages=(1, 2, 3)), labels=1, cells=(1, 1), channels=1)
+    ring = MemoryRing(TrackingSettings(recent_offsets=(1, 2, 3)), labels=1, cells=(1, 1), channels=1)
     for _ in range(9):
-        ring.remember(np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32))
+        ring.add_frame(np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32))
         assert np.shares_memory(ring.references()[0], ring._keys)
 
 
 def test_references_past_an_age_are_searched_more_widely() -> None:
-    named = TrackingSettings(anchors=(0,), ages=(1,), dilation=(2,), dilate_after=15)
-    ages = [1, 15, 16, 30, 45, 600]
-    assert [named.attributes_for([age]).dilation for age in ages] == [(2,), (2,), (4,), (6,), (8,), (8,)]
+    named = TrackingSettings(permanent_frames=(0,), recent_offsets=(1,), dilation=(2,), dilate_past_age=15)
+    recent_offsets = [1, 15, 16, 30, 45, 600]
+    assert [named.attributes_for([age]).dilation for age in recent_offsets] == [(2,), (2,), (4,), (6,), (8,), (8,)]
     assert named.attributes_for([30, 1]).dilation == (6, 2)
     assert replace(named, dilation=(1, 2)).attributes_for([30, 16]).dilation == (3, 4)
 
@@ -232,11 +236,11 @@ def test_a_step_needs_a_start_and_frames_of_one_size(backend: Backend, moving_sq
         tracker.add([MaskObject(1, masks[0])])
 
 
-@pytest.mark.parametrize("change", [{"top_k": 3}, {"radius": (4,)}, {"dilate_after": 15}], ids=str)
+@pytest.mark.parametrize("change", [{"top_k": 3}, {"radius": (4,)}, {"dilate_past_age": 15}], ids=str)
 def test_only_the_fused_kernel_takes_settings_that_are_not_built_in(backend: Backend, change: dict) -> None:
     built_in = backend.artifact.settings
-    assert with_settings(built_in, rows=32, recent=1).references == 2
-    if backend.any_attributes:
+    assert with_settings(built_in, short_side=32, memory_frames=1).references == 2
+    if backend.supports_runtime_search_params:
         Tracker(backend, replace(built_in, **change))
     else:
         with pytest.raises(InputError, match="export an artifact with those"):
@@ -246,13 +250,13 @@ def test_only_the_fused_kernel_takes_settings_that_are_not_built_in(backend: Bac
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"anchors": (), "ages": (2,)}, "add one of them"),
-        ({"ages": (3, 1)}, "ascending"),
-        ({"ages": (0, 1)}, "from 1 to 64"),
-        ({"anchors": tuple(range(17))}, "at most 16"),
+        ({"permanent_frames": (), "recent_offsets": (2,)}, "add one of them"),
+        ({"recent_offsets": (3, 1)}, "ascending"),
+        ({"recent_offsets": (0, 1)}, "from 1 to 64"),
+        ({"permanent_frames": tuple(range(17))}, "at most 16"),
         ({"radius": (3, 4, 5)}, "one radius"),
-        ({"dilation": (1, 2), "anchors": (0, 5)}, "one radius"),
-        ({"dilate_after": -1}, "dilate_after"),
+        ({"dilation": (1, 2), "permanent_frames": (0, 5)}, "one radius"),
+        ({"dilate_past_age": -1}, "dilate_past_age"),
         ({"temperature": 0.0}, "temperature"),
     ],
 )

@@ -34,11 +34,11 @@ from corrflow.train.colors import (
 from corrflow.train.config import PRESETS, TrainConfig, preset
 from corrflow.train.data.clips import ClipCache, ClipSampler, open_cache
 from corrflow.train.data.frames import find_pictures, find_videos
-from corrflow.train.learner import Learner
+from corrflow.train.learner import Trainer
 from corrflow.train.losses import reconstruct
 from corrflow.train.model import Encoder, new_encoder, normalise, parameter_count
 
-SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, stills_share=0.5)
+SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, image_share=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_encoder_has_the_papers_size_and_stride() -> None:
 
 
 def test_an_untrained_encoder_is_another_for_each_seed() -> None:
-    usual, first, other = (read_encoder(f"untrained:quarter{seed}") for seed in ("", ":0", ":3"))
+    usual, first, other = (read_encoder(f"random-init:quarter{seed}") for seed in ("", ":0", ":3"))
     assert usual[1] == first[1] and torch.equal(usual[0].stem.weight, first[0].stem.weight)
     assert other[1]["seed"] == 3 and not torch.equal(other[0].stem.weight, first[0].stem.weight)
     assert torch.equal(other[0].stem.weight, new_encoder(preset("quarter"), 3).stem.weight)
@@ -223,7 +223,7 @@ def test_broken_files_are_left_out_and_named(videos: ClipCache) -> None:
 def test_photographs_move_but_stay_themselves(sampler: ClipSampler) -> None:
     """Frames of a pseudo-clip differ, yet optical flow finds the way back from one to the other."""
     assert sampler.stills is not None
-    still = ClipSampler(sampler.videos, sampler.stills, replace(SMALL, stills_share=1.0, crop=48))
+    still = ClipSampler(sampler.videos, sampler.stills, replace(SMALL, image_share=1.0, crop=48))
     before, after = [], []
     for clip in still.clips(range(6)):
         first, second = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)) for frame in clip[:2])
@@ -238,7 +238,7 @@ def test_photographs_move_but_stay_themselves(sampler: ClipSampler) -> None:
 
 def test_photographs_are_tilted_and_lit_as_time_goes_on(sampler: ClipSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Perspective and light start from none in frame 0 and grow evenly, within bounds, differently in each clip."""
-    still = ClipSampler(sampler.videos, sampler.stills, replace(SMALL, stills_share=1.0, frames=4))
+    still = ClipSampler(sampler.videos, sampler.stills, replace(SMALL, image_share=1.0, frames=4))
     matrices: list[np.ndarray] = []
     monkeypatch.setattr(still, "_warp", lambda picture, matrix: (matrices.append(matrix), picture)[1])
     flat = np.full((60, 80, 3), (100, 120, 140), np.uint8)
@@ -280,7 +280,7 @@ def test_unknown_names_and_ranges_are_refused(footage: Path, tmp_path: Path) -> 
 def command(footage: Path, out: Path, *options: str) -> list[str]:
     return [
         sys.executable, "-m", "corrflow.train.cli", "--data", str(footage / "videos"),
-        "--stills", str(footage / "stills"),
+        "--images", str(footage / "stills"),
         "--out", str(out), "--cache", str(footage / "cache"), "--batch", "1", "--crop", "32", "--radius", "2",
         "--threads", "1", "--save-every", "2", "--picture-every", "3", *options,
     ]  # fmt: skip
@@ -322,7 +322,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_
 def test_a_student_comes_near_its_teacher(sampler: ClipSampler) -> None:
     teacher = new_encoder(preset("half"), 3).eval()
     config = replace(SMALL, steps=12, learning_rate=3e-3)
-    learner = Learner.fresh(preset("quarter"), config, torch.zeros(4, 3), teacher=teacher)
+    learner = Trainer.fresh(preset("quarter"), config, torch.zeros(4, 3), teacher=teacher)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     results = [learner.step(sampler.clips(range(2 * step, 2 * step + 2)), step) for step in range(config.steps)]
     assert results[-1].forward < 0.7 * results[0].forward
@@ -341,7 +341,7 @@ def test_a_run_keeps_its_teacher(footage: Path, tmp_path: Path) -> None:
         return subprocess.run(command(footage, tmp_path / name, *options), capture_output=True, text=True)
 
     for name, kind, seed in (("one", "quarter", 1), ("two", "quarter", 2), ("raw", "paper", 1)):
-        untrained = Learner.fresh(preset(kind), replace(SMALL, seed=seed), torch.zeros(4, 3))
+        untrained = Trainer.fresh(preset(kind), replace(SMALL, seed=seed), torch.zeros(4, 3))
         save_checkpoint(tmp_path / name / FILE_NAME, untrained.checkpoint(0, {}))
     taught = ("--steps", "2", "--picture-every", "1", "--teacher")
     assert train("taught", *taught, str(tmp_path / "one")).returncode == 0
@@ -368,7 +368,7 @@ def test_minutes_fix_the_number_of_steps(footage: Path, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_one_sentence(footage: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / FILE_NAME
     if damage != "missing":
-        learner = Learner.fresh(PRESETS["quarter"], SMALL, torch.zeros(4, 2))
+        learner = Trainer.fresh(PRESETS["quarter"], SMALL, torch.zeros(4, 2))
         save_checkpoint(path, learner.checkpoint(0, {}))
         content = bytearray(path.read_bytes())
         if damage == "cut":

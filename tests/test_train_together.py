@@ -21,8 +21,8 @@ from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
 from corrflow.train.config import ABLATIONS, TrainConfig, learning, preset
 from corrflow.train.data.clips import ClipSampler, open_cache
 from corrflow.train.data.frames import find_videos
-from corrflow.train.distributed import Processes
-from corrflow.train.learner import Learner
+from corrflow.train.distributed import DistributedContext
+from corrflow.train.learner import Trainer
 from corrflow.train.pictures import best_matches, feature_picture, match_picture
 
 SMALL = TrainConfig(steps=4, batch=4, crop=32, radius=2, colours=4, threads=1)
@@ -75,7 +75,7 @@ def test_two_processes_train_as_one_does(footage: Path, tmp_path: Path) -> None:
     for line, other in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
         assert other["forward"] == pytest.approx(line["forward"], abs=1e-5)
         assert other["cycle"] == pytest.approx(line["cycle"], abs=1e-5)
-    start = Learner.fresh(one.model, one.train, one.codebook).encoder.state_dict()
+    start = Trainer.fresh(one.model, one.train, one.codebook).encoder.state_dict()
     for states, others in (
         (one.model_state, two.model_state),
         (one.average, two.average),
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(sampler: ClipSampler, tmp_path: 
         folder.mkdir()
         for stop in own:
             saved = loop.resume(folder, preset("quarter"), config)
-            learner = loop.prepare(preset("quarter"), config, sampler, None, Processes())
+            learner = loop.prepare(preset("quarter"), config, sampler, None, DistributedContext())
             if saved is not None:
                 learner.load(saved)
             loop.train(folder, learner, sampler, saved.step if saved else 0, {}, 100, 100, stop_at=stop)
@@ -155,7 +155,7 @@ def test_kills_at_any_point_lose_at_most_one_interval(
     (tmp_path / "unbroken").mkdir()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    learner = loop.prepare(model, config, sampler, None, Processes())
+    learner = loop.prepare(model, config, sampler, None, DistributedContext())
     loop.train(tmp_path / "unbroken", learner, sampler, 0, {}, steps, steps, stop_at=seen)
     torch.set_num_threads(threads)
     same(tmp_path / "unbroken", tmp_path / "killed")
@@ -191,7 +191,9 @@ def test_a_run_of_two_processes_stops_and_goes_on(footage: Path, tmp_path: Path)
     stopped = load_checkpoint(tmp_path / "run").step
     assert 0 < stopped < 100000, complaint.decode()[-800:]
     sampler = ClipSampler(open_cache(find_videos(footage / "videos"), 6.0, 256, footage / "cache"), None, SMALL)
-    learner = loop.prepare(preset("quarter"), load_checkpoint(tmp_path / "run").train, sampler, None, Processes())
+    learner = loop.prepare(
+        preset("quarter"), load_checkpoint(tmp_path / "run").train, sampler, None, DistributedContext()
+    )
     learner.load(load_checkpoint(tmp_path / "run"))
     assert loop.train(tmp_path / "run", learner, sampler, stopped, {}, 100, 100, stop_at=stopped + 2) == stopped + 2
 
@@ -199,25 +201,25 @@ def test_a_run_of_two_processes_stops_and_goes_on(footage: Path, tmp_path: Path)
 def test_clips_are_shared_out_whole() -> None:
     """Every arrangement gives each clip of a step to exactly one process; one that cannot is refused."""
     for count, accumulate in [(1, 1), (2, 1), (2, 2), (4, 3), (3, 4)]:
-        shares = [Processes(rank, count).clip_numbers(5, 24, accumulate) for rank in range(count)]
+        shares = [DistributedContext(rank, count).clip_numbers(5, 24, accumulate) for rank in range(count)]
         assert sorted(number for share in shares for number in share) == list(range(120, 144))
         # A part of the accumulation holds the same clips in every arrangement.
         first = {number for share in shares for number in share[: len(share) // accumulate]}
         assert first == set(range(120, 120 + 24 // accumulate))
     with pytest.raises(InputError, match=r"multiple of --accumulate times the processes \(2 x 3\), got 8"):
-        Processes(0, 3).clip_numbers(0, 8, 2)
+        DistributedContext(0, 3).clip_numbers(0, 8, 2)
 
 
 def test_accumulation_averages_the_parts_gradients(sampler: ClipSampler) -> None:
     """Against each part alone, from the same weights; normalisation is over a part, so the parts do not mix."""
-    whole = Learner.fresh(preset("quarter"), replace(SMALL, accumulate=2), codebook())
+    whole = Trainer.fresh(preset("quarter"), replace(SMALL, accumulate=2), codebook())
     clips = sampler.clips(range(4))
     whole.step(clips, 0)
     gradients = []
     for part, step in ((0, 0), (1, 1)):
-        alone = Learner.fresh(preset("quarter"), replace(SMALL, batch=2, steps=1), codebook())
+        alone = Trainer.fresh(preset("quarter"), replace(SMALL, batch=2, steps=1), codebook())
         # Step 1 of two clips has the numbers of the second part, and another share of true colours would change it.
-        alone.config = replace(alone.config, truth_end=SMALL.truth_start)
+        alone.config = replace(alone.config, teacher_forcing_end=SMALL.teacher_forcing_start)
         alone.step(clips[2 * part : 2 * part + 2], step)
         gradients.append({name: p.grad for name, p in alone.encoder.named_parameters()})
     for name, parameter in whole.encoder.named_parameters():
@@ -226,7 +228,7 @@ def test_accumulation_averages_the_parts_gradients(sampler: ClipSampler) -> None
 
 
 def test_the_average_is_what_is_exported_and_follows_its_formula(sampler: ClipSampler) -> None:
-    learner = Learner.fresh(preset("quarter"), replace(SMALL, average=0.5), codebook())
+    learner = Trainer.fresh(preset("quarter"), replace(SMALL, average=0.5), codebook())
     expected = {name: tensor.clone() for name, tensor in learner.encoder.state_dict().items()}
     for step in range(3):
         learner.step(sampler.clips(range(4 * step, 4 * step + 4)), step)
@@ -253,7 +255,7 @@ def test_colorization_is_the_rival_that_the_paper_starts_from(sampler: ClipSampl
     config = learning("colorization", {"batch": 2, "steps": 2, "crop": 32, "colours": 4}, [])
     assert (config.frames, config.radius, config.grey_input, config.cycle_weight) == (2, 0, True, 0.0)
     assert (config.lightness, config.temperature, preset("colorization").unit_norm) == (False, 1.0, False)
-    learner = Learner.fresh(replace(preset("colorization"), widths=(8, 8, 8, 8)), config, codebook()[:, 1:])
+    learner = Trainer.fresh(replace(preset("colorization"), widths=(8, 8, 8, 8)), config, codebook()[:, 1:])
     result = learner.step(sampler.clips(range(2))[:, :2], 0)
     assert result.copied is not None and result.copied.shape == (2, 1, 4, 8, 8) and result.cycle == 0
     assert learning("colorization", {"radius": 4}, []).radius == 4

@@ -1,4 +1,4 @@
-"""--watch and --no-watch: every way of tracking takes them, and a batch that was done otherwise is done again."""
+"""--redetect and --no-redetect: every way of tracking takes them, and a batch that was done otherwise is done again."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def test_corrflow_track_and_the_python_loop_watch_unless_told_not_to(
     backend: str, clip: Path, small_artifact: Path, tmp_path: Path
 ) -> None:
     mask = tmp_path / "labels" / "clip.png"
-    for option, watch in (([], True), (["--no-watch"], False)):
-        out = tmp_path / f"{watch}.jsonl"
-        named = ["--init", str(mask), "--jsonl", str(out), "--artifact", str(small_artifact), "--backend", backend]
+    for option, redetect in (([], True), (["--no-redetect"], False)):
+        out = tmp_path / f"{redetect}.jsonl"
+        named = ["--init", str(mask), "--jsonl", str(out), "--model", str(small_artifact), "--backend", backend]
         result = CliRunner().invoke(app, [str(clip), *named, *option])
         assert result.exit_code == 0, result.output
-        assert lost(visible(out.read_text())) is watch
-        tracks = corrflow.runtime.track(clip, masks=mask, artifact=small_artifact, backend=backend, watch=watch)
-        assert lost([one.objects[0].visible for one in tracks]) is watch
+        assert lost(visible(out.read_text())) is redetect
+        tracks = corrflow.runtime.track(clip, masks=mask, artifact=small_artifact, backend=backend, redetect=redetect)
+        assert lost([one.objects[0].visible for one in tracks]) is redetect
 
 
 def test_a_batch_watches_unless_told_not_to_and_is_done_again_otherwise(
     clip: Path, small_artifact: Path, tmp_path: Path
 ) -> None:
     def batch(*options: str) -> str:
-        named = ["--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "out"), "--artifact"]
+        named = ["--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "out"), "--model"]
         arguments = [str(clip), *named, str(small_artifact), "--workers", "1", "--format", "jsonl", *options]
         result = CliRunner().invoke(batch_cli.app, arguments)
         assert result.exit_code == 0, result.output
@@ -70,5 +70,5 @@ def test_a_batch_watches_unless_told_not_to_and_is_done_again_otherwise(
     (lines,) = found.rglob("*.jsonl")
     assert lost(visible(lines.read_text()))
     assert "(1 before)" in batch()
-    assert "(0 before)" in batch("--no-watch")
+    assert "(0 before)" in batch("--no-redetect")
     assert not lost(visible(lines.read_text()))

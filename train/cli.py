@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     \b
     Examples:
       corrflow-train --data videos/ --preset quarter --minutes 90 --out runs/first
-      corrflow-train --data videos/ --stills photographs/ --steps 20000 --out runs/second
+      corrflow-train --data videos/ --images photographs/ --steps 20000 --out runs/second
       corrflow-train --data 'https://host/shard-{000000..004799}.tar' --steps 200000 --out runs/large
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/paper
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/no-cycle --no-cycle
@@ -40,7 +40,7 @@ def train(
     ] = "quarter",
     minutes: Annotated[float | None, typer.Option(help="Length of the run; fixes its number of steps.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length of the run in optimiser steps.")] = None,
-    stills: Annotated[Path | None, typer.Option(help="Folder of photographs to make further clips from.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of photographs to make further clips from.")] = None,
     start_from: Annotated[Path | None, typer.Option(help="Run or checkpoint whose weights to start from.")] = None,
     teacher: Annotated[
         Path | None,
@@ -51,12 +51,16 @@ def train(
     frames: Annotated[int | None, typer.Option(help="Frames a clip. [3]")] = None,
     fps: Annotated[float, typer.Option(help="Frames a second that clips are sampled at.")] = 6.0,
     crop: Annotated[int, typer.Option(help="Side of the training frames in pixels.")] = 256,
-    smallest_view: Annotated[float, typer.Option(help="Least share of the short side that a crop shows.")] = 0.7,
+    min_crop_scale: Annotated[float, typer.Option(help="Least share of the short side that a crop shows.")] = 0.7,
     radius: Annotated[int | None, typer.Option(min=1, help="Window radius in cells. [6]")] = None,
     temperature: Annotated[float | None, typer.Option(help="Scores' divisor [0.07; 1 with preset paper].")] = None,
     dropout: Annotated[float, typer.Option(help="Probability of missing colour channels.")] = 0.7,
-    truth_start: Annotated[float | None, typer.Option(help="Probability of true colours at the start. [0.9]")] = None,
-    truth_end: Annotated[float | None, typer.Option(help="Probability of true colours at the end. [0.6]")] = None,
+    teacher_forcing_start: Annotated[
+        float | None, typer.Option(help="Probability of true colours at the start. [0.9]")
+    ] = None,
+    teacher_forcing_end: Annotated[
+        float | None, typer.Option(help="Probability of true colours at the end. [0.6]")
+    ] = None,
     cycle_weight: Annotated[float | None, typer.Option(min=0.0, help="Weight of the cycle terms. [0.1]")] = None,
     no_colour_dropout: Annotated[
         bool, typer.Option("--no-colour-dropout", help="Ablation: grey frames in place of missing channels.")
@@ -70,7 +74,7 @@ def train(
     no_cycle: Annotated[bool, typer.Option("--no-cycle", help="Ablation: no cycle terms.")] = False,
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate at the start.")] = 2e-4,
     ema: Annotated[float, typer.Option(help="Keep a moving average of the weights, such as 0.999; 0: none.")] = 0.0,
-    stills_share: Annotated[float, typer.Option(help="Share of clips made from photographs.")] = 0.3,
+    image_share: Annotated[float, typer.Option(help="Share of clips made from photographs.")] = 0.3,
     lightness: Annotated[
         bool | None,
         typer.Option(
@@ -113,8 +117,8 @@ def train(
             "frames": frames,
             "radius": radius,
             "temperature": temperature,
-            "truth_start": truth_start,
-            "truth_end": truth_end,
+            "teacher_forcing_start": teacher_forcing_start,
+            "teacher_forcing_end": teacher_forcing_end,
             "cycle_weight": cycle_weight,
             "lightness": lightness,
         }
@@ -130,11 +134,11 @@ def train(
             "accumulate": accumulate,
             "frames_per_second": fps,
             "crop": crop,
-            "smallest_view": smallest_view,
+            "min_crop_scale": min_crop_scale,
             "dropout": dropout,
             "learning_rate": learning_rate,
             "average": ema,
-            "stills_share": stills_share if stills else 0.0,
+            "image_share": image_share if images else 0.0,
             "seed": seed,
             "precision": command.choose_precision(precision, device),
             "compile": compile,
@@ -147,7 +151,7 @@ def train(
         )
         command.run(
             command.Request(
-                data, stills, out, cache, minutes, start_from, teacher, save_every, picture_every, device,
+                data, images, out, cache, minutes, start_from, teacher, save_every, picture_every, device,
                 workers or max(1, min(8, config.threads // 2)), keep_every, timeout,
             ),
             model,

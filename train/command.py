@@ -17,7 +17,7 @@ from corrflow.train.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from corrflow.train.data.clips import ClipSampler
-    from corrflow.train.distributed import Processes
+    from corrflow.train.distributed import DistributedContext
     from corrflow.train.model import Encoder
 
 
@@ -62,18 +62,18 @@ def choose_precision(asked: str, device: str) -> str:
 def run(request: Request, model: ModelConfig, config: TrainConfig) -> None:
     """Train, or go on with the run in `request.out`. Raises InputError before anything is written."""
     _torch()
-    from corrflow.train.distributed import joined
+    from corrflow.train.distributed import init_distributed
 
-    with joined(request.device) as processes:
+    with init_distributed(request.device) as processes:
         _run(request, model, config, processes)
 
 
-def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: Processes) -> None:
+def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: DistributedContext) -> None:
     import torch
 
     from corrflow.train import loop
     from corrflow.train.checkpoint import digest, load_checkpoint
-    from corrflow.train.learner import Learner
+    from corrflow.train.learner import Trainer
     from corrflow.train.model import parameter_count
 
     processes.clip_numbers(0, config.batch, config.accumulate)  # raises where they cannot be shared out
@@ -90,7 +90,7 @@ def _run(request: Request, model: ModelConfig, config: TrainConfig, processes: P
     initial = load_checkpoint(request.start_from) if request.start_from else None
     with _data(request, config, processes, console) as (sampler, provenance, described):
         if saved is not None:
-            learner, first = Learner.fresh(model, saved.train, saved.codebook, processes, teacher), saved.step
+            learner, first = Trainer.fresh(model, saved.train, saved.codebook, processes, teacher), saved.step
             learner.load(saved)
             provenance = saved.provenance
             console.print(f"going on with {request.out} at step {first} of {saved.train.steps}")
@@ -153,7 +153,7 @@ def _teacher(path: Path | None, model: ModelConfig) -> Encoder | None:
 
 @contextmanager
 def _data(
-    request: Request, config: TrainConfig, processes: Processes, console: Console
+    request: Request, config: TrainConfig, processes: DistributedContext, console: Console
 ) -> Iterator[tuple[ClipSampler, dict[str, Any], str]]:
     """The clips of a run, what its checkpoints say of them, and what whoever watches is told."""
     from corrflow.train import loop
@@ -191,7 +191,7 @@ def _data(
 
     with ExitStack() as stack:
         if clips is not None:
-            source = CachedVideos(clips, config.frames, needed=config.stills_share < 1)
+            source = CachedVideos(clips, config.frames, needed=config.image_share < 1)
             data = {"videos": len(clips), "video_frames": int(clips.starts[-1]), "stills": len(stills)}
             named = f"{len(clips)} videos"
         else:

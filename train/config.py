@@ -69,7 +69,7 @@ LEARNING: dict[str, dict[str, Any]] = {
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-colour-dropout": {"grey_input": True},
     "full-attention": {"radius": 0},
-    "no-scheduled-sampling": {"truth_start": 1.0, "truth_end": 1.0},
+    "no-scheduled-sampling": {"teacher_forcing_start": 1.0, "teacher_forcing_end": 1.0},
     "no-cycle": {"cycle_weight": 0.0},
 }
 
@@ -90,7 +90,7 @@ class TrainConfig:
     frames:            frames a clip, n in the paper: n - 1 copies forward and n - 1 back
     frames_per_second: rate at which clips are sampled
     crop:              side of the square training frames, in pixels
-    smallest_view:     least share of a video's short side that a crop shows; the smaller, the closer clips are seen
+    min_crop_scale:     least share of a video's short side that a crop shows; the smaller, the closer clips are seen
     radius:            window radius in cells, M in the paper; 0 searches the whole frame (the ablation)
     temperature:       divisor of the scores; 1 for the paper's raw dot products
     colours:           K-means classes of the colours that are copied
@@ -98,10 +98,10 @@ class TrainConfig:
     dropout:           probability that colour channels of a clip are zeroed
     grey_input:        grey frames in place of colour dropout (the ablation)
     jitter:            largest relative change of brightness, contrast and saturation
-    truth_start, truth_end: probability that a forward step copies the true colours, at the start and at the end;
+    teacher_forcing_start, teacher_forcing_end: probability that a forward step copies the true colours, at the start and at the end;
                        both 1 is the ablation without scheduled sampling
     cycle_weight:      weight of the cycle terms; 0 is the ablation
-    stills_share:      share of clips made from photographs by random motion, where there are photographs
+    image_share:      share of clips made from photographs by random motion, where there are photographs
     accumulate:        equal parts that a step's clips are computed in, one after another; a part, over all processes
                        together, is what batch normalisation takes its statistics from
     teacher:           "", or the digest of the encoder whose features are learned in place of copying colours
@@ -115,7 +115,7 @@ class TrainConfig:
     frames: int = 3
     frames_per_second: float = 6.0
     crop: int = 256
-    smallest_view: float = 0.7
+    min_crop_scale: float = 0.7
     radius: int = 6
     temperature: float = 0.07
     colours: int = 16
@@ -123,11 +123,11 @@ class TrainConfig:
     dropout: float = 0.7
     grey_input: bool = False
     jitter: float = 0.1
-    truth_start: float = 0.9
-    truth_end: float = 0.6
+    teacher_forcing_start: float = 0.9
+    teacher_forcing_end: float = 0.6
     cycle_weight: float = 0.1
     learning_rate: float = 2e-4
-    stills_share: float = 0.3
+    image_share: float = 0.3
     seed: int = 0
     precision: str = "float32"
     threads: int = 2
@@ -139,10 +139,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         limits = {
             "steps": (1, 10**9), "batch": (1, 4096), "frames": (2, 64), "frames_per_second": (0.1, 240.0),
-            "crop": (32, 2048), "smallest_view": (0.05, 1.0), "radius": (0, 128), "temperature": (1e-4, 1e4),
+            "crop": (32, 2048), "min_crop_scale": (0.05, 1.0), "radius": (0, 128), "temperature": (1e-4, 1e4),
             "colours": (2, 313), "dropout": (0.0, 1.0), "jitter": (0.0, 1.0),
-            "truth_start": (0.0, 1.0), "truth_end": (0.0, 1.0),
-            "cycle_weight": (0.0, 1e3), "learning_rate": (0.0, 1.0), "stills_share": (0.0, 1.0), "threads": (1, 1024),
+            "teacher_forcing_start": (0.0, 1.0), "teacher_forcing_end": (0.0, 1.0),
+            "cycle_weight": (0.0, 1e3), "learning_rate": (0.0, 1.0), "image_share": (0.0, 1.0), "threads": (1, 1024),
             "accumulate": (1, 4096), "average": (0.0, 0.999999),
         }  # fmt: skip
         for name, (low, high) in limits.items():
@@ -162,7 +162,7 @@ class TrainConfig:
     def truth_probability_at(self, step: int) -> float:
         """Probability of copying true colours, falling linearly over the run (paper, section 3.4.1)."""
         progress = min(step / max(self.steps - 1, 1), 1.0)
-        return self.truth_start + (self.truth_end - self.truth_start) * progress
+        return self.teacher_forcing_start + (self.teacher_forcing_end - self.teacher_forcing_start) * progress
 
 
 def learning(preset_name: str, given: dict[str, Any], ablations: list[str]) -> TrainConfig:

@@ -24,7 +24,7 @@ PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistributedContext:
     """rank: this process among all `count`; local_rank: among those of its machine; device: where it computes."""
 
     rank: int = 0
@@ -74,8 +74,8 @@ class Processes:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[Processes]:
-    """The processes that torchrun started, or this one alone, joined for as long as the context lasts.
+def init_distributed(device: str = "auto") -> Iterator[DistributedContext]:
+    """The processes that torchrun started, or this one alone, init_distributed for as long as the context lasts.
 
     device: cpu, cuda (each process has the GPU of its local rank), or auto: cuda where there is one.
     """
@@ -94,13 +94,13 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         )
     place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if count == 1:
-        yield Processes(device=place)
+        yield DistributedContext(device=place)
         return
     if on_gpu:
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
-        yield Processes(rank, count, local_rank, place)
+        yield DistributedContext(rank, count, local_rank, place)
     finally:
         dist.destroy_process_group()
 
@@ -146,7 +146,7 @@ class BatchNormOverProcesses(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def normalised_together(module: nn.Module, processes: Processes) -> nn.Module:
+def normalised_together(module: nn.Module, processes: DistributedContext) -> nn.Module:
     """The module with every BatchNorm2d in it replaced by one over all processes; parameters stay the same objects."""
     if processes.count == 1:
         return module

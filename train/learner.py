@@ -16,7 +16,7 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
 from corrflow.train.colors import bottlenecked, cell_colours, colour_classes, draw_bottleneck, rgb_to_lab
 from corrflow.train.config import ModelConfig, TrainConfig
-from corrflow.train.distributed import Processes, normalised_together
+from corrflow.train.distributed import DistributedContext, normalised_together
 from corrflow.train.losses import distance, reconstruct
 from corrflow.train.model import STRIDE, Encoder, new_encoder, normalise
 
@@ -53,7 +53,7 @@ class _Losses:
 
 
 @dataclass
-class Learner:
+class Trainer:
     """The state that a step changes, and nothing else.
 
     call:    the encoder as it is called in training: over all processes, and compiled where that was asked for
@@ -67,7 +67,7 @@ class Learner:
     scaler: torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
     codebook: Tensor
     config: TrainConfig
-    processes: Processes
+    processes: DistributedContext
     average: dict[str, Tensor] = field(default_factory=dict)
     teacher: Encoder | None = None
 
@@ -77,10 +77,10 @@ class Learner:
         model: ModelConfig,
         config: TrainConfig,
         codebook: Tensor,
-        processes: Processes | None = None,
+        processes: DistributedContext | None = None,
         teacher: Encoder | None = None,
-    ) -> Learner:
-        processes = processes or Processes()
+    ) -> Trainer:
+        processes = processes or DistributedContext()
         processes.clip_numbers(0, config.batch, config.accumulate)  # raises where they cannot be shared out
         encoder = new_encoder(model, config.seed).to(processes.device, exact_dtype(config))
         encoder = normalised_together(encoder.to(memory_format=torch.channels_last), processes).train()  # type: ignore[call-overload]

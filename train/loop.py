@@ -21,11 +21,11 @@ from corrflow.train.checkpoint import FILE_NAME, Checkpoint, kept_checkpoint, lo
 from corrflow.train.colors import fit_colour_codebook
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.data.clips import ClipSampler
-from corrflow.train.distributed import Processes
-from corrflow.train.learner import Learner
+from corrflow.train.distributed import DistributedContext
+from corrflow.train.learner import Trainer
 from corrflow.train.model import STRIDE, Encoder
 from corrflow.train.pictures import feature_picture, match_picture, reconstruction_picture
-from corrflow.train.run_logger import Records
+from corrflow.train.run_logger import RunLogger
 
 # Pictures that the colour codebook is fitted to are of clips that no run is long enough to reach.
 CODEBOOK_CLIPS = 2**62
@@ -46,9 +46,9 @@ def prepare(
     config: TrainConfig,
     sampler: ClipSampler,
     initial: Checkpoint | None,
-    processes: Processes,
+    processes: DistributedContext,
     teacher: Encoder | None = None,
-) -> Learner:
+) -> Trainer:
     """A learner at step 0, from random weights or from those of another run."""
     if initial is not None and initial.model != model:
         raise InputError(f"expected a checkpoint of the shape {model}, got {initial.model}; choose that preset")
@@ -56,7 +56,7 @@ def prepare(
     if processes.first and teacher is None:  # whose features are learned in place of colours
         pictures = [sampler.clip(CODEBOOK_CLIPS + number)[0] for number in range(64)]
         codebook = fit_colour_codebook(pictures, config.colours, config.lightness, config.seed)
-    learner = Learner.fresh(model, config, processes.from_first(codebook), processes, teacher)
+    learner = Trainer.fresh(model, config, processes.from_first(codebook), processes, teacher)
     if initial is not None:
         learner.start_from(initial)
     return learner
@@ -67,12 +67,12 @@ def steps_in(
     model: ModelConfig,
     config: TrainConfig,
     sampler: ClipSampler,
-    processes: Processes,
+    processes: DistributedContext,
     teacher: Encoder | None = None,
 ) -> int:
     """How many steps fit into `minutes`, measured on a learner that is thrown away."""
     codebook = torch.zeros(config.colours, 3 if config.lightness else 2)
-    learner = Learner.fresh(model, config, codebook, processes, teacher)
+    learner = Trainer.fresh(model, config, codebook, processes, teacher)
     seconds = []
     for step in range(5):
         clips = sampler.clips(processes.clip_numbers(step, config.batch, config.accumulate))
@@ -103,7 +103,7 @@ def resume(run: Path, model: ModelConfig, config: TrainConfig) -> Checkpoint | N
 
 def train(
     run: Path,
-    learner: Learner,
+    learner: Trainer,
     sampler: ClipSampler,
     first_step: int,
     provenance: dict[str, Any],
@@ -142,7 +142,7 @@ def train(
         for abandoned in run.glob(".checkpoint*.part"):  # being written at a kill
             abandoned.unlink(missing_ok=True)
     with ExitStack() as stack:
-        records = stack.enter_context(Records(run, config, first_step)) if processes.first else None
+        records = stack.enter_context(RunLogger(run, config, first_step)) if processes.first else None
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
         stop_requested = stack.enter_context(_stop_requests())

@@ -48,11 +48,11 @@ def prepare(
         from rich.progress import TimeRemainingColumn as Remaining
 
         from corrflow.train.command import available_threads
-        from corrflow.train.data.frames import Smaller
+        from corrflow.train.data.frames import FrameSampling
         from corrflow.train.data.prepare import REPORT, plan_shards
         from corrflow.train.data.prepare import prepare as run
 
-        plan = plan_shards(source, Smaller(fps, short_side, quality, folder_fps), per_shard, longest)
+        plan = plan_shards(source, FrameSampling(fps, short_side, quality, folder_fps), per_shard, longest)
         columns = (
             TextColumn("decoding videos"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), Remaining()
         )  # fmt: skip

@@ -14,7 +14,7 @@ from corrflow.train.curves import draw_log
 LOG_NAME = "log.jsonl"
 
 
-class Records:
+class RunLogger:
     """The records of a run in its folder, from `first_step` on; what a killed run wrote after that is dropped."""
 
     def __init__(self, run: Path, config: TrainConfig, first_step: int) -> None:
@@ -24,7 +24,7 @@ class Records:
         self._log = _log_up_to(run / LOG_NAME, first_step).open("a")
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(self, *_: object) -> None:

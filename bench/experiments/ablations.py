@@ -55,7 +55,13 @@ def switches(model: str, preset: str) -> tuple[str, ...]:
 
 
 def run(
-    data: str, length: tuple[str, str], preset: str, like: str | None, scoring: Scoring, out: Path, further: list[str]
+    data: str,
+    length: tuple[str, str],
+    preset: str,
+    settings_from: str | None,
+    scoring: Scoring,
+    out: Path,
+    further: list[str],
 ) -> list[Row]:
     """Train, export and score what is missing. length: --minutes or --steps and its value; further: for corrflow-train.
 
@@ -65,10 +71,13 @@ def run(
 
     named_preset(preset)
     scoring.sequences()  # raises before hours of training
-    _agree(out, {"data": data, "length": list(length), "preset": preset, "like": like, "further": further})
+    _agree(
+        out,
+        {"data": data, "length": list(length), "preset": preset, "settings_from": settings_from, "further": further},
+    )
     rows: list[Row] = []
     untrained = out / "artifacts" / UNTRAINED
-    export(f"untrained:{preset}", untrained, like)
+    export(f"random-init:{preset}", untrained, settings_from)
     artifacts = [untrained]
     for model in MODELS:
         folder = out / "runs" / model
@@ -78,7 +87,7 @@ def run(
             if not _finished(folder):
                 raise InputError(f"the run in {folder} was stopped; the same command goes on with it")
         artifacts.append(out / "artifacts" / model)
-        export(str(folder), artifacts[-1], like)
+        export(str(folder), artifacts[-1], settings_from)
         found = scores(artifacts, scoring, out / "scores")
         rows = [Row(UNTRAINED, 0, 0.0, found[0])]
         for name, score in zip(MODELS, found[1:], strict=False):
@@ -91,7 +100,7 @@ def run(
 def table(rows: list[Row], preset: str, scoring: Scoring) -> str:
     """Markdown: scores in percent, and beside them what the paper has."""
     whole = next((row.score.both for row in rows if row.model == WHOLE), None)
-    rows_at = "480" if scoring.rows is None else str(scoring.rows)
+    rows_at = "480" if scoring.short_side is None else str(scoring.short_side)
     lines = [
         f"# Ablations, preset {preset}",
         "",
@@ -121,7 +130,7 @@ def as_json(rows: list[Row], preset: str, scoring: Scoring) -> dict[str, Any]:
         "split": scoring.split,
         "sequences": scoring.sequences(),
         "protocol": scoring.protocol,
-        "rows": scoring.rows,
+        "short_side": scoring.short_side,
         "models": [
             {
                 "model": row.model,
@@ -177,26 +186,26 @@ def ablations(
     preset: Annotated[str, typer.Option(help="Of corrflow-train, for all models but the rival.")] = "paper",
     split: Annotated[str, typer.Option(help="List of sequences.")] = "dev",
     every: Annotated[int, typer.Option(help="Score each such sequence only.")] = 1,
-    rows: Annotated[int | None, typer.Option(help="Short side to score at. [480]")] = None,
+    short_side: Annotated[int | None, typer.Option(help="Short side to score at. [480]")] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Of corrflow-eval. [paper with preset paper, else plain]")
     ] = None,
-    like: Annotated[str | None, typer.Option(help="Artifact, or bundled, whose tracking settings to take.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that score.")] = 1,
+    settings_from: Annotated[str | None, typer.Option(help="Model whose tracking settings to take.")] = None,
+    workers: Annotated[int, typer.Option(help="DistributedContext that score.")] = 1,
     further: Annotated[list[str] | None, typer.Argument(help="After --: further options of corrflow-train.")] = None,
 ) -> None:
     """Train the paper's ablations for the same time each and write its table.
 
-    Example: bash scripts/ablations --data videos/ --davis DAVIS --minutes 60 --every 2 --rows 240 --out ablations --
-    --stills photographs/ --crop 192
+    Example: bash scripts/ablations --data videos/ --davis DAVIS --minutes 60 --every 2 --short-side 240 --out ablations --
+    --images photographs/ --crop 192
     """
     with errors_reported():
         if (minutes is None) == (steps is None):
             raise InputError("expected either --minutes or --steps, got both or neither; say how long to train")
         length = ("--minutes", str(minutes)) if minutes is not None else ("--steps", str(steps))
         protocol = protocol or ("paper" if preset == "paper" else "plain")
-        scoring = Scoring(davis, split, every, rows, protocol, workers)
-        run(data, length, preset, like, scoring, out, further or [])
+        scoring = Scoring(davis, split, every, short_side, protocol, workers)
+        run(data, length, preset, settings_from, scoring, out, further or [])
         print((out / "table.md").read_text())
 
 

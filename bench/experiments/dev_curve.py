@@ -24,7 +24,7 @@ from corrflow.errors import InputError, errors_reported
 from corrflow.evaluate.reports.files import write_text
 
 
-def measure(run: Path, scoring: Scoring, like: str | None) -> dict[int, Score]:
+def measure(run: Path, scoring: Scoring, settings_from: str | None) -> dict[int, Score]:
     """The score after each step of which there is a checkpoint, and the curve's files.
 
     Raises InputError where there is no checkpoint.
@@ -45,7 +45,7 @@ def measure(run: Path, scoring: Scoring, like: str | None) -> dict[int, Score]:
     folder = run / "dev-curve"
     artifacts = {step: folder / "artifacts" / f"{step:07d}" for step in sorted(found)}
     for step, artifact in artifacts.items():
-        export(str(found[step]), artifact, like)
+        export(str(found[step]), artifact, settings_from)
     curve = dict(zip(artifacts, scores(list(artifacts.values()), scoring, folder / "scores"), strict=True))
     _write(curve, scoring, folder, run / "tensorboard" / "dev")
     return curve
@@ -62,7 +62,7 @@ def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path
         "F": [score.contour for score in curve.values()],
     }
     described = {
-        "sequences": scoring.sequences(), "protocol": scoring.protocol, "rows": scoring.rows, "steps": list(curve),
+        "sequences": scoring.sequences(), "protocol": scoring.protocol, "short_side": scoring.short_side, "steps": list(curve),
         **lines,
     }  # fmt: skip
     write_text(folder / "curve.json", json.dumps(described, indent=1) + "\n")
@@ -81,17 +81,17 @@ def dev_curve(
     davis: Annotated[Path, typer.Option(help="Data set in the layout of DAVIS to score on.")],
     split: Annotated[str, typer.Option(help="List of sequences.")] = "dev",
     every: Annotated[int, typer.Option(help="Score each such sequence only.")] = 1,
-    rows: Annotated[int | None, typer.Option(help="Short side to score at. [the artifact's]")] = None,
+    short_side: Annotated[int | None, typer.Option(help="Short side to score at. [the artifact's]")] = None,
     protocol: Annotated[str, typer.Option(help="Of corrflow-eval.")] = "default",
-    like: Annotated[str | None, typer.Option(help="Artifact, or bundled, whose tracking settings to take.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that score.")] = 1,
+    settings_from: Annotated[str | None, typer.Option(help="Model whose tracking settings to take.")] = None,
+    workers: Annotated[int, typer.Option(help="DistributedContext that score.")] = 1,
 ) -> None:
     """Score every kept checkpoint of a run and draw the curve.
 
-    Example: bash scripts/dev-curve runs/first --davis DAVIS --every 2 --rows 240 --like bundled
+    Example: bash scripts/dev-curve runs/first --davis DAVIS --every 2 --short-side 240 --settings-from quarter
     """
     with errors_reported():
-        curve = measure(run, Scoring(davis, split, every, rows, protocol, workers), like)
+        curve = measure(run, Scoring(davis, split, every, short_side, protocol, workers), settings_from)
         for step, score in curve.items():
             region, contour, both = (f"{100 * value:5.1f}" for value in (score.region, score.contour, score.both))
             print(f"step {step:8d}  J {region}  F {contour}  J&F {both}")

@@ -31,14 +31,14 @@ class Scoring:
     """On what and how.
 
     every:    score each such sequence of the split's list only
-    rows:     short side that frames are shrunk to; None: the artifacts' own
+    short_side:     short side that frames are shrunk to; None: the artifacts' own
     protocol: of corrflow-eval
     """
 
     davis: Path
     split: str = "dev"
     every: int = 1
-    rows: int | None = None
+    short_side: int | None = None
     protocol: str = "default"
     workers: int = 1
 
@@ -49,26 +49,28 @@ class Scoring:
         return [sequence.name for sequence in open_davis(self.davis, self.split)][:: self.every]
 
 
-def export(checkpoint: str, artifact: Path, like: str | None) -> None:
-    """Write the artifact of a run, a checkpoint or untrained:PRESET, unless it is there.
+def export(checkpoint: str, artifact: Path, settings_from: str | None) -> None:
+    """Write the artifact of a run, a checkpoint or random-init:PRESET, unless it is there.
 
-    like: artifact whose settings to take; without, all scores of a window of radius 6 count: with the ten best alone,
+    settings_from: model whose settings to take; without, all scores of a window of radius 6 count: with the ten best alone,
     rounding decides what little-trained features copy, and the exporter refuses that.
     """
     if (artifact / DESCRIPTION).is_file():
         return
-    alone = ("--top-k", "0", "--radius", "6", "--edge-radius", "0")
-    command("export", "onnx", checkpoint, str(artifact), *(("--like", like) if like else alone))
+    alone = ("--top-k", "0", "--radius", "6", "--refine-radius", "0")
+    command(
+        "export", "onnx", checkpoint, str(artifact), *(("--settings-from", settings_from) if settings_from else alone)
+    )
 
 
 def scores(artifacts: Sequence[Path], scoring: Scoring, out: Path) -> list[Score]:
     """The scores of artifacts whose folders have different names; kept in `out`, as corrflow-eval keeps them."""
     options = ["--split", scoring.split, "--protocol", scoring.protocol, "--workers", str(scoring.workers)]
-    options += ["--rows", str(scoring.rows)] if scoring.rows is not None else []
+    options += ["--short-side", str(scoring.short_side)] if scoring.short_side is not None else []
     for name in scoring.sequences():
         options += ["--sequence", name]
     for artifact in artifacts:
-        options += ["--artifact", str(artifact)]
+        options += ["--model", str(artifact)]
     command("evaluate", "davis", str(scoring.davis), "--out", str(out), *options)
     methods = json.loads((out / "report.json").read_text())["methods"]  # in the order of the artifacts
     means = [method["mean_over_objects"] for method in methods]

@@ -10,9 +10,9 @@ import numpy as np
 
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan
-from corrflow.plugins.local_soft_copy.spec import UNUSED, Attributes, Reference, named_references
+from corrflow.plugins.local_soft_copy.spec import UNUSED, Attributes, SearchWindow, named_references
 from corrflow.runtime.artifacts.artifact import REFERENCES
-from corrflow.runtime.backends.cuda_device import CudaDevice, Shared
+from corrflow.runtime.backends.cuda_device import CudaDevice, PinnedBuffer
 
 STORAGES: tuple[Storage, ...] = ("float32", "float16", "bfloat16")
 # What the op promises; bfloat16 has half a step of 2^-9 for values up to one.
@@ -33,10 +33,10 @@ class Case:
     H: int
     W: int
     attributes: Attributes
-    named: tuple[Reference, ...] = ()
+    named: tuple[SearchWindow, ...] = ()
 
     @property
-    def rows(self) -> tuple[Reference, ...]:
+    def rows(self) -> tuple[SearchWindow, ...]:
         """What the kernel is given, which has them named always."""
         return self.named or named_references(None, self.K)
 
@@ -67,20 +67,34 @@ CASES = {
 }
 """Small ones at every edge of the definition; tests run the kernel's source on the CPU in each of them."""
 
-_MOVED = (Reference(1, 1, -2, 3), UNUSED, Reference(0), Reference(1, 0, 5, -4), Reference(1, 1, 0, 40))
+_MOVED = (SearchWindow(1, 1, -2, 3), UNUSED, SearchWindow(0), SearchWindow(1, 0, 5, -4), SearchWindow(1, 1, 0, 40))
 NAMED_CASES = {
     "named": Case(2, 3, 8, 3, 9, 19, Attributes((2, 3), (1, 2)), _MOVED),
     "named, top_k": Case(2, 3, 8, 3, 9, 19, Attributes((2, 3), (1, 2), 6), _MOVED),
-    "named, beyond the frame for some queries": Case(1, 1, 8, 2, 11, 20, Attributes((1,)), (Reference(0, 0, 7, -12),)),
-    "named, beyond it for some, top_k": Case(1, 1, 8, 2, 11, 20, Attributes((1,), top_k=4), (Reference(0, 0, -7, 12),)),
+    "named, beyond the frame for some queries": Case(
+        1, 1, 8, 2, 11, 20, Attributes((1,)), (SearchWindow(0, 0, 7, -12),)
+    ),
+    "named, beyond it for some, top_k": Case(
+        1, 1, 8, 2, 11, 20, Attributes((1,), top_k=4), (SearchWindow(0, 0, -7, 12),)
+    ),
     "named, channels and windows of the bundled model": Case(
-        1, 2, 155, 2, 9, 18, Attributes((8, 12), (1, 2), 5, 4.0), (Reference(0, 0), Reference(0, 0, 3, 9), _MOVED[0])
+        1,
+        2,
+        155,
+        2,
+        9,
+        18,
+        Attributes((8, 12), (1, 2), 5, 4.0),
+        (SearchWindow(0, 0), SearchWindow(0, 0, 3, 9), _MOVED[0]),
     ),
     "named, classes of several blocks, top_k": Case(2, 3, 8, 35, 5, 6, Attributes((1,), top_k=4), _MOVED),
 }
 """The same with windows that are moved and pictures that are searched several times or never."""
 
-_FOLLOWED = (*(Reference(0, 0, 12 * k, 30 * k) for k in range(4)), *(Reference(k, 1, k, 2 * k) for k in range(1, 6)))
+_FOLLOWED = (
+    *(SearchWindow(0, 0, 12 * k, 30 * k) for k in range(4)),
+    *(SearchWindow(k, 1, k, 2 * k) for k in range(1, 6)),
+)
 TIMED = {
     "480 rows, the bundled model": Case(1, 6, 155, 8, 120, 214, Attributes((12,), (1, 2), 5, 0.07)),
     "480 rows, windows that follow four objects": Case(
@@ -110,7 +124,7 @@ class OnGpu:
 
     def prepare(
         self, case: Case, storage: Storage, tensors: tuple[np.ndarray, ...]
-    ) -> tuple[Callable[[], None], Shared]:
+    ) -> tuple[Callable[[], None], PinnedBuffer]:
         """Compile, and upload query, keys and values; returns what launches the kernel, and where its result is."""
         launch = planned(case, storage)
         kernel = self.device.kernel(launch.source, launch.entry_point)
@@ -145,7 +159,7 @@ class OnGpu:
         self.device.wait()
         return (time.perf_counter() - start) / runs * 1e3
 
-    def _uploaded(self, array: np.ndarray) -> Shared:
+    def _uploaded(self, array: np.ndarray) -> PinnedBuffer:
         shared = self.device.share(array.shape, array.dtype)
         shared.host[...] = array
         self.device.upload(shared)

@@ -230,7 +230,9 @@ def _packed(kernel: str, bits: int) -> Callable[[Case, int], Call]:
             raise Unavailable(f"this processor does not multiply bytes ({kernel}); tracking searches 16 bits here")
         query, keys, values = inputs(case)
         packed = [cpu.pack(features, bits) for features in keys[0]]
-        stacked = cpu.Packed(np.stack([one.words for one in packed]), np.stack([one.scales for one in packed]), bits)
+        stacked = cpu.PackedFeatures(
+            np.stack([one.words for one in packed]), np.stack([one.scales for one in packed]), bits
+        )
 
         def call() -> np.ndarray:
             own = cpu.pack(query[0], bits, threads)

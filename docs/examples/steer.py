@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import bundled_artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.formats.mask_png import read_mask_objects
-from corrflow.runtime.live.capture.capture import Patience
+from corrflow.runtime.live.capture.capture import Timeouts
 from corrflow.runtime.live.command import open_capture
-from corrflow.runtime.live.outputs.worker import LiveSink, Output
+from corrflow.runtime.live.outputs.worker import LiveSink, SinkWorker
 from corrflow.runtime.live.results import LiveResult
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.tracking.tracker import Tracker
@@ -30,9 +30,9 @@ class Steering(LiveSink):
 
 
 def main(camera: str, mask: str) -> None:
-    capture, _ = open_capture(camera, Patience())
-    tracker = Tracker(open_backend("auto", load_artifact(bundled_artifact_path())))
-    output = Output("steering", Steering)
+    capture, _ = open_capture(camera, Timeouts())
+    tracker = Tracker(open_backend("auto", load_artifact(resolve_model(None))))
+    output = SinkWorker("steering", Steering)
     Session(capture, tracker, read_mask_objects([Path(mask)]), [output]).run()
     output.close()
 

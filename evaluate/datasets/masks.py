@@ -22,8 +22,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
-# Pillow comes with scikit-image, which is a dependency and requires it.
 from PIL import Image
 
 from corrflow.errors import InputError

@@ -123,8 +123,12 @@ def _jhmdb_tests(root: Path, split: int) -> set[str]:
 
 
 def _jhmdb_clip(name: str, images: Path, joints: Path) -> JointSequence:
-    import scipy.io
-
+    try:
+        import scipy.io
+    except ImportError as error:
+        raise InputError(
+            f"expected SciPy for the MATLAB file {joints}, found none; pip install 'corrflow[eval]'"
+        ) from error
     pictures = _pictures(images, f"frames of clip {name}")
     expected = f"expected joints pos_img [2, {len(JHMDB_JOINTS)}, frames] in the MATLAB file {joints}"
     if joints.stat().st_size > _LARGEST_TEXT:

@@ -34,7 +34,7 @@ class FeatureBackend:
     Raises InputError where the kernel was not built.
     """
 
-    any_attributes = moves_windows = True
+    supports_runtime_search_params = supports_window_offsets = True
     device_frames = False
 
     def __init__(self, name: str, settings: TrackingSettings, files: dict[str, bytes], threads: int) -> None:
@@ -186,7 +186,7 @@ class OnnxEncoderBackend(FeatureBackend):
         except Exception as error:
             raise CorrflowError(
                 f"{encoder.path} cannot encode a picture of {fixed[1]}x{fixed[0]} ({str(error).splitlines()[0]});"
-                " other --rows may fit it"
+                " other --short-side may fit it"
             ) from error
         found = np.asarray(found)
         if found.ndim != 4 or len(found) != 1:

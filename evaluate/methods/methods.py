@@ -23,27 +23,27 @@ from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.formats.mask_png import read_indexed_png
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.geometry import indexed_mask
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
 
 @dataclass(frozen=True)
-class Made:
+class MaskPrediction:
     """A mask [H, W] uint8 of object ids, and the seconds it took; None where nothing was computed."""
 
     mask: np.ndarray
     seconds: float | None = None
 
 
-class MaskMaker(Protocol):
+class MaskPredictor(Protocol):
     """Makes the masks of a sequence."""
 
     def describe(self) -> dict[str, Any]:
         """What the masks depend on besides the sequence, JSON-ready, with the hash of every file."""
         ...
 
-    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         """One per frame, in order; an object is in it from the frame on that it is given on."""
         ...
 
@@ -55,11 +55,11 @@ class Identity:
     def describe(self) -> dict[str, Any]:
         return {"kind": "identity"}
 
-    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         mask = np.zeros(sequence.size(0), np.uint8)
         for index in range(len(sequence)):
             mask = _with_given(mask, sequence.objects(index))
-            yield Made(mask)
+            yield MaskPrediction(mask)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class FlowWarp:
     def describe(self) -> dict[str, Any]:
         return {"kind": "flow", "opencv": cv2.__version__, "flow": "DIS, medium preset, backward"}
 
-    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         # OpenCV reads 0 as "no threading" and a negative number as its default, every core.
         cv2.setNumThreads(threads or -1)
         # OpenCV's type stubs do not have it.
@@ -94,10 +94,10 @@ class FlowWarp:
             ids += [item.id for item in given]
             labels = np.concatenate([labels, *(item.mask[None].astype(np.float32) for item in given)])
             before = grey
-            yield Made(_with_given(indexed_mask(ids, labels), given), seconds if frame.index else None)
+            yield MaskPrediction(_with_given(indexed_mask(ids, labels), given), seconds if frame.index else None)
 
 
-class Encoder(Protocol):
+class FeatureExtractor(Protocol):
     """Where a tracker's features come from."""
 
     def describe(self) -> dict[str, Any]: ...
@@ -151,35 +151,35 @@ class NamedOnnx:
 
 
 @dataclass(frozen=True)
-class Track:
+class TrackerMethod:
     """The tracker on an encoder's features.
 
     watched: whether strays are dropped and objects taken for lost and found again, where the back end can, as
              corrflow-track does it
     """
 
-    encoder: Encoder
+    encoder: FeatureExtractor
     settings: TrackingSettings
-    watched: bool = True
+    redetect: bool = True
 
     def describe(self) -> dict[str, Any]:
-        return {**self.encoder.describe(), "settings": asdict(self.settings), "watched": self.watched}
+        return {**self.encoder.describe(), "settings": asdict(self.settings), "redetect": self.redetect}
 
-    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         backend = self.encoder.open(self.settings, threads)
         try:
-            presence = presence_for(backend, self.settings) if self.watched else None
+            presence = occlusion_settings_for(backend, self.settings) if self.redetect else None
             tracker = Tracker(backend, self.settings, presence)
             for frame in sequence.frames():
                 given = sequence.objects(frame.index)
                 if frame.index == 0:
-                    yield Made(tracker.start(frame.image, given).mask)
+                    yield MaskPrediction(tracker.start(frame.image, given).mask)
                     continue
                 begin = time.perf_counter()
                 mask = tracker.step(frame.image).mask
                 if given:
                     tracker.add(given)
-                yield Made(_with_given(mask, given), time.perf_counter() - begin)
+                yield MaskPrediction(_with_given(mask, given), time.perf_counter() - begin)
         finally:
             backend.close()
 
@@ -212,7 +212,7 @@ class Predictions:
                 f" {', '.join(missing[:4])}{more}; complete the predictions"
             )
 
-    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[Made]:
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         self.check(sequence)
         scored = {index for frames in sequence.scored.values() for index in frames}
         known = {0, *sequence.object_ids}
@@ -222,7 +222,7 @@ class Predictions:
                 mask = self._read(sequence, index, known)
             else:
                 mask = _with_given(np.zeros_like(mask), sequence.objects(index))
-            yield Made(mask)
+            yield MaskPrediction(mask)
 
     def _read(self, sequence: MaskSequence, index: int, known: set[int]) -> np.ndarray:
         path = self.folder / sequence.name / f"{sequence.image_paths[index].stem}.png"

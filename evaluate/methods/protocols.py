@@ -38,23 +38,25 @@ MAST_DILATE_AFTER = 15
 
 
 def _paper(own: TrackingSettings) -> TrackingSettings:
-    return replace(own, anchors=(), ages=(1,), radius=(6,), top_k=0, hard_labels=True)
+    return replace(own, permanent_frames=(), recent_offsets=(1,), radius=(6,), top_k=0, hard_labels=True)
 
 
 def _mast(own: TrackingSettings) -> TrackingSettings:
-    return replace(own, anchors=(0, 5), ages=(1, 3, 5), radius=(6,), top_k=0, dilate_after=MAST_DILATE_AFTER)
+    return replace(
+        own, permanent_frames=(0, 5), recent_offsets=(1, 3, 5), radius=(6,), top_k=0, dilate_past_age=MAST_DILATE_AFTER
+    )
 
 
 def _crw(own: TrackingSettings) -> TrackingSettings:
-    return replace(own, anchors=(0,), ages=last_frames(20), radius=(24,), top_k=10, temperature=0.05)
+    return replace(own, permanent_frames=(0,), recent_offsets=last_frames(20), radius=(24,), top_k=10, temperature=0.05)
 
 
 def _vfs(own: TrackingSettings) -> TrackingSettings:
-    return replace(own, anchors=(0,), ages=last_frames(20), radius=(24,), top_k=10, temperature=0.07)
+    return replace(own, permanent_frames=(0,), recent_offsets=last_frames(20), radius=(24,), top_k=10, temperature=0.07)
 
 
 def _hvc(own: TrackingSettings) -> TrackingSettings:
-    return replace(own, anchors=(), ages=last_frames(50), radius=(12,), top_k=15, temperature=0.1)
+    return replace(own, permanent_frames=(), recent_offsets=last_frames(50), radius=(12,), top_k=15, temperature=0.1)
 
 
 _PUBLISHED: dict[str, Callable[[TrackingSettings], TrackingSettings]] = {
@@ -78,7 +80,7 @@ def apply_protocol(name: str, own: TrackingSettings) -> TrackingSettings:
     if name in ("default", "plain"):
         return own
     # Whatever a protocol does not name is as plain as possible, so that it does not depend on the artifact.
-    plain = replace(own, dilation=(1,), dilate_after=0, hard_labels=False, follow=False, edge_radius=0)
+    plain = replace(own, dilation=(1,), dilate_past_age=0, hard_labels=False, move_windows=False, refine_radius=0)
     return _PUBLISHED[name](plain)
 
 

@@ -36,7 +36,7 @@ VERSION = 1
 MOST_MOVED = 65536
 
 
-class Reference(NamedTuple):
+class SearchWindow(NamedTuple):
     """A row of `references`: the picture to search, which window, and how far that is moved in cells."""
 
     picture: int
@@ -45,7 +45,7 @@ class Reference(NamedTuple):
     right: int = 0
 
 
-UNUSED = Reference(-1)
+UNUSED = SearchWindow(-1)
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ class Attributes:
         return tuple(self.window(index) for index in range(count))
 
 
-def named_references(references: Sequence[Reference] | None, pictures: int) -> tuple[Reference, ...]:
+def named_references(references: Sequence[SearchWindow] | None, pictures: int) -> tuple[SearchWindow, ...]:
     """The references of a call on `pictures` pictures, without those that are left out; None: each picture once.
 
     Raises InputError for those that cannot be.
     """
     if references is None:
-        return tuple(Reference(k, k) for k in range(pictures))
+        return tuple(SearchWindow(k, k) for k in range(pictures))
     for picture, window, down, right in references:
         if picture >= pictures or window < 0 or max(abs(down), abs(right)) > MOST_MOVED:
             raise InputError(
@@ -126,7 +126,7 @@ def named_references(references: Sequence[Reference] | None, pictures: int) -> t
     return used
 
 
-def filled_up(named: Sequence[Reference], rows: int) -> list[Reference]:
+def filled_up(named: Sequence[SearchWindow], rows: int) -> list[SearchWindow]:
     """These references and as many unused ones as make `rows` rows. Raises InputError where they are more than that."""
     if len(named) > rows:
         raise InputError(f"LocalSoftCopy: expected at most {rows} references, got {len(named)}; name fewer")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corrflow.plugins.local_soft_copy.spec import Attributes, Reference, copied_shape, named_references
+from corrflow.plugins.local_soft_copy.spec import Attributes, SearchWindow, copied_shape, named_references
 
 
 def local_soft_copy(
@@ -16,7 +16,7 @@ def local_soft_copy(
     keys: Tensor,
     values: Tensor,
     attributes: Attributes,
-    references: Sequence[Reference] | None = None,
+    references: Sequence[SearchWindow] | None = None,
 ) -> Tensor:
     """Copy values to each query position from where the keys match it best (spec.py has the full definition).
 

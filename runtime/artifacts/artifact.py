@@ -18,8 +18,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.artifacts.onnx_check import check_onnx
 from corrflow.runtime.settings import STRIDE, TrackingSettings, settings_from_json
 
-# 1 knew the first frame and the last few only ("first_frame", "recent_frames"); it is still read.
-FORMAT_VERSION, OLDEST_VERSION = 3, 1
+FORMAT_VERSION = 4
 DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx"
 # What an artifact may have besides: a step as one graph, and encoders that only TensorRT reads.
 STEP, ENCODE_FP32, ENCODE_FP16, ENCODE_INT8 = "step.onnx", "encode-fp32.onnx", "encode-fp16.onnx", "encode-int8.onnx"
@@ -103,10 +102,8 @@ def load_artifact(path: Path | str) -> Artifact:
     try:
         description = json.loads(_read(path, DESCRIPTION))
         version = description["format"]
-        if version not in range(OLDEST_VERSION, FORMAT_VERSION + 1):
-            raise InputError(
-                f"{path}: expected artifact format {OLDEST_VERSION} to {FORMAT_VERSION}, got {version}; {_REMEDY}"
-            )
+        if version != FORMAT_VERSION:
+            raise InputError(f"{path}: expected artifact format {FORMAT_VERSION}, got {version}; {_REMEDY}")
         if description["stride"] != STRIDE or not 1 <= description["channels"] <= 4096:
             raise InputError(
                 f"{path}: expected stride {STRIDE} and 1 to 4096 channels, got {description['stride']} and"

@@ -1,36 +1,33 @@
-"""TODO."""
+"""Bundled models: their names, and the path of any model that a user names."""
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from pathlib import Path
 
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import DESCRIPTION
 
 BUNDLED = Path(__file__).parents[1] / "models"
+DEFAULT_MODEL = "quarter"
 
 
 def bundled_models() -> list[str]:
-    """Names of the artifacts that come with the package."""
+    """Return the names of the models that come with the package, in alphabetical order."""
     return sorted(folder.name for folder in BUNDLED.iterdir() if (folder / DESCRIPTION).is_file())
 
 
-def bundled_artifact_path() -> Path:
-    """The artifact that is used where none is named."""
-    return BUNDLED / "quarter"
+def resolve_model(model: str | PathLike[str] | None) -> Path:
+    """Return the path of a model.
 
+    model: name of a bundled model, path of an artifact folder or zip, or None for the default model. A bundled name
+           wins over a folder of that name; write ./quarter for the folder.
 
-def artifact_path(named: Path | None) -> Path:
-    """What a user named as artifact: a path, bundled:NAME for one that comes with the package, or nothing or "bundled".
-
-    Raises InputError for a name that does not come with it.
+    Raises InputError for a name that is neither a bundled model nor an existing path.
     """
-    if named is None or str(named) == "bundled":
-        return bundled_artifact_path()
-    family, _, name = str(named).partition(":")
-    if family != "bundled":
-        return named
-    if name not in bundled_models():
-        known = ", ".join(f"bundled:{each}" for each in bundled_models())
-        raise InputError(f"expected an artifact among {known}, got {named}; choose one of those or give a path")
-    return BUNDLED / name
+    name = DEFAULT_MODEL if model is None else fspath(model)
+    if name in bundled_models():
+        return BUNDLED / name
+    if not Path(name).exists():
+        raise InputError(f"expected a model among {', '.join(bundled_models())}, or a path, got {name!r}; check it")
+    return Path(name)

@@ -19,7 +19,7 @@ Features = Any
 class Memory(Protocol):
     """References of one group of objects: features with soft labels. Bytes held do not grow with the stream."""
 
-    def remember(self, features: Features, labels: np.ndarray) -> None:
+    def add_frame(self, features: Features, labels: np.ndarray) -> None:
         """Store the next frame: labels [N, h, w] float32. What the settings do not need any longer is overwritten.
 
         features: of any frame, as they were encoded or as np.asarray has brought them to the host
@@ -51,15 +51,15 @@ class Memory(Protocol):
 class Backend(Protocol):
     """Encodes frames and propagates labels.
 
-    any_attributes: whether it searches with any attributes, and not only with those built into propagate.onnx
-    moves_windows: whether the windows of its references can be moved, and so follow the objects
+    supports_runtime_search_params: whether it searches with any attributes, and not only with those built into propagate.onnx
+    supports_window_offsets: whether the windows of its references can be moved, and so follow the objects
     device_frames: whether frames may be on a GPU already (__cuda_array_interface__)
     """
 
     name: str
     artifact: Artifact
-    any_attributes: bool
-    moves_windows: bool
+    supports_runtime_search_params: bool
+    supports_window_offsets: bool
     device_frames: bool
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> Features:

@@ -50,7 +50,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Shared:
+class PinnedBuffer:
     """Page-locked memory on the host and its counterpart on the device.
 
     mapped: both are the same bytes, as a GPU that shares its memory with the processor has it: nothing is copied
@@ -101,7 +101,7 @@ class CudaDevice:
         pointer = int(self._call("cudaMalloc", math.prod(shape) * kind.itemsize))
         return Buffer(pointer, tuple(shape), kind, _Owner(self._cuda.cudaFree, pointer))
 
-    def share(self, shape: Sequence[int], dtype: Any) -> Shared:
+    def share(self, shape: Sequence[int], dtype: Any) -> PinnedBuffer:
         """Zeros on the host, page-locked, with a counterpart on the device that holds nothing yet."""
         kind = np.dtype(dtype)
         size = math.prod(shape) * kind.itemsize
@@ -111,21 +111,21 @@ class CudaDevice:
         host = np.asarray(_Bytes(pointer, size, owner)).view(kind).reshape(shape)
         host[...] = 0
         if not self._maps:
-            return Shared(host, self.allocate(shape, kind), False)
+            return PinnedBuffer(host, self.allocate(shape, kind), False)
         alias = int(self._call("cudaHostGetDevicePointer", pointer, 0))
-        return Shared(host, Buffer(alias, tuple(shape), kind, owner), True)
+        return PinnedBuffer(host, Buffer(alias, tuple(shape), kind, owner), True)
 
     def copy(self, target: Buffer, source: Buffer) -> None:
         """From device to device; both have the same number of bytes."""
         assert target.bytes == source.bytes, (target, source)
         self._copy(target.pointer, source.pointer, source.bytes)
 
-    def upload(self, shared: Shared) -> None:
+    def upload(self, shared: PinnedBuffer) -> None:
         """What the host side holds when the stream gets there, to the device side."""
         if not shared.mapped:
             self._copy(shared.buffer.pointer, shared.host.ctypes.data, shared.buffer.bytes)
 
-    def download(self, shared: Shared) -> None:
+    def download(self, shared: PinnedBuffer) -> None:
         """What the device side holds to the host side, which may be read after `wait`."""
         if not shared.mapped:
             self._copy(shared.host.ctypes.data, shared.buffer.pointer, shared.buffer.bytes)

@@ -42,7 +42,7 @@ _ENCODERS = {"fp32": (ENCODE_FP32, ENCODE), "fp16": (ENCODE_FP16,), "int8": (ENC
 
 
 @dataclass(frozen=True)
-class Made:
+class EngineSpec:
     """What engines depend on: rebuilt when anything of it differs.
 
     tensorrt, gpu, compute_capability: where they were built
@@ -82,7 +82,7 @@ class Made:
         """The engines' files."""
         return ENCODE_ENGINE, PROPAGATE_ENGINE
 
-    def difference(self, other: Made) -> str:
+    def difference(self, other: EngineSpec) -> str:
         """The first thing in which these engines differ from what is wanted; empty where nothing does."""
         for field in fields(self):
             mine, wanted = getattr(self, field.name), getattr(other, field.name)
@@ -97,7 +97,7 @@ class Made:
 class Engines:
     """Engines that this machine has signed."""
 
-    made: Made
+    made: EngineSpec
     contents: dict[str, bytes]
 
 
@@ -106,7 +106,7 @@ def encoder_for(artifact: Artifact, precision: str) -> bytes:
     for name in _ENCODERS[precision]:
         if name in artifact.files:
             return artifact.files[name]
-    more = " --precision int8 --calibrate VIDEOS" if precision == "int8" else ""
+    more = " --precision int8 --calibration-data VIDEOS" if precision == "int8" else ""
     raise InputError(
         f"{artifact.name}: expected {_ENCODERS[precision][-1]} for {precision}, found none; export it with"
         f" corrflow-export onnx{more}"
@@ -114,7 +114,7 @@ def encoder_for(artifact: Artifact, precision: str) -> bytes:
 
 
 def onnx_hashes(artifact: Artifact, precision: str, calibrated: str = "") -> tuple[str, str]:
-    """SHA-256 of what engines of this precision are built from; calibrated: as `Made` has it."""
+    """SHA-256 of what engines of this precision are built from; calibrated: as `EngineSpec` has it."""
     contents = encoder_for(artifact, "fp32" if calibrated else precision), artifact.files[PROPAGATE]
     first, second = (hashlib.sha256(content).hexdigest() for content in contents)
     return first, second
@@ -190,7 +190,7 @@ def load_engines(artifact: Artifact) -> Engines:
     # From here on all of it was written by `save_engines`.
     known: dict[str, Any] = dict(body["made"])
     known.update(frame=tuple(known["frame"]), onnx=tuple(known["onnx"]))
-    made, contents = Made(**known), {}
+    made, contents = EngineSpec(**known), {}
     for name in made.names:
         try:
             contents[name] = _read(folder / name)
@@ -201,7 +201,7 @@ def load_engines(artifact: Artifact) -> Engines:
     return Engines(made, contents)
 
 
-def check_suits(artifact: Artifact, made: Made, tensorrt: str, gpu: str, compute_capability: str) -> None:
+def check_suits(artifact: Artifact, made: EngineSpec, tensorrt: str, gpu: str, compute_capability: str) -> None:
     """Raise InputError for engines of another TensorRT, GPU or ONNX file than are here."""
     onnx, kernel = onnx_hashes(artifact, made.precision, made.calibrated), kernel_hash() if made.plugin else ""
     place = {"tensorrt": tensorrt, "gpu": gpu, "compute_capability": compute_capability}

@@ -1,6 +1,6 @@
 """A back end whose features and memory stay on the GPU: frames go in, soft labels come out.
 
-What runs the graphs is handed in (`Programs`): engines of TensorRT, or sessions of ONNX Runtime.
+What runs the graphs is handed in (`GraphSet`): engines of TensorRT, or sessions of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes, filled_up
 from corrflow.runtime.artifacts.artifact import REFERENCES, Artifact
-from corrflow.runtime.backends.cuda_device import Buffer, CudaDevice, Shared
+from corrflow.runtime.backends.cuda_device import Buffer, CudaDevice, PinnedBuffer
 from corrflow.runtime.backends.cuda_resize import DeviceShrink
 from corrflow.runtime.backends.memory import ReferenceSlots
 from corrflow.runtime.backends.resize import shrink
-from corrflow.runtime.settings import STRIDE, TrackingSettings, most_searched
+from corrflow.runtime.settings import STRIDE, TrackingSettings, max_windows
 
 logger = logging.getLogger("corrflow")
 
@@ -33,12 +33,12 @@ class Program(Protocol):
         ...
 
 
-class Programs(Protocol):
+class GraphSet(Protocol):
     """The graphs of an artifact on one device.
 
     name:       for people
     storage:    type of features and labels
-    recordable: whether a program can be part of a CUDA graph
+    supports_cuda_graph: whether a program can be part of a CUDA graph
     named:      whether what is propagated from is named: the whole memory goes in, and which of its slots are searched,
                 moved how far; otherwise the references alone, side by side
     frame, references, labels: (H, W), the most references and the one N that the programs are built for; None for any
@@ -47,7 +47,7 @@ class Programs(Protocol):
 
     name: str
     storage: np.dtype
-    recordable: bool
+    supports_cuda_graph: bool
     named: bool
     frame: tuple[int, int] | None
     references: int | None
@@ -70,13 +70,13 @@ class Programs(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _Room:
+class FrameBuffers:
     """Where frames of one size are, as they are given and as they are tracked, and their features.
 
     given: [1, H, W, 3] uint8; frame: [1, h, w, 3] uint8, the same memory where nothing is shrunk
     """
 
-    given: Shared
+    given: PinnedBuffer
     frame: Buffer
     features: Buffer
 
@@ -100,7 +100,7 @@ class DeviceFeatures:
 class _Labels:
     """Where labels pass between host and device, and those that were last handed out."""
 
-    shared: Shared
+    shared: PinnedBuffer
     returned: np.ndarray | None = None
 
 
@@ -121,11 +121,11 @@ class DeviceMemory:
         self._gathered: tuple[Buffer, Buffer] | None = None
         self._aims: Mapping[int, Sequence[tuple[int, int]]] = {}
         # At one address for good, so that a recorded step stays true while what is in it changes.
-        self.names = device.share((programs.rows or most_searched(settings), 4), np.int32) if programs.named else None
+        self.names = device.share((programs.rows or max_windows(settings), 4), np.int32) if programs.named else None
         self.recorded: dict[Any, Callable[[], None] | None] = {}  # None where it has run once, unrecorded
 
     @property
-    def soft(self) -> Shared:
+    def soft(self) -> PinnedBuffer:
         """Where labels pass between host and device."""
         return self._soft.shared
 
@@ -133,11 +133,11 @@ class DeviceMemory:
     def labels(self) -> int:
         return self._labels
 
-    def remember(self, features: DeviceFeatures | np.ndarray, labels: np.ndarray) -> None:
+    def add_frame(self, features: DeviceFeatures | np.ndarray, labels: np.ndarray) -> None:
         self._backend.check_fits(features, self)
         if labels.shape != (self._labels, *self.cells):
             raise CorrflowError(
-                f"expected labels {[self._labels, *self.cells]} to remember, got {list(labels.shape)}; make a memory"
+                f"expected labels {[self._labels, *self.cells]} to add_frame, got {list(labels.shape)}; make a memory"
                 " of that size"
             )
         slot = self.slots.take()
@@ -180,7 +180,7 @@ class DeviceMemory:
         slots = self.slots.wanted.tolist()
         count = len(slots)
         if not count:
-            raise CorrflowError("expected a memory with a frame in it, got an empty one; remember a frame first")
+            raise CorrflowError("expected a memory with a frame in it, got an empty one; add_frame a frame first")
         if self.names is None:
             keys, values = self._side_by_side(slots)
             return {"keys": keys.batch(), "values": values.batch()}
@@ -220,18 +220,18 @@ class DeviceBackend:
     labels out) is one CUDA graph. A step runs once as it is, then it is recorded, then the record is run.
     """
 
-    any_attributes = False
+    supports_runtime_search_params = False
     device_frames = True
 
-    def __init__(self, artifact: Artifact, device: CudaDevice, programs: Programs) -> None:
+    def __init__(self, artifact: Artifact, device: CudaDevice, programs: GraphSet) -> None:
         self.artifact, self.device, self.programs = artifact, device, programs
-        self.name, self.moves_windows = programs.name, programs.named
-        self._room: _Room | None = None
+        self.name, self.supports_window_offsets = programs.name, programs.named
+        self._room: FrameBuffers | None = None
         self._shrink: DeviceShrink | None = None
         self._no_shrink = ""  # why frames are shrunk on the CPU after all
         self._number = 0
         self._staged = self._on_host = False  # whether the newest frame is still to be encoded, and from which side
-        self._passage: Shared | None = None  # where features pass between the device and the host
+        self._staging: PinnedBuffer | None = None  # where features pass between the device and the host
         self._fetched: tuple[int, np.ndarray] | None = None  # the newest on the host, by their frame's number
 
     def encode(self, frame: Any, working: tuple[int, int] | None = None) -> DeviceFeatures:
@@ -280,7 +280,7 @@ class DeviceBackend:
                 )
         for what, asked, most in (
             ("slots of memory", len(ReferenceSlots(settings)), programs.slots),
-            ("windows to search", most_searched(settings), programs.rows),
+            ("windows to search", max_windows(settings), programs.rows),
         ):
             if most is not None and asked > most:
                 raise InputError(
@@ -359,11 +359,11 @@ class DeviceBackend:
 
     def close(self) -> None:
         self.device.wait()
-        self._room = self._passage = None
+        self._room = self._staging = None
         self.programs.close()
         self.device.close()
 
-    def _encode(self, room: _Room, on_host: bool) -> None:
+    def _encode(self, room: FrameBuffers, on_host: bool) -> None:
         if on_host:
             self.device.upload(room.given)
         if room.frame is not room.given.buffer:
@@ -373,7 +373,7 @@ class DeviceBackend:
 
     def _run(self, memory: DeviceMemory, key: tuple[Any, ...], step: Callable[[], None]) -> None:
         """Run a step, recorded from the second time on: the first may allocate, which a record cannot hold."""
-        if not self.programs.recordable or key not in memory.recorded:
+        if not self.programs.supports_cuda_graph or key not in memory.recorded:
             step()
             memory.recorded[key] = None
             return
@@ -382,20 +382,20 @@ class DeviceBackend:
             launch = memory.recorded[key] = self.device.record(step)
         launch()
 
-    def _room_for(self, given: tuple[int, int], working: tuple[int, int]) -> _Room:
+    def _room_for(self, given: tuple[int, int], working: tuple[int, int]) -> FrameBuffers:
         room = self._room
         if room is None or (room.given.buffer.shape[1:3], room.frame.shape[1:3]) != (given, working):
             cells = -(-working[0] // STRIDE), -(-working[1] // STRIDE)
             features = self.device.allocate((1, self.artifact.channels, *cells), self.programs.storage)
             shared = self.device.share((1, *given, 3), np.uint8)
             frame = shared.buffer if given == working else self.device.allocate((1, *working, 3), np.uint8)
-            room = self._room = _Room(shared, frame, features)
+            room = self._room = FrameBuffers(shared, frame, features)
         return room
 
-    def _passage_of(self, shape: tuple[int, ...]) -> Shared:
-        if self._passage is None or self._passage.buffer.shape != shape:
-            self._passage = self.device.share(shape, self.programs.storage)
-        return self._passage
+    def _passage_of(self, shape: tuple[int, ...]) -> PinnedBuffer:
+        if self._staging is None or self._staging.buffer.shape != shape:
+            self._staging = self.device.share(shape, self.programs.storage)
+        return self._staging
 
     def _shrinks(self) -> bool:
         """Whether the device shrinks frames; makes it ready to when it is first asked."""
@@ -411,8 +411,10 @@ class DeviceBackend:
         """Raise InputError for a size that the programs are not built for."""
         fixed = self.programs.frame
         if fixed is not None and working != fixed:
-            built_in = self.artifact.settings.rows
-            size = f"{working[0]}x{working[1]}" + (f" --rows {min(working)}" if 0 < built_in < min(working) else "")
+            built_in = self.artifact.settings.short_side
+            size = f"{working[0]}x{working[1]}" + (
+                f" --short-side {min(working)}" if 0 < built_in < min(working) else ""
+            )
             raise InputError(
                 f"expected frames of {fixed[1]}x{fixed[0]}, which the engines are built for, got"
                 f" {working[1]}x{working[0]}; build them with corrflow-export engine --size {size}, or track with"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corrflow.plugins.local_soft_copy.cpu import Packed, packed_depth
-from corrflow.plugins.local_soft_copy.spec import Attributes, Reference
+from corrflow.plugins.local_soft_copy.cpu import PackedFeatures, packed_depth
+from corrflow.plugins.local_soft_copy.spec import Attributes, SearchWindow
 from corrflow.runtime.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class ReferenceSlots:
 
     def __init__(self, settings: TrackingSettings) -> None:
         self._settings = settings
-        self._ring = max(settings.ages, default=0)
-        self._frames = np.full(len(settings.anchors) + self._ring, -1)  # counted from the first remembered
+        self._ring = max(settings.recent_offsets, default=0)
+        self._frames = np.full(len(settings.permanent_frames) + self._ring, -1)  # counted from the first remembered
         self._remembered = self._in_ring = 0
 
     def __len__(self) -> int:
@@ -33,13 +33,13 @@ class ReferenceSlots:
 
     def take(self) -> int | None:
         """The slot that the next frame overwrites, or None for a frame that will never be a reference."""
-        frame, anchors = self._remembered, self._settings.anchors
+        frame, permanent_frames = self._remembered, self._settings.permanent_frames
         self._remembered += 1
-        if frame in anchors:
-            slot = anchors.index(frame)
+        if frame in permanent_frames:
+            slot = permanent_frames.index(frame)
         elif self._ring:
             # An anchor is not in the ring as well, so that every reference is there once.
-            slot = len(anchors) + self._in_ring % self._ring
+            slot = len(permanent_frames) + self._in_ring % self._ring
             self._in_ring += 1
         else:
             return None
@@ -53,20 +53,20 @@ class ReferenceSlots:
         They are the first slots, without a gap, where the references are the first frame and the last few.
         """
         filled = self._frames >= 0
-        recent = np.isin(self._remembered - self._frames, self._settings.ages)
-        return np.flatnonzero(filled & (recent | np.isin(self._frames, self._settings.anchors)))
+        recent = np.isin(self._remembered - self._frames, self._settings.recent_offsets)
+        return np.flatnonzero(filled & (recent | np.isin(self._frames, self._settings.permanent_frames)))
 
     @property
     def frames(self) -> list[int]:
         """The frames in those slots."""
         return self._frames[self.wanted].tolist()
 
-    def named(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> tuple[Reference, ...]:
+    def named(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> tuple[SearchWindow, ...]:
         """The references by their slots, each through the window of its place, those of a frame once for each of its
         moves (down, right) in `aims`, and unmoved where that has none.
         """
         return tuple(
-            Reference(slot, window, *move)
+            SearchWindow(slot, window, *move)
             for window, (slot, frame) in enumerate(zip(self.wanted.tolist(), self.frames, strict=True))
             for move in aims.get(frame, ((0, 0),))
         )
@@ -130,7 +130,7 @@ class MemoryRing(_Ring):
         super().__init__(settings, labels, cells)
         self._keys = np.empty((len(self._slots), channels, *cells), np.float32)
 
-    def remember(self, features: np.ndarray, labels: np.ndarray) -> None:
+    def add_frame(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Store the next frame: features [C, h, w], labels [N, h, w], both float32."""
         slot = self._slots.take()
         if slot is not None:
@@ -144,7 +144,7 @@ class MemoryRing(_Ring):
         chosen = self._chosen
         return self._keys[chosen], self._values[chosen], self.attributes
 
-    def named_references(self) -> tuple[np.ndarray, np.ndarray, Attributes, tuple[Reference, ...]]:
+    def named_references(self) -> tuple[np.ndarray, np.ndarray, Attributes, tuple[SearchWindow, ...]]:
         """All slots, keys [S, C, h, w] and values [S, N, h, w], how to search, and which of them, moved how far."""
         return self._keys, self._values, self.attributes, self._slots.named(self._aims)
 
@@ -162,21 +162,21 @@ class PackedRing(_Ring):
         cells: tuple[int, int],
         channels: int,
         bits: int,
-        pack: Callable[[np.ndarray], Packed],
+        pack: Callable[[np.ndarray], PackedFeatures],
     ) -> None:
         super().__init__(settings, labels, cells)
         self._words = np.empty((len(self._slots), packed_depth(channels, bits), *cells), np.int32)
         self._scales = np.empty(len(self._slots), np.float32)
         self._bits, self._pack = bits, pack
 
-    def remember(self, features: np.ndarray, labels: np.ndarray) -> None:
+    def add_frame(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Store the next frame: features [C, h, w], labels [N, h, w], both float32."""
         slot = self._slots.take()
         if slot is not None:
             packed = self._pack(features)
             self._words[slot], self._scales[slot], self._values[slot] = packed.words, packed.scales, labels
 
-    def named_references(self) -> tuple[Packed, np.ndarray, Attributes, tuple[Reference, ...]]:
+    def named_references(self) -> tuple[PackedFeatures, np.ndarray, Attributes, tuple[SearchWindow, ...]]:
         """As MemoryRing's, with packed keys."""
-        packed = Packed(self._words, self._scales, self._bits)
+        packed = PackedFeatures(self._words, self._scales, self._bits)
         return packed, self._values, self.attributes, self._slots.named(self._aims)

@@ -30,7 +30,7 @@ class OnnxRuntimeBackend:
             raise InputError(cpu.unavailable())
         if bits not in (None, 8, 16, 32):
             raise InputError(f"expected 8, 16 or 32 bits, got {bits}")
-        self.artifact, self.any_attributes = artifact, fused
+        self.artifact, self.supports_runtime_search_params = artifact, fused
         self._bits = bits or (8 if artifact.has_integer_encoder and cpu.multiplies_bytes() else 16)
         self.name = (
             f"onnxruntime-cpu, fused {cpu.kernels()[0]} kernel on {self._bits} bits"
@@ -38,7 +38,7 @@ class OnnxRuntimeBackend:
             else "onnxruntime-cpu, ONNX function"
         )
         self._threads = threads
-        self._packed: tuple[np.ndarray, cpu.Packed] | None = None
+        self._packed: tuple[np.ndarray, cpu.PackedFeatures] | None = None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors; its warnings are about its own optimiser
@@ -61,12 +61,15 @@ class OnnxRuntimeBackend:
                 f" ({str(error).splitlines()[0]}); export the artifact again or update onnxruntime"
             ) from error
         _expect_inputs(artifact.name, ENCODE, self._encode, {"frame"})
-        self.moves_windows = fused
+        self.supports_window_offsets = fused
         if self._propagate is not None:
             searched = {"query", "keys", "values"}
-            self.moves_windows = REFERENCES in {entry.name for entry in self._propagate.get_inputs()}
+            self.supports_window_offsets = REFERENCES in {entry.name for entry in self._propagate.get_inputs()}
             _expect_inputs(
-                artifact.name, PROPAGATE, self._propagate, searched | ({REFERENCES} if self.moves_windows else set())
+                artifact.name,
+                PROPAGATE,
+                self._propagate,
+                searched | ({REFERENCES} if self.supports_window_offsets else set()),
             )
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
@@ -94,7 +97,7 @@ class OnnxRuntimeBackend:
             return cpu.local_soft_copy(
                 query[None], keys[None], values[None], attributes, self._threads, references=named
             )[0]
-        if self.moves_windows:
+        if self.supports_window_offsets:
             keys, values, _, named = memory.named_references()
             rows = {REFERENCES: np.array(named, np.int32)}
         else:
@@ -102,8 +105,8 @@ class OnnxRuntimeBackend:
             rows = {}
         return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None], **rows})[0]
 
-    def _pack(self, features: np.ndarray) -> cpu.Packed:
-        """Packed features; those of the newest frame are kept, for they are searched for and then remembered."""
+    def _pack(self, features: np.ndarray) -> cpu.PackedFeatures:
+        """PackedFeatures features; those of the newest frame are kept, for they are searched for and then remembered."""
         if self._packed is None or self._packed[0] is not features:
             self._packed = features, cpu.pack(features, self._bits, self._threads)
         return self._packed[1]

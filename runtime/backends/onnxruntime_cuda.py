@@ -38,14 +38,14 @@ def open_onnxruntime_cuda(artifact: Artifact) -> DeviceBackend:
 
 
 class OnnxRuntimePrograms:
-    """Fulfils `device_backend.Programs`, in float32 and for any size.
+    """Fulfils `device_backend.GraphSet`, in float32 and for any size.
 
     provider: an execution provider with its options; memory: what ONNX Runtime calls the memory that it works in,
     "cuda" or "cpu". Raises InputError where the provider refuses to start, which ONNX Runtime itself only warns of.
     """
 
     storage = np.dtype(np.float32)
-    recordable = False  # ONNX Runtime allocates and waits as it likes
+    supports_cuda_graph = False  # ONNX Runtime allocates and waits as it likes
     frame: tuple[int, int] | None = None
     references: int | None = None
     slots: int | None = None

@@ -15,7 +15,7 @@ from corrflow.runtime.backends.engine_files import (
     ENCODE_ENGINE,
     PROPAGATE_ENGINE,
     Engines,
-    Made,
+    EngineSpec,
     check_suits,
     load_engines,
 )
@@ -53,13 +53,13 @@ def open_tensorrt(artifact: Artifact, device: CudaDevice | None = None) -> Devic
 
 
 class TensorRtPrograms:
-    """Fulfils `device_backend.Programs` with engines, which are trusted: `load_engines` is what looks at them."""
+    """Fulfils `device_backend.GraphSet` with engines, which are trusted: `load_engines` is what looks at them."""
 
-    recordable = True
+    supports_cuda_graph = True
     named = True
 
     def __init__(self, trt: Any, device: CudaDevice, engines: Engines) -> None:
-        made: Made = engines.made
+        made: EngineSpec = engines.made
         form = "plugin" if made.plugin else "ONNX function"
         self.name = f"tensorrt {made.tensorrt}, {made.precision}, {form}"
         self.storage = np.dtype(np.float32 if made.precision == "fp32" else np.float16)

@@ -18,7 +18,7 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.frame_cache import Spool, get_frame, put_frame
 from corrflow.runtime.batch.label_discovery import Labels
 from corrflow.runtime.batch.passes import FOLDER, Pass, PassFolder, blended, rounded
-from corrflow.runtime.batch.targets import Packed, Strand, order_of_points, strands_of
+from corrflow.runtime.batch.targets import CompressedAnnotation, Strand, order_of_points, strands_of
 from corrflow.runtime.tracking.edge_refinement import follow_edges
 from corrflow.runtime.tracking.geometry import Geometry, Upsampler
 from corrflow.runtime.tracking.tracker import Tracker, keypoints_track, mask_track, tracks_of
@@ -53,7 +53,7 @@ def track_whole(
             waiting = stack.enter_context(Spool(folder / "frames.spool"))
             labelled = _read_to_last_label(source.name, ahead, waiting, labels)
             first = get_frame(waiting, 0)
-            geometry = Geometry.of((first.image.shape[0], first.image.shape[1]), tracker.settings.rows)
+            geometry = Geometry.of((first.image.shape[0], first.image.shape[1]), tracker.settings.short_side)
             strands = strands_of(labelled)
             passes = stack.enter_context(
                 PassFolder(places.made_from, places.earlier / FOLDER, places.now / FOLDER, geometry.cells, places.keep)
@@ -61,7 +61,7 @@ def track_whole(
             _backward(tracker, strands, passes, waiting)
             spooled = (get_frame(waiting, index) for index in range(len(waiting)))
             reader = _Reader(
-                geometry, geometry.upsampler(), passes, order_of_points(labelled), tracker.settings.edge_radius
+                geometry, geometry.upsampler(), passes, order_of_points(labelled), tracker.settings.refine_radius
             )
             for frame, soft in _forward(tracker, strands, passes, chain(spooled, ahead)):
                 yield frame, reader.tracks(frame, strands, soft)
@@ -71,9 +71,11 @@ def track_whole(
         ) from error
 
 
-def _read_to_last_label(name: str, frames: Iterator[Frame], waiting: Spool, labels: Labels) -> dict[int, list[Packed]]:
+def _read_to_last_label(
+    name: str, frames: Iterator[Frame], waiting: Spool, labels: Labels
+) -> dict[int, list[CompressedAnnotation]]:
     """The objects by the index of their frame; the frames up to the last of them are in `waiting` then."""
-    missing, labelled = set(labels.frames), dict[int, list[Packed]]()
+    missing, labelled = set(labels.frames), dict[int, list[CompressedAnnotation]]()
     for frame in frames:
         put_frame(waiting, frame)
         if found := labels.on(frame):
@@ -161,7 +163,7 @@ class _Reader:
     upsample: Upsampler
     passes: PassFolder
     order: Mapping[int, tuple[str, ...]]
-    edge_radius: int
+    refine_radius: int
 
     def tracks(self, frame: Frame, strands: Sequence[Strand], forward: Mapping[int, np.ndarray]) -> Tracks:
         """The tracks of a frame; forward: soft labels by strand of passes that are being made."""
@@ -177,7 +179,7 @@ class _Reader:
                     assert isinstance(whole, MaskObject)
                     full = whole.mask.astype(np.float32)
                 else:
-                    full = follow_edges(self.upsample(soft)[0], frame.image, self.edge_radius, self.geometry.scale)
+                    full = follow_edges(self.upsample(soft)[0], frame.image, self.refine_radius, self.geometry.scale)
                 ids.append(one.id)
                 maps.append(full)
                 tracks.append(mask_track(one, full))

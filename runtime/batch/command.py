@@ -6,8 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from rich.progress import (
 )
 
 from corrflow.errors import CorrflowError, InputError
+from corrflow.run_lock import lock_run
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.batch.inputs import Item, find_items, shard_numbers, shard_of
 from corrflow.runtime.batch.manifest import Entry, Manifest
@@ -34,7 +34,7 @@ from corrflow.runtime.batch.workers import run_workers
 from corrflow.runtime.formats.registry import FORMATS
 from corrflow.runtime.settings import with_settings
 from corrflow.runtime.tracking.factory import Model
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 
 # Each holds its engines and its memory there: one tracks while the other reads and writes files.
@@ -72,7 +72,7 @@ def run_batch(
     try:
         out.mkdir(parents=True, exist_ok=True)
         staging = out / f".staging{suffix}"
-        with _alone(out / f".lock{suffix}"):
+        with lock_run(out / f".lock{suffix}"):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             unique = tuple(dict.fromkeys(formats))
@@ -155,11 +155,11 @@ def _checked(model: Model) -> tuple[str, int]:
     """
     if model.threads < 0:
         raise InputError(f"expected --threads of 0 or more, got {model.threads}")
-    artifact = load_artifact(artifact_path(model.artifact))
-    settings = with_settings(artifact.settings, model.rows, model.recent)
+    artifact = load_artifact(resolve_model(model.artifact))
+    settings = with_settings(artifact.settings, model.short_side, model.memory_frames)
     backend = open_backend(model.backend, artifact, 1)
     try:
-        presence = presence_for(backend, settings) if model.watch else None
+        presence = occlusion_settings_for(backend, settings) if model.redetect else None
         Tracker(backend, settings, presence)
         return (
             f"{artifact.sha256} {settings} {presence} {backend.name}",
@@ -167,21 +167,3 @@ def _checked(model: Model) -> tuple[str, int]:
         )
     finally:
         backend.close()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two batches on one folder are the user's to avoid
-        yield
-        return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"expected {str(path.parent)!r} for one run at a time, got another; wait for it"
-            ) from error
-        yield

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from corrflow.errors import InputError
-from corrflow.runtime.batch.targets import Packed
+from corrflow.runtime.batch.targets import CompressedAnnotation
 from corrflow.runtime.formats.registry import _read
 from corrflow.runtime.formats.yolo import SETUP
 from corrflow.runtime.types import Frame, MaskObject
@@ -35,7 +35,7 @@ FrameKey = int | str
 class Labels:
     """The objects by what files call their frame; an object has one id on all of them."""
 
-    objects: Mapping[FrameKey, Sequence[Packed]]
+    objects: Mapping[FrameKey, Sequence[CompressedAnnotation]]
 
     @property
     def frames(self) -> tuple[FrameKey, ...]:
@@ -79,19 +79,21 @@ def read_labels(folder: Path, name: str, frame_size: Callable[[], tuple[int, int
 
     Raises InputError for files that cannot be read or that hold no object.
     """
-    found: dict[FrameKey, list[Packed]] = {}
+    found: dict[FrameKey, list[CompressedAnnotation]] = {}
     for path in label_files(folder, name):
         if path.name == SETUP or (path.suffix == ".txt" and path.stem == "classes"):
             continue  # belongs to others
         for frame, objects in _read(path, folder, name, frame_size).items():
-            found.setdefault(frame, []).extend(map(Packed.of, objects))
+            found.setdefault(frame, []).extend(map(CompressedAnnotation.of, objects))
     found = {frame: objects for frame, objects in found.items() if objects}
     if not found:
         raise InputError(f"expected objects in the labels for {name!r} in {str(folder)!r}, got none; label one")
     return Labels(_with_own_ids(found))
 
 
-def _with_own_ids(found: Mapping[FrameKey, Sequence[Packed]]) -> dict[FrameKey, list[Packed]]:
+def _with_own_ids(
+    found: Mapping[FrameKey, Sequence[CompressedAnnotation]],
+) -> dict[FrameKey, list[CompressedAnnotation]]:
     """The objects with one id each on all frames: its own if it has one that no other took, else the next after all.
 
     Objects of one id are one, without ids those of one name (of several in a frame, the first with the first and so
@@ -104,7 +106,7 @@ def _with_own_ids(found: Mapping[FrameKey, Sequence[Packed]]) -> dict[FrameKey, 
             numbers.setdefault((isinstance(packed.given, MaskObject), packed.given.name), set()).add(packed.given.id)
     ids: dict[tuple[object, ...], int] = {}
     highest = max((packed.given.id for objects in found.values() for packed in objects), default=0)
-    own: dict[FrameKey, list[Packed]] = {frame: [] for frame in found}
+    own: dict[FrameKey, list[CompressedAnnotation]] = {frame: [] for frame in found}
     for kind in (True, False):
         for frame, objects in found.items():
             seen: dict[tuple[object, ...], int] = {}

@@ -18,14 +18,14 @@ MOST_STRANDS = 255
 
 
 @dataclass(frozen=True)
-class Packed:
+class CompressedAnnotation:
     """An object in few bytes: labels on many frames wait in memory until their frame comes."""
 
     given: TrackedObject
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, given: TrackedObject) -> Packed:
+    def of(cls, given: TrackedObject) -> CompressedAnnotation:
         if isinstance(given, KeypointsObject):
             return cls(given, ())
         bits = zlib.compress(np.packbits(given.mask).tobytes(), 1)
@@ -48,7 +48,7 @@ class Strand:
     """
 
     number: int
-    given: Mapping[int, Packed]
+    given: Mapping[int, CompressedAnnotation]
 
     @property
     def object_id(self) -> int:
@@ -73,16 +73,16 @@ class Strand:
         return list(self.given)
 
 
-def strands_of(labelled: Mapping[int, Sequence[Packed]]) -> list[Strand]:
+def strands_of(labelled: Mapping[int, Sequence[CompressedAnnotation]]) -> list[Strand]:
     """The strands of the objects labelled on each frame, ascending by object.
 
     Raises InputError for an object that is a mask on one frame and points on another, and for too many.
     """
-    by_object: dict[int, dict[int, Packed]] = {}
+    by_object: dict[int, dict[int, CompressedAnnotation]] = {}
     for frame in sorted(labelled):
         for packed in labelled[frame]:
             by_object.setdefault(packed.given.id, {})[frame] = packed
-    parts: list[dict[int, Packed]] = []
+    parts: list[dict[int, CompressedAnnotation]] = []
     for identity, given in sorted(by_object.items()):
         kinds = {type(packed.given) for packed in given.values()}
         if len(kinds) > 1:
@@ -95,7 +95,7 @@ def strands_of(labelled: Mapping[int, Sequence[Packed]]) -> list[Strand]:
     return [Strand(number, given) for number, given in enumerate(parts, 1)]
 
 
-def order_of_points(labelled: Mapping[int, Sequence[Packed]]) -> dict[int, tuple[str, ...]]:
+def order_of_points(labelled: Mapping[int, Sequence[CompressedAnnotation]]) -> dict[int, tuple[str, ...]]:
     """The names of each object's points as they were first labelled: formats number points, so the order must stay."""
     names: dict[int, dict[str, None]] = {}
     for frame in sorted(labelled):
@@ -105,7 +105,7 @@ def order_of_points(labelled: Mapping[int, Sequence[Packed]]) -> dict[int, tuple
     return {identity: tuple(own) for identity, own in names.items()}
 
 
-def _by_frames(given: Mapping[int, Packed]) -> list[dict[int, Packed]]:
+def _by_frames(given: Mapping[int, CompressedAnnotation]) -> list[dict[int, CompressedAnnotation]]:
     """The points of one object, those labelled on the same frames together."""
     frames: dict[str, list[int]] = {}
     for frame, packed in given.items():
@@ -118,8 +118,8 @@ def _by_frames(given: Mapping[int, Packed]) -> list[dict[int, Packed]]:
     return [{frame: _only(given[frame], names) for frame in its} for its, names in together.items()]
 
 
-def _only(packed: Packed, names: Sequence[str]) -> Packed:
+def _only(packed: CompressedAnnotation, names: Sequence[str]) -> CompressedAnnotation:
     whole = packed.given
     assert isinstance(whole, KeypointsObject)
     chosen = [whole.point_names.index(name) for name in names]
-    return Packed(replace(whole, points=np.asarray(whole.points)[chosen], point_names=tuple(names)), ())
+    return CompressedAnnotation(replace(whole, points=np.asarray(whole.points)[chosen], point_names=tuple(names)), ())

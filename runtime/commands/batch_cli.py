@@ -47,11 +47,14 @@ def batch(
     gpus: Annotated[int, typer.Option(help="GPUs that workers are shared out to, for the back ends that use one.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared out.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, on one of n machines.")] = "1/1",
-    artifact: Annotated[Path | None, typer.Option(help="Model: a folder or zip, or bundled:NAME. [bundled]")] = None,
-    rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
-    recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch/--no-watch", help="Drop strays; take hidden objects for lost and find them again.")
+    model: Annotated[Path | None, typer.Option(help="Model: a bundled name, a folder or a zip. [quarter]")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")
+    ] = None,
+    memory_frames: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    redetect: Annotated[
+        bool,
+        typer.Option("--redetect/--no-redetect", help="Drop strays; take hidden objects for lost and find them again."),
     ] = True,
     keep: Annotated[
         bool,
@@ -66,8 +69,10 @@ def batch(
         from corrflow.runtime.batch.command import run_batch
         from corrflow.runtime.tracking.factory import Model
 
-        model = Model(artifact, backend, threads, rows, recent, False, watch)
-        run_batch(sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, model, keep, ray, gpus)
+        options = Model(model, backend, threads, short_side, memory_frames, False, redetect)
+        run_batch(
+            sources, labels, out, format or ["davis", "jsonl", "report"], workers, shard, options, keep, ray, gpus
+        )
 
 
 def main() -> None:

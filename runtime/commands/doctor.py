@@ -59,11 +59,11 @@ def examine(model: Path | None = None) -> Iterator[Finding]:
     model: the artifact that is tried, and its engines; the bundled one unless given
     """
     from corrflow.runtime.artifacts.artifact import load_artifact
-    from corrflow.runtime.artifacts.bundled import artifact_path
+    from corrflow.runtime.artifacts.bundled import resolve_model
 
     @cache
     def load() -> Artifact:
-        return load_artifact(artifact_path(model))
+        return load_artifact(resolve_model(model))
 
     for part, check in CHECKS.items():
         try:
@@ -131,12 +131,12 @@ def _fused(load: Load) -> Outcome:
     memory = MemoryRing(artifact.settings, 8, cells, artifact.channels)
     generator = np.random.default_rng(0)
     for frame in clip[:2]:
-        memory.remember(function.encode(frame), generator.random((8, *cells), np.float32))
+        memory.add_frame(function.encode(frame), generator.random((8, *cells), np.float32))
     query = function.encode(clip[2])
     expected = function.propagate(query, memory)
     keys, values, attributes = memory.references()
     packed = [cpu.pack(features, 16) for features in (*keys, query)]
-    stacked = cpu.Packed(
+    stacked = cpu.PackedFeatures(
         np.stack([one.words for one in packed[:-1]]), np.stack([one.scales for one in packed[:-1]]), 16
     )
     for kernel in cpu.kernels():
@@ -251,14 +251,14 @@ def _engines(load: Load) -> Outcome:
     if artifact.folder is None or not (artifact.folder / FOLDER / SIDECAR).is_file():
         where = artifact.folder or "of its folder"
         if artifact.folder is not None and artifact.folder.parent == BUNDLED:
-            where = f"bundled:{artifact.folder.name}"
+            where = artifact.folder.name
         remedy = f"on the machine with the GPU: corrflow-export engine {where} --frames VIDEO"
         return "absent", f"no engines beside the model {artifact.name}", remedy
     backend = open_tensorrt(artifact)
     # Engines have their references and their frames' size built in, whatever the artifact says.
     settings, most = artifact.settings, backend.programs.references
     if most is not None and settings.references > most:
-        settings = replace(settings, ages=settings.ages[: most - len(settings.anchors)])
+        settings = replace(settings, recent_offsets=settings.recent_offsets[: most - len(settings.permanent_frames)])
     return _tracks(backend, backend.programs.frame or _CLIP, settings)
 
 
@@ -310,7 +310,7 @@ def _tracks(backend: Backend, frame: tuple[int, int] = _CLIP, settings: Tracking
 
     clip, masks = _clip(frame)
     try:
-        tracker = Tracker(backend, replace(settings or backend.artifact.settings, rows=0))
+        tracker = Tracker(backend, replace(settings or backend.artifact.settings, short_side=0))
         start = time.perf_counter()
         got = tracker.start(clip[0], [MaskObject(1, masks[0])]).mask > 0
         for picture in clip[1:]:

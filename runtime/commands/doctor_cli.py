@@ -20,34 +20,34 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     \b
     Examples:
       corrflow-doctor
-      corrflow-doctor --artifact artifacts/first    # and its engines
+      corrflow-doctor --model artifacts/first    # and its engines
       corrflow-doctor --json > report.json
     """
 )
 def doctor(
-    artifact: Annotated[Path | None, typer.Option(help="Model to try, and its engines [the bundled one].")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model to try, and its engines [the bundled one].")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     with errors_reported():
         from corrflow.runtime.commands.doctor import examine, healthy, machine
 
-        if artifact is not None:
+        if model is not None:
             from corrflow.runtime.artifacts.artifact import load_artifact
-            from corrflow.runtime.artifacts.bundled import artifact_path
+            from corrflow.runtime.artifacts.bundled import resolve_model
 
-            load_artifact(artifact_path(artifact))  # a wrong path is no finding
+            load_artifact(resolve_model(model))  # a wrong path is no finding
         findings = []
         if json:
             from dataclasses import asdict
             from json import dumps
 
-            findings = list(examine(artifact))
+            findings = list(examine(model))
             report = {"healthy": healthy(findings), "machine": machine(), "findings": [asdict(f) for f in findings]}
             print(dumps(report, indent=2))
         else:
             about = machine()
             print(f"Python {', '.join([about.pop('python'), *about.values()])}", flush=True)
-            for finding in examine(artifact):
+            for finding in examine(model):
                 findings.append(finding)
                 print(f"{finding.state:<7} {finding.part}: {finding.detail}", flush=True)
                 if finding.remedy:

@@ -26,11 +26,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
       corrflow-track video.mp4 --init mask.png
       corrflow-track video.mp4 --init mask.png --save out.mp4 --masks masks/
       corrflow-track frames/ --keypoints points.csv --csv tracks.csv --jsonl tracks.jsonl
-      corrflow-track "frames/*.jpg" --init cat.png --init dog.png --artifact artifacts/first
-      corrflow-track --camera 0 --init mask.png --save live.mkv --save-reference cat.npz
+      corrflow-track "frames/*.jpg" --init cat.png --init dog.png --model artifacts/first
+      corrflow-track --camera 0 --init mask.png --save live.mkv --save-prompt cat.npz
       corrflow-track --camera 0 --show
       corrflow-track --camera 0 --serve
-      corrflow-track --camera rtsp://camera/stream --reference cat.npz --jsonl tracks.jsonl
+      corrflow-track --camera rtsp://camera/stream --prompt-file cat.npz --jsonl tracks.jsonl
 
     --camera takes a number, /dev/video0, v4l2://, csi://0, rtsp://, http://, udp://, - (standard input; raw pictures
     as "-?raw=bgr24&size=640x480"), screen, a GStreamer pipeline, or a file played at its own pace. Ctrl-C ends it.
@@ -50,21 +50,24 @@ def track(
     masks: Annotated[Path | None, typer.Option(help="Folder for one palette PNG a frame, as DAVIS has them.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Keypoints of every frame as CSV.")] = None,
     jsonl: Annotated[Path | None, typer.Option(help="Everything as JSON, one line a frame; live, masks too.")] = None,
-    artifact: Annotated[Path | None, typer.Option(help="Model: a folder or zip, or bundled:NAME. [bundled]")] = None,
-    rows: Annotated[int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")] = None,
-    recent: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch/--no-watch", help="Drop strays; take hidden objects for lost and find them again.")
+    model: Annotated[Path | None, typer.Option(help="Model: a bundled name, a folder or a zip. [quarter]")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Short side frames are shrunk to; 0: never [the model's].")
+    ] = None,
+    memory_frames: Annotated[int | None, typer.Option(help="Last frames kept as references [the model's].")] = None,
+    redetect: Annotated[
+        bool,
+        typer.Option("--redetect/--no-redetect", help="Drop strays; take hidden objects for lost and find them again."),
     ] = True,
     backend: Annotated[
         str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")
     ] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
     camera: Annotated[str | None, typer.Option(help="Live source; frames that come too fast are dropped.")] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="With --camera: what to track, as --save-reference kept it.")
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="With --camera: what to track, as --save-prompt kept it.")
     ] = None,
-    save_reference: Annotated[
+    save_prompt: Annotated[
         Path | None, typer.Option(help="With --camera: keep the first frame and its objects.")
     ] = None,
     serve: Annotated[
@@ -103,8 +106,8 @@ def track(
 ) -> None:
     with errors_reported():
         live_only = {
-            "--reference": reference,
-            "--save-reference": save_reference,
+            "--prompt-file": prompt_file,
+            "--save-prompt": save_prompt,
             "--show": show,
             "--serve": serve,
             "--udp": udp,
@@ -119,11 +122,11 @@ def track(
                 "expected --camera with --save, --jsonl or --show, got SOURCE, --demo, --masks or --csv as well; leave"
                 " that out"
             )
-        given_once = bool(reference) + bool(init or keypoints)
+        given_once = bool(prompt_file) + bool(init or keypoints)
         if camera is not None and given_once != 1 and not ((serve or show) and not given_once):
             raise InputError(
-                "expected either --init or --keypoints for the first frame of --camera, or --reference, got"
-                f" {'both' if reference else 'neither'}; say what to track, or draw it with --show or --serve"
+                "expected either --init or --keypoints for the first frame of --camera, or --prompt-file, got"
+                f" {'both' if prompt_file else 'neither'}; say what to track, or draw it with --show or --serve"
             )
         if demo and (source or init or keypoints):
             raise InputError("expected --demo alone, got a source or objects as well; leave out one of them")
@@ -135,7 +138,7 @@ def track(
             )
         from corrflow.runtime.commands import track as command
 
-        model = command.Model(artifact, backend, threads, rows, recent, verbose, watch)
+        options = command.Model(model, backend, threads, short_side, memory_frames, verbose, redetect)
         if camera is not None:
             from corrflow.runtime.live.command import LiveOutputs, run_camera
             from corrflow.runtime.live.outputs.mqtt import parse_mqtt
@@ -148,19 +151,19 @@ def track(
                 save,
                 jsonl,
                 show,
-                save_reference,
+                save_prompt,
                 access,
                 parse_udp(udp) if udp else None,
                 parse_mqtt(mqtt) if mqtt else None,
                 rerun,
                 parse_ros(ros) if ros else None,
             )
-            run_camera(camera, init or [], keypoints, reference, outputs, model, timeout)
+            run_camera(camera, init or [], keypoints, prompt_file, outputs, options, timeout)
         elif demo:
-            command.run_demo(model, out)
+            command.run_demo(options, out)
         else:
             assert source is not None
-            command.run_track(source, init or [], keypoints, command.Outputs(save, masks, csv, jsonl), model)
+            command.run_track(source, init or [], keypoints, command.Outputs(save, masks, csv, jsonl), options)
 
 
 def with_default_address(arguments: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import LARGEST_SIDE, Sink
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectResult, TrackedObject, Tracks
 
 
 class CocoSink(Sink):
@@ -70,7 +70,7 @@ class CocoSink(Sink):
         finally:
             self._pictures_path.unlink(missing_ok=True)
 
-    def _annotation(self, frame: Frame, track: ObjectTrack, mask: np.ndarray) -> dict[str, Any]:
+    def _annotation(self, frame: Frame, track: ObjectResult, mask: np.ndarray) -> dict[str, Any]:
         category = {"id": track.id, "name": track.name or f"object {track.id}", "supercategory": "object"}
         annotation: dict[str, Any] = {
             "id": self._count + 1,

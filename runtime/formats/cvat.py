@@ -19,7 +19,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.formats.base import LARGEST_SIDE, Sink
 from corrflow.runtime.formats.polygons import filled
 from corrflow.runtime.formats.rle import _of_run_lengths, _run_lengths
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectResult, TrackedObject, Tracks
 
 _DRAWN = ("mask", "polygon", "box", "points", "skeleton")
 
@@ -70,7 +70,7 @@ class CvatSink(Sink):
             raise write_failed(self._path, error) from None
 
 
-def _label(track: ObjectTrack) -> str:
+def _label(track: ObjectResult) -> str:
     return track.name or f"object {track.id}"
 
 

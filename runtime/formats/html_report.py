@@ -13,7 +13,7 @@ import numpy as np
 
 from corrflow.atomic_files import prepare_place, save_whole
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, ObjectTrack, Tracks
+from corrflow.runtime.types import Frame, ObjectResult, Tracks
 from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 MOST_SPANS = 240
@@ -178,7 +178,7 @@ _STYLE = (
 )
 
 
-def _least_sure(track: ObjectTrack) -> str:
+def _least_sure(track: ObjectResult) -> str:
     """Which of several points it is that pulls the object's confidence down."""
     if track.point_confidence is None or len(track.point_names) < 2:
         return ""
@@ -186,7 +186,7 @@ def _least_sure(track: ObjectTrack) -> str:
     return f", least {track.point_names[least]} with {track.point_confidence[least]:.2f}"
 
 
-def _label_file(track: ObjectTrack, frame: Frame) -> str:
+def _label_file(track: ObjectResult, frame: Frame) -> str:
     """What follows the video's name in the path of a label that will be taken for that object."""
     if track.points is not None:
         return ".csv"

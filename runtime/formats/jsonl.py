@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from corrflow.runtime.formats.base import TableSink
-from corrflow.runtime.types import Frame, ObjectTrack, Tracks
+from corrflow.runtime.types import Frame, ObjectResult, Tracks
 
 
 class JsonLinesSink(TableSink):
@@ -28,7 +28,7 @@ class JsonLinesSink(TableSink):
         return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def object_record(track: ObjectTrack) -> dict[str, object]:
+def object_record(track: ObjectResult) -> dict[str, object]:
     """An object of one frame as JSON has it; see `JsonLinesSink`."""
     return {
         "id": track.id,
@@ -43,7 +43,7 @@ def object_record(track: ObjectTrack) -> dict[str, object]:
     }
 
 
-def _points(track: ObjectTrack) -> dict[str, tuple[float, float, float]]:
+def _points(track: ObjectResult) -> dict[str, tuple[float, float, float]]:
     """(x, y, confidence) of each named point; none for masks."""
     if track.points is None:
         return {}

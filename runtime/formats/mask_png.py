@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Pillow comes with scikit-image, which is a dependency and requires it; OpenCV turns the palette of an indexed PNG
-# into colours, so that the object ids are lost.
+# OpenCV turns the palette of an indexed PNG into colours, so that the object ids are lost; Pillow keeps them.
 from PIL import Image
 
 from corrflow.atomic_files import prepare_place, save_whole

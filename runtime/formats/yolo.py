@@ -17,7 +17,7 @@ from corrflow.atomic_files import prepare_place, save_whole
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.polygons import filled, polygons_of
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectTrack, TrackedObject, Tracks
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectResult, TrackedObject, Tracks
 
 SETUP = "data.yaml"
 
@@ -115,7 +115,7 @@ def read_yolo(path: Path, shape: tuple[int, int]) -> list[TrackedObject]:
         ) from error
 
 
-def _pose(track: ObjectTrack, sides: np.ndarray, most: int) -> np.ndarray:
+def _pose(track: ObjectResult, sides: np.ndarray, most: int) -> np.ndarray:
     """Box and points, as many as the object with the most has: [4 + 3 * most]."""
     assert track.points is not None
     places = track.points.astype(np.float64) / sides

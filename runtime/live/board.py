@@ -35,7 +35,7 @@ _SMALLEST_BOX = 6.0  # pixels from corner to corner; less was a click
 
 @dataclass(frozen=True)
 class Command:
-    """What is to be done, with the values that `Control` takes for it; told back with its answer."""
+    """What is to be done, with the values that `SessionApi` takes for it; told back with its answer."""
 
     kind: Kind
     values: dict[str, Any] = field(default_factory=dict)
@@ -275,7 +275,7 @@ class Board:
 
     def answered(self, command: Command, answer: Any) -> list[Command]:
         """What a command brought: the `Frozen` for freeze, the mask [H, W] bool, the object's id for give, or
-        what `Control.keep_reference` returns."""
+        what `SessionApi.save_prompt` returns."""
         if command.kind == "freeze":
             if self.state != "freezing" or self.still is not None:
                 return [Command("release", {"frozen": answer.number})]  # cancelled meanwhile

@@ -17,17 +17,17 @@ from rich.console import Console
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.formats.registry import read_objects
-from corrflow.runtime.live.capture.capture import Capture, Patience
+from corrflow.runtime.live.capture.capture import Capture, Timeouts
 from corrflow.runtime.live.capture.readers import PacedReader, open_reader
 from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, check_mqtt
 from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, check_recording
 from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
 from corrflow.runtime.live.outputs.ros2 import RosSink, Topics, check_ros
 from corrflow.runtime.live.outputs.udp import UdpSink
-from corrflow.runtime.live.outputs.worker import Output
-from corrflow.runtime.live.reference import Reference, load_reference, save_reference
+from corrflow.runtime.live.outputs.worker import SinkWorker
+from corrflow.runtime.live.reference import Prompt, load_prompt, save_prompt
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.live.session_control import Control
+from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.auth import Access, check_server
 from corrflow.runtime.live.window import Window, check_window
 from corrflow.runtime.tracking.factory import Model
@@ -82,20 +82,20 @@ class LiveOutputs:
                 )
             check_window()
 
-    def open(self) -> list[Output]:
+    def open(self) -> list[SinkWorker]:
         outputs = []
         if (video := self.save) is not None:
-            outputs.append(Output(str(video), lambda: LiveVideoSink(video)))
+            outputs.append(SinkWorker(str(video), lambda: LiveVideoSink(video)))
         if (lines := self.jsonl) is not None:
-            outputs.append(Output(str(lines), lambda: LiveJsonLinesSink(lines)))
+            outputs.append(SinkWorker(str(lines), lambda: LiveJsonLinesSink(lines)))
         if (receiver := self.udp) is not None:
-            outputs.append(Output(f"udp://{receiver[0]}:{receiver[1]}", lambda: UdpSink(*receiver)))
+            outputs.append(SinkWorker(f"udp://{receiver[0]}:{receiver[1]}", lambda: UdpSink(*receiver)))
         if (broker := self.mqtt) is not None:
-            outputs.append(Output(broker.shown, lambda: MqttSink(broker)))
+            outputs.append(SinkWorker(broker.shown, lambda: MqttSink(broker)))
         if (viewer := self.rerun) is not None:
-            outputs.append(Output(viewer, lambda: RerunSink(viewer)))
+            outputs.append(SinkWorker(viewer, lambda: RerunSink(viewer)))
         if (topics := self.ros) is not None:
-            outputs.append(Output(f"ros:{topics.prefix}", lambda: RosSink(topics)))
+            outputs.append(SinkWorker(f"ros:{topics.prefix}", lambda: RosSink(topics)))
         return outputs
 
 
@@ -113,24 +113,24 @@ def run_camera(
     Raises InputError before anything is written, CorrflowError midway.
     """
     console = Console(stderr=True)
-    start = load_reference(reference) if reference is not None else read_objects(masks, keypoints)
-    patience = Patience(opening=2 * timeout, reading=timeout)
+    start = load_prompt(reference) if reference is not None else read_objects(masks, keypoints)
+    patience = Timeouts(opening=2 * timeout, reading=timeout)
     capture, name = open_capture(source, patience)
     if not outputs.any:
         outputs = replace(outputs, save=Path(f"{name}_tracked.mkv"))
     outputs.check()
     with _stopped_by_signals() as stop, model.tracker(said=True) as tracker:
 
-        def keep(began: Reference) -> None:
+        def keep(began: Prompt) -> None:
             if outputs.reference is not None:
                 try:
-                    save_reference(began, outputs.reference)
+                    save_prompt(began, outputs.reference)
                 except CorrflowError as error:
                     logger.warning("%s", error)
 
         sinks = outputs.open()
         session = Session(capture, tracker, start, sinks, keep)
-        control = Control(session, Path(f"{name}_recorded.mkv"), outputs.reference or Path(f"{name}_reference.npz"))
+        control = SessionApi(session, Path(f"{name}_recorded.mkv"), outputs.reference or Path(f"{name}_reference.npz"))
         began = time.monotonic()
         with _served(session, control, outputs.serve, console):
             error = _run(session, stop, Window(session, control) if outputs.show else None, console)
@@ -149,7 +149,7 @@ def run_camera(
         raise error
 
 
-def open_capture(source: str, patience: Patience) -> tuple[Capture, str]:
+def open_capture(source: str, patience: Timeouts) -> tuple[Capture, str]:
     """A capture of any source, not started yet, and its name for files.
 
     Raises InputError for what is neither a live source nor a file.
@@ -164,7 +164,7 @@ def open_capture(source: str, patience: Patience) -> tuple[Capture, str]:
 
 
 @contextmanager
-def _served(session: Session, control: Control, access: Access | None, console: Console) -> Iterator[None]:
+def _served(session: Session, control: SessionApi, access: Access | None, console: Console) -> Iterator[None]:
     """The session's page, where one is asked for, while the context lasts."""
     if access is None:
         yield

@@ -12,7 +12,7 @@ KEYS = (
     ("1-9 tab 0", "choose an object to correct, or 0 for a new one"),
     ("n", "type the object's name; enter ends it"),
     ("x delete", "remove the chosen object"),
-    ("r", "save a reference (picture and masks) for --reference"),
+    ("r", "save a reference (picture and masks) for --prompt-file"),
     ("h", "show these keys"),
     ("q", "quit"),
 )

@@ -47,7 +47,7 @@ class Frozen:
 
 
 @dataclass
-class _Joining:
+class _CatchUp:
     """An object on its way into the main tracker."""
 
     given: TrackedObject
@@ -56,14 +56,14 @@ class _Joining:
     waiting: deque[np.ndarray]
 
 
-class Editing:
+class ObjectEditor:
     """Keeps what each object was given as, and brings new ones into a tracker that is running."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._given: dict[int, tuple[np.ndarray, TrackedObject]] = {}
         self._frozen: dict[int, Frozen] = {}
-        self._joining: list[_Joining] = []
+        self._joining: list[_CatchUp] = []
         self._count = 0
 
     @property
@@ -113,7 +113,7 @@ class Editing:
         tracker.start(frozen.image, [given])  # which says what is wrong with it
         self.release(number)
         self._joining = [one for one in self._joining if one.given.id != given.id]
-        self._joining.append(_Joining(given, frozen.image, tracker, deque(frozen.since)))
+        self._joining.append(_CatchUp(given, frozen.image, tracker, deque(frozen.since)))
 
     def remove(self, object_id: int) -> None:
         """Raises InputError for an object that there is not."""
@@ -152,11 +152,11 @@ class Editing:
             if not one.waiting:
                 self._join(one)
 
-    def _join(self, one: _Joining) -> None:
+    def _join(self, one: _CatchUp) -> None:
         self._joining.remove(one)
         if one.given.id in self._given:
             self._tracker.remove(one.given.id)
-        self._tracker.adopt(one.tracker)
+        self._tracker.merge(one.tracker)
         self._given[one.given.id] = one.frame, one.given
 
     def change_size(self, image: np.ndarray, tracks: Tracks, size: tuple[int, int]) -> None:
@@ -180,7 +180,7 @@ class Editing:
             other = Tracker(self._tracker.backend, self._tracker.settings, self._tracker.presence)
             other.start(*resized(frame, [given], size))
             other.step(last)
-            self._tracker.adopt(other)
+            self._tracker.merge(other)
         self._frozen.clear()
         for one in self._joining:
             one.tracker.start(*resized(one.frame, [one.given], size))

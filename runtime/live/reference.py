@@ -25,7 +25,7 @@ _LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
-class Reference:
+class Prompt:
     """A frame [H, W, 3] uint8, BGR, and the objects given on it."""
 
     frame: np.ndarray
@@ -57,7 +57,7 @@ def resized(
     return np.asarray(image, np.uint8), moved
 
 
-def save_reference(reference: Reference, path: Path) -> None:
+def save_prompt(reference: Prompt, path: Path) -> None:
     """Write a reference; it appears in one piece. Raises CorrflowError where the disk fails."""
     png = cv2.imencode(".png", reference.frame)[1].reshape(-1)
     arrays: dict[str, np.ndarray] = {"frame": png}
@@ -85,9 +85,9 @@ def save_reference(reference: Reference, path: Path) -> None:
         ) from None
 
 
-def load_reference(path: Path) -> Reference:
-    """Read and check what `save_reference` wrote; raises InputError for anything else."""
-    remedy = "write it again with --save-reference"
+def load_prompt(path: Path) -> Prompt:
+    """Read and check what `save_prompt` wrote; raises InputError for anything else."""
+    remedy = "write it again with --save-prompt"
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST_FILE:
@@ -114,7 +114,7 @@ def load_reference(path: Path) -> Reference:
     ids = [given.id for given in objects]
     if not ids or len(set(ids)) < len(ids) or not all(1 <= one <= 255 for one in ids):
         raise InputError(f"{path}: expected objects with ids of their own from 1 to 255, got {ids[:8]}; {remedy}")
-    return Reference(np.asarray(frame, np.uint8), objects)
+    return Prompt(np.asarray(frame, np.uint8), objects)
 
 
 def _object(entry: dict, arrays, size: tuple[int, int]) -> TrackedObject:

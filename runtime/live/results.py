@@ -32,7 +32,7 @@ class LiveResult:
     latency: float
 
 
-class Latest:
+class LatestResult:
     """The newest result, for a reader that is as slow as it likes."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Latest:
             return None if self._result is than else self._result
 
 
-class Pace:
+class LatencyStats:
     """Latencies and the pace of the last frames, in fixed memory; written by one thread, read by any."""
 
     def __init__(self) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 
 from corrflow.errors import CorrflowError
 from corrflow.runtime.live.capture.capture import Capture, LiveFrame
-from corrflow.runtime.live.object_editor import Editing, Frozen
-from corrflow.runtime.live.outputs.worker import Output
-from corrflow.runtime.live.reference import Reference, resized
-from corrflow.runtime.live.results import Latest, LiveResult, Pace
+from corrflow.runtime.live.object_editor import Frozen, ObjectEditor
+from corrflow.runtime.live.outputs.worker import SinkWorker
+from corrflow.runtime.live.reference import Prompt, resized
+from corrflow.runtime.live.results import LatencyStats, LatestResult, LiveResult
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import TrackedObject, Tracks
 from corrflow.runtime.video.source import size_text
@@ -40,16 +40,16 @@ class Session:
         self,
         capture: Capture,
         tracker: Tracker,
-        start: Sequence[TrackedObject] | Reference,
-        outputs: Sequence[Output] = (),
-        began: Callable[[Reference], None] = lambda reference: None,
+        start: Sequence[TrackedObject] | Prompt,
+        outputs: Sequence[SinkWorker] = (),
+        began: Callable[[Prompt], None] = lambda reference: None,
     ) -> None:
-        self.capture, self.latest, self.pace, self.stop = capture, Latest(), Pace(), Event()
+        self.capture, self.latest, self.pace, self.stop = capture, LatestResult(), LatencyStats(), Event()
         self.processed = 0
         self.outputs = list(outputs)
         self.busy = False
         """Whether a frame is being tracked just now."""
-        self.editing = Editing(tracker)
+        self.editing = ObjectEditor(tracker)
         """Changes of the objects; to be touched through `call` alone."""
         self._calls: Queue[tuple[Callable[[], Any], Future]] = Queue(_MOST_CALLS)
         self._tracker, self._start, self._began = tracker, start, began
@@ -144,12 +144,12 @@ class Session:
                 logger.warning("the stream is %s now; the objects go on there", size_text(size))
                 self.editing.change_size(*self._last, size)
             return self._tracker.step(image)
-        if isinstance(self._start, Reference):
+        if isinstance(self._start, Prompt):
             reference = self._start
             self._tracker.start(*resized(reference.frame, reference.objects, size))
             tracks = self._tracker.step(image)
         else:
-            reference = Reference(image, tuple(self._start))
+            reference = Prompt(image, tuple(self._start))
             tracks = self._tracker.start(image, self._start)
         self.editing.began(reference.frame, reference.objects)
         if reference.objects:

@@ -12,8 +12,8 @@ import numpy as np
 from corrflow.errors import InputError
 from corrflow.runtime.live.object_editor import Frozen
 from corrflow.runtime.live.outputs.recorders import LiveVideoSink
-from corrflow.runtime.live.outputs.worker import Output
-from corrflow.runtime.live.reference import Reference, save_reference
+from corrflow.runtime.live.outputs.worker import SinkWorker
+from corrflow.runtime.live.reference import Prompt, save_prompt
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.strokes import LONGEST_NAME, drawn_mask, parse_points, parse_strokes
 from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
@@ -21,7 +21,7 @@ from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
 MOST_CLICKS = 64
 
 
-class Control:
+class SessionApi:
     """Any thread may call; whatever is wrong with the arguments is an InputError.
 
     recording_path: where the record button writes; a taken name gets a number
@@ -30,7 +30,7 @@ class Control:
 
     def __init__(self, session: Session, recording_path: Path, reference_path: Path) -> None:
         self._session, self._recording_path, self._reference_path = session, recording_path, reference_path
-        self._output: Output | None = None
+        self._output: SinkWorker | None = None
         self._lock = Lock()
 
     def frozen(self, number: Any) -> Frozen:
@@ -85,7 +85,7 @@ class Control:
         """Begin or end a recording; returns whether there is one now."""
         with self._lock:
             if on and self._output is None:
-                self._output = Output(str(self._recording_path), lambda: LiveVideoSink(self._recording_path))
+                self._output = SinkWorker(str(self._recording_path), lambda: LiveVideoSink(self._recording_path))
                 self._session.outputs.append(self._output)
             elif not on and self._output is not None:
                 output, self._output = self._output, None
@@ -93,8 +93,8 @@ class Control:
                 output.close(5.0)
             return self.recording
 
-    def keep_reference(self) -> dict[str, Any]:
-        """Keep the newest frame with all objects that are seen on it, for --reference."""
+    def save_prompt(self) -> dict[str, Any]:
+        """Keep the newest frame with all objects that are seen on it, for --prompt-file."""
         result = self._session.latest.result
         objects: list[TrackedObject] = []
         hidden = []
@@ -108,7 +108,7 @@ class Control:
         if result is None or not objects:
             raise InputError("expected an object that is seen, got none to keep; draw one first")
         with self._lock:
-            save_reference(Reference(result.frame.image, tuple(objects)), self._reference_path)
+            save_prompt(Prompt(result.frame.image, tuple(objects)), self._reference_path)
         return {"path": str(self._reference_path), "objects": len(objects), "hidden": hidden}
 
 

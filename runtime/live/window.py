@@ -20,7 +20,7 @@ from corrflow.runtime.live.board_picture import board_picture, display_scale, wa
 from corrflow.runtime.live.keys import key_name
 from corrflow.runtime.live.results import LiveResult
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.live.session_control import Control
+from corrflow.runtime.live.session_control import SessionApi
 
 _TITLE = "corrflow"
 _WAIT = 20  # milliseconds for the mouse and the keys between two looks at the session
@@ -52,7 +52,7 @@ def check_window() -> None:
 class Window:
     """A session's window, and a board to draw on; everything but its commands happens in the thread that made it."""
 
-    def __init__(self, session: Session, control: Control) -> None:
+    def __init__(self, session: Session, control: SessionApi) -> None:
         """There has to be a screen: `check_window` says so."""
         self._session, self._control, self._board = session, control, Board()
         self._result: LiveResult | None = None
@@ -175,4 +175,4 @@ class Window:
             case "rename":
                 return control.rename(values["object"], values["name"])
             case "reference":
-                return control.keep_reference()
+                return control.save_prompt()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import artifact_path
+from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import with_settings
-from corrflow.runtime.tracking.occlusion import presence_for
+from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 
 logger = logging.getLogger("corrflow")
@@ -29,10 +29,10 @@ class Model:
     artifact: Path | None
     backend: str
     threads: int
-    rows: int | None
-    recent: int | None
+    short_side: int | None
+    memory_frames: int | None
     verbose: bool
-    watch: bool = True
+    redetect: bool = True
 
     @contextmanager
     def tracker(self, said: bool = False) -> Iterator[Tracker]:
@@ -45,15 +45,15 @@ class Model:
             logging.getLogger("corrflow").setLevel(logging.INFO)
         if self.threads < 0:
             raise InputError(f"expected --threads of 0 or more, got {self.threads}")
-        artifact = load_artifact(artifact_path(self.artifact))
-        settings = with_settings(artifact.settings, self.rows, self.recent)
+        artifact = load_artifact(resolve_model(self.artifact))
+        settings = with_settings(artifact.settings, self.short_side, self.memory_frames)
         backend = open_backend(self.backend, artifact, self.threads)
         try:
-            presence = presence_for(backend, settings) if self.watch else None
-            if said and self.watch and presence is None:
+            presence = occlusion_settings_for(backend, settings) if self.redetect else None
+            if said and self.redetect and presence is None:
                 logger.warning(
                     "%s: objects that are hidden are not noticed, and their masks stand as they are tracked; that takes"
-                    " a model that keeps the first frame alone for good, and --recent 3 or more (or --backend"
+                    " a model that keeps the first frame alone for good, and --memory-frames 3 or more (or --backend"
                     " onnxruntime)",
                     backend.name,
                 )

@@ -30,12 +30,12 @@ class Geometry:
     working: tuple[int, int]
 
     @classmethod
-    def of(cls, frame: tuple[int, int], rows: int) -> Geometry:
-        """Shrink so that the short side is `rows`; frames that are small already, and rows = 0, stay as they are."""
+    def of(cls, frame: tuple[int, int], short_side: int) -> Geometry:
+        """Shrink so that the short side is `short_side`; frames that are small already, and rows = 0, stay as they are."""
         short = min(frame)
-        if rows == 0 or short <= rows:
+        if short_side == 0 or short <= short_side:
             return cls(frame, frame)
-        height, width = (max(1, round(side * rows / short)) for side in frame)
+        height, width = (max(1, round(side * short_side / short)) for side in frame)
         return cls(frame, (height, width))
 
     @property

@@ -42,7 +42,7 @@ an object or for its surroundings on one frame."""
 
 
 @dataclass(frozen=True)
-class PresenceSettings:
+class OcclusionSettings:
     """When an object is lost and found; measured by `corrflow-eval presence` and `corrflow-eval davis`.
 
     lost_below:    share of its usual likeness below which an object seems gone
@@ -83,16 +83,16 @@ _SEARCHED = 3
 """Frames on which it was seen that an object is searched for with: the one it was given on and two others."""
 
 
-def presence_for(backend: Backend, tracking: TrackingSettings) -> PresenceSettings | None:
+def occlusion_settings_for(backend: Backend, tracking: TrackingSettings) -> OcclusionSettings | None:
     """The usual settings where back end and settings allow for them, None elsewhere."""
-    usual = PresenceSettings()
+    usual = OcclusionSettings()
     return usual if _can_watch(backend, tracking, usual) else None
 
 
-def _can_watch(backend: Backend, tracking: TrackingSettings, settings: PresenceSettings) -> bool:
+def _can_watch(backend: Backend, tracking: TrackingSettings, settings: OcclusionSettings) -> bool:
     """Whether the search has the frame it needs and, with engines, no more references than they are built for."""
-    enough = backend.any_attributes or tracking.references >= _SEARCHED + settings.since
-    return enough and tracking.anchors == (0,)
+    enough = backend.supports_runtime_search_params or tracking.references >= _SEARCHED + settings.since
+    return enough and tracking.permanent_frames == (0,)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Appearance:
 
 
 @dataclass
-class Presence:
+class ObjectState:
     """What is known about one object.
 
     usual, area: likeness and cells as usual; 0 before the first
@@ -149,7 +149,7 @@ class Presence:
     found_for: int = 0
 
 
-class Watch:
+class OcclusionMonitor:
     """Judges the labels of a group of objects that were given on one frame.
 
     A back end with built-in windows searches with those. Raises InputError for settings without that frame, and for
@@ -160,10 +160,10 @@ class Watch:
         self,
         backend: Backend,
         tracking: TrackingSettings,
-        settings: PresenceSettings,
+        settings: OcclusionSettings,
         first: Features,
         given: np.ndarray,
-        objects: Sequence[tuple[int, Presence]],
+        objects: Sequence[tuple[int, ObjectState]],
     ) -> None:
         """first, given: features of the frame the objects were given on, and its labels [N, h, w] float32.
 
@@ -178,8 +178,10 @@ class Watch:
         on_host = np.asarray(first)
         self._first = on_host, given
         # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
-        plain = replace(tracking, dilate_after=0, follow=False, radius=(1,), dilation=(1,))
-        self._memory = replace(plain, anchors=tuple(range(_SEARCHED)), ages=last_frames(settings.since))
+        plain = replace(tracking, dilate_past_age=0, move_windows=False, radius=(1,), dilation=(1,))
+        self._memory = replace(
+            plain, permanent_frames=tuple(range(_SEARCHED)), recent_offsets=last_frames(settings.since)
+        )
         own = tracking.attributes
         ((radius, dilation),) = own.windows(2)[1:]
         self._searching = replace(
@@ -187,7 +189,7 @@ class Watch:
             radius=(settings.search_radius,) * _SEARCHED + (radius,),
             dilation=(settings.search_dilation,) * _SEARCHED + (dilation,),
         )
-        self._memory_is_renewed_after = max(tracking.ages, default=0)
+        self._memory_is_renewed_after = max(tracking.recent_offsets, default=0)
         for channel, presence in objects:
             label = given[channel]
             presence.area = float((label > 0.5).sum())
@@ -196,7 +198,7 @@ class Watch:
             presence.given = Appearance.of(on_host, label)
             presence.seen = deque(maxlen=settings.seen_within)
 
-    def judge(self, features: Features, labels: np.ndarray, objects: Sequence[tuple[int, Presence]]) -> np.ndarray:
+    def judge(self, features: Features, labels: np.ndarray, objects: Sequence[tuple[int, ObjectState]]) -> np.ndarray:
         """The labels [N, h, w] to be remembered: without strays; others where one seems gone or is searched for.
 
         Those of an object that is lost afterwards are not to be shown. Where nothing changes, they are `labels` itself.
@@ -214,13 +216,13 @@ class Watch:
                 judged[channel] = label
         for channel, presence in objects:
             if presence.search is not None:
-                presence.search.remember(features, judged)
+                presence.search.add_frame(features, judged)
             if not presence.lost and (judged[channel] > 0.5).sum() >= self._settings.whole_area * presence.area:
                 presence.seen.append((Appearance.of(host, judged[channel]), host, judged))
         return judged
 
     def _judge(
-        self, query: Features, features: np.ndarray, label: np.ndarray, channel: int, presence: Presence
+        self, query: Features, features: np.ndarray, label: np.ndarray, channel: int, presence: ObjectState
     ) -> np.ndarray:
         """One object's label; query: features [C, h, w] where the back end has them."""
         if presence.search is not None:
@@ -251,29 +253,29 @@ class Watch:
                 presence.area += settings.pace * (area - presence.area)
         return label
 
-    def _finds(self, presence: Presence, likeness: float, area: int) -> bool:
+    def _finds(self, presence: ObjectState, likeness: float, area: int) -> bool:
         settings = self._settings
         return likeness >= settings.found_above * presence.usual and area >= max(2, settings.found_area * presence.area)
 
-    def _searched(self, query: Features, features: np.ndarray, channel: int, presence: Presence) -> np.ndarray:
+    def _searched(self, query: Features, features: np.ndarray, channel: int, presence: ObjectState) -> np.ndarray:
         """Its label [h, w] by the references of its own."""
         memory = presence.search
         assert memory is not None
-        if self._backend.any_attributes:
+        if self._backend.supports_runtime_search_params:
             memory = memory.searched_with(self._searching)
         label = self._backend.propagate(query, memory)[channel]
         return label if presence.in_pieces else self._without_strays(features, label, presence)
 
-    def _new_search(self, presence: Presence) -> Memory:
+    def _new_search(self, presence: ObjectState) -> Memory:
         """A memory of the frame an object was given on and two of the last that showed most of it."""
         seen = [(features, labels) for _, features, labels in presence.seen] or [self._first]
         labels = self._first[1]
         memory = self._backend.new_memory(self._memory, len(labels), (labels.shape[1], labels.shape[2]))
         for frame in (self._first, seen[0], seen[-1]):
-            memory.remember(*frame)
+            memory.add_frame(*frame)
         return memory
 
-    def _likeness(self, features: np.ndarray, label: np.ndarray, presence: Presence) -> tuple[float, int]:
+    def _likeness(self, features: np.ndarray, label: np.ndarray, presence: ObjectState) -> tuple[float, int]:
         """Likeness of the mask that a label [h, w] makes, and its cells."""
         cells = np.flatnonzero(label > 0.5)
         if len(cells) < 2:
@@ -284,7 +286,7 @@ class Watch:
         best, own = Appearance(np.concatenate(owns, 1), np.concatenate(arounds, 1)).matches(features, cells)
         return best * min(1.0, own / self._settings.own_cells), len(cells)
 
-    def _doubtful_pieces(self, label: np.ndarray, presence: Presence) -> tuple[np.ndarray, list[int]]:
+    def _doubtful_pieces(self, label: np.ndarray, presence: ObjectState) -> tuple[np.ndarray, list[int]]:
         """The pieces of a label's mask by number [h, w], 0 around them, and which of them may be strays.
 
         The piece that has most of where the object was is none, nor is another that has some of it and is large. An
@@ -305,7 +307,7 @@ class Watch:
         least = self._settings.stray_area * areas[main]
         return piece, [one for one in range(1, pieces) if one != main and (areas[one] < least or not there[one])]
 
-    def _without_strays(self, features: np.ndarray, label: np.ndarray, presence: Presence) -> np.ndarray:
+    def _without_strays(self, features: np.ndarray, label: np.ndarray, presence: ObjectState) -> np.ndarray:
         """A label [h, w] with its strays at 0."""
         piece, doubtful = self._doubtful_pieces(label, presence)
         strays = self._strays(features, label > 0.5, piece, doubtful, presence) if doubtful else []
@@ -317,7 +319,7 @@ class Watch:
         return np.where(rim & (stray | (piece == 0)), np.float32(0), label)
 
     def _strays(
-        self, features: np.ndarray, mask: np.ndarray, piece: np.ndarray, doubtful: list[int], presence: Presence
+        self, features: np.ndarray, mask: np.ndarray, piece: np.ndarray, doubtful: list[int], presence: ObjectState
     ) -> list[int]:
         """Which of these pieces do not come out behind something: they are far, or do not look like the object."""
         assert presence.given is not None

@@ -19,13 +19,13 @@ from corrflow.runtime.backends.base import Backend, Features, Memory
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.edge_refinement import follow_edges
 from corrflow.runtime.tracking.geometry import Geometry, Upsampler, indexed_mask
-from corrflow.runtime.tracking.occlusion import Presence, PresenceSettings, Watch
-from corrflow.runtime.tracking.window_motion import Followed, Follower
+from corrflow.runtime.tracking.occlusion import ObjectState, OcclusionMonitor, OcclusionSettings
+from corrflow.runtime.tracking.window_motion import Followed, WindowMotion
 from corrflow.runtime.types import (
     LOST_POINT,
     KeypointsObject,
     MaskObject,
-    ObjectTrack,
+    ObjectResult,
     TrackedObject,
     Tracks,
     _size,
@@ -44,7 +44,7 @@ class _Member:
 
     given: TrackedObject
     channels: slice
-    presence: Presence = field(default_factory=Presence)
+    presence: ObjectState = field(default_factory=ObjectState)
     removed: bool = False
 
 
@@ -58,8 +58,8 @@ class _Group:
 
     members: list[_Member]
     memory: Memory
-    watch: Watch | None = None
-    follower: Follower | None = None
+    watch: OcclusionMonitor | None = None
+    follower: WindowMotion | None = None
 
     @property
     def tracked(self) -> list[_Member]:
@@ -79,19 +79,23 @@ class Tracker:
         self,
         backend: Backend,
         settings: TrackingSettings | None = None,
-        presence: PresenceSettings | None = None,
+        presence: OcclusionSettings | None = None,
     ) -> None:
         self.backend, self.presence = backend, presence
         self.settings = settings or backend.artifact.settings
         built_in = backend.artifact.settings.attributes
-        if not backend.any_attributes and (self.settings.attributes != built_in or self.settings.dilate_after):
-            widened = f" with dilation past age {self.settings.dilate_after}" if self.settings.dilate_after else ""
+        if not backend.supports_runtime_search_params and (
+            self.settings.attributes != built_in or self.settings.dilate_past_age
+        ):
+            widened = (
+                f" with dilation past age {self.settings.dilate_past_age}" if self.settings.dilate_past_age else ""
+            )
             raise InputError(
                 f"expected the settings built into {backend.artifact.name} ({built_in}), got"
                 f" {self.settings.attributes}{widened}; build the fused kernel, or export an artifact with those"
                 " settings"
             )
-        if self.settings.follow and not backend.moves_windows:
+        if self.settings.move_windows and not backend.supports_window_offsets:
             logger.info(
                 "%s: windows stay where they are, and do not follow the objects; export %s again for ones that move",
                 backend.name,
@@ -117,7 +121,7 @@ class Tracker:
         Raises InputError for a frame or an object that does not fit.
         """
         height, width = self._check_frame(frame)
-        geometry = Geometry.of((height, width), self.settings.rows)
+        geometry = Geometry.of((height, width), self.settings.short_side)
         check_objects(objects, (height, width), ())
         self.reset()
         self._geometry, self._upsample = geometry, geometry.upsampler()
@@ -137,7 +141,7 @@ class Tracker:
             for member in group.tracked:
                 own = soft[member.given.id]
                 if member.presence.lost:
-                    tracks.append(ObjectTrack(member.given.id, member.given.name, 0.0, False))
+                    tracks.append(ObjectResult(member.given.id, member.given.name, 0.0, False))
                 elif isinstance(member.given, MaskObject):
                     ids.append(member.given.id)
                     maps.append(self._outlined(upsample(own)[0], frame))
@@ -153,7 +157,7 @@ class Tracker:
         if not isinstance(frame, np.ndarray):
             return label
         geometry, _ = self._started()
-        return follow_edges(label, frame, self.settings.edge_radius, geometry.scale)
+        return follow_edges(label, frame, self.settings.refine_radius, geometry.scale)
 
     def soft_step(self, frame: np.ndarray) -> dict[int, np.ndarray]:
         """As `step`, but what it reads its result from: by id, soft labels [n, h, w] float32, 0..1, on cells.
@@ -176,7 +180,7 @@ class Tracker:
             labels = self.backend.propagate(self._features, memory)
             if group.watch is not None:
                 labels = group.watch.judge(self._features, labels, _watched(group.members))
-            group.memory.remember(self._features, self._remembered(labels, group.members))
+            group.memory.add_frame(self._features, self._remembered(labels, group.members))
             if group.follower is not None:
                 group.follower.see(labels)
             for member in group.tracked:
@@ -226,7 +230,7 @@ class Tracker:
                 return
         raise InputError(f"expected an object among {list(self.object_ids)} to rename, got {object_id}")
 
-    def adopt(self, other: Tracker) -> None:
+    def merge(self, other: Tracker) -> None:
         """Take over another tracker's objects with their memory; its last frame has to be this one's.
 
         The back end and the settings have to be the same. Raises InputError where sizes or ids do not fit.
@@ -269,14 +273,16 @@ class Tracker:
         labels = np.zeros((-(-used // CHANNEL_BLOCK) * CHANNEL_BLOCK, *geometry.cells), np.float32)
         labels[:used] = np.concatenate(maps)
         memory = self.backend.new_memory(self.settings, len(labels), geometry.cells)
-        memory.remember(self._features, self._remembered(labels, members, given=True))
+        memory.add_frame(self._features, self._remembered(labels, members, given=True))
         watch = None
         if self.presence is not None and any(isinstance(given, MaskObject) for given in objects):
-            watch = Watch(self.backend, self.settings, self.presence, self._features, labels, _watched(members))
+            watch = OcclusionMonitor(
+                self.backend, self.settings, self.presence, self._features, labels, _watched(members)
+            )
         follower = None
-        if self.settings.follow and self.backend.moves_windows:
+        if self.settings.move_windows and self.backend.supports_window_offsets:
             followed = [Followed(one.channels, isinstance(one.given, KeypointsObject)) for one in members]
-            follower = Follower(self.settings, followed, labels)
+            follower = WindowMotion(self.settings, followed, labels)
         self._groups.append(_Group(members, memory, watch, follower))
 
     def _remembered(self, labels: np.ndarray, members: list[_Member], given: bool = False) -> np.ndarray:
@@ -321,33 +327,33 @@ class Tracker:
         return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
 
 
-def _watched(members: Sequence[_Member]) -> list[tuple[int, Presence]]:
+def _watched(members: Sequence[_Member]) -> list[tuple[int, ObjectState]]:
     """The channel of each mask object and what is known about it."""
     return [(one.channels.start, one.presence) for one in members if isinstance(one.given, MaskObject)]
 
 
 def tracks_of(
-    geometry: Geometry, ids: Sequence[int], maps: Sequence[np.ndarray], tracks: Sequence[ObjectTrack]
+    geometry: Geometry, ids: Sequence[int], maps: Sequence[np.ndarray], tracks: Sequence[ObjectResult]
 ) -> Tracks:
     """The result of a frame from the mask objects' ids and labels [H, W] and every object's track."""
     mask = indexed_mask(ids, maps) if maps else np.zeros(geometry.frame, np.uint8)
     return Tracks(mask, tuple(sorted(tracks, key=lambda track: track.id)))
 
 
-def mask_track(given: MaskObject, label: np.ndarray) -> ObjectTrack:
+def mask_track(given: MaskObject, label: np.ndarray) -> ObjectResult:
     """The object with its soft label [H, W] float32 at the frame's size."""
     own = label > 0.5
     columns, rows = np.flatnonzero(own.any(0)), np.flatnonzero(own.any(1))
     if not len(rows):
-        return ObjectTrack(given.id, given.name, 0.0, False)
+        return ObjectResult(given.id, given.name, 0.0, False)
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return ObjectTrack(given.id, given.name, float(label[own].mean(dtype=np.float64)), True, box)
+    return ObjectResult(given.id, given.name, float(label[own].mean(dtype=np.float64)), True, box)
 
 
-def keypoints_track(given: KeypointsObject, points: np.ndarray, heights: np.ndarray) -> ObjectTrack:
+def keypoints_track(given: KeypointsObject, points: np.ndarray, heights: np.ndarray) -> ObjectResult:
     """The object at points [P, 2] float32 in pixels, with the heights [P] of their soft labels."""
     confidence = heights.clip(0, 1).astype(np.float32)
-    return ObjectTrack(
+    return ObjectResult(
         given.id,
         given.name,
         float(confidence.mean()),

@@ -4,7 +4,7 @@ An object that has crossed the picture is far from where the frame it was given 
 same place sees background there. So the middle of a reference's window is moved by as much as the object has moved
 since: of the frame it was given on in addition to the unmoved window, which the background needs; of the recent frames
 in place of it, for they are searched widely enough for both. Points do not move the windows of recent frames, since
-each goes its own way from one frame to the next. Back ends say whether they can do this (`moves_windows`).
+each goes its own way from one frame to the next. Back ends say whether they can do this (`supports_window_offsets`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corrflow.runtime.settings import MOST_WINDOWS, TrackingSettings
+from corrflow.runtime.settings import MAX_WINDOWS, TrackingSettings
 from corrflow.runtime.types import LOST_POINT
 
 NEAR = 3
@@ -28,7 +28,7 @@ class Followed:
     points: bool
 
 
-class Follower:
+class WindowMotion:
     """Where the objects of a group were on the frames it remembers. Places are (row, column) of cells.
 
     An object out of sight stays where it was last. All that were given keep their part even after they have been
@@ -37,7 +37,7 @@ class Follower:
 
     def __init__(self, settings: TrackingSettings, objects: Sequence[Followed], labels: np.ndarray) -> None:
         """labels: [N, h, w] float32 of the frame the objects are given on."""
-        self._anchors, self._oldest = settings.anchors, max(settings.ages, default=0)
+        self._anchors, self._oldest = settings.permanent_frames, max(settings.recent_offsets, default=0)
         self._objects = objects
         self._now = [np.zeros((0, 2))] * len(objects)
         self._places: dict[int, list[np.ndarray]] = {}
@@ -70,7 +70,7 @@ class Follower:
         moves = [(0, 0)]
         for move in map(_whole, moved):
             apart = min(max(abs(move[0] - other[0]), abs(move[1] - other[1])) for other in moves)
-            if apart >= NEAR and len(moves) < MOST_WINDOWS:
+            if apart >= NEAR and len(moves) < MAX_WINDOWS:
                 moves.append(move)
         return moves
 

@@ -1,17 +1,16 @@
 """A clip that needs no download: a saucer that flies past a cat, with the exact mask of every frame.
 
-Rendered from two photographs inside scikit-image's wheel, both CC0: "chelsea" (Stefan van der Walt) and "coffee"
+Rendered from two photographs in the folder photographs/, both CC0: "chelsea" (Stefan van der Walt) and "coffee"
 (Rachel Michetti). What makes tracking hard in real clips is there in small doses: the object turns, grows and wobbles,
 the camera pans, the light changes, and a plank out of focus passes in front.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
+from importlib import resources
 
 import cv2
 import numpy as np
@@ -21,6 +20,8 @@ from corrflow.runtime.types import Frame
 from corrflow.runtime.video.open_source import FrameSource
 
 DEMO_FRAMES_PER_SECOND = Fraction(25)
+
+_PHOTOGRAPHS = resources.files(__package__) / "photographs"
 
 # The outline of the saucer, the cup on it and the spoon's handle, in pixels of the coffee photograph.
 _SAUCER = ((278.2, 221.6), (403.0, 337.5), 2.2)  # centre, axes, degrees
@@ -54,7 +55,7 @@ def render_demo_clip(
 
     Yields ([H, W, 3] uint8, BGR; [H, W] bool, True where the object is seen: its own half transparent edge pixels and
     those behind the plank count as background from half on). Between frames the object moves by at most 12 pixels in
-    640. Raises InputError where scikit-image's photographs are missing.
+    640. Raises InputError where the photographs are missing.
     """
     scene = _Scene(size, seed)
     for index in range(frame_count):
@@ -213,14 +214,12 @@ def _visible(opacity: np.ndarray, opacity_in_front: np.ndarray) -> np.ndarray:
 
 
 def _photograph(name: str) -> np.ndarray:
-    """[H, W, 3] uint8, BGR, read from the installed package: its own loaders may download."""
-    package = importlib.util.find_spec("skimage")
-    folder = Path(package.origin).parent if package and package.origin else Path("skimage")
-    path = folder / "data" / name
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR) if path.is_file() else None
+    """[H, W, 3] uint8, BGR, read from the installed package."""
+    file = _PHOTOGRAPHS / name
+    image = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR) if file.is_file() else None
     if image is None:
         raise InputError(
-            f"expected the photograph {name} of scikit-image, got none in {str(path.parent)!r}; "
-            "install it again with 'pip install --force-reinstall scikit-image'"
+            f"expected the photograph {name} of the demo clip in {str(_PHOTOGRAPHS)!r}, found none that can be read; "
+            "install corrflow again with 'pip install --force-reinstall --no-deps corrflow'"
         )
     return image

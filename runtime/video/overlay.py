@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from corrflow.runtime.types import ObjectTrack, Tracks
+from corrflow.runtime.types import ObjectResult, Tracks
 
 FILL_OPACITY = 0.4
 
@@ -86,7 +86,7 @@ def _draw_masks(canvas: np.ndarray, mask: np.ndarray, unit: float) -> None:
             cv2.drawContours(canvas, contours, -1, _colour(object_id, 0.6), thickness, cv2.LINE_AA)
 
 
-def _draw_points(canvas: np.ndarray, track: ObjectTrack, unit: float) -> None:
+def _draw_points(canvas: np.ndarray, track: ObjectResult, unit: float) -> None:
     radius = 4.4 * unit
     for point, confidence in _drawable_points(track, canvas.shape):
         if confidence >= FAINT_CONFIDENCE:
@@ -103,7 +103,7 @@ def _draw_points(canvas: np.ndarray, track: ObjectTrack, unit: float) -> None:
             region[:] = cv2.addWeighted(region, 0.45, ringed, 0.55, 0)
 
 
-def _drawable_points(track: ObjectTrack, shape: tuple[int, ...]) -> list[tuple[np.ndarray, float]]:
+def _drawable_points(track: ObjectResult, shape: tuple[int, ...]) -> list[tuple[np.ndarray, float]]:
     """(x, y) and confidence of the points that are in the picture; drawing overflows on far or undefined ones."""
     if track.points is None:
         return []
@@ -122,7 +122,7 @@ def _ring(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: _Colour
     cv2.circle(canvas, (x, y), radius_fixed, colour, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def _draw_name(canvas: np.ndarray, track: ObjectTrack, unit: float) -> None:
+def _draw_name(canvas: np.ndarray, track: ObjectResult, unit: float) -> None:
     """The object's name above its top left corner, pushed back into the picture where it would leave it."""
     corner = _corner(track, canvas.shape) if track.name and track.visible else None
     if corner is None:
@@ -137,7 +137,7 @@ def _draw_name(canvas: np.ndarray, track: ObjectTrack, unit: float) -> None:
     region[:] = mixed.round().astype(np.uint8)
 
 
-def _corner(track: ObjectTrack, shape: tuple[int, ...]) -> tuple[int, int] | None:
+def _corner(track: ObjectResult, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """(x, y) of the top left corner of what is drawn of an object, None where nothing is."""
     if track.box is not None:
         return track.box[0], track.box[1]

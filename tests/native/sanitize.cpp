@@ -17,7 +17,7 @@
 
 using corrflow::Job;
 using corrflow::Kernel;
-using corrflow::Reference;
+using corrflow::SearchWindow;
 using corrflow::Storage;
 
 namespace {
@@ -125,7 +125,7 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
     const bool half = made.storage == Storage::Half, words = made.storage > Storage::Half;
     std::vector<std::vector<std::int32_t>> integers(made.K);
     const std::vector<std::int32_t> query = words ? packed(made, made.query) : std::vector<std::int32_t>();
-    std::vector<Reference> references;
+    std::vector<SearchWindow> references;
     int window = 0;
     for (int k = 0; k < made.K; ++k) {
         halves[k].resize(made.keys[k].size());  // no capacity beyond it, in which a read too far would go unseen

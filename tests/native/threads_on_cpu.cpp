@@ -7,7 +7,7 @@
 //
 // A warp runs as far as it can before the next one is looked at, and the order of warps and lanes is the caller's. What
 // a missing barrier leaves open is thus really done in the wrong order: a reader runs before its writer in one order, a
-// writer before the last reader in another. Shared memory is NaN before every block. Threads that wait at different
+// writer before the last reader in another. PinnedBuffer memory is NaN before every block. Threads that wait at different
 // barriers, warps that split before a collective instruction and misaligned fragments end the program with a message.
 #include "threads_on_cpu.h"
 

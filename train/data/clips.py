@@ -19,7 +19,7 @@ import numpy as np
 from corrflow.atomic_files import whole_file, write_whole
 from corrflow.errors import CorrflowError, InputError
 from corrflow.train.config import TrainConfig
-from corrflow.train.data.frames import UNREADABLE, Smaller, decoded, small_frames
+from corrflow.train.data.frames import UNREADABLE, FrameSampling, decoded, small_frames
 
 FORMAT_VERSION = 1
 
@@ -100,7 +100,7 @@ def _write_cache(
         for done, item in enumerate(items):
             progress(done, len(items))
             try:
-                for encoded in small_frames(item, Smaller(rate, short_side)):
+                for encoded in small_frames(item, FrameSampling(rate, short_side)):
                     file.write(encoded)
                     offsets.append(offsets[-1] + len(encoded))
             except UNREADABLE as error:
@@ -163,15 +163,15 @@ class ClipSampler:
     def __init__(self, videos: Videos | ClipCache, stills: ClipCache | None, config: TrainConfig) -> None:
         self.stills, self.config = stills, config
         self.frames, self.crop = config.frames, config.crop
-        self.stills_share = config.stills_share if stills is not None else 0.0
+        self.image_share = config.image_share if stills is not None else 0.0
         if isinstance(videos, ClipCache):
-            videos = CachedVideos(videos, self.frames, needed=self.stills_share < 1)
+            videos = CachedVideos(videos, self.frames, needed=self.image_share < 1)
         self.videos = videos
 
     def clip(self, number: int) -> np.ndarray:
         """Clip `number` of the run: [frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
         generator = np.random.default_rng([self.config.seed, number])
-        still = generator.random() < self.stills_share
+        still = generator.random() < self.image_share
         clip = self._from_still(generator) if still else self._from_video(number, generator)
         return np.ascontiguousarray(clip[..., ::-1])
 
@@ -182,7 +182,7 @@ class ClipSampler:
     def _from_video(self, number: int, generator: np.random.Generator) -> np.ndarray:
         pictures = self.videos.draw(number, self.frames, generator)
         height, width = pictures[0].shape[:2]
-        side = min(height, width) * generator.uniform(self.config.smallest_view, 1.0)
+        side = min(height, width) * generator.uniform(self.config.min_crop_scale, 1.0)
         centre = generator.uniform((side / 2, side / 2), (width - side / 2, height - side / 2))
         matrix = _affine(centre, side, 0.0, 0.0, self.crop, mirrored=generator.random() < 0.5)
         if generator.random() < 0.5:

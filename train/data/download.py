@@ -8,8 +8,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from corrflow.atomic_files import whole_file
@@ -43,10 +42,12 @@ class Downloads:
         Raises CorrflowError where that fails: at once for what trying again will not mend, and after some tries
         otherwise, unless nothing has ever come from there.
         """
+        from filelock import FileLock
+
         url = self.urls[index]
         path = self._place(url)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock")):  # the others of the machine then find the shard
             for pause in (*self.pauses, None):
                 if path.is_file():
                     break
@@ -114,16 +115,3 @@ def _reason(error: Exception, timeout: float) -> str:
     if isinstance(cause, TimeoutError):
         return f"no byte for {timeout:g} s"
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """One process at a time fetches a shard; the others of the machine then find it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: each would fetch it, and the last rename counts
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

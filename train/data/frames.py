@@ -62,13 +62,13 @@ def find_pictures(folder: Path) -> list[Path]:
     if not found:
         raise InputError(
             f"expected photographs ({', '.join(sorted(PICTURE_SUFFIXES))}) in {folder}, found none;"
-            " point --stills at the folder that holds them"
+            " point --images at the folder that holds them"
         )
     return found
 
 
 @dataclass(frozen=True)
-class Smaller:
+class FrameSampling:
     """How frames are made small.
 
     frames_per_second: rate at which they are taken
@@ -93,7 +93,7 @@ class Smaller:
                 raise InputError(f"expected {name.replace('_', ' ')} between {low} and {high}, got {value}")
 
 
-def small_frames(item: Path, how: Smaller) -> Iterator[bytes]:
+def small_frames(item: Path, how: FrameSampling) -> Iterator[bytes]:
     """The frames of a video, of a folder of pictures or of a single picture, each as a small JPEG.
 
     Raises UNREADABLE where decoding fails, after the frames before the damage.
@@ -115,7 +115,7 @@ def _encoded(picture: np.ndarray, quality: int) -> bytes:
 
 
 def _decode(item: Path, rate: float, folder_rate: float | None) -> Iterator[np.ndarray]:
-    """Pictures [h, w, 3] uint8, BGR at about `rate` a second; see `Smaller` for folders."""
+    """Pictures [h, w, 3] uint8, BGR at about `rate` a second; see `FrameSampling` for folders."""
     if item.is_dir() or item.suffix.lower() in PICTURE_SUFFIXES:
         pictures = [item] if item.is_file() else sorted(p for p in item.iterdir() if is_picture(p))
         if folder_rate is not None and folder_rate > rate:

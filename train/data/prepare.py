@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,7 +31,8 @@ import cv2
 
 from corrflow.atomic_files import write_whole
 from corrflow.errors import InputError
-from corrflow.train.data.frames import UNREADABLE, Smaller, find_videos, small_frames
+from corrflow.run_lock import lock_run
+from corrflow.train.data.frames import UNREADABLE, FrameSampling, find_videos, small_frames
 
 FORMAT_VERSION = 1
 SAMPLE_FRAMES = 300
@@ -73,7 +73,7 @@ class Plan:
 
     source: Path
     shards: list[list[str]]
-    how: Smaller
+    how: FrameSampling
     longest: float
 
     def description(self) -> dict[str, object]:
@@ -94,7 +94,7 @@ class Plan:
         }
 
 
-def plan_shards(source: Path, how: Smaller, videos_per_shard: int, longest: float) -> Plan:
+def plan_shards(source: Path, how: FrameSampling, videos_per_shard: int, longest: float) -> Plan:
     """Share the videos below `source` out to shards of about equal size, each a mixture of all folders.
 
     Raises InputError where there are none.
@@ -121,7 +121,7 @@ def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None]
         (out / RECEIPTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected a folder to write to, got {out} ({error.strerror}); name another") from error
-    with _alone(out), _Decoders(workers) as decoders:
+    with lock_run(out / ".lock"), _Decoders(workers) as decoders:
         _agree(plan, out)
         done, missing = 0, []
         for shard, names in enumerate(plan.shards):
@@ -151,7 +151,7 @@ def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None]
     return total
 
 
-def read_video(path: Path, how: Smaller, longest: float) -> Video:
+def read_video(path: Path, how: FrameSampling, longest: float) -> Video:
     """All frames of a video, as far as they can be decoded and up to `longest` seconds."""
     frames: list[bytes] = []
     most = max(1, round(longest * how.frames_per_second))
@@ -229,7 +229,7 @@ class _Decoders:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def decode(self, paths: Sequence[Path], how: Smaller, longest: float) -> Iterator[Video]:
+    def decode(self, paths: Sequence[Path], how: FrameSampling, longest: float) -> Iterator[Video]:
         """The videos in the order of their paths, a few ahead of whoever takes them."""
         waiting: deque[tuple[Path, Future[Video] | None]] = deque()
         rest = iter(paths)
@@ -250,19 +250,19 @@ class _Decoders:
                 for suspect in suspects:
                     yield self._alone(suspect, how, longest)
 
-    def _submit(self, path: Path, how: Smaller, longest: float) -> Future[Video] | None:
+    def _submit(self, path: Path, how: FrameSampling, longest: float) -> Future[Video] | None:
         try:
             return self._pool.submit(read_video, path, how, longest)
         except BrokenProcessPool:
             return None
 
     @staticmethod
-    def _result(path: Path, future: Future[Video] | None, how: Smaller, longest: float) -> Video:
+    def _result(path: Path, future: Future[Video] | None, how: FrameSampling, longest: float) -> Video:
         if future is None:
             raise BrokenProcessPool
         return future.result()
 
-    def _alone(self, path: Path, how: Smaller, longest: float) -> Video:
+    def _alone(self, path: Path, how: FrameSampling, longest: float) -> Video:
         with self._new(1) as pool:
             try:
                 return pool.submit(read_video, path, how, longest).result()
@@ -302,22 +302,6 @@ def _agree(plan: Plan, out: Path) -> None:
         raise InputError(f"expected a new folder or one of corrflow-prepare, got {out}, which holds other shards")
     else:
         write_whole(path, json.dumps(described, indent=1) + "\n", only_writer=True)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Only one run at a time in a folder."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two runs on one folder are the user's to avoid
-        yield
-        return
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"expected {out} for one run at a time, got another at work in it; wait for it") from error
-        yield
 
 
 def _receipt_path(out: Path, shard: int) -> Path:

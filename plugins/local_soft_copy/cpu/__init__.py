@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corrflow.errors import InputError
-from corrflow.plugins.local_soft_copy.spec import Attributes, Reference, copied_shape, named_references
+from corrflow.plugins.local_soft_copy.spec import Attributes, SearchWindow, copied_shape, named_references
 
 try:
     import corrflow.plugins.local_soft_copy.cpu._fused as _fused  # pyright: ignore[reportMissingImports]
@@ -47,7 +47,7 @@ def available_threads() -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedFeatures:
     """Features as integers: what the kernel searches fastest.
 
     words:  [..., ceil(C / n), H, W] int32, of n = 32 / bits channels each
@@ -65,7 +65,7 @@ def packed_depth(channels: int, bits: int) -> int:
     return -(-channels * bits // 32)
 
 
-def pack(features: np.ndarray, bits: int, threads: int = 0) -> Packed:
+def pack(features: np.ndarray, bits: int, threads: int = 0) -> PackedFeatures:
     """Pack features [C, H, W] float32, in C order, into 16 or 8 bits a channel.
 
     Raises InputError for other arrays, or where the kernel was not built.
@@ -80,17 +80,17 @@ def pack(features: np.ndarray, bits: int, threads: int = 0) -> Packed:
     words = np.empty((packed_depth(len(features), bits), *features.shape[1:]), np.int32)
     features = np.ascontiguousarray(features)
     scale = _fused.pack(features, bits, words, threads or available_threads())
-    return Packed(words, np.asarray(scale, np.float32), bits)
+    return PackedFeatures(words, np.asarray(scale, np.float32), bits)
 
 
 def packed_soft_copy(
-    query: Packed,
-    keys: Packed,
+    query: PackedFeatures,
+    keys: PackedFeatures,
     values: np.ndarray,
     attributes: Attributes,
     threads: int = 0,
     kernel: str = "auto",
-    references: Sequence[Reference] | None = None,
+    references: Sequence[SearchWindow] | None = None,
 ) -> np.ndarray:
     """The op on packed features of one picture: words [D, H, W] and [K, D, H, W], values [K, N, H, W] -> [N, H, W].
 
@@ -117,7 +117,7 @@ def local_soft_copy(
     attributes: Attributes,
     threads: int = 0,
     kernel: str = "auto",
-    references: Sequence[Reference] | None = None,
+    references: Sequence[SearchWindow] | None = None,
 ) -> np.ndarray:
     """The op as spec.py defines it: float32 in C order, keys float32 or float16, sums float32.
 
@@ -139,7 +139,7 @@ def local_soft_copy(
 
 
 def _moves_and_windows(
-    named: Sequence[Reference], attributes: Attributes
+    named: Sequence[SearchWindow], attributes: Attributes
 ) -> tuple[list[tuple[int, int, int]], list[int], list[int]]:
     """(picture, down, right), radius and dilation of each reference, as the kernel takes them."""
     windows = [attributes.window(each.window) for each in named]

@@ -4,11 +4,11 @@
 
 namespace corrflow {
 
-// How features are stored. Packed ones are 32-bit words [depth][H][W]: two channels of 16 bits in each, or four of 8.
+// How features are stored. PackedFeatures ones are 32-bit words [depth][H][W]: two channels of 16 bits in each, or four of 8.
 // Eight bits stand 128 higher than the number they mean, so that they are unsigned. Channels that only fill up are zero.
 enum class Storage { Float, Half, Sixteen, Eight };
 
-struct Reference {
+struct SearchWindow {
     const void* keys;     // [depth][H][W] of the job's storage
     const float* values;  // [N][H][W]
     int radius, dilation;
@@ -18,7 +18,7 @@ struct Reference {
 
 struct Job {
     const void* query;  // [depth][H][W]: float for keys of Float and Half, otherwise of the same storage as they
-    const Reference* references;
+    const SearchWindow* references;
     int K, depth, N, H, W;
     Storage storage;
     int top_k;      // 0 keeps every score

@@ -24,7 +24,7 @@
 namespace {
 
 using corrflow::Job;
-using corrflow::Reference;
+using corrflow::SearchWindow;
 
 constexpr int L = LANES;
 constexpr int STRIPS = 64 / LANES;  // registers side by side in a panel
@@ -267,17 +267,17 @@ struct Panel {
     unsigned char* marks;  // [rows in sight][groups in sight]: whether a group of L columns holds a value beside zero
 
     // Of the reference at hand:
-    const Reference* reference;
+    const SearchWindow* reference;
     int index, reach, step, offsets, width, slots;
     int lowest;  // first key row of a remainder; like all rows of a window it is counted from the query's, as if not moved
 
     // Offsets to either side that can lie inside the frame at all.
-    static int reach_columns(const Job& job, const Reference& reference) {
+    static int reach_columns(const Job& job, const SearchWindow& reference) {
         const int most = (job.W - 1 + distance(reference.right)) / reference.dilation;
         return reference.radius < most ? reference.radius : most;
     }
 
-    static int reach_rows(const Job& job, const Reference& reference) {
+    static int reach_rows(const Job& job, const SearchWindow& reference) {
         const int most = (job.H - 1 + distance(reference.down)) / reference.dilation;
         return reference.radius < most ? reference.radius : most;
     }
@@ -306,7 +306,7 @@ struct Panel {
     std::size_t allot(char* base) {
         std::size_t widest = 1, rings = 0;
         for (int k = 0; k < job.K; ++k) {
-            const Reference& each = job.references[k];
+            const SearchWindow& each = job.references[k];
             const std::size_t across = reach_columns(job, each), along = reach_rows(job, each);
             if (2 * across + 1 > widest) widest = 2 * across + 1;
             const std::size_t floats = (2 * along + ROWS) * (job.depth + job.N) * width_of((int)across, each.dilation);

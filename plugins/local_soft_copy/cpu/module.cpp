@@ -26,7 +26,7 @@ namespace {
 
 using corrflow::Job;
 using corrflow::Kernel;
-using corrflow::Reference;
+using corrflow::SearchWindow;
 using corrflow::Storage;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using WordArray = py::array_t<std::int32_t, py::array::c_style>;
@@ -201,7 +201,7 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
         throw std::invalid_argument("one radius, one dilation and one scale for each reference");
     if (top_k < 0) throw std::invalid_argument("top_k >= 0");
 
-    std::vector<Reference> references;
+    std::vector<SearchWindow> references;
     std::int64_t window = 0;
     for (py::ssize_t k = 0; k < K; ++k) {
         const auto [picture, down, right] = named[k];

@@ -1,6 +1,6 @@
 // LocalSoftCopy (spec.py) on the GPU, in one pass: no score and no window is ever written to device memory.
 //
-// A block computes a tile of ROWS x 16 queries, one warp a row. Reference by reference and row by row, it brings the
+// A block computes a tile of ROWS x 16 queries, one warp a row. SearchWindow by reference and row by row, it brings the
 // keys that the tile sees into shared memory, 16 * GROUPS columns and SLICE channels at a time, by way of registers,
 // where the next ones arrive while it works on these; each warp multiplies its 16 queries with them, 16 keys at a time,
 // and folds the scores into what it knows of its queries: an online softmax with its sums, or the list of the TOP_K
@@ -226,7 +226,7 @@ struct Columns {
 };
 
 // A row of spec.py's `references`.
-struct Reference {
+struct SearchWindow {
     int picture, window, down, right;
 };
 
@@ -275,7 +275,7 @@ struct State {
     }
 
     // Merge the two lists of a query; each lane copies every other class. values, copied: of this block's first class.
-    __device__ void finish(const Stored* values, const Reference* names, Stored* copied, int classes, size_t plane,
+    __device__ void finish(const Stored* values, const SearchWindow* names, Stored* copied, int classes, size_t plane,
                            bool writes) {
         const int half = threadIdx.x & 1;
         float sums[LANE_CLASSES], total = 0.0f, highest = LOWEST;
@@ -357,7 +357,7 @@ struct State<0> {
         }
     }
 
-    __device__ void finish(const Stored*, const Reference*, Stored* copied, int classes, size_t plane, bool writes) {
+    __device__ void finish(const Stored*, const SearchWindow*, Stored* copied, int classes, size_t plane, bool writes) {
         shrink(fmaxf(highest, __shfl_xor_sync(ALL, highest, 1)));
         total += __shfl_xor_sync(ALL, total, 1);
 #pragma unroll
@@ -410,11 +410,11 @@ struct Walk {
     int picture, down, side, radius, dilation, reach, step, left, right, bottom;
 
     // Go to the first reference from `index` on that shows the tile anything.
-    __device__ void find(const Reference* names, int references, int pictures, int height, int width) {
+    __device__ void find(const SearchWindow* names, int references, int pictures, int height, int width) {
         const Rows rows;
         const int first_column = blockIdx.x * SIDE;
         for (; index < references; ++index) {
-            const Reference reference = names[index];
+            const SearchWindow reference = names[index];
             picture = reference.picture;
             if (picture < 0 || picture >= pictures) continue;
             down = reference.down;
@@ -433,7 +433,7 @@ struct Walk {
         }
     }
 
-    __device__ void advance(const Reference* names, int references, int pictures, int height, int width) {
+    __device__ void advance(const SearchWindow* names, int references, int pictures, int height, int width) {
         first += SLICE;
         if (first < DEPTH) return;
         first = 0;
@@ -500,7 +500,7 @@ struct Keys {
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     corrflow_local_soft_copy(const Stored* __restrict__ query, const Stored* __restrict__ keys,
-                             const Stored* __restrict__ values, const Reference* __restrict__ names, int height,
+                             const Stored* __restrict__ values, const SearchWindow* __restrict__ names, int height,
                              int width, int pictures, int references, Stored* __restrict__ copied) {
     __shared__ __align__(32) Stored queries_here[DEPTH * QUERY_PITCH];
     __shared__ __align__(32) Stored keys_here[SLICE * KEY_PITCH];

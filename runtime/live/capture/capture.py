@@ -27,7 +27,7 @@ _TICK = 0.05  # seconds between looks at the clock
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """Seconds: how long opening and reading may take, and how long to wait before trying again.
 
     The wait doubles from `wait` to `longest_wait` with every attempt that brings no frame.
@@ -83,9 +83,9 @@ class Capture:
     """
 
     def __init__(
-        self, open_reader: Callable[[], Reader], patience: Patience | None = None, endless: bool = True
+        self, open_reader: Callable[[], Reader], patience: Timeouts | None = None, endless: bool = True
     ) -> None:
-        self.patience = patience or Patience()
+        self.patience = patience or Timeouts()
         self._open_reader, self._endless = open_reader, endless
         self._condition = Condition()
         self._counts = Counts()

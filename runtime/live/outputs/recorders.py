@@ -73,7 +73,7 @@ class LiveVideoSink(LiveSink):
 
     def _open(self, size: tuple[int, int], begin: float) -> None:
         form = VIDEO_FORMATS[self._path.suffix.lower()]
-        path = claim_path(self._path)
+        path = unique_path(self._path)
         try:
             options = _CONTAINER_OPTIONS.get(form, _CONTAINER_OPTIONS["mp4"])
             self._container = av.open(str(path), "w", format=form, options=options)
@@ -94,7 +94,7 @@ class LiveJsonLinesSink(LiveSink):
         """Raises CorrflowError where the file cannot be made."""
         check_recording(path, ())
         try:
-            self._path = claim_path(path)
+            self._path = unique_path(path)
             # Unbuffered, so that a failure shows in the frame that causes it and a kill finds nothing unwritten.
             self._file = self._path.open("wb", buffering=0)
         except OSError as error:
@@ -124,7 +124,7 @@ def check_recording(path: Path, suffixes: tuple[str, ...]) -> Path:
     return path
 
 
-def claim_path(path: Path) -> Path:
+def unique_path(path: Path) -> Path:
     """Make an empty file at the path, or at the first free of `name-2.suffix`, `name-3.suffix`, ...
 
     Raises OSError where no file can be made.

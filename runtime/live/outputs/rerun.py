@@ -11,7 +11,7 @@ import numpy as np
 
 from corrflow.atomic_files import write_failed
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.outputs.recorders import check_recording, claim_path
+from corrflow.runtime.live.outputs.recorders import check_recording, unique_path
 from corrflow.runtime.live.outputs.worker import LiveSink
 from corrflow.runtime.live.results import LiveResult
 from corrflow.runtime.video.overlay import fill_colours
@@ -44,7 +44,7 @@ class RerunSink(LiveSink):
             self._stream.connect_grpc(target)
         else:
             try:
-                self._stream.save(claim_path(Path(target)))
+                self._stream.save(unique_path(Path(target)))
             except OSError as error:
                 raise write_failed(Path(target), error) from None
         self._described: dict[int, str] = {}

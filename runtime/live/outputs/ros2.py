@@ -15,7 +15,7 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.live.outputs.records import json_line, result_record
 from corrflow.runtime.live.outputs.worker import LiveSink
 from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import ObjectTrack
+from corrflow.runtime.types import ObjectResult
 from corrflow.runtime.video.overlay import draw_overlay
 
 _WAITING = 5  # messages that ROS keeps for a slow subscriber
@@ -130,7 +130,7 @@ class RosSink(LiveSink):
         header.stamp.sec, header.stamp.nanosec = seconds, 1000 * microseconds
         return header
 
-    def _detection(self, result: LiveResult, track: ObjectTrack) -> Any:
+    def _detection(self, result: LiveResult, track: ObjectResult) -> Any:
         """An object's box, whose edges lie between pixels: the picture's corner is (0, 0)."""
         assert track.box is not None
         x0, y0, x1, y1 = map(float, track.box)

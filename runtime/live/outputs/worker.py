@@ -49,7 +49,7 @@ class LiveSink(Protocol):
         self.close()
 
 
-class Output:
+class SinkWorker:
     """A sink in its own thread.
 
     name:  for people

@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.live.results import LiveResult
 from corrflow.runtime.live.session import Session
-from corrflow.runtime.live.session_control import Control
+from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.auth import LOOPBACK, Access
 from corrflow.runtime.live.web.metrics import health, metrics_text, state_record
 from corrflow.runtime.video.overlay import draw_overlay
@@ -54,7 +54,7 @@ _HEADERS = [
 class Server:
     """Serves a session until it is closed. Raises InputError where the address cannot be had."""
 
-    def __init__(self, session: Session, control: Control, access: Access) -> None:
+    def __init__(self, session: Session, control: SessionApi, access: Access) -> None:
         self._socket = access.listen()
         self.access = Access(access.host, self._socket.getsockname()[1], access.token)
         config = uvicorn.Config(
@@ -83,7 +83,7 @@ def _not_about_the_end(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Cancel ")
 
 
-def make_app(session: Session, control: Control, access: Access) -> Starlette:
+def make_app(session: Session, control: SessionApi, access: Access) -> Starlette:
     """The page and its interface as an ASGI application."""
     pictures = _Pictures()
     viewers = [0]
@@ -155,7 +155,7 @@ def make_app(session: Session, control: Control, access: Access) -> Starlette:
         return JSONResponse({"recording": control.record(values.get("on") is True)})
 
     def reference(values: dict) -> Response:
-        return JSONResponse(control.keep_reference())
+        return JSONResponse(control.save_prompt())
 
     def change(request: Request, values: dict) -> Response:
         control.rename(request.path_params["number"], values.get("name"))
