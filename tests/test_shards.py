@@ -169,6 +169,14 @@ def test_of_many_shards_on_the_web_only_those_in_use_are_kept(shards: Path, tmp_
     assert sum(asked.values()) <= 34, "each is fetched once an epoch"
 
 
+def test_a_shard_that_several_ask_for_is_fetched_once(shards: Path, tmp_path: Path) -> None:
+    with served(shards) as (address, asked), ThreadPoolExecutor(4) as threads:
+        urls = [f"{address}/shard-000000.tar"]
+        paths = list(threads.map(lambda _: Downloads(urls, tmp_path, 5.0).path(0), range(4)))
+    assert len(set(paths)) == 1 and paths[0].is_file()
+    assert asked == {"shard-000000.tar": 1}
+
+
 def test_names_of_shards(tmp_path: Path) -> None:
     assert shard_names("http://host/a-{08..11}.tar") == [f"http://host/a-{n}.tar" for n in ("08", "09", "10", "11")]
     assert shard_names("https://h/{a,b}/{0..1}.tar?k=1") == [

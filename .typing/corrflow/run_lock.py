@@ -1,0 +1,1 @@
+../../src/corrflow/run_lock.py
