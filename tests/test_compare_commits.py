@@ -22,7 +22,7 @@ def results(folder: Path, mask: np.ndarray = MASK, compression: int = 1, key: st
     folder.mkdir()
     cv2.imwrite(str(folder / "00000.png"), mask, [cv2.IMWRITE_PNG_COMPRESSION, compression])
     np.savez(folder / "points.npz", points=MASK)
-    (folder / "artifact.json").write_text(json.dumps({"tracking": {key: value}}))
+    (folder / "artifact.json").write_text(json.dumps({"format": len(key), "tracking": {key: value}}))
     return folder
 
 

@@ -37,6 +37,7 @@ SETTINGS_FROM_BUNDLED = ("--settings-from quarter", "--like bundled")
 RENAMED_KEYS = ("artifact.json", "item.json", "manifest.json")  # values are compared in their order, keys are not
 MOST_NAMES = 20  # printed, of files that differ; the table counts them all
 DIGEST = re.compile(r"[0-9a-f]{64}")  # of files whose bytes may differ
+IGNORED_KEYS = ("format", "bytes")  # version of the keys; sizes of such files
 
 app = typer.Typer(help=__doc__.splitlines()[0] if __doc__ else "", pretty_exceptions_enable=False)
 
@@ -163,8 +164,10 @@ def content(path: Path) -> Any:
 
 def _flatten(value: Any, values: list[Any]) -> None:
     """Append the leaves of decoded JSON in their order: one constant for digests, the last part of absolute paths."""
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
+    if isinstance(value, dict):
+        value = [inner for key, inner in value.items() if key not in IGNORED_KEYS]
+    if isinstance(value, list):
+        for inner in value:
             _flatten(inner, values)
     elif isinstance(value, str):
         values.append("digest" if DIGEST.fullmatch(value) else value.rpartition("/")[2] if value[:1] == "/" else value)
