@@ -1,0 +1,1 @@
+../../src/corrflow/command_line.py
