@@ -13,8 +13,10 @@ from corrflow.runtime.formats.html_report import MOST_SPANS, ReportSink
 from corrflow.runtime.types import Frame, ObjectResult, Tracks
 
 
-def write(path: Path, confidences: list[float | None], name: str = "cup") -> tuple[ReportSink, str]:
-    sink = ReportSink(path, "clip")
+def write(
+    path: Path, confidences: list[float | None], name: str = "cup", title: str = "clip"
+) -> tuple[ReportSink, str]:
+    sink = ReportSink(path, title)
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     for index, confidence in enumerate(confidences):
         track = ObjectResult(3, name, confidence or 0.0, confidence is not None)
@@ -68,8 +70,11 @@ def test_the_memory_of_a_report_does_not_grow_with_the_video(tmp_path: Path) -> 
     assert [span.first for span in sink._spans] == list(range(0, 5000, sink._length))
 
 
+SCRIPT = '<script>alert("x")</script>'
+
+
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
-    _, page = write(tmp_path / "report.html", [0.1] * 3, '<script>alert("x")</script>')
+    _, page = write(tmp_path / "report.html", [0.1] * 3, SCRIPT, SCRIPT)
     tags: set[str] = set()
 
     class Parser(HTMLParser):
@@ -78,6 +83,8 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
 
     Parser().feed(page)
     assert "script" not in tags and "svg" in tags
+    # As title and heading; in the advice as reason and twice in the file's name; in the strip; below the picture.
+    assert page.count("&lt;script&gt;alert(") >= 6
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 

@@ -104,6 +104,14 @@ def test_page_is_whole_and_fetches_nothing(root: Path, tmp_path: Path) -> None:
     assert "OCC (1)" in page and "&lt;b&gt;" in page
 
 
+def test_names_of_sequences_are_text_and_nothing_else(tmp_path: Path, add_sequence) -> None:
+    add_sequence(tmp_path, "<img&src>", [square(2 + top, 2, 1) for top in range(4)])
+    report = evaluate_masks(data(tmp_path), [Method("identity", Identity())], results=tmp_path / "results")
+    page = html_page(report, data(tmp_path).sequences)
+    # In the table, with its chart, and with its picture as caption and as the text in place of it.
+    assert "<img&src" not in page and page.count("&lt;img&amp;src&gt;") == 4
+
+
 def test_drift_is_the_mean_over_objects_at_equal_shares_of_their_length() -> None:
     short = object_score([1, 2], [1.0, 0.0], [1, 1])
     long = object_score([1, 2, 3], [1.0, 1.0, 0.0], [1, 1, 1])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from corrflow.atomic_files import prepare_place, save_whole
+from corrflow.html_template import render_html
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.types import Frame, ObjectResult, Tracks
 from corrflow.runtime.video.overlay import davis_palette, draw_overlay
@@ -24,6 +24,7 @@ DOUBTFUL = 0.7
 
 _THUMBNAIL_WIDTH = 320  # pixels
 _WEAKEST, _SUGGESTED = 12, 5
+_TEMPLATE = Path(__file__).with_name("templates") / "video_report.html.j2"
 
 
 @dataclass
@@ -106,76 +107,28 @@ class ReportSink(Sink):
         return chosen
 
     def _page(self) -> str:
-        title = escape(self._title)
         suggested = self._suggested()
-        rows = "".join(
-            f"<tr><td>{span.index}</td><td>{span.time:.2f} s</td><td>{escape(span.why)}</td>"
-            f"<td><code>{escape(span.label)}</code></td></tr>"
-            for span in suggested
-        )
-        advice = (
-            f"<table><tr><th>frame</th><th>time</th><th>why</th><th>label it in</th></tr>{rows}</table>"
-            f"{_how_to_label(suggested)}"
-            "<p>Add these to the folder of labels and give the same command again: only what they change is recomputed."
-            if suggested
-            else f"<p>None stands out: no object falls below a confidence of {DOUBTFUL}, and none is lost."
-        )
-        pictures = "".join(
-            f'<figure><img alt="frame {span.index}" src="data:image/jpeg;base64,'
-            f'{base64.b64encode(span.thumbnail).decode()}"><figcaption>frame {span.index}, {span.time:.2f} s<br>'
-            f"{escape(span.why)}</figcaption></figure>"
-            for span in self._weakest(max(1, self._frames // 40), _WEAKEST)
-        )
-        strips = "".join(self._strip(identity) for identity in sorted(self._names))
-        low = '<i style="background:#d0572f"></i>'
-        strips += (
-            f"<div class=strip><span></span><p class=axis>frame 0<b>frame {self._frames - 1}</b></p></div>"
-            f"<p>A full bar is a confidence of 1; {low}below {DOUBTFUL}; no bar: not in sight."
-        )
-        objects = "1 object" if len(self._names) == 1 else f"{len(self._names)} objects"
-        return (
-            f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><title>{title}</title>\n<style>{_STYLE}</style>\n'
-            f"<h1>{title}</h1><p>{self._frames} frames, {objects}. Confidence is how decided the "
-            "labels are, from 0 to 1; a decided tracker can still be wrong.\n"
-            f"<h2>Frames worth a manual label</h2>{advice}\n<h2>Confidence over time</h2>{strips}\n"
-            f"<h2>Weakest frames</h2><div class=pictures>{pictures}</div></html>\n"
+        return render_html(
+            _TEMPLATE,
+            title=self._title,
+            frames=self._frames,
+            spans=len(self._spans),
+            doubtful=DOUBTFUL,
+            suggested=suggested,
+            label_files={Path(span.label).suffix for span in suggested},
+            strips=[self._strip(identity) for identity in sorted(self._names)],
+            weakest=self._weakest(max(1, self._frames // 40), _WEAKEST),
+            b64encode=base64.b64encode,
         )
 
-    def _strip(self, identity: int) -> str:
-        """One bar for each span, as high as the object's lowest confidence in it; gaps where it is not in sight."""
-        red, green, blue = davis_palette()[identity].tolist()
-        bars = []
-        for number, span in enumerate(self._spans):
-            height = span.lowest.get(identity)
-            if height is not None:
-                kind = ' class="low"' if height < DOUBTFUL else ""
-                bars.append(
-                    f'<rect{kind} x="{number}" y="{1 - height:.3f}" width="1.02" height="{height:.3f}">'
-                    f"<title>frame {span.first}: {height:.2f}</title></rect>"
-                )
-        return (
-            f'<div class=strip><span><i style="background:rgb({red},{green},{blue})"></i>'
-            f"{escape(self._names[identity])}</span>"
-            f'<svg viewBox="0 0 {len(self._spans)} 1" preserveAspectRatio="none">{"".join(bars)}</svg></div>'
-        )
+    def _strip(self, identity: int) -> tuple[str, list[int], Iterator[tuple[int, int, float]]]:
+        """Name, colour and one bar for each span, as high as the object's lowest confidence in it.
 
-
-_STYLE = (
-    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;"
-    "margin:2em auto;padding:0 1em}"
-    "h2{font-size:1.1em;margin-top:2em}td,th{padding:.2em 1em .2em 0;text-align:left;vertical-align:top}"
-    "td:nth-child(2){white-space:nowrap}code{overflow-wrap:anywhere}"
-    ".strip{display:flex;align-items:center;gap:1em;margin:.4em 0}.strip span{width:9em;overflow-wrap:anywhere}"
-    ".axis{flex:1;display:flex;justify-content:space-between;margin:0;font-size:.85em}.axis b{font-weight:inherit}"
-    "i{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.5em}"
-    ".strip svg{flex:1;height:48px;background:color-mix(in srgb,currentColor 8%,transparent)}"
-    ".strip rect{fill:#3b8f6a}.strip rect.low{fill:#d0572f}"
-    ".pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:1em}"
-    "figure{margin:0}img{width:100%;border-radius:4px}figcaption{font-size:.85em}"
-    "@media(max-width:600px){body{margin:1em auto}td,th{padding-right:.6em}.strip{flex-wrap:wrap;gap:0 1em}"
-    ".strip span{width:100%}.pictures{grid-template-columns:1fr 1fr;gap:.6em}}"
-)
+        There is no bar where the object is not in sight.
+        """
+        heights = ((number, span.first, span.lowest.get(identity)) for number, span in enumerate(self._spans))
+        bars = ((number, first, height) for number, first, height in heights if height is not None)
+        return self._names[identity], davis_palette()[identity].tolist(), bars
 
 
 def _least_sure(track: ObjectResult) -> str:
@@ -198,15 +151,6 @@ def _label_file(track: ObjectResult, frame: Frame) -> str:
     ):
         return f"/{track.name}/{frame.name}.png"  # also of those whose files give names and no numbers
     return f"/{frame.name}.png" if track.id == 1 else f"/{track.id}/{frame.name}.png"
-
-
-def _how_to_label(spans: Sequence[_Span]) -> str:
-    files = {Path(span.label).suffix for span in spans}
-    masks = "<p>A .png is as large as the frame, white where the object is and black elsewhere."
-    points = (
-        "<p>A .csv has the columns <code>frame,name,x,y</code>; lines of one without <code>frame</code> are of frame 0."
-    )
-    return masks * (".png" in files) + points * (".csv" in files)
 
 
 def _thumbnail(frame: Frame, tracks: Tracks) -> bytes:

@@ -1,0 +1,1 @@
+../../src/corrflow/html_template.py
