@@ -79,7 +79,7 @@ def _by_footprint(mask: np.ndarray, radius: int) -> np.ndarray:
 def _by_distance(mask: np.ndarray, radius: int) -> np.ndarray:
     from scipy.ndimage import distance_transform_edt
 
-    return distance_transform_edt(~mask) <= radius
+    return np.asarray(distance_transform_edt(~mask)) <= radius
 
 
 def ours(sequence: MaskSequence, folder: Path) -> np.ndarray:

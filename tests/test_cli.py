@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,3 +191,13 @@ def test_a_wrong_export_is_one_sentence(run: Run, scene: Path, arguments: tuple[
 def test_a_wrong_data_set_is_one_sentence(run: Run, tmp_path: Path) -> None:
     code, _, error = run(evaluate, "davis", tmp_path / "none", "--split", "val", "--baseline", "identity")
     assert code == 2 and "Traceback" not in error and "expected" in error
+
+
+def test_a_missing_opencv_is_one_sentence(tmp_path: Path) -> None:
+    program = (
+        "import sys\nsys.modules['cv2'] = None\nsys.argv = ['corrflow-track', '--demo']\n"
+        "from corrflow.runtime.commands.track_cli import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: expected OpenCV") and "--system-site-packages" in done.stderr

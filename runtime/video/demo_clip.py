@@ -21,7 +21,7 @@ from corrflow.runtime.video.open_source import FrameSource
 
 DEMO_FRAMES_PER_SECOND = Fraction(25)
 
-_PHOTOGRAPHS = resources.files(__package__) / "photographs"
+_PHOTOGRAPHS = resources.files("corrflow.runtime.video") / "photographs"
 
 # The outline of the saucer, the cup on it and the spoon's handle, in pixels of the coffee photograph.
 _SAUCER = ((278.2, 221.6), (403.0, 337.5), 2.2)  # centre, axes, degrees

@@ -41,6 +41,16 @@ def errors_reported() -> Iterator[None]:
     except CorrflowError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        if error.name != "cv2":
+            raise
+        # pip installs no OpenCV on a Jetson, where JetPack has one.
+        print(
+            "error: expected OpenCV, found no module cv2; on a Jetson use JetPack's (python3 -m venv"
+            " --system-site-packages), elsewhere pip install opencv-python",
+            file=sys.stderr,
+        )
+        raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted: what was written so far is valid", file=sys.stderr)
         raise SystemExit(130) from None
