@@ -26,7 +26,7 @@ from corrflow.runtime.batch.process_item import Job
 from corrflow.runtime.batch.ray_workers import run_on_ray
 from corrflow.runtime.batch.workers import Event, run_workers
 from corrflow.runtime.formats.registry import FORMATS
-from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.model_options import ModelOptions
 
 PARTS = ("workers", "ray", "memory", "memory-both-ways")
 TARGETS = {"workers": 1.7, "ray": 1.1}
@@ -47,7 +47,7 @@ class Pace:
     whole: float
 
 
-def pace_of(run: Run, job: Job, model: Model, items: Sequence[Item], workers: int) -> Pace:
+def pace_of(run: Run, job: Job, model: ModelOptions, items: Sequence[Item], workers: int) -> Pace:
     """How fast so many workers do the items, each a number of items that is the same for all but for chance.
 
     Raises CorrflowError where an item fails, InputError for too few items.
@@ -69,7 +69,7 @@ def compare(
     runs: Mapping[str, tuple[Run, int]],
     clips: int,
     frames: int,
-    model: Model,
+    model: ModelOptions,
     rounds: int,
     report: Callable[[str], None],
 ) -> dict[str, list[Pace]]:
@@ -150,7 +150,7 @@ def repeat(clip: Path, into: Path, frames: int) -> None:
 
 def run_batch_bench(
     parts: Sequence[str], clips: int, frames: int, rounds: int, long: int, short: int, radius: int,
-    model: Model, json_path: Path | None,
+    model: ModelOptions, json_path: Path | None,
 ) -> None:  # fmt: skip
     """corrflow-bench batch: prints what was measured beside its target; raises InputError for wrong options."""
     if unknown := [part for part in parts if part not in PARTS]:

@@ -226,9 +226,9 @@ def batch(
     """
     with errors_reported():
         from corrflow.bench.batch import run_batch_bench
-        from corrflow.runtime.tracking.factory import Model
+        from corrflow.runtime.tracking.model_options import ModelOptions
 
-        options = Model(model, "auto", 1, short_side, None, False)
+        options = ModelOptions(None if model is None else str(model), short_side=short_side, threads=1)
         run_batch_bench(part or ["workers", "memory"], clips, frames, rounds, long, short, radius, options, json)
 
 

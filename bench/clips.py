@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 
 from corrflow.runtime.formats.overlay_video import VideoSink
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
+from corrflow.runtime.types import Frame, FrameResult
 from corrflow.runtime.video.demo_clip import DEMO_FRAMES_PER_SECOND, render_demo_clip
-from corrflow.runtime.video.open_source import NOMINAL_FRAMES_PER_SECOND, FrameSource, VideoSource
+from corrflow.runtime.video.open_source import FrameSource, VideoSource
 
 
 def write_demo(folder: Path, size: tuple[int, int], frames: int) -> tuple[Path, np.ndarray]:
@@ -22,7 +23,7 @@ def write_demo(folder: Path, size: tuple[int, int], frames: int) -> tuple[Path, 
     with VideoSink(path, DEMO_FRAMES_PER_SECOND) as sink:
         for index, (image, mask) in enumerate(render_demo_clip(frames, size)):
             first = mask if first is None else first
-            sink.write(Frame(image, index, 0.0, f"{index:05d}"), Tracks(np.zeros(size, np.uint8)))
+            sink.write(FrameResult(np.zeros(size, np.uint8), (), Frame(image, index, 0.0, f"{index:05d}")))
     assert first is not None
     return path, first
 

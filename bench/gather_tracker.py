@@ -26,7 +26,7 @@ _WINDOW_BYTES = 64 * 2**20  # gathered at a time
 
 
 class GatherTracker:
-    """Tracks one mask; `start` and `step` take frames [H, W, 3] uint8, BGR, and return masks [H, W] uint8."""
+    """FrameResult one mask; `start` and `step` take frames [H, W, 3] uint8, BGR, and return masks [H, W] uint8."""
 
     def __init__(self, artifact: Artifact, settings: TrackingSettings) -> None:
         if (

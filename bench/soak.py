@@ -117,7 +117,7 @@ def soak(tracker: _Timed, seconds: float, rate: float) -> Soak:
     if not (0 < seconds <= 86400 and 0 < rate <= 1000):
         raise InputError("expected 0 to 86400 seconds and 0 to 1000 frames a second, got others; choose among those")
     camera = _Camera(1 / rate)
-    session = Session(Capture(lambda: camera), tracker, [MaskObject(1, camera.masks[0])])
+    session = Session(Capture(lambda: camera), tracker, lambda frame: [MaskObject(1, camera.masks[0])])
     thread, errors = session.in_thread()
     rows: list[tuple[float, int]] = []
     end, shown, changed = time.monotonic() + seconds, None, time.monotonic()
@@ -126,8 +126,9 @@ def soak(tracker: _Timed, seconds: float, rate: float) -> Soak:
         if newer is None:
             continue
         shown = newer
-        rows.append((newer.latency, resident_bytes()))
-        if time.monotonic() - changed > 1 and newer.number > 5:
+        assert newer.live is not None
+        rows.append((newer.live.latency, resident_bytes()))
+        if time.monotonic() - changed > 1 and newer.live.number > 5:
             _change(session)
             changed = time.monotonic()
     session.stop.set()
@@ -142,7 +143,7 @@ def soak(tracker: _Timed, seconds: float, rate: float) -> Soak:
 def _change(session: Session) -> None:
     """Draw object 2 on a frozen frame, or remove it where it is tracked by now."""
     frozen = session.freeze()
-    mask = np.zeros(frozen.image.shape[:2], bool)
+    mask = np.zeros(frozen.result.frame.image.shape[:2], bool)
     mask[10:50, 10:50] = True
 
     def change() -> None:
@@ -152,7 +153,7 @@ def _change(session: Session) -> None:
             session.editing.remove(2)
             session.editing.release(frozen.number)
         else:
-            session.editing.give(frozen.number, MaskObject(2, mask))
+            session.editing.submit(frozen.number, MaskObject(2, mask))
 
     session.call(change, 60)
 

@@ -19,7 +19,7 @@ from corrflow.plugins.local_soft_copy import torch_blocked, torch_reference
 from corrflow.train import losses
 from corrflow.train.config import TrainConfig, preset
 from corrflow.train.distributed import DistributedContext
-from corrflow.train.learner import Trainer
+from corrflow.train.trainer import Trainer
 
 # The op that a step copies with: ours, and the same written out with unfold.
 FORMS = {"tiles": torch_blocked.local_soft_copy, "unfold": torch_reference.local_soft_copy}
@@ -32,17 +32,17 @@ def training_step(
 
     device: the CPU, or a GPU, which is waited for
     """
-    processes = DistributedContext(device=device or torch.device("cpu"))
+    context = DistributedContext(device=device or torch.device("cpu"))
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
-    learner = Trainer.fresh(preset(preset_name), config, colours.float(), processes)
+    trainer = Trainer.create(preset(preset_name), config, colours.float(), context)
     clips = generator.integers(0, 256, (config.batch, config.frames, config.crop, config.crop, 3), np.uint8)
 
     def step() -> object:
         with patch.object(losses, "local_soft_copy", FORMS[form]):
-            result = learner.step(clips, 0)
-        if processes.device.type == "cuda":
-            torch.cuda.synchronize(processes.device)
+            result = trainer.step(clips, 0)
+        if context.device.type == "cuda":
+            torch.cuda.synchronize(context.device)
         return result
 
     return step

@@ -16,12 +16,13 @@ from corrflow.bench.clips import LoopedVideo
 from corrflow.bench.timing import Timing
 from corrflow.runtime.artifacts.artifact import Artifact
 from corrflow.runtime.backends.registry import open_backend
-from corrflow.runtime.commands.run import track_source
+from corrflow.runtime.formats.background_writer import write_behind
 from corrflow.runtime.formats.mask_png import MaskFolderSink
 from corrflow.runtime.settings import with_settings
 from corrflow.runtime.tracking.occlusion import occlusion_settings_for
+from corrflow.runtime.tracking.stream import track_source
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import Frame, MaskObject, Tracks
+from corrflow.runtime.types import FrameResult, MaskObject, TrackedObject
 
 PEER = "plain PyTorch"
 PEER_FRAMES = 1  # and one round: it takes many seconds for each
@@ -122,20 +123,19 @@ def _ours(clip: Clip, artifact: Artifact, short_side: int, memory_frames: int, f
         begun = 0.0
         masks: list[np.ndarray] = []
 
-        def note(frame: Frame, tracks: Tracks) -> None:
-            nonlocal begun
-            masks.append(tracks.mask)
-            if frame.index == settings.references:
-                begun = time.perf_counter()
-
         try:
             with (
                 tempfile.TemporaryDirectory() as folder,
-                LoopedVideo(clip.path, settings.references + 1 + frames, clip.size) as source,
+                LoopedVideo(clip.path, settings.num_reference_frames + 1 + frames, clip.size) as source,
             ):
-                objects = [MaskObject(1, clip.mask)]
+                objects: list[TrackedObject] = [MaskObject(1, clip.mask)]
                 tracker = Tracker(backend, settings, occlusion_settings_for(backend, settings))
-                track_source(source, tracker, objects, lambda: [MaskFolderSink(folder)], note)
+                with write_behind([MaskFolderSink(folder)]) as write:
+                    for result in track_source(source, tracker, lambda frame: objects):
+                        write(result)
+                        masks.append(result.mask)
+                        if result.frame.index == settings.num_reference_frames:
+                            begun = time.perf_counter()
                 seconds = (time.perf_counter() - begun) / frames
         finally:
             backend.close()
@@ -157,15 +157,15 @@ def _peer(clip: Clip, artifact: Artifact, short_side: int, memory_frames: int, t
         tracker, masks, seconds = GatherTracker(artifact, settings), [], []
         with (
             tempfile.TemporaryDirectory() as folder,
-            LoopedVideo(clip.path, settings.references + 1 + PEER_FRAMES, clip.size) as source,
+            LoopedVideo(clip.path, settings.num_reference_frames + 1 + PEER_FRAMES, clip.size) as source,
             MaskFolderSink(folder) as sink,
         ):
             begun = time.perf_counter()
             for frame in source:
                 masks.append(tracker.step(frame.image) if masks else tracker.start(frame.image, clip.mask))
-                sink.write(frame, Tracks(masks[-1]))
+                sink.write(FrameResult(masks[-1], (), frame))
                 now = time.perf_counter()
-                if frame.index > settings.references:
+                if frame.index > settings.num_reference_frames:
                     seconds.append(now - begun)
                 begun = now
         return seconds, masks
@@ -194,7 +194,7 @@ def long_stream(
     times = np.zeros(frames)
     resident = {}
 
-    def note(frame: Frame, tracks: Tracks) -> None:
+    def note(frame: Frame, tracks: FrameResult) -> None:
         times[frame.index] = time.perf_counter()
         if frame.index in (SETTLED, frames - 1):
             resident[frame.index] = machine.resident() or 0

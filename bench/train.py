@@ -17,8 +17,8 @@ from corrflow.bench.timing import Timing, time_in_turn
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.train.config import TrainConfig, preset
-from corrflow.train.learner import Trainer
 from corrflow.train.model import STRIDE
+from corrflow.train.trainer import Trainer
 
 STEP, UNFOLD, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
     "whole step",
@@ -83,18 +83,18 @@ def measure(
     torch.set_num_threads(config.threads)
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
-    learner = Trainer.fresh(preset(name), config, colours.float())
+    trainer = Trainer.create(preset(name), config, colours.float())
     plain = replace(config, precision="float32")
     report("memory")
     memory = {STEP: step_memory("tiles", name, config), UNFOLD: step_memory("unfold", name, plain)}
     calls: dict[str, Callable[[], object]] = {
         STEP: training_step("tiles", name, config),
         UNFOLD: training_step("unfold", name, plain),
-        ENCODER: _encoder_pass(learner, config),
+        ENCODER: _encoder_pass(trainer, config),
         OP: lambda: [_differentiate(*pair) for pair in pairs],
         OP_FORWARD: lambda: [_copy(*pair) for pair in pairs],
     }
-    pairs = _pairs(learner, config)
+    pairs = _pairs(trainer, config)
     if cpu.kernels():
         attributes = _attributes(config)
         arrays = [
@@ -111,9 +111,9 @@ def _attributes(config: TrainConfig) -> Attributes:
     return Attributes((config.radius or config.crop // STRIDE,), temperature=config.temperature)
 
 
-def _pairs(learner: Trainer, config: TrainConfig) -> list[tuple[Tensor, Tensor, Tensor, Attributes]]:
+def _pairs(trainer: Trainer, config: TrainConfig) -> list[tuple[Tensor, Tensor, Tensor, Attributes]]:
     """What a step copies: forward with the true and the own colours, back with every cycle that has turned."""
-    side, channels = config.crop // STRIDE, learner.encoder.config.feature_channels
+    side, channels = config.crop // STRIDE, trainer.encoder.config.feature_channels
     widths = [2] * (config.frames - 1) + list(range(1, config.frames))
     pairs = []
     for width in widths:
@@ -135,14 +135,14 @@ def _differentiate(query: Tensor, keys: Tensor, values: Tensor, attributes: Attr
     return torch.autograd.grad(copied.sum(), (query, keys, values))
 
 
-def _encoder_pass(learner: Trainer, config: TrainConfig) -> Callable[[], object]:
+def _encoder_pass(trainer: Trainer, config: TrainConfig) -> Callable[[], object]:
     images = torch.randn(config.batch * config.frames, 3, config.crop, config.crop)
     images = images.contiguous(memory_format=torch.channels_last)
-    parameters = list(learner.encoder.parameters())
+    parameters = list(trainer.encoder.parameters())
 
     def call() -> object:
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-            features = learner.encoder(images)
+            features = trainer.encoder(images)
         return torch.autograd.grad(features.float().square().sum(), parameters)
 
     return call

@@ -17,7 +17,7 @@ from corrflow.evaluate.reports.report import MaskReport, MethodReport, SequenceS
 from corrflow.evaluate.reports.result_store import ResultFolder, program, result_key
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.runtime.formats.mask_png import MaskFolderSink
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.types import Frame, FrameResult
 
 logger = logging.getLogger("corrflow")
 
@@ -143,7 +143,7 @@ def _made(job: Job, spent: list[float]) -> Iterator[np.ndarray]:
         if item.seconds is not None:
             spent.append(item.seconds)
         if sink is not None:
-            sink.write(Frame(np.zeros((1, 1, 3), np.uint8), index, 0.0, path.stem), Tracks(item.mask))
+            sink.write(FrameResult(item.mask, (), Frame(np.zeros((1, 1, 3), np.uint8), index, 0.0, path.stem)))
         frame_done()
         yield item.mask
 

@@ -28,7 +28,7 @@ from corrflow.evaluate.reports.report import REPORT_VERSION, WIDEST_TABLE
 from corrflow.evaluate.reports.result_store import program
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import LOST_POINT, KeypointsObject
+from corrflow.runtime.types import MIN_POINT_PEAK, KeypointsObject
 
 ALPHAS = (0.1, 0.2)
 STRIDED_EVERY = 5
@@ -140,7 +140,7 @@ def follow_joints(job: PointJob) -> tuple[np.ndarray, np.ndarray]:
     if inside.any():
         found = follow(job.method, video.images(), {0: first[inside]}, job.threads)
         for index, (points, sure) in enumerate(found):
-            places[index, inside], lost[index, inside] = points, sure <= LOST_POINT
+            places[index, inside], lost[index, inside] = points, sure <= MIN_POINT_PEAK
             frame_done()
     return places, lost
 
@@ -174,7 +174,7 @@ def follow_queries(job: PointJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     def run(order: Sequence[int], given: dict[int, np.ndarray], rows: np.ndarray) -> None:
         for step, (found, sure) in enumerate(follow(job.method, (images[t] for t in order), given, job.threads)):
             known = rows[: len(found)]
-            places[known, order[step]], lost[known, order[step]] = found, sure <= LOST_POINT
+            places[known, order[step]], lost[known, order[step]] = found, sure <= MIN_POINT_PEAK
 
     if job.mode == "strided":
         for frame in np.unique(query_frames):
@@ -282,7 +282,7 @@ def evaluate_tapvid(
     ordered = {label: {video.name: found[video.name] for video in videos} for label, found in scores.items()}
     size = "own size" if native else f"{RASTER}x{RASTER}"
     measures = ("AJ", "<d avg", "OA")
-    facts = {"queries": mode, "tracked_at": size, "lost_below_confidence": LOST_POINT}
+    facts = {"queries": mode, "tracked_at": size, "lost_below_confidence": MIN_POINT_PEAK}
     return PointReport(
         f"TAP-Vid ({mode}, {size})", measures, ordered, _mean_over_videos(ordered), tuple(methods), facts
     )

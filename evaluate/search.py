@@ -30,6 +30,7 @@ from corrflow.evaluate.reports.report import SequenceScore, mean_scores, print_w
 from corrflow.evaluate.reports.result_store import ResultFolder, program, result_key
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.runtime.backends.base import Backend, Memory
+from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import TrackingSettings, last_frames
 from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
@@ -109,11 +110,11 @@ class SharedEncodings:
         features, self.seconds = self._made[size]
         return features
 
-    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> Memory:
-        return self._backend.new_memory(settings, labels, cells)
+    def new_memory(self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int]) -> Memory:
+        return self._backend.new_memory(settings, num_channels, cells)
 
-    def propagate(self, query: Any, memory: Any) -> np.ndarray:
-        return self._backend.propagate(query, memory)
+    def propagate(self, query: Any, memory: Any, plan: SearchPlan) -> np.ndarray:
+        return self._backend.propagate(query, memory, plan)
 
     def close(self) -> None:
         self._backend.close()

@@ -1,1 +1,1 @@
-"""From a checkpoint to an artifact: ONNX graphs, compared with PyTorch before they are written."""
+"""Export of checkpoints to artifacts: ONNX graphs, compared with PyTorch before they are written."""

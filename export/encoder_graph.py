@@ -1,4 +1,4 @@
-"""The encoder of an artifact: frame -> features, as a PyTorch module and as ONNX."""
+"""Encoder of an artifact, frame -> features, as a PyTorch module and as ONNX."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from corrflow.train.model import (
 
 
 class FrameEncoder(nn.Module):
-    """[1, H, W, 3] uint8, BGR -> [1, C, ceil(H / 4), ceil(W / 4)] float32 or float16: an encoder ready to run.
+    """Encoder for inference: [1, H, W, 3] uint8, BGR -> [1, C, ceil(H / 4), ceil(W / 4)] float32 or float16.
 
-    Batch normalisation goes into the convolutions. So do the pixel's scaling and the order of colours: the first
-    padding repeats pixels instead of writing zeros, so both commute with it.
+    Batch normalisation, pixel scaling and the order of colours are folded into the convolutions. The first padding
+    repeats pixels instead of adding zeros, so it commutes with scaling.
 
-    half: convolve in float16, for TensorRT. Lengths and raw colours stay in float32: squares of small numbers vanish in
-    16 bits, and colours have no training that would forgive their rounding.
+    half: convolutions in float16, for TensorRT. Feature lengths and raw colours stay float32: squares of small numbers
+    vanish in 16 bits, and no training compensates for rounded colours.
     """
 
     def __init__(self, encoder: Encoder, half: bool = False) -> None:
@@ -64,13 +64,14 @@ class FrameEncoder(nn.Module):
                 part.half()
 
     def learned(self, pixels: Tensor) -> Tensor:
+        """Compute learned features [1, C, ceil(H / 4), ceil(W / 4)] float32 of pixels [1, 3, H, W] float32."""
         padded = F.pad(pixels, (2, 4, 2, 4), mode="replicate")
         x = F.relu(self.stem(padded.half() if self.half_precision else padded))
         features = self.head(self.blocks(x)).float()
         return of_unit_length(features) if self.unit_norm else features
 
     def forward(self, frame: Tensor) -> Tensor:
-        pixels = frame.float().permute(0, 3, 1, 2)  # in this order: TensorRT moves no bytes, only numbers
+        pixels = frame.float().permute(0, 3, 1, 2)  # cast before the transpose: TensorRT does not transpose uint8
         features = at_two_sizes(self.learned, pixels, self.coarse_share)
         if self.colour_share:
             means = self.means(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
@@ -79,7 +80,7 @@ class FrameEncoder(nn.Module):
 
 
 class _FusedBlock(nn.Module):
-    """A residual block without batch normalisation."""
+    """Residual block without batch normalisation."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class _FusedBlock(nn.Module):
 
 
 def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    """A convolution that does its batch normalisation as well."""
+    """Fold a batch normalisation into its convolution."""
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     fused = nn.Conv2d(
         conv.in_channels,
@@ -111,9 +112,9 @@ def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
 
 
 def encode_model(encoder: Encoder, half: bool = False) -> onnx.ModelProto:
-    """frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32.
+    """Export frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32.
 
-    half: float16, see FrameEncoder
+    half: convolutions and features in float16, see FrameEncoder
     """
     example = torch.zeros(1, 90, 122, 3, dtype=torch.uint8)
     free = {1: torch.export.Dim("height", min=8), 2: torch.export.Dim("width", min=8)}
@@ -131,7 +132,7 @@ def encode_model(encoder: Encoder, half: bool = False) -> onnx.ModelProto:
     model = program.model_proto
     model.ir_version = min(model.ir_version, IR_VERSION)
     model.producer_name = "corrflow"
-    # The exporter's own notes (source lines, module names) are of no use to a user and grow the file.
+    # The exporter's metadata (source lines, module names) enlarges the file and is of no use.
     del model.metadata_props[:]
     graph = model.graph
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):

@@ -1,4 +1,4 @@
-"""Holds exported graphs against PyTorch: the same numbers, or no artifact."""
+"""Comparison of exported graphs with PyTorch; no artifact is written if they differ."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 from corrflow.errors import CorrflowError
 from corrflow.plugins.local_soft_copy import torch_reference
-from corrflow.plugins.local_soft_copy.spec import SearchWindow, filled_up, named_references
+from corrflow.plugins.local_soft_copy.spec import SearchWindow, padded_references, used_references
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, PROPAGATE, REFERENCES, STEP
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.train.model import Encoder, normalise
 
 FEATURES_TOLERANCE = 1e-4
-HALF_TOLERANCE = 2e-3  # of the largest feature; convolutions in 16 bits round to 11
+HALF_TOLERANCE = 2e-3  # relative to the largest feature; float16 convolutions round to 11 bits
 LABELS_TOLERANCE = 1e-4
-NUDGE, STEADY_SHARE = 2e-6, 0.99  # of features of unit length, some roundings
-# What moved windows are compared on: the definition, which alone of PyTorch's forms moves any, writes every window out.
+PERTURBATION, STABLE_SHARE = 2e-6, 0.99  # a few rounding errors of features of unit length
+# Cells for windows with offsets: only the reference form supports offsets, and it unfolds every window.
 _PATCH = (16, 24)
 
 
@@ -35,12 +35,13 @@ class Difference:
     tolerance: float
 
     @property
-    def holds(self) -> bool:
-        return self.largest <= self.tolerance  # False for NaN
+    def within_tolerance(self) -> bool:
+        """True if the difference is at most the tolerance; False for NaN."""
+        return self.largest <= self.tolerance
 
 
 def torch_features(encoder: Encoder, frame: np.ndarray) -> torch.Tensor:
-    """Features [1, C, h, w] of a frame [H, W, 3] uint8, BGR, straight from PyTorch."""
+    """Compute features [1, C, h, w] of a frame [H, W, 3] uint8, BGR, with PyTorch."""
     image = torch.from_numpy(np.ascontiguousarray(frame[None, ..., ::-1])).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         return encoder.eval()(normalise(image))
@@ -49,7 +50,7 @@ def torch_features(encoder: Encoder, frame: np.ndarray) -> torch.Tensor:
 def differences(
     encoder: Encoder, files: dict[str, bytes], settings: TrackingSettings, sizes: Sequence[tuple[int, int]]
 ) -> list[Difference]:
-    """Run the graphs beside PyTorch on made-up pictures of these sizes (height, width) and one and all references."""
+    """Compare the graphs with PyTorch on synthetic frames (height, width), for one and all reference frames."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     sessions = {
@@ -59,85 +60,85 @@ def differences(
     }
     encode, propagate, step = sessions[ENCODE], sessions[PROPAGATE], sessions.get(STEP)
     generator = np.random.default_rng(0)
-    found = []
+    results = []
     for height, width in sizes:
         size = f"{width}x{height}"
-        frames = _pictures(generator, settings.references + 1, height, width)
+        frames = _frames(generator, settings.num_reference_frames + 1, height, width)
         expected = torch.cat([torch_features(encoder, frame) for frame in frames])
         got = np.concatenate([np.asarray(encode.run(None, {"frame": frame[None]})[0]) for frame in frames])
-        found.append(Difference(ENCODE, size, _largest(expected.numpy(), got), FEATURES_TOLERANCE))
+        results.append(Difference(ENCODE, size, _largest(expected.numpy(), got), FEATURES_TOLERANCE))
         half = np.asarray(sessions[ENCODE_FP16].run(None, {"frame": frames[:1]})[0], np.float32)
         scale = max(1.0, float(expected.abs().max()))
-        found.append(Difference(ENCODE_FP16, size, _largest(expected[:1].numpy(), half) / scale, HALF_TOLERANCE))
+        results.append(Difference(ENCODE_FP16, size, _largest(expected[:1].numpy(), half) / scale, HALF_TOLERANCE))
 
-        values = generator.random((settings.references, 8, *got.shape[-2:]), np.float32)
-        for count in sorted({1, settings.references}):
+        values = generator.random((settings.num_reference_frames, 8, *got.shape[-2:]), np.float32)
+        for count in sorted({1, settings.num_reference_frames}):
             inputs = {"query": got[:1], "keys": got[None, 1 : count + 1], "values": values[None, :count]}
-            names = {REFERENCES: _rows(named_references(None, count))} if settings.move_windows else {}
-            labels = np.asarray(propagate.run(None, inputs | names)[0])
+            references = {REFERENCES: _rows(used_references(None, count))} if settings.move_windows else {}
+            labels = np.asarray(propagate.run(None, inputs | references)[0])
             query, keys, copied = (torch.from_numpy(inputs[name]) for name in ("query", "keys", "values"))
 
-            def unmoved(query: torch.Tensor, keys: torch.Tensor = keys, copied: torch.Tensor = copied) -> np.ndarray:
+            def copy(query: torch.Tensor, keys: torch.Tensor = keys, copied: torch.Tensor = copied) -> np.ndarray:
                 return local_soft_copy(query, keys, copied, settings.attributes).numpy()
 
-            truth = unmoved(query)
-            steady = _steady(query, truth, unmoved)
+            expected_labels = copy(query)
+            stable = _stable(query, expected_labels, copy)
             case = f"{size}, {count} reference{'s' if count > 1 else ''}"
-            found.append(Difference(PROPAGATE, case, _largest(truth, labels, steady), LABELS_TOLERANCE))
+            results.append(Difference(PROPAGATE, case, _largest(expected_labels, labels, stable), LABELS_TOLERANCE))
             if step is not None:
                 memory = {"frame": frames[:1], "keys": inputs["keys"], "values": inputs["values"]}
                 labels = np.asarray(step.run(["labels"], memory)[0])
-                found.append(Difference(STEP, case, _largest(truth, labels, steady), LABELS_TOLERANCE))
+                results.append(Difference(STEP, case, _largest(expected_labels, labels, stable), LABELS_TOLERANCE))
         if settings.move_windows:
-            found.append(_moved(propagate, got, values, settings, size))
-    return found
+            results.append(_with_offsets(propagate, got, values, settings, size))
+    return results
 
 
-def _moved(
+def _with_offsets(
     propagate: onnxruntime.InferenceSession,
     features: np.ndarray,
     values: np.ndarray,
     settings: TrackingSettings,
     size: str,
 ) -> Difference:
-    """Windows that are moved, within the picture and out of it, on a patch of features [K + 1, C, h, w]."""
+    """Compare windows with offsets inside and outside the frame, on a patch of features [K + 1, C, h, w]."""
     patch = np.s_[..., : _PATCH[0], : _PATCH[1]]
     query, keys, copied = (np.ascontiguousarray(a[patch]) for a in (features[:1], features[None, 1:], values[None]))
     last = keys.shape[1] - 1
-    named = [
+    references = [
         SearchWindow(last, last),
         SearchWindow(0, 0, 2, -3),
         SearchWindow(0),
         SearchWindow(last, last, -_PATCH[0], 5),
     ]
     inputs = {"query": query, "keys": keys, "values": copied}
-    labels = np.asarray(propagate.run(None, inputs | {REFERENCES: _rows(filled_up(named, 5))})[0])
-    on_torch = torch.from_numpy(keys), torch.from_numpy(copied), settings.attributes, named
+    labels = np.asarray(propagate.run(None, inputs | {REFERENCES: _rows(padded_references(references, 5))})[0])
+    tensors = torch.from_numpy(keys), torch.from_numpy(copied), settings.attributes, references
 
-    def moved(query: torch.Tensor) -> np.ndarray:
-        return torch_reference.local_soft_copy(query, *on_torch).numpy()
+    def copy(query: torch.Tensor) -> np.ndarray:
+        return torch_reference.local_soft_copy(query, *tensors).numpy()
 
-    truth = moved(torch.from_numpy(query))
-    steady = _steady(torch.from_numpy(query), truth, moved)
-    return Difference(PROPAGATE, f"{size}, moved", _largest(truth, labels, steady), LABELS_TOLERANCE)
-
-
-def _rows(named: Sequence[SearchWindow]) -> np.ndarray:
-    return np.array(named, np.int32)
+    expected = copy(torch.from_numpy(query))
+    stable = _stable(torch.from_numpy(query), expected, copy)
+    return Difference(PROPAGATE, f"{size}, with offsets", _largest(expected, labels, stable), LABELS_TOLERANCE)
 
 
-def enforce(found: list[Difference]) -> None:
-    """Raise CorrflowError for the first difference that is too large."""
-    for difference in found:
-        if not difference.holds:
+def _rows(references: Sequence[SearchWindow]) -> np.ndarray:
+    return np.array(references, np.int32)
+
+
+def enforce(results: list[Difference]) -> None:
+    """Raise CorrflowError for the first difference beyond its tolerance."""
+    for difference in results:
+        if not difference.within_tolerance:
             raise CorrflowError(
                 f"{difference.graph} differs from PyTorch: expected at most {difference.tolerance:g}, got"
                 f" {difference.largest:g} at {difference.case}; nothing was written"
             )
 
 
-def _pictures(generator: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Smooth coloured noise that moves a little: [count, height, width, 3] uint8."""
+def _frames(generator: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
+    """Make frames of smooth coloured noise with small motion: [count, height, width, 3] uint8."""
     coarse = generator.random((3, height // 8 + 12, width // 8 + 12), np.float32)
     fine = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None], scale_factor=8, mode="bilinear")[0]
     noise = generator.random((3, *fine.shape[1:]), np.float32) * 0.1
@@ -145,30 +146,30 @@ def _pictures(generator: np.random.Generator, count: int, height: int, width: in
     return np.stack([scene[3 * t : 3 * t + height, 2 * t : 2 * t + width] for t in range(count)])
 
 
-def _steady(query: torch.Tensor, labels: np.ndarray, copy: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
-    """Cells [h, w] bool whose labels do not hang on rounding: [1, N, h, w] stay when the query is nudged to and fro.
+def _stable(query: torch.Tensor, labels: np.ndarray, copy: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
+    """Return [h, w] bool: cells whose label channels [1, N, h, w] do not depend on rounding of the query.
 
-    copy: what makes labels of a query
+    copy: computes label channels of a query
 
-    Among some hundred thousand scores there are pairs that differ by less than their rounding at the boundary of the
-    top_k, and either of the two is right there. Raises CorrflowError where that is more than one cell in a hundred.
+    Some pairs of scores at the top_k boundary differ by less than their rounding, and then either choice is correct.
+    Raises CorrflowError if more than one cell in a hundred is affected.
     """
-    nudge = NUDGE * torch.randn(query.shape, generator=torch.Generator().manual_seed(0))
-    steady = np.ones(labels.shape[-2:], bool)
-    for sign in (1, -1):  # whichever of two scores is ahead, one of both directions takes it back
-        nudged = copy(query + sign * nudge)
-        steady &= (np.abs(nudged - labels) <= LABELS_TOLERANCE).all((0, 1))
-    if steady.mean() < STEADY_SHARE:
+    perturbation = PERTURBATION * torch.randn(query.shape, generator=torch.Generator().manual_seed(0))
+    stable = np.ones(labels.shape[-2:], bool)
+    for sign in (1, -1):  # one of both directions reverses the order of two nearly equal scores
+        perturbed = copy(query + sign * perturbation)
+        stable &= (np.abs(perturbed - labels) <= LABELS_TOLERANCE).all((0, 1))
+    if stable.mean() < STABLE_SHARE:
         raise CorrflowError(
-            f"expected the labels of {STEADY_SHARE:.0%} of the cells not to hang on rounding, got {steady.mean():.1%};"
-            " raise the temperature or top_k"
+            f"expected the labels of {STABLE_SHARE:.0%} of the cells not to depend on rounding, got"
+            f" {stable.mean():.1%}; raise the temperature or top_k"
         )
-    return steady
+    return stable
 
 
 def _largest(expected: np.ndarray, got: np.ndarray, cells: np.ndarray | None = None) -> float:
-    """Largest difference, in these cells [h, w] alone where they are given; infinite where the shapes differ."""
+    """Return the largest difference, optionally in `cells` [h, w] only; infinite if the shapes differ."""
     if expected.shape != got.shape:
         return float("inf")
-    apart = np.abs(expected - got)
-    return float((apart if cells is None else apart[..., cells]).max())
+    difference = np.abs(expected - got)
+    return float((difference if cells is None else difference[..., cells]).max())

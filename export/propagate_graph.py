@@ -1,4 +1,4 @@
-"""The propagation of an artifact: one custom node and its function body. No PyTorch."""
+"""propagate.onnx of an artifact: one LocalSoftCopy node and its function body; needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ IR_VERSION = 9  # the newest that TensorRT 10.3 and older ONNX runtimes read
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a graph for TensorRT is fixed to.
+    """Fixed sizes of a graph for TensorRT.
 
-    pictures, labels, cells: K, N, and (height, width) in cells
-    rows: M, of `references`, for a graph that takes them
+    num_frames, num_channels, cells: K, N, and (height, width) in cells
+    num_windows: M, rows of `references`, for a graph with this input
     """
 
-    pictures: int
-    labels: int
+    num_frames: int
+    num_channels: int
     cells: tuple[int, int]
-    rows: int = 0
+    num_windows: int = 0
 
 
 def propagate_model(
@@ -35,53 +35,49 @@ def propagate_model(
     half: bool = False,
     aot: bool = False,
     body: bool = True,
-    named: bool = False,
+    indexed_references: bool = False,
 ) -> onnx.ModelProto:
-    """query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w].
+    """Build query [1, C, h, w], keys [1, K, C, h, w], values [1, K, N, h, w] -> labels [1, N, h, w].
 
-    One LocalSoftCopy node and its function body. All sizes but C are free, unless `sizes` fixes them; the body then has
-    no loop, as TensorRT wants it.
+    All sizes but C are free, unless `sizes` fixes them; then the function body has no loop, as TensorRT needs.
 
-    half: these four are float16 and not float32
+    half: the four tensors are float16 instead of float32
     aot:  see onnx_function.node
-    body: False leaves the function out: the parser of TensorRT 10.3 prefers it to a plugin
-    named: there is a fourth input, references [M, 4] int32
+    body: False omits the function body, which the parser of TensorRT 10.3 prefers to a plugin
+    indexed_references: add the fourth input, references [M, 4] int32
     """
-    number = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    dtype = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     K, N, h, w, M = "pictures", "classes", "h", "w", "rows"
     if sizes is not None:
-        K, N, (h, w), M = sizes.pictures, sizes.labels, sizes.cells, sizes.rows
+        K, N, (h, w), M = sizes.num_frames, sizes.num_channels, sizes.cells, sizes.num_windows
     inputs = [
-        helper.make_tensor_value_info("query", number, [1, channels, h, w]),
-        helper.make_tensor_value_info("keys", number, [1, K, channels, h, w]),
-        helper.make_tensor_value_info("values", number, [1, K, N, h, w]),
+        helper.make_tensor_value_info("query", dtype, [1, channels, h, w]),
+        helper.make_tensor_value_info("keys", dtype, [1, K, channels, h, w]),
+        helper.make_tensor_value_info("values", dtype, [1, K, N, h, w]),
     ]
-    if named:
+    if indexed_references:
         inputs.append(helper.make_tensor_value_info(REFERENCES, TensorProto.INT32, [M, 4]))
+    references = REFERENCES if indexed_references else None
     graph = helper.make_graph(
-        [
-            onnx_function.node(
-                "query", "keys", "values", "labels", attributes, aot, references=REFERENCES if named else None
-            )
-        ],
+        [onnx_function.node("query", "keys", "values", "labels", attributes, aot, references)],
         "propagate",
         inputs,
-        [helper.make_tensor_value_info("labels", number, [1, N, h, w])],
+        [helper.make_tensor_value_info("labels", dtype, [1, N, h, w])],
     )
-    return finished(graph, attributes, sizes, half, body, named)
+    return model_of(graph, attributes, sizes, half, body, indexed_references)
 
 
-def finished(
+def model_of(
     graph: onnx.GraphProto,
     attributes: Attributes,
     sizes: Sizes | None,
     half: bool,
     body: bool,
-    named: bool = False,
+    indexed_references: bool = False,
 ) -> onnx.ModelProto:
-    """A model of a graph that holds the node, with the function body or without it; checked where it can be."""
+    """Make the model of a graph with the node, with or without the function body; with the body, check the model."""
     height = None if sizes is None else sizes.cells[0]
-    functions = [onnx_function.function(attributes, height, half, named)] if body else []
+    functions = [onnx_function.function(attributes, height, half, indexed_references)] if body else []
     model = helper.make_model(
         graph,
         opset_imports=onnx_function.opset_imports(),

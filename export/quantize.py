@@ -1,11 +1,11 @@
-"""Static quantisation: encode.onnx with 8-bit convolutions, calibrated on real frames, and what that costs and gains.
+"""Static quantisation of the encoder: calibration on real frames, and measurement of accuracy and speed.
 
-Activations are unsigned 8-bit integers and weights signed ones, one scale for each output channel, as standard
-QuantizeLinear and DequantizeLinear pairs that onnxruntime fuses into integer convolutions when it loads them. The first
-convolution stays in floating point: its three input channels are too few for the integer kernels, which take eight
-times as long for it, and it is where rounding would cost most.
+Activations are unsigned 8-bit integers; weights are signed, with one scale per output channel. Graphs use standard
+QuantizeLinear and DequantizeLinear pairs, which onnxruntime fuses into integer convolutions. The first convolution
+stays in floating point: with three input channels it is eight times slower in integer kernels, and rounding costs most
+there.
 
-TensorRT wants other 8 bits than a processor: signed activations and no zero points. So the same frames make two graphs.
+TensorRT needs signed activations without zero points, so the same frames are used for a second graph.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.video.open_source import PICTURE_SUFFIXES, open_source
 
 CALIBRATION_FRAMES = 48
-FRAMES_APART = 10  # of one clip, since neighbouring frames say the same
-LEAST_SIMILARITY = 0.98
+FRAME_INTERVAL = 10  # within a clip, because neighbouring frames are alike
+MIN_SIMILARITY = 0.98
 _ROUNDS = 7
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """An 8-bit encoder and what it is worth.
+class QuantisedEncoder:
+    """8-bit encoder with its accuracy and speed.
 
     content:    encode.onnx
-    engine:     the encoder for TensorRT; its features are float16, as what it is followed by works in 16 bits
-    frames:     how many both were calibrated on
-    similarity, engine_similarity: mean cosine between features of 8 bits and the floating-point encoder's, on other
-                frames where there are any
-    seconds, seconds_float: of encoding a frame of the working size here, medians in turn
+    engine:     encoder for TensorRT; its features are float16, because the propagation engine works in 16 bits
+    frames:     number of calibration frames
+    similarity, engine_similarity: mean cosine similarity with features of the floating-point encoder, on frames that
+                were not used for calibration, if there are any
+    seconds, seconds_float: median time to encode a frame of the working size on this machine
     """
 
     content: bytes
@@ -59,105 +59,109 @@ class Quantised:
         return self.seconds < self.seconds_float
 
 
-def quantise(encode: bytes, folder: Path, size: tuple[int, int]) -> Quantised:
-    """Quantise encode.onnx on the frames in a folder and measure it against the original.
+def quantise(encode: bytes, folder: Path, size: tuple[int, int]) -> QuantisedEncoder:
+    """Quantise encode.onnx on the frames in a folder, and measure accuracy and speed.
 
-    size: (height, width) worked at. Raises InputError where the folder holds no frames, CorrflowError where features of
-    8 bits are too far from the original's.
+    size: working size (height, width). Raises InputError for a folder without frames, CorrflowError if the 8-bit
+    features differ too much from those of the original encoder.
     """
     frames = calibration_frames(folder, min(size))
-    fitted, asked = _kept_back(frames)
+    calibration, test = _split(frames)
     engine, engine_similarity = quantise_for_tensorrt(encode, frames)
-    content = _quantised(encode, fitted)
+    content = _quantised(encode, calibration)
     original, integer = _session(encode), _session(content)
-    similarity = _similar_enough(original, integer, asked)
-    frame = cv2.resize(asked[0], size[::-1], interpolation=cv2.INTER_LINEAR)
+    similarity = _similar_enough(original, integer, test)
+    frame = cv2.resize(test[0], size[::-1], interpolation=cv2.INTER_LINEAR)
     seconds_float, seconds = _seconds_in_turn([original, integer], frame)
-    return Quantised(content, engine, len(fitted), similarity, engine_similarity, seconds, seconds_float)
+    return QuantisedEncoder(content, engine, len(calibration), similarity, engine_similarity, seconds, seconds_float)
 
 
 def quantise_for_tensorrt(encode: bytes, frames: Sequence[np.ndarray]) -> tuple[bytes, float]:
-    """TensorRT's encoder of 8 bits, made of encode.onnx and frames [H, W, 3] uint8, BGR, and its `engine_similarity`.
+    """Quantise encode.onnx for TensorRT on frames [H, W, 3] uint8, BGR; return the graph and its `engine_similarity`.
 
-    Raises CorrflowError where its features are too far from the original's.
+    Raises CorrflowError if its features differ too much from those of the original encoder.
     """
-    fitted, asked = _kept_back(frames)
-    engine = _half_features(_quantised(encode, fitted, for_tensorrt=True))
-    return engine, _similar_enough(_session(encode), _session(engine), asked)
+    calibration, test = _split(frames)
+    engine = _half_features(_quantised(encode, calibration, for_tensorrt=True))
+    return engine, _similar_enough(_session(encode), _session(engine), test)
 
 
-def _kept_back(frames: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Frames to fit scales to, and every third, to be asked about features that no scale was fitted to."""
+def _split(frames: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Split frames into calibration frames and every third frame as a test frame; all are test frames if too few."""
     return [frame for index, frame in enumerate(frames) if index % 3 != 2], list(frames[2::3] or frames)
 
 
 def _similar_enough(
     original: onnxruntime.InferenceSession, integer: onnxruntime.InferenceSession, frames: Sequence[np.ndarray]
 ) -> float:
-    """Mean cosine between the features of both; raises CorrflowError where it is too small."""
+    """Return the mean cosine similarity of both encoders. Raises CorrflowError below MIN_SIMILARITY."""
     similarity = _similarity(original, integer, frames)
-    if not similarity >= LEAST_SIMILARITY:
+    if not similarity >= MIN_SIMILARITY:
         raise CorrflowError(
-            f"expected features of 8 bits that resemble the encoder's own (mean cosine of at least {LEAST_SIMILARITY}),"
+            f"expected features of 8 bits that resemble the encoder's own (mean cosine of at least {MIN_SIMILARITY}),"
             f" got {similarity:.3f}; calibrate on more frames of the kind to be tracked, or stay without int8"
         )
     return similarity
 
 
-def calibration_frames(folder: Path, rows: int) -> list[np.ndarray]:
-    """Up to CALIBRATION_FRAMES frames [H, W, 3] uint8, BGR, spread over a folder's clips, at most `rows` high or wide.
+def calibration_frames(folder: Path, short_side: int) -> list[np.ndarray]:
+    """Read up to CALIBRATION_FRAMES frames [H, W, 3] uint8, BGR, spread over the clips of a folder, at `short_side`.
 
-    The folder holds videos, folders of pictures, or pictures. Raises InputError where no frame can be read from it.
+    The folder holds videos, folders of images, or images. Raises InputError if no frame can be read.
     """
     if not folder.is_dir():
-        raise InputError(f"expected --calibration-data to name a folder of videos or pictures, got {folder}")
+        raise InputError(f"expected --calibration-data to name a folder of videos or images, got {folder}")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    pictures = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES]
-    clips = [path for path in entries if path not in pictures]
+    images = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES]
+    clips = [path for path in entries if path not in images]
     frames = []
-    each = -(-CALIBRATION_FRAMES // max(1, len(clips) + len(pictures)))
-    for source in _spread(pictures, CALIBRATION_FRAMES) + _spread(clips, CALIBRATION_FRAMES):
+    each = -(-CALIBRATION_FRAMES // max(1, len(clips) + len(images)))
+    for source in _spread(images, CALIBRATION_FRAMES) + _spread(clips, CALIBRATION_FRAMES):
         try:
-            frames += [Geometry.of(image.shape[:2], rows).shrink(image) for image in _some_frames(source, each)]
+            frames += [Geometry.of(image.shape[:2], short_side).shrink(image) for image in _some_frames(source, each)]
         except CorrflowError:
             continue  # a text file beside the clips, or a damaged one
     if not frames:
-        raise InputError(f"expected videos or pictures in {folder}, got none that can be read; name another folder")
+        raise InputError(f"expected videos or images in {folder}, got none that can be read; name another folder")
     return _spread(frames, CALIBRATION_FRAMES)
 
 
 def _some_frames(path: Path, count: int) -> Iterator[np.ndarray]:
+    """Yield up to `count` frames of a source, FRAME_INTERVAL apart."""
     with open_source(str(path)) as source:
         for frame in source:
-            if frame.index % FRAMES_APART == 0:
+            if frame.index % FRAME_INTERVAL == 0:
                 yield frame.image
-            if frame.index >= (count - 1) * FRAMES_APART:
+            if frame.index >= (count - 1) * FRAME_INTERVAL:
                 return
 
 
 def _spread(items: Sequence, count: int) -> list:
-    """At most `count` items, evenly spread."""
+    """Select at most `count` items, evenly spread."""
     if len(items) <= count:
         return list(items)
     return [items[index * len(items) // count] for index in range(count)]
 
 
 class _Frames(CalibrationDataReader):
+    """Calibration frames as inputs of the graph."""
+
     def __init__(self, frames: Sequence[np.ndarray]) -> None:
         self._frames = iter(frames)
 
     def get_next(self) -> dict[str, np.ndarray]:
-        """The next frame as the graph takes it; None, as the base class has it, at the end."""
+        """Return the next input; None at the end, as in the base class."""
         frame = next(self._frames, None)
         return None if frame is None else {"frame": frame[None]}  # type: ignore[return-value]
 
 
 def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool = False) -> bytes:
+    """Quantise a graph, calibrated on frames."""
     model = onnx.load_model_from_string(encode)
     logger, level = logging.getLogger(), logging.getLogger().level
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "encode.onnx"
-        logger.setLevel(logging.ERROR)  # it recommends a preparation that has nothing to do in these graphs
+        logger.setLevel(logging.ERROR)  # onnxruntime recommends a preprocessing step that these graphs do not need
         try:
             quantize_static(
                 model,
@@ -165,20 +169,20 @@ def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool =
                 _Frames(frames),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Relu", "Add"],
-                nodes_to_exclude=_kept_in_floats(model),
+                nodes_to_exclude=_float_nodes(model),
                 per_channel=True,
                 activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                # 7 bits of a weight: processors without VNNI would let sums of two products overflow.
+                # 7-bit weights, because sums of two products overflow on processors without VNNI.
                 reduce_range=not for_tensorrt,
-                # The mean of the frames' extremes: one frame's would take the resolution from all others.
+                # Mean of the extremes: a single extreme frame would coarsen the scale for all.
                 extra_options={
                     "CalibMovingAverage": True,
                     "ActivationSymmetric": for_tensorrt,
                     "WeightSymmetric": True,
-                    # TensorRT adds a bias in floating point, after the integer sums.
+                    # TensorRT adds biases in floating point.
                     "QuantizeBias": not for_tensorrt,
-                    # It also rounds the weights itself.
+                    # TensorRT quantises weights itself.
                     "AddQDQPairToWeight": for_tensorrt,
                 },
             )
@@ -186,19 +190,19 @@ def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool =
             logger.setLevel(level)
         quantised = onnx.load(path)
     used = {node.domain for node in quantised.graph.node}
-    kept = [opset for opset in quantised.opset_import if opset.domain in used]
+    opsets = [opset for opset in quantised.opset_import if opset.domain in used]
     del quantised.opset_import[:]
-    quantised.opset_import.extend(kept)
+    quantised.opset_import.extend(opsets)
     quantised.producer_name = "corrflow"
     onnx.checker.check_model(quantised, full_check=True)
     return quantised.SerializeToString()
 
 
-def _kept_in_floats(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay as they are.
+def _float_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of nodes that stay in floating point.
 
-    These are convolutions of a picture, which are slower in 8 bits, and sums with a constant: the one that keeps a
-    length of features from being zero would itself be rounded to zero.
+    These are convolutions of an image, which are slower in 8 bits, and sums with a constant: the epsilon of the feature
+    length would be rounded to zero.
     """
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     constants = {*shapes, *(name for node in model.graph.node if node.op_type == "Constant" for name in node.output)}
@@ -211,7 +215,7 @@ def _kept_in_floats(model: onnx.ModelProto) -> list[str]:
 
 
 def _half_features(encode: bytes) -> bytes:
-    """The graph with its features [1, C, h, w] in float16."""
+    """Cast the output of a graph, features [1, C, h, w], to float16."""
     model = onnx.load_model_from_string(encode)
     (output,) = model.graph.output
     for node in model.graph.node:
@@ -226,7 +230,7 @@ def _half_features(encode: bytes) -> bytes:
 def _similarity(
     original: onnxruntime.InferenceSession, integer: onnxruntime.InferenceSession, frames: Sequence[np.ndarray]
 ) -> float:
-    """Mean cosine between the features of two encoders."""
+    """Return the mean cosine similarity of the features of two encoders."""
     return float(np.mean([_cosine(_features(original, frame), _features(integer, frame)) for frame in frames]))
 
 
@@ -241,19 +245,19 @@ def _features(session: onnxruntime.InferenceSession, frame: np.ndarray) -> np.nd
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> float:
-    """Mean cosine between features [1, C, h, w] of the same cells."""
+    """Return the mean cosine similarity of features [1, C, h, w] of the same cells."""
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return float(((left * right).sum(1) / np.maximum(lengths, 1e-12)).mean())
 
 
 def _seconds_in_turn(sessions: Sequence[onnxruntime.InferenceSession], frame: np.ndarray) -> list[float]:
-    """Median seconds of a frame for each session; they take turns, so that others' load meets all alike."""
+    """Return the median seconds per frame of each session. Sessions alternate, so machine load affects all equally."""
     seconds: list[list[float]] = [[] for _ in sessions]
     for _ in range(_ROUNDS):
-        for own, session in zip(seconds, sessions, strict=True):
-            _features(session, frame)  # fills the caches again
+        for times, session in zip(seconds, sessions, strict=True):
+            _features(session, frame)  # warm-up of the caches
             for _ in range(3):
                 start = time.perf_counter()
                 _features(session, frame)
-                own.append(time.perf_counter() - start)
-    return [float(np.median(own)) for own in seconds]
+                times.append(time.perf_counter() - start)
+    return [float(np.median(times)) for times in seconds]

@@ -1,4 +1,4 @@
-"""An artifact with other tracking settings: the same encoder, the propagation made anew. No PyTorch."""
+"""Export of an artifact with other tracking settings: same encoder, new propagation graphs; needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from corrflow.errors import CorrflowError, InputError
 from corrflow.export.step_graph import graphs_of_settings
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.plugins.local_soft_copy.spec import SearchWindow, named_references
+from corrflow.plugins.local_soft_copy.spec import SearchWindow, used_references
 from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, STEP, Artifact, save_artifact
 from corrflow.runtime.settings import TrackingSettings, settings_from_json
 
@@ -19,7 +19,7 @@ _CELLS = (30, 53)
 
 
 def read_settings(path: Path) -> TrackingSettings:
-    """Tracking settings from JSON, as corrflow-eval search writes them. Raises InputError for anything else."""
+    """Read tracking settings from JSON, as corrflow-eval search writes them. Raises InputError for other content."""
     try:
         return settings_from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -29,10 +29,10 @@ def read_settings(path: Path) -> TrackingSettings:
 
 
 def export_with_settings(artifact: Artifact, settings: TrackingSettings, target: Path) -> float:
-    """Write `artifact` with other settings to a new folder; returns how far its propagation is from the fused kernel.
+    """Write `artifact` with other settings to a new folder, and return the difference from the fused kernel.
 
-    Raises InputError where the target exists or the kernel is not built, and CorrflowError, with nothing written, where
-    the two differ.
+    Raises InputError if the target exists or the kernel was not built. Raises CorrflowError and writes nothing if the
+    difference is larger than TOLERANCE.
     """
     if target.exists():
         raise InputError(f"expected a new folder for the artifact, got {target}, which exists; name another")
@@ -40,37 +40,39 @@ def export_with_settings(artifact: Artifact, settings: TrackingSettings, target:
         raise InputError(f"the new graph is compared with another form of the op: {cpu.unavailable()}")
     files = {name: content for name, content in artifact.files.items() if name != STEP}
     files |= graphs_of_settings(files[ENCODE], settings, artifact.channels)
-    apart = _difference(files[PROPAGATE], settings, artifact.channels)
-    if not apart <= TOLERANCE:
+    difference = _difference(files[PROPAGATE], settings, artifact.channels)
+    if not difference <= TOLERANCE:
         raise CorrflowError(
-            f"{PROPAGATE} differs from the fused kernel: expected at most {TOLERANCE:g}, got {apart:g}; nothing was"
-            " written"
+            f"{PROPAGATE} differs from the fused kernel: expected at most {TOLERANCE:g}, got {difference:g};"
+            " nothing was written"
         )
     provenance = {**artifact.provenance, "settings_of": artifact.sha256}
     save_artifact(target, files, artifact.channels, settings, provenance)
-    return apart
+    return difference
 
 
 def _difference(graph: bytes, settings: TrackingSettings, channels: int) -> float:
-    """Largest difference between the graph and the fused kernel on made-up features, for one and all references, and
-    for windows that are moved where it moves them."""
+    """Compute the largest difference between the graph and the fused kernel on random features.
+
+    Cases: one and all reference frames, and search windows with and without offsets if the graph supports them.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)
     largest = 0.0
-    for count in {1, settings.references}:
+    for count in {1, settings.num_reference_frames}:
         query = generator.standard_normal((1, channels, *_CELLS), np.float32)
         keys = generator.standard_normal((1, count, channels, *_CELLS), np.float32)
         query /= np.linalg.norm(query, axis=1, keepdims=True)
         keys /= np.linalg.norm(keys, axis=2, keepdims=True)
         values = generator.random((1, count, 8, *_CELLS), np.float32)
         inputs = {"query": query, "keys": keys, "values": values}
-        unmoved = named_references(None, count)
-        moved = [SearchWindow(0, 0, 3, -7), *unmoved, SearchWindow(count - 1, 1, -_CELLS[0], 2)]
-        for named in (unmoved, moved) if settings.move_windows else (None,):
-            rows = {} if named is None else {REFERENCES: np.array(named, np.int32)}
+        plain = used_references(None, count)
+        shifted = [SearchWindow(0, 0, 3, -7), *plain, SearchWindow(count - 1, 1, -_CELLS[0], 2)]
+        for references in (plain, shifted) if settings.move_windows else (None,):
+            rows = {} if references is None else {REFERENCES: np.array(references, np.int32)}
             got = np.asarray(session.run(None, inputs | rows)[0])
-            expected = cpu.local_soft_copy(query, keys, values, settings.attributes, references=named)
+            expected = cpu.local_soft_copy(query, keys, values, settings.attributes, references=references)
             largest = max(largest, float(np.abs(got - expected).max()))
     return largest

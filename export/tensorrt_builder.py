@@ -1,7 +1,7 @@
-"""ONNX becomes TensorRT engines on the machine that will run them: build, check, time, compare, sign. No PyTorch.
+"""TensorRT engines from ONNX, on the machine that runs them: build, check, time, compare, sign; needs no PyTorch.
 
-One engine encodes and one propagates, every size of both fixed, so that the plugin is compiled for them. Nothing is
-written before the engines' labels agree with ONNX Runtime's.
+There is one engine for encoding and one for propagation. All sizes are fixed, and the plugin is compiled for them.
+Engines are written only if their label channels agree with those of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -40,26 +40,27 @@ from corrflow.runtime.backends.engine_files import (
     save_engines,
 )
 from corrflow.runtime.backends.gpu import DeviceBackend
-from corrflow.runtime.backends.memory import ReferenceSlots
+from corrflow.runtime.backends.memory import SlotAllocator
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from corrflow.runtime.backends.tensorrt import EngineProgram, TensorRtPrograms
+from corrflow.runtime.backends.search_plan import SearchPlan
+from corrflow.runtime.backends.tensorrt import EngineGraph, TensorRtGraphs
 from corrflow.runtime.settings import MAX_WINDOWS, STRIDE, TrackingSettings, max_windows
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.video.demo_clip import DemoSource
 from corrflow.runtime.video.open_source import open_source
 
 logger = logging.getLogger("corrflow")
-# Share of cells whose highest label may be another than in float32: top_k chooses among near-equal scores. The same
-# graphs on ONNX Runtime's CPU, which is all that was measured, change none in fp16 and 0.4 % in int8 (bundled model);
-# an untrained encoder in int8 changes more than 5 %, and is not wrong for that.
-ALLOWED = {"fp32": 0.005, "fp16": 0.01, "int8": 0.10}
+# Share of cells whose highest channel may differ from float32, because top_k selects among nearly equal scores. On ONNX
+# Runtime's CPU, the same graphs of the bundled model change no cell in fp16 and 0.4 % in int8; an untrained encoder in
+# int8 changes more than 5 % and is still correct. Engines were not measured.
+MAX_CHANGED_SHARE = {"fp32": 0.005, "fp16": 0.01, "int8": 0.10}
 _TIMED_RUNS, _WARM_UP, _COMPARED = 10, 3, 12
-_DEMO_FRAMES_APART, _FEWEST = 2, 3  # of the frames that 8 bits are fitted to; the clip has 60
+_DEMO_FRAME_INTERVAL, _MIN_FRAMES = 2, 3  # of calibration frames; the demo clip has 60 frames
 
 
 @dataclass(frozen=True)
 class Timing:
-    """An engine's size and the mean milliseconds of its layers, slowest first."""
+    """Size of an engine, and mean milliseconds of its layers, slowest first."""
 
     name: str
     bytes: int
@@ -67,28 +68,30 @@ class Timing:
 
     @property
     def milliseconds(self) -> float:
+        """Sum of the layer times."""
         return sum(mean for _, mean in self.layers)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Engines against ONNX Runtime in float32: share of cells with another highest label, and label differences."""
+    """Comparison with ONNX Runtime in float32: largest share of cells with another highest channel, differences."""
 
     frames: int
-    other_winner: float
+    changed_share: float
     largest: float
     mean: float
 
 
 @dataclass(frozen=True)
-class Built:
-    """why: the reason for building; empty where the engines that are there suit, and then nothing was done.
+class BuildReport:
+    """Result of `build_engines`.
 
-    similarity: mean cosine between features of 8 bits and of 32, on onnxruntime, where int8 was calibrated
+    reason: reason for building; empty if the existing engines match and nothing was built
+    similarity: mean cosine similarity of 8-bit and float32 features on onnxruntime, if int8 was calibrated
     """
 
-    made: EngineSpec
-    why: str
+    spec: EngineSpec
+    reason: str
     seconds: float = 0.0
     timings: tuple[Timing, ...] = ()
     agreement: Agreement | None = None
@@ -103,157 +106,166 @@ def build_engines(
     *,
     precision: str,
     frame: tuple[int, int],
-    references: int,
-    labels: int,
+    num_reference_frames: int,
+    num_channels: int,
     plugin: bool,
     calibration: Sequence[np.ndarray] | None = None,
-) -> Built:
-    """Build what is missing or does not suit, and keep it beside the artifact.
+) -> BuildReport:
+    """Build engines beside the artifact, unless existing engines match.
 
-    frames: pictures [H, W, 3] uint8, BGR, of any size, to compare on; labels: N; the rest is as in `engines.EngineSpec`
-    calibration: for int8, frames at the size they are tracked at to fit 8 bits to; None to take the artifact's file
-    Raises InputError for what cannot be built, CorrflowError where the builder fails, the plugin is not in the engine,
-    or labels differ; nothing is written then.
+    frames: frames [H, W, 3] uint8, BGR, of any size, for the comparison; other parameters: see EngineSpec
+    calibration: for int8, calibration frames at working size; None to use the 8-bit encoder of the artifact
+    Raises InputError for unsupported settings. Raises CorrflowError if the build fails, the plugin is missing in the
+    engine, or label channels differ. Errors leave existing engines unchanged.
     """
     if artifact.settings.dilate_past_age:
         raise InputError(
-            f"{artifact.name}: expected windows that stay as they are, got dilate_past_age"
-            f" {artifact.settings.dilate_past_age}, which engines do not have; export an artifact without"
+            f"{artifact.name}: expected fixed search windows, got dilate_past_age"
+            f" {artifact.settings.dilate_past_age}, which engines do not support; export an artifact without"
         )
     permanent_frames = len(artifact.settings.permanent_frames)
-    if 1 <= references < permanent_frames:
-        raise InputError(f"expected --references of {permanent_frames} or more, one for each anchor, got {references}")
+    if 1 <= num_reference_frames < permanent_frames:
+        raise InputError(
+            f"expected --reference-frames of {permanent_frames} or more, one for each permanent frame, got"
+            f" {num_reference_frames}; raise it"
+        )
     calibrated = "" if calibration is None else _hash_of(calibration)
-    settings = _remembering(artifact.settings, references)
-    made = EngineSpec(
+    settings = _with_reference_frames(artifact.settings, num_reference_frames)
+    spec = EngineSpec(
         trt.__version__,
         device.gpu,
         device.compute_capability,
         precision,
         frame,
-        references,
-        len(ReferenceSlots(settings)),
+        num_reference_frames,
+        len(SlotAllocator(settings)),
         max_windows(settings),
-        labels,
+        num_channels,
         plugin,
-        onnx_hashes(artifact, precision, calibrated)
-        if precision in ALLOWED
-        else ("", ""),  # EngineSpec refuses the others
+        # EngineSpec refuses unknown precisions.
+        onnx_hashes(artifact, precision, calibrated) if precision in MAX_CHANGED_SHARE else ("", ""),
         kernel_hash() if plugin else "",
         calibrated,
     )
-    why = _why_build(artifact, made)
-    if not why:
-        return Built(made, "")
+    reason = _reason_to_build(artifact, spec)
+    if not reason:
+        return BuildReport(spec, "")
     if plugin:
         register(trt)
     start = time.perf_counter()
     encoder, similarity = _encoder(artifact, precision, calibration)
-    contents = {name: _build(trt, made, name, model) for name, model in _models(artifact, made, encoder)}
+    contents = {name: _build(trt, spec, name, model) for name, model in _models(artifact, spec, encoder)}
     seconds = time.perf_counter() - start
-    engines = Engines(made, contents)
-    programs = TensorRtPrograms(trt, device, engines)
+    engines = Engines(spec, contents)
+    graphs = TensorRtGraphs(trt, device, engines)
     if plugin:
-        _expect_plugin(trt, PROPAGATE_ENGINE, programs.loaded[PROPAGATE_ENGINE])
+        _expect_plugin(trt, PROPAGATE_ENGINE, graphs.loaded[PROPAGATE_ENGINE])
     timings = tuple(
-        Timing(name, len(contents[name]), _layer_times(trt, device, programs.loaded[name])) for name in made.names
+        Timing(name, len(contents[name]), _layer_times(trt, device, graphs.loaded[name])) for name in spec.names
     )
-    agreement = compare(artifact, DeviceBackend(artifact, device, programs), frames(), made)
-    if not agreement.other_winner <= ALLOWED[precision]:
+    agreement = compare(artifact, DeviceBackend(artifact, device, graphs), frames(), spec)
+    if not agreement.changed_share <= MAX_CHANGED_SHARE[precision]:
         raise CorrflowError(
-            f"the engines' labels differ from onnxruntime's: expected another highest label in at most"
-            f" {ALLOWED[precision]:.1%} of the cells, got {agreement.other_winner:.1%}; nothing was written, try"
-            f" --plugin off{' or --precision fp32' if precision != 'fp32' else ''}, and report it"
+            f"the engines' labels differ from onnxruntime's: expected another highest channel in at most"
+            f" {MAX_CHANGED_SHARE[precision]:.1%} of the cells, got {agreement.changed_share:.1%}; nothing was written,"
+            f" try --plugin off{' or --precision fp32' if precision != 'fp32' else ''}, and report it"
         )
     save_engines(artifact, engines)
-    return Built(made, why, seconds, timings, agreement, similarity)
+    return BuildReport(spec, reason, seconds, timings, agreement, similarity)
 
 
-def pictures(source: Path | None) -> Iterator[np.ndarray]:
-    """The first frames [H, W, 3] uint8, BGR, of a video or folder, or of the demo's clip, rendered from photographs."""
+def comparison_frames(source: Path | None) -> Iterator[np.ndarray]:
+    """Yield the first frames [H, W, 3] uint8, BGR, of a video or folder; of the demo clip for None."""
     opened = DemoSource() if source is None else open_source(str(source))
     with opened as frames:
         for frame in islice(frames, _COMPARED):
             yield frame.image
 
 
-def calibration_pictures(source: Path | None, rows: int) -> list[np.ndarray]:
-    """Frames [H, W, 3] uint8, BGR, to fit 8 bits to, shrunk to `rows`: of a video, a folder of videos or pictures, or
-    the demo's clip. Those of one clip begin after the ones that labels are compared on. Raises InputError for too few.
+def calibration_frames_of(source: Path | None, short_side: int) -> list[np.ndarray]:
+    """Return calibration frames [H, W, 3] uint8, BGR, at `short_side`.
+
+    source: video, folder of videos or images, or None for the demo clip. Frames of a single clip begin after the frames
+    of the comparison. Raises InputError for too few frames.
     """
-    from corrflow.export.quantize import CALIBRATION_FRAMES, FRAMES_APART, calibration_frames
+    from corrflow.export.quantize import CALIBRATION_FRAMES, FRAME_INTERVAL, calibration_frames
 
     if source is not None and source.is_dir():
-        frames = calibration_frames(source, rows)
+        frames = calibration_frames(source, short_side)
     else:
-        apart = _DEMO_FRAMES_APART if source is None else FRAMES_APART
+        interval = _DEMO_FRAME_INTERVAL if source is None else FRAME_INTERVAL
         opened = DemoSource() if source is None else open_source(str(source))
         with opened as clip:
-            chosen = islice(clip, _COMPARED, _COMPARED + apart * CALIBRATION_FRAMES, apart)
-            frames = [Geometry.of(frame.image.shape[:2], rows).shrink(frame.image) for frame in chosen]
-    if len(frames) < _FEWEST:
+            chosen = islice(clip, _COMPARED, _COMPARED + interval * CALIBRATION_FRAMES, interval)
+            frames = [Geometry.of(frame.image.shape[:2], short_side).shrink(frame.image) for frame in chosen]
+    if len(frames) < _MIN_FRAMES:
         raise InputError(
-            f"expected {_FEWEST} frames or more to fit 8 bits to, got {len(frames)} from {source}; give a longer video"
+            f"expected {_MIN_FRAMES} calibration frames or more, got {len(frames)} from {source}; give a longer video"
             " or a folder of them with --calibration-data"
         )
     return frames
 
 
-def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarray], made: EngineSpec) -> Agreement:
-    """Both back ends copy from the same labels at every step, so that nothing adds up. Raises InputError for no frames.
+def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarray], spec: EngineSpec) -> Agreement:
+    """Propagate with both backends from the same label channels at every step, so that differences do not accumulate.
 
-    The first frame's labels are stripes, one channel each: every cell has an owner, and borders are everywhere. Where
-    windows follow, they are moved further at every step, for most cells out of the frame in the end.
+    The first frame has one stripe per channel, so that every cell belongs to a channel and borders are everywhere. If
+    the settings move search windows, their offsets grow with every step until most cells lie outside the frame.
+    Raises InputError for fewer than two frames.
     """
     reference = OnnxRuntimeBackend(artifact)
-    cells = -(-made.frame[0] // STRIDE), -(-made.frame[1] // STRIDE)
-    owner = (np.arange(cells[1]) * made.labels * 2 // cells[1]) % made.labels
-    labels = np.zeros((made.labels, *cells), np.float32)
+    cells = -(-spec.frame[0] // STRIDE), -(-spec.frame[1] // STRIDE)
+    owner = (np.arange(cells[1]) * spec.num_channels * 2 // cells[1]) % spec.num_channels
+    labels = np.zeros((spec.num_channels, *cells), np.float32)
     labels[owner, :, np.arange(cells[1])] = 1
-    settings = _remembering(artifact.settings, made.references)
-    own = engine.new_memory(settings, made.labels, cells)
-    other = reference.new_memory(settings, made.labels, cells)
-    others, largest, means = [], 0.0, []
-    for index, picture in enumerate(frames):
-        if not (picture.shape[0] >= made.frame[0] and picture.shape[1] >= made.frame[1]):
-            picture = cv2.resize(picture, made.frame[::-1], interpolation=cv2.INTER_LINEAR)
-        ours, theirs = engine.encode(picture, made.frame), reference.encode(picture, made.frame)
+    settings = _with_reference_frames(artifact.settings, spec.num_reference_frames)
+    memory = engine.new_memory(settings, spec.num_channels, cells)
+    reference_memory = reference.new_memory(settings, spec.num_channels, cells)
+    changed, largest, means = [], 0.0, []
+    for index, image in enumerate(frames):
+        if not (image.shape[0] >= spec.frame[0] and image.shape[1] >= spec.frame[1]):
+            image = cv2.resize(image, spec.frame[::-1], interpolation=cv2.INTER_LINEAR)
+        features, reference_features = engine.encode(image, spec.frame), reference.encode(image, spec.frame)
         if index:
-            aims = {}
-            if settings.move_windows and reference.supports_window_offsets:  # an artifact may be older than that
-                aims = {frame: _moves(frame in settings.permanent_frames, index, cells) for frame in own.frames}
-            got = engine.propagate(ours, own.aimed(aims))
-            labels = reference.propagate(theirs, other.aimed(aims))
-            others.append(float((got.argmax(0) != labels.argmax(0)).mean()))
-            apart = np.abs(got - labels)
-            largest, means = max(largest, float(apart.max())), [*means, float(apart.mean())]
+            offsets = {}
+            if settings.move_windows and reference.supports_window_offsets:  # older artifacts do not support them
+                offsets = {
+                    number: _offsets(number in settings.permanent_frames, index, cells)
+                    for _, number, _ in memory.references
+                }
+            plan = SearchPlan.of(memory.references, settings.attributes, offsets)
+            got = engine.propagate(features, memory, plan)
+            labels = reference.propagate(reference_features, reference_memory, plan)
+            changed.append(float((got.argmax(0) != labels.argmax(0)).mean()))
+            difference = np.abs(got - labels)
+            largest, means = max(largest, float(difference.max())), [*means, float(difference.mean())]
             if not np.isfinite(got).all():
-                others.append(1.0)
-        own.add_frame(ours, labels)
-        other.add_frame(theirs, labels)
+                changed.append(1.0)
+        memory.add_frame(features, labels)
+        reference_memory.add_frame(reference_features, labels)
     reference.close()
-    if not others:
+    if not changed:
         raise InputError("expected at least two frames to compare on, got fewer; give a longer video with --frames")
-    return Agreement(len(others), max(others), largest, float(np.mean(means)))
+    return Agreement(len(changed), max(changed), largest, float(np.mean(means)))
 
 
-def _moves(anchor: bool, step: int, cells: tuple[int, int]) -> list[tuple[int, int]]:
-    """How far the windows of a frame are moved in a step of the comparison, as many as there may be."""
+def _offsets(permanent: bool, step: int, cells: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the (dy, dx) offsets of a frame's search windows at a step, with the maximum number of windows."""
     height, width = cells
-    across = [(0, 0), (0, step), (step, -step), (-height * step // _COMPARED, width * step // _COMPARED)]
-    return across[:MAX_WINDOWS] if anchor else [(step % 3 - 1, -step % 4)]
+    offsets = [(0, 0), (0, step), (step, -step), (-height * step // _COMPARED, width * step // _COMPARED)]
+    return offsets[:MAX_WINDOWS] if permanent else [(step % 3 - 1, -step % 4)]
 
 
-def _remembering(settings: TrackingSettings, references: int) -> TrackingSettings:
-    """Settings with at most so many references: fewer of the last frames, as with corrflow-track --memory-frames."""
-    return replace(
-        settings, recent_offsets=settings.recent_offsets[: max(0, references - len(settings.permanent_frames))]
-    )
+def _with_reference_frames(settings: TrackingSettings, num_reference_frames: int) -> TrackingSettings:
+    """Limit the reference frames by dropping recent frames, as corrflow-track --memory-frames does."""
+    recent = max(0, num_reference_frames - len(settings.permanent_frames))
+    return replace(settings, recent_offsets=settings.recent_offsets[:recent])
 
 
-def _why_build(artifact: Artifact, made: EngineSpec) -> str:
+def _reason_to_build(artifact: Artifact, spec: EngineSpec) -> str:
+    """Return the reason why existing engines do not match; empty if they match."""
     try:
-        return load_engines(artifact).made.difference(made)
+        return load_engines(artifact).spec.difference(spec)
     except InputError as error:
         return str(error).partition(";")[0]
 
@@ -269,34 +281,34 @@ def _hash_of(frames: Sequence[np.ndarray]) -> str:
 def _encoder(
     artifact: Artifact, precision: str, calibration: Sequence[np.ndarray] | None
 ) -> tuple[bytes, float | None]:
-    """The encoder's ONNX, and how similar its features are to those of fp32 where it was calibrated here."""
+    """Return the ONNX of the encoder; if calibrated here, also the cosine similarity of its features with fp32."""
     if calibration is None:
         return encoder_for(artifact, precision), None
     from corrflow.export.quantize import quantise_for_tensorrt
 
-    logger.info("fitting 8 bits to %d frames", len(calibration))
+    logger.info("calibrating int8 on %d frames", len(calibration))
     return quantise_for_tensorrt(encoder_for(artifact, "fp32"), calibration)
 
 
-def _models(artifact: Artifact, made: EngineSpec, encoder: bytes) -> Iterable[tuple[str, bytes]]:
-    """The ONNX of each engine, with every size fixed."""
-    form, half = form_for(made.tensorrt), made.precision != "fp32"
-    yield ENCODE_ENGINE, fixed_encode(encoder, made.frame).SerializeToString()
-    cells = -(-made.frame[0] // STRIDE), -(-made.frame[1] // STRIDE)
+def _models(artifact: Artifact, spec: EngineSpec, encoder: bytes) -> Iterable[tuple[str, bytes]]:
+    """Yield name and ONNX of each engine, with all sizes fixed."""
+    form, half = form_for(spec.tensorrt), spec.precision != "fp32"
+    yield ENCODE_ENGINE, fixed_encode(encoder, spec.frame).SerializeToString()
+    cells = -(-spec.frame[0] // STRIDE), -(-spec.frame[1] // STRIDE)
     model = propagate_model(
         artifact.settings.attributes,
         artifact.channels,
-        Sizes(made.slots, made.labels, cells, made.rows),
+        Sizes(spec.slots, spec.num_channels, cells, spec.num_windows),
         half,
-        aot=made.plugin and form == "aot",
-        body=not (made.plugin and form == "v3"),  # their parser would take the function
-        named=True,
+        aot=spec.plugin and form == "aot",
+        body=not (spec.plugin and form == "v3"),  # the parser of these versions would prefer the function
+        indexed_references=True,
     )
     yield PROPAGATE_ENGINE, model.SerializeToString()
 
 
-def _build(trt: Any, made: EngineSpec, name: str, model: bytes) -> bytes:
-    """An engine of a strongly typed network."""
+def _build(trt: Any, spec: EngineSpec, name: str, model: bytes) -> bytes:
+    """Build the engine of a strongly typed network."""
     trt_logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(trt_logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -305,27 +317,27 @@ def _build(trt: Any, made: EngineSpec, name: str, model: bytes) -> bytes:
         reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         raise CorrflowError(f"TensorRT {trt.__version__} does not parse {name}: {reasons}; try --plugin off")
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be asked for its layers
-    kept = _timing_cache(made)
-    config.set_timing_cache(config.create_timing_cache(kept.read_bytes() if kept.is_file() else b""), False)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the engine then lists its layers
+    cache = _timing_cache(spec)
+    config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.is_file() else b""), False)
     logger.info("building %s", name)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise CorrflowError(f"TensorRT {trt.__version__} did not build {name}; its reason is above, try --plugin off")
-    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_whole(kept, bytes(config.get_timing_cache().serialize()))
+    cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_whole(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
 
 
-def _timing_cache(made: EngineSpec) -> Any:
-    """Where what the builder has measured is kept, for this TensorRT and GPU."""
-    where = hashlib.sha256(f"{made.tensorrt}/{made.gpu}/{made.compute_capability}".encode()).hexdigest()[:12]
-    return private_folder() / f"timing-{where}.cache"
+def _timing_cache(spec: EngineSpec) -> Path:
+    """Return the path of the builder's timing cache for this TensorRT and GPU."""
+    key = hashlib.sha256(f"{spec.tensorrt}/{spec.gpu}/{spec.compute_capability}".encode()).hexdigest()[:12]
+    return private_folder() / f"timing-{key}.cache"
 
 
-def _expect_plugin(trt: Any, name: str, program: EngineProgram) -> None:
-    """Raise CorrflowError unless the plugin's layer is in the engine: the parser takes the function without a word."""
-    inspector = program.engine.create_engine_inspector()
+def _expect_plugin(trt: Any, name: str, graph: EngineGraph) -> None:
+    """Raise CorrflowError unless the engine has the plugin's layer: the parser falls back to the function silently."""
+    inspector = graph.engine.create_engine_inspector()
     layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON)).get("Layers", [])
     for layer in layers:
         kind = layer.get("LayerType", "") if isinstance(layer, dict) else ""
@@ -338,8 +350,8 @@ def _expect_plugin(trt: Any, name: str, program: EngineProgram) -> None:
     )
 
 
-def _layer_times(trt: Any, device: CudaDevice, program: EngineProgram) -> tuple[tuple[str, float], ...]:
-    """Mean milliseconds of each layer on zeros, slowest first."""
+def _layer_times(trt: Any, device: CudaDevice, graph: EngineGraph) -> tuple[tuple[str, float], ...]:
+    """Measure the mean milliseconds of each layer on zeros, slowest first."""
     total: dict[str, float] = {}
 
     class Profiler(trt.IProfiler):
@@ -349,18 +361,18 @@ def _layer_times(trt: Any, device: CudaDevice, program: EngineProgram) -> tuple[
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             total[layer_name] = total.get(layer_name, 0.0) + ms
 
-    shared = {name: device.share(shape, kind) for name, (shape, kind) in program.tensors.items()}
+    shared = {name: device.share(shape, kind) for name, (shape, kind) in graph.tensors.items()}
     for tensor in shared.values():
         device.upload(tensor)
     tensors = {name: tensor.buffer for name, tensor in shared.items()}
     for _ in range(_WARM_UP):
-        program.enqueue(tensors)
+        graph.enqueue(tensors)
     device.wait()
     profiler = Profiler()
-    program.context.profiler = profiler
+    graph.context.profiler = profiler
     for _ in range(_TIMED_RUNS):
-        program.enqueue(tensors)
+        graph.enqueue(tensors)
         device.wait()
-    # A profiler stays with its context for good, and one cannot be recorded: the engine gets a fresh context.
-    program.context = program.engine.create_execution_context()
-    return tuple(sorted(((name, ms / _TIMED_RUNS) for name, ms in total.items()), key=lambda each: -each[1]))
+    # A context keeps its profiler, which prevents graph capture, so the engine gets a new context.
+    graph.context = graph.engine.create_execution_context()
+    return tuple(sorted(((name, ms / _TIMED_RUNS) for name, ms in total.items()), key=lambda item: -item[1]))

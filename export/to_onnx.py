@@ -1,4 +1,4 @@
-"""A checkpoint becomes an artifact: build the graphs, compare them with PyTorch, write them."""
+"""Export of a checkpoint to an artifact: build the graphs, compare them with PyTorch, write them."""
 
 from __future__ import annotations
 
@@ -13,46 +13,45 @@ from typing import Any
 from corrflow.errors import InputError
 from corrflow.export.encoder_graph import encode_model
 from corrflow.export.parity import Difference, differences, enforce
-from corrflow.export.quantize import Quantised, quantise
+from corrflow.export.quantize import QuantisedEncoder, quantise
 from corrflow.export.step_graph import graphs_of_settings
 from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, ENCODE_FP32, ENCODE_INT8, save_artifact
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.train.checkpoint import Checkpoint, load_checkpoint
-from corrflow.train.config import ModelConfig, learning, preset
+from corrflow.train.config import ModelConfig, preset, train_config
 from corrflow.train.model import Encoder, new_encoder
 
 UNTRAINED = "random-init:"
-ODD_SIZE = (117, 203)  # divisible by nothing that the graphs work in
+ODD_SIZE = (117, 203)  # not divisible by stride or tile size
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export found out.
+class ExportReport:
+    """Measurements of an export.
 
-    differences: how far each graph is from PyTorch
-    quantised:   the 8-bit encoder, where one was asked for; the artifact holds it if it is faster
-    scores:      mean J&F of the floating-point and of the 8-bit artifact, 0..1, where a data set was given
+    differences: difference of each graph from PyTorch
+    quantised:   8-bit encoder, if requested; the artifact contains it if it is faster
+    scores:      mean J&F of the floating-point and the 8-bit artifact, 0..1, if a data set was given
     """
 
     differences: list[Difference]
-    quantised: Quantised | None = None
+    quantised: QuantisedEncoder | None = None
     scores: tuple[float, float] | None = None
 
 
 def read_encoder(
     source: str, colour_share: float | None = None, coarse_share: float | None = None
 ) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder of a run folder or checkpoint file, or a new one for "random-init:PRESET", and where it is from.
+    """Load the encoder of a run folder or checkpoint file, or initialise one; return it with its provenance.
 
-    "random-init:PRESET:SEED" has the weights of another seed than 0.
-
-    colour_share, coarse_share: None for those it was trained with. They have no weights, so any encoder takes any.
-    Raises InputError where there is none.
+    source: path, "random-init:PRESET" (seed 0) or "random-init:PRESET:SEED"
+    colour_share, coarse_share: None for the values of training; they have no weights, so all values are possible
+    Raises InputError if there is no encoder.
     """
 
     def shape(model: ModelConfig) -> ModelConfig:
-        asked = {"colour_share": colour_share, "coarse_share": coarse_share}
-        return replace(model, **{name: share for name, share in asked.items() if share is not None})
+        shares = {"colour_share": colour_share, "coarse_share": coarse_share}
+        return replace(model, **{name: share for name, share in shares.items() if share is not None})
 
     if source.startswith(UNTRAINED):
         name, seed = _untrained(source)
@@ -70,7 +69,7 @@ def read_encoder(
 
 
 def _untrained(source: str) -> tuple[str, int]:
-    """Preset and seed of "random-init:PRESET" (seed 0) or "random-init:PRESET:SEED"."""
+    """Parse "random-init:PRESET" (seed 0) or "random-init:PRESET:SEED" to preset and seed."""
     name, _, seed = source.removeprefix(UNTRAINED).partition(":")
     if seed and not re.fullmatch("[0-9]{1,9}", seed):
         raise InputError(f"expected random-init:PRESET or random-init:PRESET:SEED, got {source}; give a seed from 0 on")
@@ -78,11 +77,11 @@ def _untrained(source: str) -> tuple[str, int]:
 
 
 def trained_temperature(source: str) -> float:
-    """The divisor of scores that the encoder of `read_encoder` learned with, or would have."""
+    """Return the softmax temperature of training, or the default of the preset for a randomly initialised encoder."""
     if source.startswith(UNTRAINED):
         name, _ = _untrained(source)
         preset(name)
-        return learning(name, {}, []).temperature
+        return train_config(name, {}, []).temperature
     return load_checkpoint(Path(source)).train.temperature
 
 
@@ -91,39 +90,38 @@ def export_artifact(
     artifact: Path,
     settings: TrackingSettings,
     size: tuple[int, int],
-    calibrate: Path | None = None,
+    calibration_data: Path | None = None,
     davis: tuple[Path, str] | None = None,
     colour_share: float | None = None,
     coarse_share: float | None = None,
-) -> Exported:
-    """Write the artifact of a run; returns how far each graph is from PyTorch, and what 8 bits cost and gain.
+) -> ExportReport:
+    """Write the artifact of a run, and return its measurements.
 
-    size: (height, width) at which the graphs are compared, besides an odd one
-    calibrate: folder of clips to quantise the encoder on; encode.onnx stays in floating point where that is faster, and
-               TensorRT's encoder of 8 bits is written in any case
-    davis: root and split of a data set to score both on
-    colour_share, coarse_share: see ModelConfig; None for what the run has
+    size: (height, width) of the comparison, besides ODD_SIZE
+    calibration_data: folder of clips for quantisation; the 8-bit encoder replaces encode.onnx if it is faster, and
+               TensorRT's 8-bit encoder is always written
+    davis: root and split of a data set to score both encoders on
+    colour_share, coarse_share: see ModelConfig; None for the values of the run
 
-    Raises CorrflowError, with nothing written, where graphs differ, and InputError where the run or the settings are
-    wrong.
+    Raises CorrflowError if graphs differ from PyTorch, and InputError for a wrong run or settings; both write nothing.
     """
     encoder, provenance = read_encoder(source, colour_share, coarse_share)
     if artifact.exists() and not artifact.is_dir():
         raise InputError(f"expected a folder to write the artifact to, got the file {artifact}; name another")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks on its own internals
+        warnings.simplefilter("ignore")  # of the exporter's internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         encode, half = (encode_model(encoder, half).SerializeToString() for half in (False, True))
     channels = encoder.channels
     files = {ENCODE: encode, ENCODE_FP16: half} | graphs_of_settings(encode, settings, channels)
-    found = differences(encoder, files, settings, [size, ODD_SIZE])
-    enforce(found)
-    if calibrate is None:
+    results = differences(encoder, files, settings, [size, ODD_SIZE])
+    enforce(results)
+    if calibration_data is None:
         save_artifact(artifact, files, channels, settings, provenance)
-        return Exported(found)
+        return ExportReport(results)
 
-    quantised = quantise(files[ENCODE], calibrate, size)
+    quantised = quantise(files[ENCODE], calibration_data, size)
     files[ENCODE_INT8] = quantised.engine
     integer_files = files | {ENCODE: quantised.content, ENCODE_FP32: encode}
     integer_files |= graphs_of_settings(quantised.content, settings, channels)
@@ -131,8 +129,8 @@ def export_artifact(
     if davis is not None:
         with tempfile.TemporaryDirectory() as scratch:
             folders = Path(scratch) / "fp32", Path(scratch) / "int8"
-            for folder, own in zip(folders, (files, integer_files), strict=True):
-                save_artifact(folder, own, channels, settings, provenance)
+            for folder, content in zip(folders, (files, integer_files), strict=True):
+                save_artifact(folder, content, channels, settings, provenance)
             scores = _scores(folders, *davis)
     if quantised.is_faster:
         files = integer_files
@@ -141,11 +139,11 @@ def export_artifact(
             "quantised": {"encode": "int8", "frames": quantised.frames, "similarity": round(quantised.similarity, 4)},
         }
     save_artifact(artifact, files, channels, settings, provenance)
-    return Exported(found, quantised, scores)
+    return ExportReport(results, quantised, scores)
 
 
 def _scores(folders: tuple[Path, Path], root: Path, split: str) -> tuple[float, float]:
-    """Mean J&F of both artifacts, 0..1."""
+    """Compute the mean J&F of both artifacts, 0..1."""
     from corrflow.evaluate.commands import davis_data
     from corrflow.evaluate.masks import Method, evaluate_masks
     from corrflow.evaluate.methods.methods import ArtifactEncoder, TrackerMethod

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from corrflow.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
 STRIDE = 4
+"""Pixels of the resized frame along one side of a cell."""
+
+NOMINAL_FRAMES_PER_SECOND = Fraction(24)
+"""Rate of a source that states none, such as a folder of images; DAVIS is shown at this rate."""
 
 
 OLDEST_OFFSET, LATEST_PERMANENT_FRAME, MAX_PERMANENT_FRAMES, LARGEST_DILATION, LARGEST_REFINE_RADIUS = (
@@ -86,7 +91,7 @@ class TrackingSettings:
         _ = self.attributes  # which checks the rest
 
     @property
-    def references(self) -> int:
+    def num_reference_frames(self) -> int:
         """Reference frames once the memory is full."""
         return len(self.permanent_frames) + len(self.recent_offsets)
 

@@ -1,26 +1,26 @@
-"""What goes into a tracker and what comes out of it: plain data, no behaviour."""
+"""Types of a tracker's inputs and outputs: plain data without behaviour."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from corrflow.errors import InputError
 
-# The height of a point's soft label up to which it is lost.
-LOST_POINT = 0.05
+# Peak of a point's soft mask up to which the point counts as not visible.
+MIN_POINT_PEAK = 0.05
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source.
+    """One frame of a video.
 
     image: [H, W, 3] uint8, BGR
     index: position in the source, from 0
-    time:  seconds from the start of the source
-    name:  file stem for a picture from a folder ("00042"), the zero-padded index otherwise
+    time:  seconds from the start of the source, or from the first tracked frame of a live session
+    name:  file stem of an image from a folder ("00042"), otherwise the zero-padded index
     """
 
     image: np.ndarray
@@ -31,10 +31,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class MaskObject:
-    """An object given by its pixels.
+    """Object prompted by its mask.
 
-    id:   1..255, the value it has in the indexed mask
-    mask: [H, W] bool, at the size of the frame it is given for
+    id:   1..255, the value of the object in the indexed mask
+    mask: [H, W] bool, at the size of the prompted frame
     """
 
     id: int
@@ -44,7 +44,7 @@ class MaskObject:
 
 @dataclass(frozen=True)
 class KeypointsObject:
-    """An object given by points, each tracked on its own.
+    """Object prompted by points, each tracked on its own.
 
     id:          1..255, unique among all objects
     points:      [P, 2] float32, (x, y) in pixels; (0, 0) is the centre of the top-left pixel
@@ -64,11 +64,11 @@ TrackedObject = MaskObject | KeypointsObject
 class ObjectResult:
     """One object in one frame.
 
-    confidence: 0..1, how decided the labels are (mean soft label over a mask's pixels, mean peak mass of keypoints)
-    visible:    False when no pixel (or no point) of the object is found
-    box:        (x0, y0, x1, y1) in pixels, the last row and column outside, of a mask's pixels; None where empty
-    points:     [P, 2] float32 (x, y) in pixels for keypoints, None for masks
-    point_confidence: [P] float32, 0..1, for keypoints
+    confidence: 0..1: mean soft mask over the mask's pixels, or mean peak of the points' soft masks
+    visible:    False where the object has no pixel, or no point of it is visible
+    box:        (x0, y0, x1, y1) of the mask in pixels, x1 and y1 exclusive; None for points and for an empty mask
+    points:     [P, 2] float32, (x, y) in pixels; None for masks
+    point_confidence: [P] float32, 0..1; None for masks
     """
 
     id: int
@@ -82,49 +82,70 @@ class ObjectResult:
 
 
 @dataclass(frozen=True)
-class Tracks:
-    """The result for one frame.
+class LiveTiming:
+    """Times of a frame of a live session.
 
-    mask:    [H, W] uint8 at the frame's own size: 0 for background, else the object's id
-    objects: one entry per object, in ascending id
+    number:   position among the tracked frames, from 0; Frame.index counts the dropped frames as well
+    captured: seconds since 1970 at capture
+    latency:  seconds from capture to result
+    """
+
+    number: int
+    captured: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """All objects of one frame.
+
+    mask:    [H, W] uint8 at the frame's own size: 0 for background, otherwise the object's id
+    objects: one entry for each object, by ascending id
+    frame:   the frame itself
+    live:    times of a frame of a live session; None for files
     """
 
     mask: np.ndarray
-    objects: tuple[ObjectResult, ...] = field(default=())
+    objects: tuple[ObjectResult, ...]
+    frame: Frame
+    live: LiveTiming | None = None
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """Return the size of an array [H, W, ...] as text, width first: 854x480."""
+    return f"{shape[1]}x{shape[0]}" if len(shape) >= 2 else str(list(shape))
 
 
 def check_objects(objects: Sequence[TrackedObject], frame: tuple[int, int], taken: tuple[int, ...]) -> None:
-    """Raise InputError for the first object that cannot be tracked on a frame of this (height, width)."""
-    seen = set(taken)
-    for given in objects:
-        if not 1 <= given.id <= 255:
-            raise InputError(f"expected object ids from 1 to 255, got {given.id}")
-        if given.id in seen:
-            raise InputError(f"expected every object to have an id of its own, got {given.id} twice")
-        seen.add(given.id)
-        if isinstance(given, MaskObject):
-            if given.mask.shape != frame:
+    """Raise InputError for the first object that cannot be tracked on a frame of this (height, width).
+
+    taken: ids of objects that are tracked already
+    """
+    ids = set(taken)
+    for prompt in objects:
+        if not 1 <= prompt.id <= 255:
+            raise InputError(f"expected object ids from 1 to 255, got {prompt.id}")
+        if prompt.id in ids:
+            raise InputError(f"expected every object to have an id of its own, got {prompt.id} twice")
+        ids.add(prompt.id)
+        if isinstance(prompt, MaskObject):
+            if prompt.mask.shape != frame:
                 raise InputError(
-                    f"expected a mask of the frame's size {_size(frame)}, got {_size(given.mask.shape)};"
+                    f"expected a mask of the frame's size {size_text(frame)}, got {size_text(prompt.mask.shape)};"
                     " draw it on the first frame at its full size"
                 )
-            if not given.mask.any():
-                raise InputError(f"expected pixels in the mask of object {given.id}, got an empty mask")
+            if not prompt.mask.any():
+                raise InputError(f"expected pixels in the mask of object {prompt.id}, got an empty mask")
             continue
-        points = np.asarray(given.points)
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(given.point_names) or not len(points):
+        points = np.asarray(prompt.points)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(prompt.point_names) or not len(points):
             raise InputError(
-                f"expected points [P, 2] with P names, got {list(points.shape)} and {len(given.point_names)} names"
+                f"expected points [P, 2] with P names, got {list(points.shape)} and {len(prompt.point_names)} names"
             )
         height, width = frame
-        for name, (x, y) in zip(given.point_names, points, strict=True):
+        for name, (x, y) in zip(prompt.point_names, points, strict=True):
             if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
                 raise InputError(
                     f"expected point {name!r} inside the frame, x from 0 to {width - 1} and y from 0 to {height - 1},"
                     f" got ({x:g}, {y:g}); give pixels of the first frame"
                 )
-
-
-def _size(shape: Sequence[int]) -> str:
-    """854x480: width first as people say it."""
-    return f"{shape[1]}x{shape[0]}" if len(shape) >= 2 else str(list(shape))

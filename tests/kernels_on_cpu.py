@@ -1,4 +1,4 @@
-"""The CUDA kernels' own sources as programs for the CPU (tests/native), and a cuda.core whose launches run them."""
+"""CUDA kernel sources compiled to programs for the CPU (tests/native), and a cuda.core whose launches run them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corrflow.bench.op.cuda_kernel import CASES, NAMED_CASES, STORAGES, planned
-from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage
+from corrflow.bench.op.cuda_kernel import CASES, DTYPES, INDEXED_CASES, planned
+from corrflow.plugins.local_soft_copy.cuda.launch import Dtype, Launch
 from corrflow.plugins.local_soft_copy.spec import SearchWindow
 from corrflow.runtime.backends.cuda_resize import ENTRY_POINT as SHRINK
 from corrflow.runtime.backends.cuda_resize import THREADS, blocks_for
@@ -29,7 +29,7 @@ Shrink = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 class OnCpu:
-    """Compiles a planned kernel for the CPU, once for each source, and runs it."""
+    """Compiler and runner of planned kernels on the CPU; each source is compiled once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class OnCpu:
         kernel = program.with_suffix(".cu")
         kernel.write_text(source)
         threads = self.folder / f"threads{'-'.join(('', *flags)).replace('/', '')}.o"
-        if not threads.exists():  # what every kernel shares, and takes longest to compile
+        if not threads.exists():  # shared by all kernels, and the slowest to compile
             self.compile("-c", str(NATIVE / "threads_on_cpu.cpp"), "-o", str(threads), *flags)
         definition = f'-DKERNEL="{kernel}"'
         self.compile(definition, *flags, str(NATIVE / "kernel_on_cpu.cpp"), str(threads), "-o", str(program))
@@ -59,15 +59,15 @@ class OnCpu:
         order: int = FORWARDS,
         flags: tuple[str, ...] = (),
     ) -> np.ndarray:
-        """[B, N, H, W] in the dtype of query, keys and values; raises RuntimeError with what the program said where it
-        gave up.
+        """Return [B, N, H, W] in the dtype of query, keys and values. Raises RuntimeError with the output of a failed
+        program.
         """
         query, keys, values = tensors
         work = self.folder / "tensors"
         work.mkdir(exist_ok=True)
         for name, tensor in zip(("query", "keys", "values"), tensors, strict=True):
             tensor.tofile(work / name)
-        np.array(references, np.int32).tofile(work / "names")
+        np.array(references, np.int32).tofile(work / "references")
         B, _, H, W = query.shape
         numbers = (order, B, H, W, keys.shape[1], *launch.grid, launch.block[0])
         program = self.build(launch.source, flags)
@@ -78,7 +78,7 @@ class OnCpu:
 
 
 def shrink_on_cpu(folder: Path, source: str, sanitized: bool = False) -> Shrink:
-    """A kernel's source as a program for the CPU: shrink(frame, size); RuntimeError with what a sanitizer says."""
+    """Compile a kernel's source to shrink(frame, size) on the CPU; sanitizer errors are raised as RuntimeError."""
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitized else ()
     kernel, program = folder / "shrink.cu", folder / "shrink"
     kernel.write_text(source)
@@ -98,14 +98,14 @@ def shrink_on_cpu(folder: Path, source: str, sanitized: bool = False) -> Shrink:
     return run
 
 
-def storage_of(launch: Launch) -> Storage:
-    return next(storage for storage in STORAGES if f"#define CORRFLOW_{storage.upper()} 1" in launch.source)
+def dtype_of(launch: Launch) -> Dtype:
+    return next(dtype for dtype in DTYPES if f"#define CORRFLOW_{dtype.upper()} 1" in launch.source)
 
 
 def core_on_cpu(fakes: ModuleType, cuda: Any, folder: Path) -> Any:
-    """A cuda.core (fakes.py) that launches both kernels; the op's in the cases of bench/op/cuda_kernel.py alone.
+    """Make a cuda.core (fakes.py) that launches both kernels; the op only for the cases of bench/op/cuda_kernel.py.
 
-    `launched` has the names of what has run.
+    `launched` lists the names of the kernels that have run.
     """
     on_cpu = OnCpu(folder)
     shrinks: list[Shrink] = []
@@ -118,29 +118,29 @@ def core_on_cpu(fakes: ModuleType, cuda: Any, folder: Path) -> Any:
             assert (config.grid, config.block) == ((blocks_for((rows, columns)), 1, 1), (THREADS, 1, 1))
             if not shrinks:
                 shrinks.append(shrink_on_cpu(folder, source))
-            whole = fakes.view(cuda, frame, (height, width, 3), np.uint8)
-            fakes.view(cuda, shrunk, (rows, columns, 3), np.uint8)[...] = shrinks[0](whole, (rows, columns))
+            source_frame = fakes.view(cuda, frame, (height, width, 3), np.uint8)
+            fakes.view(cuda, shrunk, (rows, columns, 3), np.uint8)[...] = shrinks[0](source_frame, (rows, columns))
         else:
             copy(source, name, config, *arguments)
 
     def copy(source: str, name: str, config: Any, *arguments: int) -> None:
-        query, keys, values, names, height, width, pictures, references, copied = arguments
+        query, keys, values, references, height, width, num_frames, num_windows, copied = arguments
         case, launch = next(
             (case, launch)
-            for case in (CASES | NAMED_CASES).values()
-            for launch in (planned(case, storage) for storage in STORAGES)
+            for case in (CASES | INDEXED_CASES).values()
+            for launch in (planned(case, dtype) for dtype in DTYPES)
             if (launch.source, launch.entry_point, launch.grid) == (source, name, config.grid)
-            and (height, width, pictures, references) == (case.H, case.W, case.K, len(case.rows))
+            and (height, width, num_frames, num_windows) == (case.H, case.W, case.K, len(case.windows))
         )
         assert config.block == launch.block
         shapes = ((case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W))
         shapes += ((case.B, case.K, case.N, case.H, case.W),)
-        dtype = np.float32 if storage_of(launch) == "float32" else np.uint16
+        number = np.float32 if dtype_of(launch) == "float32" else np.uint16
         pointers = query, keys, values
-        tensors = tuple(fakes.view(cuda, *one, dtype) for one in zip(pointers, shapes, strict=True))
-        rows = fakes.view(cuda, names, (references, 4), np.int32)
+        tensors = tuple(fakes.view(cuda, *each, number) for each in zip(pointers, shapes, strict=True))
+        rows = fakes.view(cuda, references, (num_windows, 4), np.int32)
         result = on_cpu.run(launch, tensors, rows, SHUFFLED)
-        fakes.view(cuda, copied, result.shape, dtype)[...] = result
+        fakes.view(cuda, copied, result.shape, number)[...] = result
 
     core = fakes.core(cuda, run)
     core.launched = launched

@@ -1,6 +1,6 @@
-"""python tests/nvrtc_alone.py LIBRARY OPTION... < source > ptx: NVRTC called as it is, without cuda-core around it.
+"""Compile with NVRTC directly, without cuda-core: python tests/nvrtc_alone.py LIBRARY OPTION... < source > ptx
 
-Its log, where --ptxas-options=-v has it say what it used, goes to standard error.
+The compiler's log goes to standard error; --ptxas-options=-v adds the use of registers and memory.
 """
 
 from __future__ import annotations

@@ -30,13 +30,13 @@ from corrflow.runtime.formats import tapvid
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.registry import FORMATS
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import Frame, ObjectResult, Tracks
+from corrflow.runtime.types import Frame, FrameResult, ObjectResult
 
 SHAPE = (16, 24)
 PACKAGE = Path(tapvid.__file__).parent
 
 
-def tracked(frames: int, points: int = 2) -> Iterator[tuple[Frame, Tracks]]:
+def tracked(frames: int, points: int = 2) -> Iterator[tuple[Frame, FrameResult]]:
     """Frames with a mask and points, each made anew as a tracker would."""
     generator = np.random.default_rng(0)
     names = tuple(f"point{number}" for number in range(points))
@@ -49,7 +49,7 @@ def tracked(frames: int, points: int = 2) -> Iterator[tuple[Frame, Tracks]]:
             ObjectResult(2, "", 0.8, True, None, places, names, sure),
         )
         image = generator.integers(0, 255, (*SHAPE, 3), np.uint8)
-        yield Frame(image, index, index / 25, f"{index:05d}"), Tracks(mask, objects)
+        yield Frame(image, index, index / 25, f"{index:05d}"), FrameResult(mask, objects)
 
 
 def sink_of(name: str, folder: Path) -> Sink:

@@ -30,7 +30,7 @@ from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 from corrflow.train.config import TrainConfig
-from corrflow.train.learner import StepResult
+from corrflow.train.trainer import StepResult
 
 COARSER = {"fp16": 5e-3, "16 bits": 5e-4, "8 bits": 0.05}
 SMALL = Case(rows=14, columns=19, channels=8, classes=3, references=2, radius=3)
@@ -227,7 +227,7 @@ def test_the_step_with_unfold_is_the_same_step() -> None:
     assert isinstance(ours, StepResult) and isinstance(theirs, StepResult)
     assert ours.forward == pytest.approx(theirs.forward, abs=1e-5)
     assert ours.cycle == pytest.approx(theirs.cycle, abs=1e-5)
-    torch.testing.assert_close(ours.copied, theirs.copied, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.predicted, theirs.predicted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The scripts around training do what they say on made-up data: the table of ablations and the dev-score curve."""
+"""Experiments around training on synthetic data: table of ablations and curve of dev scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from corrflow.bench.experiments import ablations, dev_scores
-from corrflow.bench.experiments.ablations import MODELS, RIVAL, switches
+from corrflow.bench.experiments.ablations import BASELINE, MODELS, switches
 from corrflow.bench.experiments.dev_scores import Scoring
 from corrflow.errors import InputError
 from corrflow.evaluate.cli import app as evaluate_app
@@ -24,8 +24,8 @@ from corrflow.export.cli import app as export_app
 from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
 from corrflow.train.cli import app as train_app
-from corrflow.train.config import learning
-from corrflow.train.curves import averaged, draw_log
+from corrflow.train.config import train_config
+from corrflow.train.curves import downsample, plot_log
 
 slow = pytest.mark.skipif(not os.environ.get("CORRFLOW_SLOW_TESTS"), reason="takes minutes: CORRFLOW_SLOW_TESTS=1")
 TINY = ("--crop", "32", "--batch", "1", "--threads", "1", "--radius", "2")
@@ -45,7 +45,7 @@ def module(name: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our commands in this process: three imports of PyTorch for each model would take most of the time."""
+    """Run commands in this process, because three imports of PyTorch per model would take most of the time."""
     apps = {"train": train_app, "export": export_app, "evaluate": evaluate_app}
 
     def command(room: str, *options: str) -> None:
@@ -59,7 +59,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @slow
 @pytest.mark.usefixtures("in_process")
 def test_every_ablation_is_trained_scored_and_in_the_table(footage: Path, small_davis: Path, tmp_path: Path) -> None:
-    """Two steps each at quarter width. Given again, it trains and scores nothing anew."""
+    """Each model is trained for two steps at quarter width; a second call trains and scores nothing."""
     out = tmp_path / "out"
     options = (
         "--data", str(footage / "videos"), "--davis", str(small_davis), "--split", "val", "--steps", "2",
@@ -81,7 +81,7 @@ def test_every_ablation_is_trained_scored_and_in_the_table(footage: Path, small_
     for entry in written["models"]:
         assert entry["J&F"] == pytest.approx(scored[entry["model"]]["J&F"])
         assert entry["steps"] == (0 if entry["model"] == "untrained" else 2)
-    # What each model is, from its checkpoint.
+    # Settings of each model, from its checkpoint.
     whole = load_checkpoint(out / "runs" / "whole").train
     for model in MODELS:
         train = load_checkpoint(out / "runs" / model).train
@@ -108,10 +108,10 @@ def test_every_ablation_is_trained_scored_and_in_the_table(footage: Path, small_
 
 @slow
 @pytest.mark.usefixtures("in_process")
-def test_ablations_go_on_where_they_were_stopped(
+def test_stopped_ablations_are_resumed(
     footage: Path, small_davis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped while the second model is trained: the table has the first, and the rest follows."""
+    """After a stop during the second training, the table has the first model; a second call adds the others."""
     trained: list[str] = []
     run_it, stop_at = ablations.command, 2
 
@@ -138,17 +138,18 @@ def test_ablations_go_on_where_they_were_stopped(
     assert go() == ["no-cycle", "colorization"]
 
 
-def test_the_rival_of_the_preset_paper_is_the_preset_colorization() -> None:
+def test_the_baseline_of_the_preset_paper_is_the_preset_colorization() -> None:
     assert switches("colorization", "paper") == ("--preset", "colorization")
-    # In another preset's shape it learns in the same way, but for what unit length needs.
-    rival, preset = learning("colorization", {}, []), learning("quarter", {"frames": 2, "lightness": False}, [])
-    assert {"--frames", "2", "--full-attention", "--no-colour-dropout", "--no-cycle", "--no-lightness"} == set(RIVAL)
-    different = {name for name in vars(rival) if getattr(rival, name) != getattr(preset, name)}
+    # With another preset, the settings differ only in the options and in the temperature of unit-length features.
+    baseline = train_config("colorization", {}, [])
+    preset = train_config("quarter", {"frames": 2, "lightness": False}, [])
+    assert {"--frames", "2", "--full-attention", "--no-colour-dropout", "--no-cycle", "--no-lightness"} == set(BASELINE)
+    different = {name for name in vars(baseline) if getattr(baseline, name) != getattr(preset, name)}
     assert different == {"temperature", "radius", "grey_input", "cycle_weight"}
 
 
 @pytest.mark.parametrize(("preset", "temperature"), [("paper", 1.0), ("quarter", 0.07)])
-def test_an_artifact_divides_scores_as_its_training_did(preset: str, temperature: float, tmp_path: Path) -> None:
+def test_an_artifact_has_the_temperature_of_its_training(preset: str, temperature: float, tmp_path: Path) -> None:
     options = ["--size", "64x64", "--radius", "2", "--top-k", "0", "--refine-radius", "5"]
     done = CliRunner().invoke(export_app, ["onnx", f"random-init:{preset}", str(tmp_path / "artifact"), *options])
     assert done.exit_code == 0, done.output
@@ -157,7 +158,7 @@ def test_an_artifact_divides_scores_as_its_training_did(preset: str, temperature
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--minutes", "1", "--steps", "1"), "either --minutes or --steps"),
         ((), "either --minutes or --steps"),
@@ -167,7 +168,7 @@ def test_an_artifact_divides_scores_as_its_training_did(preset: str, temperature
     ],
 )
 def test_bad_options_of_ablations_are_one_sentence(
-    footage: Path, small_davis: Path, tmp_path: Path, options: tuple[str, ...], said: str
+    footage: Path, small_davis: Path, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     line = (
         "--data",
@@ -180,13 +181,13 @@ def test_bad_options_of_ablations_are_one_sentence(
         str(tmp_path / "o"),
     )
     done = module("ablations", *line, *options)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("o/runs/*"))
 
 
 @slow
-def test_the_dev_curve_has_every_kept_checkpoint(footage: Path, small_davis: Path, tmp_path: Path) -> None:
-    """Scored again after the run has gone on, it keeps what it had; PNG, JSON and TensorBoard tell the same."""
+def test_the_dev_curve_has_every_retained_checkpoint(footage: Path, small_davis: Path, tmp_path: Path) -> None:
+    """A second evaluation reuses earlier scores; PNG, JSON and TensorBoard agree."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tmp_path / "run"
@@ -195,7 +196,7 @@ def test_the_dev_curve_has_every_kept_checkpoint(footage: Path, small_davis: Pat
         "--keep-every", "2", "--steps", "5",
     ]  # fmt: skip
     assert CliRunner().invoke(train_app, line).exit_code == 0
-    (run / "kept" / "0000004.safetensors").rename(tmp_path / "later")
+    (run / "retained" / "0000004.safetensors").rename(tmp_path / "later")
     options = (str(run), "--davis", str(small_davis), "--split", "val", "--every", "2", "--short-side", "24")
     for steps in ([2, 5], [2, 4, 5]):
         done = module("dev_curve", *options)
@@ -207,17 +208,17 @@ def test_the_dev_curve_has_every_kept_checkpoint(footage: Path, small_davis: Pat
         assert [(event.step, pytest.approx(event.value)) for event in events.Scalars("dev/J&F")] == list(
             zip(steps, curve["J&F"], strict=True)
         )
-        picture = cv2.imread(str(run / "dev-curve" / "curve.png"))
-        assert picture is not None and picture.shape[0] > 200
+        image = cv2.imread(str(run / "dev-curve" / "curve.png"))
+        assert image is not None and image.shape[0] > 200
         if steps == [2, 5]:
-            (tmp_path / "later").rename(run / "kept" / "0000004.safetensors")
+            (tmp_path / "later").rename(run / "retained" / "0000004.safetensors")
     assert scores_reused(run) == 2
     with pytest.raises(InputError, match="keep-every"):
         from corrflow.bench.experiments.dev_curve import measure
 
         (tmp_path / "none").mkdir()
         measure(tmp_path / "none", Scoring(small_davis, "val"), None)
-    assert (run / "curves.png").exists(), "the losses as a picture"
+    assert (run / "curves.png").exists(), "plot of the losses"
     assert load_checkpoint(run / FILE_NAME).step == 5
 
 
@@ -226,18 +227,18 @@ def scores_reused(run: Path) -> int:
     return sum(sequence["reused"] for method in methods for sequence in method["sequences"].values())
 
 
-def test_a_log_becomes_curves_whatever_its_length(tmp_path: Path) -> None:
+def test_logs_of_any_length_are_plotted(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text("")
-    draw_log(log, tmp_path / "none.png")
+    plot_log(log, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
     entry = {"forward": 1.0, "cycle": 2.0, "seconds": 0.1}
     log.write_text("".join(json.dumps({"step": step, **entry}) + "\n" for step in range(1, 4)) + '{"step": 4, "fo')
-    draw_log(log, tmp_path / "curves.png")
-    picture = cv2.imread(str(tmp_path / "curves.png"))
-    assert picture is not None and len(np.unique(picture)) > 10
-    assert averaged(range(3)) == [0, 1, 2]
-    long = averaged(range(100_001))
+    plot_log(log, tmp_path / "curves.png")
+    image = cv2.imread(str(tmp_path / "curves.png"))
+    assert image is not None and len(np.unique(image)) > 10
+    assert downsample(range(3)) == [0, 1, 2]
+    long = downsample(range(100_001))
     assert (
         len(long) == 500 and long[0] == pytest.approx(100, abs=1) and np.mean(long) == pytest.approx(50_000, rel=1e-3)
     )

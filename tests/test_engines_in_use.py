@@ -211,7 +211,7 @@ def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, 
             if index == 2:
                 frozen = editing.freeze(frame, tracks[-1])
             if index == 4:
-                editing.give(frozen.number, MaskObject(2, other))
+                editing.submit(frozen.number, MaskObject(2, other))
             if index == 10:
                 editing.remove(1)
             editing.passed(frame)

@@ -20,7 +20,7 @@ from corrflow.runtime.settings import MAX_WINDOWS, TrackingSettings, settings_fr
 from corrflow.runtime.tracking.occlusion import OcclusionSettings
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.tracking.window_motion import NEAR, Followed, WindowMotion
-from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject
 
 SETTINGS = TrackingSettings(
     permanent_frames=(0,), recent_offsets=(1, 2, 3), radius=(8, 12), dilation=(1, 2), move_windows=True
@@ -103,12 +103,12 @@ def test_a_memory_names_a_frame_once_for_each_of_its_moves(packed: bool) -> None
     assert sorted(ring.frames) == [0, 3, 4, 5]
     view = ring.aimed({0: [(0, 0), (-4, 7)], 4: [(1, 2)]})
     _, values, attributes, named = view.named_references()
-    frame_in = dict(zip((reference.picture for reference in ring.named_references()[3]), ring.frames, strict=True))
-    found = [(frame_in[each.picture], each.down, each.right) for each in named]
+    frame_in = dict(zip((reference.frame for reference in ring.named_references()[3]), ring.frames, strict=True))
+    found = [(frame_in[each.frame], each.dy, each.dx) for each in named]
     assert sorted(found) == [(0, -4, 7), (0, 0, 0), (3, 0, 0), (4, 1, 2), (5, 0, 0)]
     windows = {place: attributes.window(each.window) for place, each in zip(found, named, strict=True)}
     assert windows[0, 0, 0] == windows[0, -4, 7] == (8, 1) and windows[4, 1, 2] == windows[5, 0, 0] == (12, 2)
-    assert len(values) >= len({each.picture for each in named})
+    assert len(values) >= len({each.frame for each in named})
     assert ring.named_references()[3] == tuple(
         SearchWindow(slot, slot) for slot in range(4)
     )  # the view's aims are its own
@@ -123,7 +123,7 @@ def backend(following_artifact: Path, request: pytest.FixtureRequest):
     opened.close()
 
 
-def run(backend: Backend, settings: TrackingSettings, frames: np.ndarray, objects: list) -> list[Tracks]:
+def run(backend: Backend, settings: TrackingSettings, frames: np.ndarray, objects: list) -> list[FrameResult]:
     tracker = Tracker(backend, settings)
     return [tracker.start(frames[0], objects), *(tracker.step(frame) for frame in frames[1:])]
 

@@ -31,13 +31,13 @@ from corrflow.runtime.formats.sleap import SleapSink
 from corrflow.runtime.formats.tapvid import TapVidSink
 from corrflow.runtime.formats.yolo import YoloSink
 from corrflow.runtime.tracking.geometry import Geometry
-from corrflow.runtime.tracking.tracker import keypoints_track, mask_track, tracks_of
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.tracking.tracker import keypoints_result, mask_result, tracks_of
+from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, MaskObject
 
 SHAPE = (37, 53)
 
 
-def clip(count: int = 3) -> list[tuple[Frame, Tracks]]:
+def clip(count: int = 3) -> list[tuple[Frame, FrameResult]]:
     """Frames with a speckled mask 2, a ring 5 called "ring", and two points 7 called "hand"."""
     dice, found = np.random.default_rng(4), []
     for index in range(count):
@@ -48,15 +48,15 @@ def clip(count: int = 3) -> list[tuple[Frame, Tracks]]:
         given = KeypointsObject(7, points, ("thumb", "little, finger"), "hand")
         masks = [MaskObject(2, speckles), MaskObject(5, ring.astype(bool), "ring")]
         full = [one.mask.astype(np.float32) for one in masks]
-        tracks = [mask_track(one, part) for one, part in zip(masks, full, strict=True)]
-        tracks.append(keypoints_track(given, points, np.array([1, 0.01], np.float32)))
+        tracks = [mask_result(one, part) for one, part in zip(masks, full, strict=True)]
+        tracks.append(keypoints_result(given, points, np.array([1, 0.01], np.float32)))
         image = dice.integers(0, 255, (*SHAPE, 3), np.uint8)
         frame = Frame(image, index, index / 25, f"{index:05d}")
         found.append((frame, tracks_of(Geometry.of(SHAPE, 0), [2, 5], full, tracks)))
     return found
 
 
-def write(sink: Sink) -> list[tuple[Frame, Tracks]]:
+def write(sink: Sink) -> list[tuple[Frame, FrameResult]]:
     frames = clip()
     with sink:
         for frame, tracks in frames:
@@ -159,7 +159,7 @@ def test_supervision_loads_the_same_masks_from_labelme(tmp_path: Path) -> None:
         assert np.array_equal(by_class["ring"], tracks.mask == 5)
 
 
-def save_pictures(frames: list[tuple[Frame, Tracks]], folder: Path) -> None:
+def save_pictures(frames: list[tuple[Frame, FrameResult]], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for frame, _ in frames:
         cv2.imwrite(str(folder / f"{frame.name}.jpg"), frame.image)

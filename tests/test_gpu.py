@@ -21,7 +21,7 @@ from corrflow.bench.op import cuda_kernel as kernel
 from corrflow.errors import InputError
 from corrflow.export import tensorrt_builder as to_engine
 from corrflow.export.tensorrt_builder import build_engines, calibration_pictures, pictures
-from corrflow.plugins.local_soft_copy.spec import named_references
+from corrflow.plugins.local_soft_copy.spec import used_references
 from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends import tensorrt as tensorrt_backend
@@ -86,23 +86,23 @@ def machine(request: pytest.FixtureRequest, fakes: ModuleType, tmp_path: Path) -
 
 
 on_both = pytest.mark.parametrize("machine", ON_BOTH, indirect=True)
-CASES = kernel.CASES | kernel.NAMED_CASES
+CASES = kernel.CASES | kernel.INDEXED_CASES
 KERNELS = [pytest.param(REAL, name, marks=pytest.mark.gpu) for name in CASES]
 KERNELS += [(FAKE, name) for name in ("top_k", "named, top_k")]
 
 
-@pytest.mark.parametrize("storage", kernel.STORAGES)
+@pytest.mark.parametrize("dtype", kernel.DTYPES)
 @pytest.mark.parametrize(("machine", "name"), KERNELS, indirect=["machine"])
-def test_the_kernel_matches_the_oracle(machine: Machine, name: str, storage: kernel.Storage, oracle) -> None:
+def test_the_kernel_matches_the_oracle(machine: Machine, name: str, dtype: kernel.Dtype, oracle) -> None:
     case, attributes = CASES[name], CASES[name].attributes
-    tensors = kernel.tensors_of(case, storage, ties=False)
-    named = named_references(case.rows, case.K)
+    tensors = kernel.tensors_of(case, dtype, ties=False)
+    named = used_references(case.windows, case.K)
     windows = [attributes.windows(each.window + 1)[-1] for each in named]
-    places = [(each.picture, each.down, each.right) for each in named]
+    places = [(each.frame, each.dy, each.dx) for each in named]
     expected = oracle(*tensors, windows, attributes.top_k, attributes.temperature, places)
-    apart = np.abs(kernel.OnGpu(machine.device).copy(case, storage, tensors) - expected)
+    apart = np.abs(kernel.OnGpu(machine.device).copy(case, dtype, tensors) - expected)
     # Where the last of the best scores is as good as the next, the last bit of a sum decides which of them is kept.
-    assert np.isfinite(apart).all() and (apart > kernel.TOLERANCE[storage]).mean() <= kernel.MOST_BEYOND
+    assert np.isfinite(apart).all() and (apart > kernel.TOLERANCE[dtype]).mean() <= kernel.MAX_SHARE_BEYOND
 
 
 @on_both

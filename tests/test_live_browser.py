@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
+from corrflow.runtime.formats.mask_png import read_mask_objects
+from corrflow.runtime.formats.points_csv import read_keypoints
 
 for library in ("starlette", "uvicorn", "prometheus_client"):
     pytest.importorskip(library)
@@ -138,23 +142,25 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callable[[], str]]:
-    """Starts corrflow-track --camera --serve on a long clip of the moving square; gives its address."""
+def clip(tmp_path: Path, moving_square) -> Path:
+    """The moving square, there and back, as a folder of images."""
     folder = tmp_path / "clip"
     folder.mkdir()
-    frames = moving_square[0].repeat(4, 1).repeat(4, 2)  # as large as it is shown, so that a hand can draw on it
-    way = np.concatenate([frames, frames[-2:0:-1]])
-    for number, frame in enumerate(way):
+    frames = moving_square[0].repeat(4, 1).repeat(4, 2)  # large enough to draw on
+    for number, frame in enumerate(np.concatenate([frames, frames[-2:0:-1]])):
         cv2.imwrite(str(folder / f"{number:02d}.png"), frame)
-    for number in range(len(way), 3000):  # over a minute
-        os.link(folder / f"{number % len(way):02d}.png", folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def serve(tmp_path: Path, small_artifact: Path) -> Iterator[Callable[..., str]]:
+    """Starts a command of the page with the arguments, and returns the page's address."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start() -> str:
-        arguments = ["--camera", str(folder), "--serve", "127.0.0.1:0", "--model", str(small_artifact)]
+    def start(command: str, *arguments: str) -> str:
+        options = ["--serve", "127.0.0.1:0", "--model", str(small_artifact), "--short-side", "128", "--threads", "1"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "corrflow.runtime.commands.track_cli", *arguments,
-             "--short-side", "128", "--threads", "1"],
+            [sys.executable, "-m", f"corrflow.runtime.commands.{command}", *arguments, *options],
             cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         processes.append(process)
@@ -165,7 +171,8 @@ def page(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callab
 
     yield start
     for process in processes:
-        process.terminate()
+        if "label_cli" not in str(process.args):  # ended by its Done button
+            process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         assert process.returncode == 0
 
@@ -173,7 +180,7 @@ def page(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callab
 # The leftmost column of the square's red, and of the bright outline that the overlay alone has; -1 where there is none.
 LEFT = """
 (() => {
-  const live = document.getElementById('live'), copy = document.createElement('canvas');
+  const live = document.getElementById('image'), copy = document.createElement('canvas');
   [copy.width, copy.height] = [live.naturalWidth, live.naturalHeight];
   const pen = copy.getContext('2d');
   pen.drawImage(live, 0, 0);
@@ -191,11 +198,14 @@ LEFT = """
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_box_drawn_on_the_running_stream_is_followed_and_removed(
-    browser: Browser, page: Callable[[], str], size: str, tmp_path: Path
+    browser: Browser, serve: Callable[..., str], clip: Path, size: str, tmp_path: Path
 ) -> None:
     width, height, phone = SIZES[size]
-    browser.open(page(), width, height, phone)
-    browser.wait_for("document.getElementById('live') && document.getElementById('live').naturalWidth === 392")
+    count = len(list(clip.iterdir()))
+    for number in range(count, 3000):  # over a minute
+        os.link(clip / f"{number % count:02d}.png", clip / f"{number}.png")
+    browser.open(serve("track_cli", "--camera", str(clip)), width, height, phone)
+    browser.wait_for("document.getElementById('image').naturalWidth === 392")
     browser.wait_for("document.getElementById('numbers').textContent.includes('frames/s')")
     assert browser.value("document.documentElement.scrollWidth") <= width, "the page is wider than its screen"
     keep(browser, tmp_path, f"{size}-open")
@@ -205,15 +215,11 @@ def test_a_box_drawn_on_the_running_stream_is_followed_and_removed(
     browser.wait_for(f"Math.abs({shape} - 98 / 66) < 0.01")
 
     # Around the square wherever it is: its way leads from (80, 56) to (188, 164) in pixels of the frame.
-    x, y, shown = browser.value(
-        "(({x, y, width}) => [x, y, width / 392])(document.getElementById('canvas').getBoundingClientRect())"
-    )
-    corners = [(x + shown * column, y + shown * row) for column, row in ((66, 42), (150, 120), (206, 180))]
-    browser.drag(corners, phone)
+    draw(browser, [(66, 42), (150, 120), (206, 180)], phone)
     browser.wait_for("!document.getElementById('preview').hidden")
     keep(browser, tmp_path, f"{size}-drawn")
     browser.value("document.getElementById('name').value = 'square'")
-    browser.press("#track")
+    browser.press("#submit")
     browser.wait_for("document.querySelector('#objects li.tracked')")
     assert browser.value("document.querySelector('#objects input').value") == "square"
 
@@ -233,6 +239,59 @@ def test_a_box_drawn_on_the_running_stream_is_followed_and_removed(
     browser.wait_for("!document.querySelector('#objects li')")
     browser.wait_for(f"({LEFT})[1] < 0")
     assert not browser.complaints
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_objects_are_labelled_saved_and_tracked_on_the_page(
+    browser: Browser, serve: Callable[..., str], clip: Path, size: str, tmp_path: Path
+) -> None:
+    width, height, phone = SIZES[size]
+    browser.open(serve("label_cli", str(clip), "--no-browser"), width, height, phone)
+    browser.wait_for("document.getElementById('image').naturalWidth === 392")
+    browser.wait_for("document.getElementById('guide').textContent.startsWith('Draw a box')")
+    assert browser.value("document.documentElement.scrollWidth") <= width, "the page is wider than its screen"
+    keep(browser, tmp_path, f"label-{size}-open")
+
+    draw(browser, [(66, 42), (150, 120), (206, 180)], phone)
+    browser.wait_for("!document.getElementById('preview').hidden")
+    browser.value("document.getElementById('name').value = 'square'")
+    keep(browser, tmp_path, f"label-{size}-drawn")
+    browser.press("#submit")
+    browser.wait_for("document.querySelector('#objects input').value === 'square'")
+
+    browser.press("[data-tool=points]")
+    draw(browser, [(100, 80)], phone)
+    draw(browser, [(140, 110)], phone)
+    browser.wait_for("document.querySelectorAll('#point-names input').length === 2")
+    browser.value("(i => { i.value = 'corner'; i.dispatchEvent(new Event('input')); })"
+                  "(document.querySelector('#point-names input'))")  # fmt: skip
+    keep(browser, tmp_path, f"label-{size}-points")
+    browser.press("#save")  # adds the drawing first
+    browser.wait_for("document.getElementById('next').textContent.startsWith('corrflow-track')")
+    assert [one.id for one in read_mask_objects([tmp_path / "clip_mask.png"])] == [1]
+    (points,) = read_keypoints(tmp_path / "clip_points.csv", 2)
+    assert points.point_names == ("corner", "2")
+    assert np.abs(points.points - [[100, 80], [140, 110]]).max() < 2
+
+    browser.press("#undo")
+    browser.wait_for("document.querySelectorAll('#objects li').length === 1")
+    browser.press("#track")
+    browser.wait_for("document.getElementById('result').videoWidth === 392", 60)
+    keep(browser, tmp_path, f"label-{size}-tracked")
+    browser.press("#track")
+    browser.wait_for("document.getElementById('result').hidden")
+    browser.press("#done")
+    browser.wait_for("document.body.textContent.includes('this page can be closed')")
+    assert not browser.complaints
+
+
+def draw(browser: Browser, places: list[tuple[float, float]], phone: bool) -> None:
+    """Move the pointer over the canvas; places are pixels of the frame, which is 392 wide."""
+    browser.value("document.getElementById('canvas').scrollIntoView({block: 'center'})")
+    x, y, scale = browser.value(
+        "(({x, y, width}) => [x, y, width / 392])(document.getElementById('canvas').getBoundingClientRect())"
+    )
+    browser.drag([(x + scale * column, y + scale * row) for column, row in places], phone)
 
 
 def keep(browser: Browser, folder: Path, name: str) -> None:

@@ -16,17 +16,16 @@ import numpy as np
 import pytest
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.capture.capture import LiveFrame
+from corrflow.runtime.live.capture.capture import CapturedFrame
 from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, parse_mqtt
-from corrflow.runtime.live.outputs.records import result_record
+from corrflow.runtime.live.outputs.records import frame_record
 from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
 from corrflow.runtime.live.outputs.udp import LARGEST_DATAGRAM, UdpSink, parse_udp
 from corrflow.runtime.live.outputs.worker import SinkWorker
-from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import ObjectResult, Tracks
+from corrflow.runtime.types import FrameResult, ObjectResult
 
 
-def result(number: int, mask: np.ndarray | None = None) -> LiveResult:
+def result(number: int, mask: np.ndarray | None = None) -> FrameResult:
     if mask is None:
         mask = np.zeros((66, 97), np.uint8)
         mask[10:20, number : number + 10] = 3
@@ -35,8 +34,8 @@ def result(number: int, mask: np.ndarray | None = None) -> LiveResult:
         ObjectResult(3, "cat", 0.9, True, (number, 10, number + 10, 20)),
         ObjectResult(5, "mouse", 0.8, True, None, points, ("nose",), np.array([0.8], np.float32)),
     )
-    frame = LiveFrame(np.full((*mask.shape, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
-    return LiveResult(frame, Tracks(mask, tracks), number, number / 7, 0.025)
+    frame = CapturedFrame(np.full((*mask.shape, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
+    return FrameResult(frame, FrameResult(mask, tracks), number, number / 7, 0.025)
 
 
 @contextmanager
@@ -52,12 +51,12 @@ def test_each_frame_is_a_datagram_of_one_line() -> None:
         for number in range(3):
             sink.write(result(number))
             data = ours.recv(65536)
-            assert data.endswith(b"\n") and json.loads(data) == result_record(result(number))
+            assert data.endswith(b"\n") and json.loads(data) == frame_record(result(number))
 
 
 def test_masks_too_ragged_for_a_datagram_are_left_out() -> None:
     ragged = (np.indices((300, 300)).sum(0) % 2 * 3).astype(np.uint8)
-    assert len(json.dumps(result_record(result(0, ragged)))) > LARGEST_DATAGRAM
+    assert len(json.dumps(frame_record(result(0, ragged)))) > LARGEST_DATAGRAM
     with receiver() as ours, UdpSink("127.0.0.1", ours.getsockname()[1]) as sink:
         sink.write(result(0, ragged))
         got = json.loads(ours.recv(65536))
@@ -118,7 +117,7 @@ def test_each_frame_is_a_message_to_the_broker() -> None:
         for number in range(3):
             sink.write(result(number))
             topic, data = broker.messages.get(timeout=10)
-            assert topic == "lab/cage 1" and json.loads(data) == result_record(result(number))
+            assert topic == "lab/cage 1" and json.loads(data) == frame_record(result(number))
     assert broker.logins.get(timeout=1).endswith(b"\x00\x02me\x00\x06secret")
     broker.close()
 

@@ -17,22 +17,21 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from corrflow.errors import InputError
 from corrflow.runtime.formats.rle import run_lengths
-from corrflow.runtime.live.capture.capture import LiveFrame
+from corrflow.runtime.live.capture.capture import CapturedFrame
 from corrflow.runtime.live.outputs import worker as outputs_module
 from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, unique_path
-from corrflow.runtime.live.outputs.worker import LiveSink, SinkWorker
+from corrflow.runtime.live.outputs.worker import Sink, SinkWorker
 from corrflow.runtime.live.reference import Prompt, load_prompt, resized, save_prompt
-from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import KeypointsObject, MaskObject, ObjectResult, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject, ObjectResult
 
 
-def result(number: int, size: tuple[int, int] = (66, 97), at: float | None = None) -> LiveResult:
+def result(number: int, size: tuple[int, int] = (66, 97), at: float | None = None) -> FrameResult:
     """A frame with a square on it that moves, twice as many captured as tracked."""
     mask = np.zeros(size, np.uint8)
     mask[10:20, number % 40 : number % 40 + 10] = 3
     track = ObjectResult(3, "cat", 0.9, True, (number % 40, 10, number % 40 + 10, 20))
-    frame = LiveFrame(np.full((*size, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
-    return LiveResult(frame, Tracks(mask, (track,)), number, number / 7 if at is None else at, 0.025)
+    frame = CapturedFrame(np.full((*size, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
+    return FrameResult(frame, FrameResult(mask, (track,)), number, number / 7 if at is None else at, 0.025)
 
 
 def times(path: Path) -> list[float]:
@@ -108,13 +107,13 @@ def test_run_lengths_say_the_mask_and_nothing_twice(mask: np.ndarray) -> None:
     assert all(count > 0 for count in runs["counts"][1:])
 
 
-class ScriptedSink(LiveSink):
+class ScriptedSink(Sink):
     """Counts what it gets; waits before each write and fails at the writes it is told to."""
 
     def __init__(self, written: list[int], fail_at: set[int], gate: threading.Event | None = None) -> None:
         self._written, self._fail_at, self._gate = written, fail_at, gate
 
-    def write(self, result: LiveResult) -> None:
+    def write(self, result: FrameResult) -> None:
         if self._gate is not None:
             self._gate.wait(10)
         if result.number in self._fail_at:

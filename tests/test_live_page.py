@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import urllib.error
@@ -18,6 +17,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from page_client import ask
 
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import load_artifact
@@ -57,35 +57,25 @@ class Page:
     """A running session and its page."""
 
     def __init__(self, folder: Path, artifact: Path, frames: np.ndarray, access: Access) -> None:
+        from corrflow.runtime.live.web.live_routes import live_routes
         from corrflow.runtime.live.web.server import Server
 
         self.backend = open_backend("auto", load_artifact(artifact), threads=1)
         self.scale = [1]
         self.session = Session(
             Capture(lambda: Loop(frames, self.scale), Timeouts(1, 1)),
-            Tracker(self.backend, presence=OcclusionSettings()),
+            Tracker(self.backend, occlusion=OcclusionSettings()),
             [],
         )  # fmt: skip
         self.control = SessionApi(self.session, folder / "recorded.mkv", folder / "kept.npz")
-        self.server = Server(self.session, self.control, access)
+        self.server = Server(live_routes(self.session, self.control), access)
         self.url = f"http://{access.host}:{self.server.access.port}"
         self.thread = Thread(target=self.session.run)
         self.thread.start()
         self.wait_for(lambda: self.session.processed)
 
     def ask(self, method: str, path: str, values: object = None, **headers: str) -> tuple[int, Any]:
-        """Status and decoded answer."""
-        data = None if values is None else json.dumps(values).encode()
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        if data is not None:
-            headers = {"Content-Type": "application/json"} | headers
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return response.status, _decoded(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, _decoded(error)
+        return ask(self.url, method, path, values, **headers)
 
     def freeze(self) -> int:
         return self.ask("POST", "/api/freeze", {})[1]["frozen"]
@@ -114,11 +104,6 @@ class Page:
         self.backend.close()
 
 
-def _decoded(response) -> Any:
-    body = response.read()
-    return json.loads(body) if response.headers.get_content_type() == "application/json" else body
-
-
 @pytest.fixture
 def serve(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callable[..., Page]]:
     pages: list[Page] = []
@@ -137,7 +122,7 @@ def overlap(page: Page, number: int) -> float:
     result = page.session.latest.result
     assert result is not None
     image = result.frame.image.astype(int)
-    true, found = image[..., 2] - image[..., 1] > 60, result.tracks.mask == number
+    true, found = image[..., 2] - image[..., 1] > 60, result.mask == number
     return float((true & found).sum() / max(1, (true | found).sum()))
 
 
@@ -171,7 +156,7 @@ def test_objects_are_corrected_renamed_and_removed_while_the_stream_runs(serve) 
     number = page.draw(strokes=[BOX], name="square")
     cut = {"kind": "lasso", "points": [[0, 0], [97, 0], [97, 65], [0, 65]]}
     assert page.draw(strokes=[cut], object=number, name="all") == number
-    page.wait_for(lambda: (page.session.latest.result.tracks.mask == number).mean() > 0.9)
+    page.wait_for(lambda: (page.session.latest.result.mask == number).mean() > 0.9)
     second = page.draw(points=[[30, 20]])
     assert second == number + 1
     assert page.ask("PATCH", f"/api/objects/{second}", {"name": "corner"})[0] == 200
@@ -186,7 +171,7 @@ def test_objects_given_live_go_on_when_the_stream_changes_its_size(serve) -> Non
     page = serve()
     number = page.draw(strokes=[BOX])
     page.scale[0] = 2
-    page.wait_for(lambda: page.session.latest.result.tracks.mask.shape == (132, 196))
+    page.wait_for(lambda: page.session.latest.result.mask.shape == (132, 196))
     page.wait_for(lambda: overlap(page, number) > 0.5)
     assert page.state(number) == "tracked"
 
@@ -213,10 +198,10 @@ def test_the_stream_is_mjpeg_of_the_overlay(serve) -> None:
 
 
 def test_viewers_beyond_the_limit_are_refused_and_those_who_left_make_room(serve) -> None:
-    from corrflow.runtime.live.web.server import MOST_VIEWERS
+    from corrflow.runtime.live.web.live_routes import MAX_VIEWERS
 
     page = serve()
-    viewers = [urllib.request.urlopen(page.url + "/stream", timeout=10) for _ in range(MOST_VIEWERS)]
+    viewers = [urllib.request.urlopen(page.url + "/stream", timeout=10) for _ in range(MAX_VIEWERS)]
     for viewer in viewers:
         assert viewer.read(7) == b"--frame"
     assert page.ask("GET", "/stream")[0] == 503
@@ -234,16 +219,16 @@ def test_viewers_beyond_the_limit_are_refused_and_those_who_left_make_room(serve
     page.wait_for(free)
 
 
-def test_the_record_button_makes_a_file_that_plays_and_the_reference_loads(serve, tmp_path: Path) -> None:
+def test_the_record_button_makes_a_file_that_plays_and_the_prompt_loads(serve, tmp_path: Path) -> None:
     page = serve()
-    assert page.ask("POST", "/api/reference", {})[0] == 400  # nothing is seen yet
+    assert page.ask("POST", "/api/prompt", {})[0] == 400  # nothing is seen yet
     page.draw(strokes=[BOX], name="square")
     assert page.ask("POST", "/api/recording", {"on": True})[1] == {"recording": True}
     page.wait_for(lambda: page.session.outputs and page.session.outputs[0].written > 5)
     assert page.ask("POST", "/api/recording", {"on": False})[1] == {"recording": False}
     with av.open(str(tmp_path / "recorded.mkv")) as container:
         assert sum(1 for _ in container.decode(video=0)) > 5
-    status, told = page.ask("POST", "/api/reference", {})
+    status, told = page.ask("POST", "/api/prompt", {})
     assert (status, told["objects"], told["hidden"]) == (200, 1, [])
     kept = load_prompt(tmp_path / "kept.npz")
     assert kept.objects[0].name == "square"

@@ -16,12 +16,11 @@ from PIL import Image
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.commands.track_cli import app
-from corrflow.runtime.live.capture.capture import LiveFrame
-from corrflow.runtime.live.outputs.records import result_record
+from corrflow.runtime.live.capture.capture import CapturedFrame
+from corrflow.runtime.live.outputs.records import frame_record
 from corrflow.runtime.live.outputs.ros2 import RosSink, Topics, check_ros, parse_ros
 from corrflow.runtime.live.outputs.worker import SinkWorker
-from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import ObjectResult, Tracks
+from corrflow.runtime.types import FrameResult, ObjectResult
 
 
 def _load(name: str) -> Any:
@@ -40,13 +39,13 @@ def ros(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return lambda **options: fake_ros.Ros(monkeypatch, **options)
 
 
-def result() -> LiveResult:
+def result() -> FrameResult:
     mask = np.zeros((66, 97), np.uint8)
     mask[10:20, 30:45] = 3
     cat = ObjectResult(3, "cat", np.float32(0.75), True, (30, 10, 45, 20))  # pyright: ignore[reportArgumentType]
     nose = ObjectResult(5, "", 0.8, True, None, np.array([[4.0, 5.5]], np.float32), ("nose",))
-    frame = LiveFrame(np.full((66, 97, 3), 90, np.uint8), 8, 4.0, 1.7e9 + 0.25, 1)
-    return LiveResult(frame, Tracks(mask, (cat, nose)), 4, 0.5, 0.025)
+    frame = CapturedFrame(np.full((66, 97, 3), 90, np.uint8), 8, 4.0, 1.7e9 + 0.25, 1)
+    return FrameResult(frame, FrameResult(mask, (cat, nose)), 4, 0.5, 0.025)
 
 
 def test_a_frame_is_a_mask_a_line_and_boxes_stamped_with_its_capture(ros) -> None:
@@ -62,7 +61,7 @@ def test_a_frame_is_a_mask_a_line_and_boxes_stamped_with_its_capture(ros) -> Non
     for header in (image.header, found.header, found.detections[0].header):
         assert (header.stamp.sec, header.stamp.nanosec) == (1_700_000_000, 250_000_000)
         assert header.frame_id == "camera_optical"
-    assert json.loads(state.last("/lab/tracks").data) == json.loads(json.dumps(result_record(given)))
+    assert json.loads(state.last("/lab/tracks").data) == json.loads(json.dumps(frame_record(given)))
     (cat,) = found.detections
     box = cat.bbox
     assert (box.center.position.x, box.center.position.y, box.size_x, box.size_y) == (37.5, 15.0, 15.0, 10.0)

@@ -1,4 +1,4 @@
-"""Every form of LocalSoftCopy does what its definition says, for all shapes and at all edges."""
+"""Every form of LocalSoftCopy matches an oracle of its definition, for all shapes and at all edges."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from corrflow.bench.op.cuda_kernel import Case
 from corrflow.errors import InputError
 from corrflow.export.propagate_graph import Sizes, propagate_model
 from corrflow.plugins.local_soft_copy import cpu, torch_blocked, torch_reference
-from corrflow.plugins.local_soft_copy.spec import MOST_MOVED, UNUSED, Attributes, SearchWindow, copied_shape
+from corrflow.plugins.local_soft_copy.spec import MAX_OFFSET, UNUSED, Attributes, SearchWindow, output_shape
 
 TOLERANCE = 1e-5  # fp32 against float64, for sums of at most a few thousand terms of size one
 
 
 CASES = EDGES | {
-    "top_k of one picture": Case(1, 2, 8, 3, 10, 9, Attributes((2,), top_k=5)),
+    "top_k in one frame": Case(1, 2, 8, 3, 10, 9, Attributes((2,), top_k=5)),
     "more references than windows": Case(1, 4, 8, 2, 17, 11, Attributes((3,), (1, 2), top_k=5)),
     "fewer references than windows": Case(1, 1, 8, 2, 17, 11, Attributes((3, 1, 2), (1, 2, 4))),
 }
 
 
-def local_soft_copy_of(form, query, keys, values, attributes: Attributes, *names) -> np.ndarray:
+def local_soft_copy_of(form, query, keys, values, attributes: Attributes, *references) -> np.ndarray:
+    """Run a PyTorch form on NumPy arrays."""
     tensors = (torch.from_numpy(array) for array in (query, keys, values))
-    return form.local_soft_copy(*tensors, attributes, *names).numpy()
+    return form.local_soft_copy(*tensors, attributes, *references).numpy()
 
 
 def run_reference(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
@@ -50,18 +51,18 @@ def run_onnx(
     references: list[SearchWindow] | None = None,
     loop: bool = True,
 ) -> np.ndarray:
-    named = references is not None
+    indexed = references is not None
     sizes = Sizes(keys.shape[1], values.shape[2], (query.shape[2], query.shape[3]), len(references or []))
     half = query.dtype == np.float16
-    model = propagate_model(attributes, query.shape[1], None if loop else sizes, half, named=named)
+    model = propagate_model(attributes, query.shape[1], None if loop else sizes, half, indexed_references=indexed)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    rows = {"references": np.array(references, np.int32)} if named else {}
-    batch = ({"query": query[[b]], "keys": keys[[b]], "values": values[[b]]} | rows for b in range(len(query)))
-    return np.concatenate([np.asarray(session.run(None, one)[0]) for one in batch])
+    rows = {"references": np.array(references, np.int32)} if indexed else {}
+    batches = ({"query": query[[b]], "keys": keys[[b]], "values": values[[b]]} | rows for b in range(len(query)))
+    return np.concatenate([np.asarray(session.run(None, batch)[0]) for batch in batches])
 
 
 def fused(kernel: str) -> Callable[..., np.ndarray]:
-    """The compiled form with one of its kernels; two threads, so that threads meet."""
+    """Return the compiled form with one of its kernels, on two threads."""
 
     def run(query: np.ndarray, keys: np.ndarray, values: np.ndarray, attributes: Attributes) -> np.ndarray:
         return cpu.local_soft_copy(query, keys, values, attributes, threads=2, kernel=kernel)
@@ -74,13 +75,13 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
     "torch_reference": run_reference,
     "torch_blocked": run_blocked,
     "onnx_function": run_onnx,
-    "onnx_function, written out": functools.partial(run_onnx, loop=False),
+    "onnx_function, unrolled": functools.partial(run_onnx, loop=False),
     **FUSED,
 }
 
 
 def inputs(case: Case, seed: int = 0, integers: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of small integers make exact ties; others make none."""
+    """Make query, keys and values. integers: features are small integers, which give equal scores."""
     generator = np.random.default_rng(seed)
     shapes = [(case.B, case.C, case.H, case.W), (case.B, case.K, case.C, case.H, case.W)]
     query, keys = (
@@ -98,7 +99,7 @@ def test_every_form_matches_the_oracle(form, case: Case, integers: bool, oracle)
     attributes = case.attributes
     expected = oracle(query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature)
     got = form(query, keys, values, attributes)
-    assert got.shape == copied_shape(query.shape, keys.shape, values.shape)
+    assert got.shape == output_shape(query.shape, keys.shape, values.shape)
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -109,7 +110,7 @@ def any_case(draw: st.DrawFn) -> Case:
     count = 1 if shared else K
     radius = tuple(draw(st.integers(0, 4)) for _ in range(count))
     dilation = tuple(draw(st.integers(1, 3)) for _ in range(count))
-    # Temperatures that divide without rounding: ties are then ties in every order of the arithmetic.
+    # Division by these temperatures is exact, so equal scores stay equal in any order of the arithmetic.
     attributes = Attributes(radius, dilation, draw(st.integers(0, 12)), draw(st.sampled_from([0.0625, 1.0, 4.0])))
     sizes = (draw(st.integers(1, high)) for high in (2, 6, 5, 19, 19))
     B, C, N, H, W = sizes
@@ -123,12 +124,12 @@ def test_torch_forms_match_the_oracle_for_any_shape(oracle, case: Case, seed: in
     attributes = case.attributes
     expected = oracle(query, keys, values, attributes.windows(case.K), attributes.top_k, attributes.temperature)
     for form in (run_reference, run_blocked, *FUSED.values()):
-        # A temperature of 1/16 makes scores of up to 100, whose last bits are 1e-5 of the exponent.
+        # Temperature 1/16 gives scores up to 100, whose last bits change the exponent by 1e-5.
         np.testing.assert_allclose(form(query, keys, values, attributes), expected, rtol=0, atol=1e-4)
 
 
 def packed(integers: np.ndarray, bits: int) -> cpu.PackedFeatures:
-    """Integers [..., C, H, W] that fit, packed as they are."""
+    """Pack integers [..., C, H, W] without scaling."""
     share = 32 // bits
     padding = [(0, 0)] * (integers.ndim - 3) + [(0, -integers.shape[-3] % share), (0, 0), (0, 0)]
     numbers = np.pad(integers.astype(np.int64), padding) + (0 if bits == 16 else 128)
@@ -139,7 +140,7 @@ def packed(integers: np.ndarray, bits: int) -> cpu.PackedFeatures:
 
 
 def unpacked(features: cpu.PackedFeatures, channels: int) -> np.ndarray:
-    """PackedFeatures features [D, H, W] as the numbers [C, H, W] float64 they stand for, before the division by the scale."""
+    """Unpack features [D, H, W] to integers [C, H, W] as float64, without division by the scale."""
     words, bits = features.words.view(np.uint32).astype(np.int64), features.bits
     parts = [words >> i * bits & 2**bits - 1 for i in range(32 // bits)]
     numbers = np.stack(parts, 1).reshape(-1, *words.shape[1:])[:channels]
@@ -148,8 +149,8 @@ def unpacked(features: cpu.PackedFeatures, channels: int) -> np.ndarray:
 
 @pytest.mark.parametrize("top_k", [0, 4])
 @pytest.mark.parametrize("kernel", cpu.kernels())
-def test_a_frame_shared_out_to_many_threads_is_the_same(kernel: str, top_k: int) -> None:
-    """Several panels of columns and several parts of rows, cut differently for 1 and for 16 threads."""
+def test_the_number_of_threads_does_not_change_the_result(kernel: str, top_k: int) -> None:
+    """The frame has several panels of columns and parts of rows, divided differently for 1 and 16 threads."""
     attributes = Attributes((2, 3), (1, 2), top_k)
     query, keys, values = inputs(Case(1, 2, 3, 2, 70, 150, attributes))
     expected = run_blocked(query, keys, values, attributes)
@@ -171,79 +172,79 @@ def test_packed_features_are_searched_exactly_for_any_shape(oracle, kernel, bits
         np.testing.assert_allclose(got, expected[b], rtol=0, atol=1e-4)
 
 
-def named_oracle(oracle, tensors, attributes: Attributes, references: list[SearchWindow]) -> np.ndarray:
-    """What the oracle makes of rows of `references`."""
-    used = [each for each in references if each.picture >= 0]
+def indexed_oracle(oracle, tensors, attributes: Attributes, references: list[SearchWindow]) -> np.ndarray:
+    """Compute the op with rows of `references` by the oracle."""
+    used = [each for each in references if each.frame >= 0]
     windows = [attributes.windows(each.window + 1)[-1] for each in used]
-    places = [(each.picture, each.down, each.right) for each in used]
+    places = [(each.frame, each.dy, each.dx) for each in used]
     return oracle(*tensors, windows, attributes.top_k, attributes.temperature, places)
 
 
 @st.composite
-def named_case(draw: st.DrawFn) -> tuple[Case, list[SearchWindow]]:
-    """References that name pictures several times or never, look beyond the frame's edges, and unused rows."""
+def indexed_case(draw: st.DrawFn) -> tuple[Case, list[SearchWindow]]:
+    """Frames with several rows or none, windows beyond the edges of the frame, and unused rows."""
     case = draw(any_case())
-    pictures, moves = st.integers(0, case.K - 1), st.one_of(st.integers(-25, 25), st.sampled_from([-900, 900]))
-    some = st.builds(SearchWindow, pictures, st.integers(0, 3), moves, moves)
-    rows = draw(st.lists(st.one_of(some, some, st.just(UNUSED)), max_size=4))
-    rows.insert(draw(st.integers(0, len(rows))), draw(some))
+    frames, offsets = st.integers(0, case.K - 1), st.one_of(st.integers(-25, 25), st.sampled_from([-900, 900]))
+    window = st.builds(SearchWindow, frames, st.integers(0, 3), offsets, offsets)
+    rows = draw(st.lists(st.one_of(window, window, st.just(UNUSED)), max_size=4))
+    rows.insert(draw(st.integers(0, len(rows))), draw(window))
     return case, rows
 
 
 @settings(max_examples=100, deadline=None)
-@given(named=named_case(), seed=st.integers(0, 2**31))
-def test_named_references_match_the_oracle_for_any_moves(oracle, named, seed: int) -> None:
-    case, references = named
+@given(indexed=indexed_case(), seed=st.integers(0, 2**31))
+def test_indexed_references_match_the_oracle_for_any_offsets(oracle, indexed, seed: int) -> None:
+    case, references = indexed
     query, keys, values = inputs(case, seed, integers=True)
     attributes = case.attributes
-    expected = named_oracle(oracle, (query, keys, values), attributes, references)
-    found = [local_soft_copy_of(torch_reference, query, keys, values, attributes, references)]
+    expected = indexed_oracle(oracle, (query, keys, values), attributes, references)
+    results = [local_soft_copy_of(torch_reference, query, keys, values, attributes, references)]
     for kernel in cpu.kernels():
-        found.append(cpu.local_soft_copy(query, keys, values, attributes, 2, kernel, references))
+        results.append(cpu.local_soft_copy(query, keys, values, attributes, 2, kernel, references))
         for bits in (16, 8):
             parts = [
                 cpu.packed_soft_copy(packed(a, bits), packed(b, bits), c, attributes, 2, kernel, references)
                 for a, b, c in zip(query, keys, values, strict=True)
             ]
-            found.append(np.stack(parts))
-    for got in found:
+            results.append(np.stack(parts))
+    for got in results:
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
-def never_written(keys: np.ndarray, values: np.ndarray, references: list[SearchWindow]) -> None:
-    """Pictures that no reference names are no numbers, as what a memory has not been given yet."""
-    for picture in set(range(keys.shape[1])) - {each.picture for each in references}:
-        keys[:, picture] = values[:, picture] = np.nan
+def fill_unused_frames(keys: np.ndarray, values: np.ndarray, references: list[SearchWindow]) -> None:
+    """Set frames without a row to NaN, as unwritten memory."""
+    for frame in set(range(keys.shape[1])) - {each.frame for each in references}:
+        keys[:, frame] = values[:, frame] = np.nan
 
 
 @settings(max_examples=40, deadline=None)
-@given(named=named_case(), seed=st.integers(0, 2**31), loop=st.booleans())
-def test_the_onnx_functions_references_match_the_oracle_for_any_moves(oracle, named, seed: int, loop: bool) -> None:
-    case, references = named
+@given(indexed=indexed_case(), seed=st.integers(0, 2**31), loop=st.booleans())
+def test_the_onnx_functions_references_match_the_oracle_for_any_offsets(oracle, indexed, seed: int, loop: bool) -> None:
+    case, references = indexed
     query, keys, values = inputs(case, seed, integers=True)
-    never_written(keys, values, references)
-    expected = named_oracle(oracle, (query, keys, values), case.attributes, references)
-    # A picture that there is not: Python refuses it, a graph leaves it out.
+    fill_unused_frames(keys, values, references)
+    expected = indexed_oracle(oracle, (query, keys, values), case.attributes, references)
+    # A frame index of K: Python refuses the row, a graph treats it as unused.
     for rows in (references, [*references, SearchWindow(case.K)]):
         got = run_onnx(query, keys, values, case.attributes, rows, loop)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("loop", [True, False], ids=["looped", "written out"])
+@pytest.mark.parametrize("loop", [True, False], ids=["loop", "unrolled"])
 def test_half_precision_of_the_onnx_functions_references_matches_the_oracle(loop: bool, oracle) -> None:
     case = CASES["window per reference, top_k"]
     query, keys, values = (array.astype(np.float16) for array in inputs(case))
     references = [SearchWindow(1, 0, 3, -4), UNUSED, SearchWindow(0, 1), SearchWindow(1, 1, -20, 0)]
     got = run_onnx(query, keys, values, case.attributes, references, loop)
     assert got.dtype == np.float16
-    expected = named_oracle(oracle, (query, keys, values), case.attributes, references)
+    expected = indexed_oracle(oracle, (query, keys, values), case.attributes, references)
     assert np.abs(got - expected).max() < 2e-3
 
 
 @pytest.mark.parametrize("form", ["onnx_function", *cpu.kernels()])
 @pytest.mark.parametrize("top_k", [0, 3])
-def test_zeros_are_copied_where_no_position_is_left(form: str, top_k: int) -> None:
-    """The window lies outside the frame for the lower rows and inside for the upper ones."""
+def test_queries_without_any_position_get_zeros(form: str, top_k: int) -> None:
+    """The window lies outside the frame for the lower rows, and inside for the upper rows."""
     attributes = Attributes((1,), top_k=top_k)
     query, keys, values = inputs(Case(1, 1, 4, 2, 9, 9, attributes))
     values += 1
@@ -257,11 +258,11 @@ def test_zeros_are_copied_where_no_position_is_left(form: str, top_k: int) -> No
 
 @pytest.mark.parametrize("top_k", [0, 4])
 @pytest.mark.parametrize("kernel", cpu.kernels())
-@pytest.mark.parametrize("move", [(0, 67), (-41, 0), (33, -70), (80, 0), (0, -151)])
-def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, move: tuple[int, int]) -> None:
+@pytest.mark.parametrize("offset", [(0, 67), (-41, 0), (33, -70), (80, 0), (0, -151)])
+def test_windows_with_offsets_across_several_panels(oracle, kernel: str, top_k: int, offset: tuple[int, int]) -> None:
     attributes = Attributes((1, 2), (1, 2), top_k)
     query, keys, values = inputs(Case(1, 2, 3, 2, 70, 150, attributes))
-    references = [SearchWindow(0), SearchWindow(1, 1, *move)]
+    references = [SearchWindow(0), SearchWindow(1, 1, *offset)]
     expected = local_soft_copy_of(torch_reference, query, keys, values, attributes, references)
     for threads in (1, 16):
         got = cpu.local_soft_copy(query, keys, values, attributes, threads, kernel, references)
@@ -275,11 +276,11 @@ def test_moved_windows_across_several_panels(oracle, kernel: str, top_k: int, mo
         [UNUSED],
         [SearchWindow(1)],
         [SearchWindow(0, -1)],
-        [SearchWindow(0, 0, MOST_MOVED + 1)],
-        [SearchWindow(0, 0, 0, -MOST_MOVED - 1)],
+        [SearchWindow(0, 0, MAX_OFFSET + 1)],
+        [SearchWindow(0, 0, 0, -MAX_OFFSET - 1)],
     ],
 )
-def test_impossible_references_are_refused(references: list[SearchWindow]) -> None:
+def test_references_out_of_range_are_refused(references: list[SearchWindow]) -> None:
     query, keys, values = inputs(Case(1, 1, 4, 2, 5, 6, Attributes((1,))))
     with pytest.raises(InputError, match="LocalSoftCopy: expected"):
         cpu.local_soft_copy(query, keys, values, Attributes((1,)), references=references)
@@ -292,12 +293,12 @@ def test_impossible_references_are_refused(references: list[SearchWindow]) -> No
     size=st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e4, 1e30]),
     seed=st.integers(0, 2**31),
 )
-def test_packing_is_off_by_half_a_step_at_most(bits: int, shape: tuple[int, int, int], size: float, seed: int) -> None:
+def test_packing_rounds_by_at_most_half_a_step(bits: int, shape: tuple[int, int, int], size: float, seed: int) -> None:
     features = (np.random.default_rng(seed).standard_normal(shape) * size).astype(np.float32)
     got = cpu.pack(features, bits, threads=2)
     numbers = unpacked(got, shape[0])
     assert np.abs(numbers - features.astype(np.float64) * float(got.scales)).max() < 0.51
-    # Sums of products of two cells fit into an int32, in whatever order they are added.
+    # Sums of products of two cells fit an int32 in any order.
     assert np.abs(numbers).max() <= (32767 if bits == 16 else 127)
     assert (numbers**2).sum(0).max() < 2**31
 
@@ -305,37 +306,37 @@ def test_packing_is_off_by_half_a_step_at_most(bits: int, shape: tuple[int, int,
 @pytest.mark.parametrize("channels", [3, 64, 155, 1024])
 @pytest.mark.parametrize("kernel", cpu.kernels())
 def test_the_largest_sums_of_packed_features_do_not_overflow(kernel: str, channels: int) -> None:
-    """All channels equal, so that nothing is lost to cancelling: the scores are the largest there can be."""
+    """Equal channels give the largest possible scores."""
     features = np.full((channels, 3, 5), channels**-0.5, np.float32)
     features[:, 1, 2] *= -1
     values = (features[:1] > 0).astype(np.float32)
     for bits in (16, 8):
-        one = cpu.pack(features, bits)
-        keys = cpu.PackedFeatures(one.words[None], one.scales[None], bits)
-        got = cpu.packed_soft_copy(one, keys, values[None], Attributes((2,), temperature=0.05), 1, kernel)
+        query = cpu.pack(features, bits)
+        keys = cpu.PackedFeatures(query.words[None], query.scales[None], bits)
+        got = cpu.packed_soft_copy(query, keys, values[None], Attributes((2,), temperature=0.05), 1, kernel)
         np.testing.assert_allclose(got, values, atol=1e-6)
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_packed_features_of_unit_length_give_nearly_the_same_labels(top_k: int) -> None:
+def test_packed_features_of_unit_length_change_the_result_little(top_k: int) -> None:
     generator = np.random.default_rng(3)
     query, keys, values = inputs(Case(1, 3, 155, 4, 20, 33, Attributes((3,))))
     query, keys = (array / np.linalg.norm(array, axis=-3, keepdims=True) for array in (query, keys))
-    # Cells of the next frame are cells of this one with a little noise, as in a video.
+    # Cells of the next frame are cells of this frame with little noise, as in a video.
     query += 0.02 * generator.standard_normal(query.shape).astype(np.float32)
     keys[:, 0] = query
     attributes = Attributes((3,), (1, 2), top_k, 0.07)
     expected = cpu.local_soft_copy(query, keys, values, attributes)[0]
     for bits, allowed in ((16, 2e-3), (8, 0.05)):
-        parts = [cpu.pack(one, bits) for one in keys[0]]
+        parts = [cpu.pack(each, bits) for each in keys[0]]
         stacked = cpu.PackedFeatures(
-            np.stack([one.words for one in parts]), np.stack([one.scales for one in parts]), bits
+            np.stack([each.words for each in parts]), np.stack([each.scales for each in parts]), bits
         )
         got = cpu.packed_soft_copy(cpu.pack(query[0], bits), stacked, values[0], attributes)
         assert np.abs(got - expected).max() < allowed
 
 
-def test_packed_features_that_do_not_fit_are_refused() -> None:
+def test_packed_features_that_do_not_agree_are_refused() -> None:
     features = np.zeros((4, 3, 5), np.float32)
     for wrong, bits in ((features[0], 16), (features.astype(np.float64), 16), (features, 4), (features[:, :0], 8)):
         with pytest.raises(InputError, match=r"expected features \[C, H, W\] float32 to pack into 8 or 16 bits, got"):
@@ -367,11 +368,11 @@ def test_half_precision_accumulates_in_single(form, dtype: torch.dtype) -> None:
     got = form.local_soft_copy(query, keys, values, attributes)
     expected = torch_reference.local_soft_copy(query.double(), keys.double(), values.double(), attributes)
     assert got.dtype == dtype
-    # Only the result is rounded: values up to 1 have half a step of 2^-12 and 2^-9.
+    # Only the result is rounded: half a step of values up to 1 is 2^-12 or 2^-9.
     assert (got.double() - expected).abs().max() < (2e-3 if dtype == torch.float16 else 4e-3)
 
 
-@pytest.mark.parametrize("loop", [True, False], ids=["looped", "written out"])
+@pytest.mark.parametrize("loop", [True, False], ids=["loop", "unrolled"])
 def test_half_precision_of_the_onnx_function_matches_the_oracle(loop: bool, oracle) -> None:
     case = CASES["top_k"]
     query, keys, values = (array.astype(np.float16) for array in inputs(case))
@@ -394,7 +395,7 @@ def test_half_precision_of_the_onnx_function_matches_the_oracle(loop: bool, orac
     ],
     ids=["softmax", "window per reference", "top_k", "dilation", "whole frame", "dilation past the frame"],
 )
-def test_blocked_gradients_are_right(attributes: Attributes) -> None:
+def test_blocked_gradients_match_finite_differences(attributes: Attributes) -> None:
     torch.manual_seed(0)
     query = torch.randn(1, 3, 5, 9, dtype=torch.float64, requires_grad=True)
     keys = torch.randn(1, 2, 3, 5, 9, dtype=torch.float64, requires_grad=True)
@@ -405,7 +406,7 @@ def test_blocked_gradients_are_right(attributes: Attributes) -> None:
 
 
 def test_copy_of_constant_values_is_constant() -> None:
-    """The weights sum to one everywhere, corners included."""
+    """The weights sum to one everywhere, including corners."""
     query, keys, _ = inputs(CASES["window per reference"])
     values = np.full((1, 3, 1, 17, 11), 0.25, np.float32)
     got = run_blocked(query, keys, values, CASES["window per reference"].attributes)
@@ -430,7 +431,7 @@ def test_attributes_out_of_range_are_refused(arguments: dict) -> None:
         Attributes(**arguments)
 
 
-def test_the_last_window_given_is_that_of_all_further_references() -> None:
+def test_the_last_window_shape_repeats_for_all_further_windows() -> None:
     attributes = Attributes((3, 2), (1, 2))
     assert attributes.windows(1) == ((3, 1),)
     assert attributes.windows(4) == ((3, 1), (2, 2), (2, 2), (2, 2))

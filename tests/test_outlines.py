@@ -15,7 +15,7 @@ from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.settings import TrackingSettings
-from corrflow.runtime.tracking.edge_refinement import follow_edges
+from corrflow.runtime.tracking.edge_refinement import refine_edges
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
@@ -43,7 +43,7 @@ def test_a_label_from_cells_comes_to_the_edge_of_the_picture(size: tuple[int, in
     # Three pixels off, as a label that was copied from frame to frame is.
     shifted = np.roll(mask, 3, 1)
     label = geometry.upsampler()(geometry.mask_to_cells(shifted)[None])[0]
-    filtered = follow_edges(label.copy(), frame, RADIUS, geometry.scale)
+    filtered = refine_edges(label.copy(), frame, RADIUS, geometry.scale)
     before, after = (overlap(one > 0.5, mask) for one in (label, filtered))
     assert after > 0.97 and after > before + 0.03, (before, after)
     assert filtered.dtype == np.float32 and filtered.min() >= 0 and filtered.max() <= 1
@@ -52,19 +52,19 @@ def test_a_label_from_cells_comes_to_the_edge_of_the_picture(size: tuple[int, in
 def test_what_is_sure_all_around_stays() -> None:
     frame, mask = disc()
     label = cv2.GaussianBlur(mask.astype(np.float32), (9, 9), 2)
-    filtered = follow_edges(label.copy(), frame, RADIUS, 1.0)
+    filtered = refine_edges(label.copy(), frame, RADIUS, 1.0)
     unsure = ((label > 0) & (label < 1)).astype(np.uint8)
     near = cv2.dilate(unsure, np.ones((4 * RADIUS + 1, 4 * RADIUS + 1), np.uint8)) > 0
     np.testing.assert_allclose(filtered[~near], label[~near], atol=1e-4)
     for sure in (np.zeros_like(label), np.ones_like(label), mask.astype(np.float32)):
-        np.testing.assert_array_equal(follow_edges(sure.copy(), frame, RADIUS, 1.0), sure)
+        np.testing.assert_array_equal(refine_edges(sure.copy(), frame, RADIUS, 1.0), sure)
 
 
 def test_a_picture_without_edges_only_smoothes() -> None:
     frame = np.full((60, 80, 3), 117, np.uint8)
     label = np.zeros((60, 80), np.float32)
     label[:, 40:], label[:, 38:40] = 1, 0.5
-    filtered = follow_edges(label, frame, RADIUS, 1.0)
+    filtered = refine_edges(label, frame, RADIUS, 1.0)
     assert (np.diff(filtered, axis=1) >= -1e-6).all()
     assert filtered[:, :15] == pytest.approx(0, abs=1e-5) and filtered[:, -15:] == pytest.approx(1, abs=1e-5)
 
@@ -83,7 +83,7 @@ def test_any_size_gives_labels(height: int, width: int, radius: int, scale: floa
     frame = generator.integers(0, 256, (height, width, 1 if grey else 3), np.uint8)
     frame = np.broadcast_to(frame, (height, width, 3)) if grey else frame
     label = generator.random((height, width), np.float32) * (generator.random((height, width)) < 0.5)
-    filtered = follow_edges(label.astype(np.float32), frame, radius, scale)
+    filtered = refine_edges(label.astype(np.float32), frame, radius, scale)
     assert filtered.shape == label.shape and np.isfinite(filtered).all()
     assert filtered.min() >= 0 and filtered.max() <= 1
 
@@ -96,7 +96,7 @@ def test_colours_that_go_together_are_no_trouble(colours: tuple[float, ...]) -> 
     light = np.where(mask, 220, 40) + np.random.default_rng(0).integers(-30, 31, mask.shape)
     frame = (light[..., None] * np.array(colours)).clip(0, 255).astype(np.uint8)
     label = cv2.GaussianBlur(np.roll(mask, 2, 1).astype(np.float32), (9, 9), 2)
-    filtered = follow_edges(label, frame, RADIUS, 1.0)
+    filtered = refine_edges(label, frame, RADIUS, 1.0)
     assert np.isfinite(filtered).all() and overlap(filtered > 0.5, mask) > 0.97
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from corrflow.runtime.types import ObjectResult, Tracks
+from corrflow.runtime.types import FrameResult, ObjectResult
 from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 GREY = np.full((240, 320, 3), 90, np.uint8)
@@ -15,7 +15,7 @@ def empty_mask() -> np.ndarray:
     return np.zeros(GREY.shape[:2], np.uint8)
 
 
-def changed(tracks: Tracks, image: np.ndarray = GREY) -> np.ndarray:
+def changed(tracks: FrameResult, image: np.ndarray = GREY) -> np.ndarray:
     """[H, W] bool: where the overlay differs from the picture."""
     return (draw_overlay(image, tracks) != image).any(axis=2)
 
@@ -36,7 +36,7 @@ def test_palette_is_the_one_of_davis() -> None:
 
 
 def test_empty_tracks_leave_the_picture_as_it_is_in_a_new_array() -> None:
-    drawn = draw_overlay(GREY, Tracks(empty_mask()))
+    drawn = draw_overlay(GREY, FrameResult(empty_mask()))
     assert np.array_equal(drawn, GREY) and not np.shares_memory(drawn, GREY)
 
 
@@ -44,7 +44,7 @@ def test_input_picture_is_not_touched() -> None:
     image = GREY.copy()
     mask = empty_mask()
     mask[50:100, 50:100] = 1
-    draw_overlay(image, Tracks(mask, (points_track([(10, 10)]),)))
+    draw_overlay(image, FrameResult(mask, (points_track([(10, 10)]),)))
     assert np.array_equal(image, GREY)
 
 
@@ -52,12 +52,12 @@ def test_fill_is_translucent_and_has_the_hue_of_the_object_and_stays_inside() ->
     image = np.random.default_rng(0).integers(0, 200, GREY.shape, np.uint8)
     mask = empty_mask()
     mask[50:150, 60:200] = 1
-    drawn = draw_overlay(image, Tracks(mask))
+    drawn = draw_overlay(image, FrameResult(mask))
     inside = drawn[70:130, 80:180].astype(int)
     assert np.corrcoef(inside[..., 1].ravel(), image[70:130, 80:180, 1].ravel())[0, 1] > 0.99  # shines through
     assert (inside[..., 2].mean() - image[70:130, 80:180, 2].mean()) > 20  # object 1 is red
     assert (inside[..., 0].mean() - image[70:130, 80:180, 0].mean()) < 0
-    margin = changed(Tracks(mask), image)
+    margin = changed(FrameResult(mask), image)
     margin[47:153, 57:203] = False
     assert not margin.any()
 
@@ -66,7 +66,7 @@ def test_touching_objects_are_told_apart_by_their_contours() -> None:
     mask = empty_mask()
     mask[50:150, 60:130] = 1
     mask[50:150, 130:200] = 2
-    drawn = draw_overlay(GREY, Tracks(mask)).astype(int)
+    drawn = draw_overlay(GREY, FrameResult(mask)).astype(int)
     assert drawn[100, 90, 2] > drawn[100, 90, 1] and drawn[100, 170, 1] > drawn[100, 170, 2]
     for column, fill in ((130, drawn[100, 90]), (60, drawn[100, 90]), (199, drawn[100, 170])):
         line = drawn[100, column - 2 : column + 3]
@@ -74,16 +74,16 @@ def test_touching_objects_are_told_apart_by_their_contours() -> None:
 
 
 def test_point_is_drawn_round_its_place_with_a_dark_outline() -> None:
-    where = changed(Tracks(empty_mask(), (points_track([(100.0, 60.0)]),)))
+    where = changed(FrameResult(empty_mask(), (points_track([(100.0, 60.0)]),)))
     rows, columns = np.nonzero(where)
     assert abs(rows.mean() - 60) < 0.3 and abs(columns.mean() - 100) < 0.3
-    drawn = draw_overlay(GREY, Tracks(empty_mask(), (points_track([(100.0, 60.0)]),)))
+    drawn = draw_overlay(GREY, FrameResult(empty_mask(), (points_track([(100.0, 60.0)]),)))
     assert drawn[where].min(axis=1).min() < 50 and drawn[60, 100, 1] > 120  # dark rim, green heart
 
 
 def test_doubtful_point_is_hollow_and_dimmer_than_a_sure_one() -> None:
     sure, doubtful = (
-        draw_overlay(GREY, Tracks(empty_mask(), (points_track([(100, 60)], [c]),))).astype(int) for c in (0.9, 0.1)
+        draw_overlay(GREY, FrameResult(empty_mask(), (points_track([(100, 60)], [c]),))).astype(int) for c in (0.9, 0.1)
     )
     assert np.abs(doubtful[60, 100] - GREY[60, 100]).max() < 10 < np.abs(doubtful - GREY).max()
     assert 0 < np.abs(doubtful - GREY).max() < np.abs(sure - GREY).max()
@@ -92,7 +92,7 @@ def test_doubtful_point_is_hollow_and_dimmer_than_a_sure_one() -> None:
 def test_marks_grow_with_the_picture() -> None:
     def area(height: int, width: int) -> int:
         image = np.full((height, width, 3), 90, np.uint8)
-        return int(changed(Tracks(image[..., 0] * 0, (points_track([(100, 100)]),)), image).sum())
+        return int(changed(FrameResult(image[..., 0] * 0, (points_track([(100, 100)]),)), image).sum())
 
     assert area(1080, 1920) > 4 * area(240, 426)
 
@@ -101,9 +101,9 @@ def test_name_is_drawn_for_named_visible_objects_only() -> None:
     mask = empty_mask()
     mask[100:150, 100:200] = 1
     box = (100, 100, 200, 150)
-    plain = changed(Tracks(mask, (ObjectResult(1, "", 1.0, True, box),)))
-    named = changed(Tracks(mask, (ObjectResult(1, "cat", 1.0, True, box),)))
-    lost = changed(Tracks(mask, (ObjectResult(1, "cat", 1.0, False, box),)))
+    plain = changed(FrameResult(mask, (ObjectResult(1, "", 1.0, True, box),)))
+    named = changed(FrameResult(mask, (ObjectResult(1, "cat", 1.0, True, box),)))
+    lost = changed(FrameResult(mask, (ObjectResult(1, "cat", 1.0, False, box),)))
     assert named[:95].any() and not plain[:95].any() and not lost[:95].any()
 
 
@@ -113,19 +113,19 @@ def test_names_at_the_border_and_of_any_length_and_script_fit_the_picture(corner
     x, y = corner
     mask = empty_mask()
     mask[y : y + 2, x : x + 2] = 5
-    drawn = draw_overlay(GREY, Tracks(mask, (ObjectResult(5, name, 1.0, True, (x, y, x + 2, y + 2)),)))
+    drawn = draw_overlay(GREY, FrameResult(mask, (ObjectResult(5, name, 1.0, True, (x, y, x + 2, y + 2)),)))
     assert drawn.shape == GREY.shape and (drawn != GREY).sum() > 100
 
 
 def test_points_far_outside_or_undefined_are_left_out() -> None:
     points = [(-50.0, 20.0), (1e30, 5.0), (float("nan"), 3.0), (float("inf"), -float("inf")), (20.0, 400.0)]
-    assert not changed(Tracks(empty_mask(), (points_track(points),))).any()
+    assert not changed(FrameResult(empty_mask(), (points_track(points),))).any()
 
 
 @pytest.mark.parametrize("place", [(0, 0), (319, 0), (319, 239), (0.4, 238.6)], ids=str)
 @pytest.mark.parametrize("confidence", [0.9, 0.1])
 def test_points_at_the_border_are_drawn(place: tuple[float, float], confidence: float) -> None:
-    assert changed(Tracks(empty_mask(), (points_track([place], [confidence]),))).any()
+    assert changed(FrameResult(empty_mask(), (points_track([place], [confidence]),))).any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (33, 17)], ids=str)
@@ -133,9 +133,9 @@ def test_any_picture_size_works(size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     mask = np.full(size, 255, np.uint8)
     track = ObjectResult(255, "thing", 1.0, True, (0, 0, size[1], size[0]))
-    assert draw_overlay(image, Tracks(mask, (track, points_track([(0, 0)])))).shape == image.shape
+    assert draw_overlay(image, FrameResult(mask, (track, points_track([(0, 0)])))).shape == image.shape
 
 
 def test_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a mask of the picture's size \(240, 320\), got \(10, 10\)"):
-        draw_overlay(GREY, Tracks(np.zeros((10, 10), np.uint8)))
+        draw_overlay(GREY, FrameResult(np.zeros((10, 10), np.uint8)))

@@ -12,11 +12,11 @@ import pytest
 from corrflow.errors import CorrflowError, SourceEndedEarly
 from corrflow.runtime.formats.background_writer import write_behind
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.types import Frame, FrameResult
 from corrflow.runtime.video.prefetch import DEPTH, read_ahead
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
-TRACKS = Tracks(PICTURE[..., 0])
+TRACKS = FrameResult(PICTURE[..., 0])
 
 
 def frames(count: int, error: Exception | None = None, made: list[int] | None = None) -> Iterator[Frame]:
@@ -35,7 +35,7 @@ class Recorder(Sink):
         self.written: list[int] = []
         self.fails_at, self.seconds = fails_at, seconds
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
+    def write(self, frame: Frame, tracks: FrameResult) -> None:
         time.sleep(self.seconds)
         if frame.index == self.fails_at:
             raise CorrflowError("the disk is full")

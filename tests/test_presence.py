@@ -21,7 +21,7 @@ from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.occlusion import ObjectState, OcclusionMonitor, OcclusionSettings, occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject
 
 HIDDEN = range(4, 8)  # frames of the fixture `hidden`
 
@@ -42,7 +42,7 @@ def other() -> MaskObject:
     return MaskObject(2, mask, "other")
 
 
-def run(backend: Backend, frames: np.ndarray, objects: list, presence: OcclusionSettings | None) -> list[Tracks]:
+def run(backend: Backend, frames: np.ndarray, objects: list, presence: OcclusionSettings | None) -> list[FrameResult]:
     tracker = Tracker(backend, presence=presence)
     return [tracker.start(frames[0], objects), *(tracker.step(frame) for frame in frames[1:])]
 

@@ -19,7 +19,7 @@ def blas_threads() -> list[int]:
 
 def test_a_product_is_that_of_numpy() -> None:
     left, right = np.random.default_rng(0).random((2, 3, 40, 40), np.float32)
-    np.testing.assert_allclose(products.product(left, right), np.matmul(left, right), rtol=1e-6)
+    np.testing.assert_allclose(products.matmul_single_threaded(left, right), np.matmul(left, right), rtol=1e-6)
 
 
 def test_it_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_it_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(products.np, "matmul", matmul)
     with threadpool_limits(3, user_api="blas"):
-        products.product(np.eye(2), np.eye(2))
+        products.matmul_single_threaded(np.eye(2), np.eye(2))
         assert seen == [[1] * len(blas_threads())] and set(blas_threads()) == {3}
 
 

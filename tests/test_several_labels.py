@@ -23,7 +23,7 @@ from corrflow.runtime.batch.passes import FOLDER, blended, rounded
 from corrflow.runtime.batch.targets import CompressedAnnotation, strands_of
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
+from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, MaskObject, TrackedObject
 from corrflow.runtime.video.source import FrameSource
 
 
@@ -58,7 +58,7 @@ def run(
     earlier: str = "none",
     now: str = "now",
     made_from: str = "video and model",
-) -> tuple[list[Tracks], int]:
+) -> tuple[list[FrameResult], int]:
     """The tracks of every frame, and how many frames were encoded for them."""
     (folder / now).mkdir(parents=True)
     assert isinstance(tracker.backend, Counting)
@@ -69,7 +69,7 @@ def run(
     return [tracks for _, tracks in found], tracker.backend.encoded - before
 
 
-def same(one: Sequence[Tracks], other: Sequence[Tracks]) -> bool:
+def same(one: Sequence[FrameResult], other: Sequence[FrameResult]) -> bool:
     return all(np.array_equal(a.mask, b.mask) and repr(a) == repr(b) for a, b in zip(one, other, strict=True))
 
 

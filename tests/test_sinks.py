@@ -24,7 +24,7 @@ from corrflow.runtime.formats.jsonl import JsonLinesSink
 from corrflow.runtime.formats.mask_png import MaskFolderSink
 from corrflow.runtime.formats.overlay_video import VideoSink
 from corrflow.runtime.formats.points_csv import KeypointCsvSink
-from corrflow.runtime.types import Frame, ObjectResult, Tracks
+from corrflow.runtime.types import Frame, FrameResult, ObjectResult
 from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 RATE = Fraction(30000, 1001)
@@ -42,12 +42,12 @@ def frame_at(index: int, size: tuple[int, int] = (48, 64)) -> Frame:
     return Frame(image, index, index / 25, f"{index:05d}")
 
 
-def tracks_at(index: int, size: tuple[int, int] = (48, 64)) -> Tracks:
+def tracks_at(index: int, size: tuple[int, int] = (48, 64)) -> FrameResult:
     mask = np.zeros(size, np.uint8)
     mask[8:20, 10 + index : 30 + index] = 1
     mask[30:40, 5:15] = 200
     points = np.array([[12.345 + index, 7.891], [60.004, 2]], np.float32)
-    return Tracks(
+    return FrameResult(
         mask,
         (
             ObjectResult(1, "cat", 0.98765, True, (10 + index, 8, 30 + index, 20)),
@@ -76,7 +76,7 @@ def test_masks_come_back_exactly_with_the_davis_palette(tmp_path: Path) -> None:
     masks = [generator.integers(0, 256, (33, 47), np.uint8) for _ in range(3)]
     with MaskFolderSink(tmp_path / "new" / "masks") as sink:
         for index, mask in enumerate(masks):
-            sink.write(frame_at(index, (33, 47)), Tracks(mask))
+            sink.write(frame_at(index, (33, 47)), FrameResult(mask))
     assert sorted(os.listdir(tmp_path / "new" / "masks")) == ["00000.png", "00001.png", "00002.png"]
     for index, mask in enumerate(masks):
         with Image.open(tmp_path / "new" / "masks" / f"{index:05d}.png") as image:
@@ -99,7 +99,7 @@ def test_csv_has_one_row_per_point_and_frame(tmp_path: Path) -> None:
 
 def test_csv_of_masks_alone_has_its_header(tmp_path: Path) -> None:
     with KeypointCsvSink(tmp_path / "points.csv") as sink:
-        sink.write(frame_at(0), Tracks(np.zeros((48, 64), np.uint8)))
+        sink.write(frame_at(0), FrameResult(np.zeros((48, 64), np.uint8)))
     assert (tmp_path / "points.csv").read_text() == "frame,time,object,point,x,y,confidence\n"
 
 
@@ -125,7 +125,9 @@ def test_json_lines_hold_every_object_of_every_frame(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_keep_the_tables_readable(tmp_path: Path) -> None:
     points = np.array([[np.nan, np.inf]], np.float32)
-    tracks = Tracks(np.zeros((48, 64), np.uint8), (ObjectResult(1, "", float("nan"), False, None, points, ("p",)),))
+    tracks = FrameResult(
+        np.zeros((48, 64), np.uint8), (ObjectResult(1, "", float("nan"), False, None, points, ("p",)),)
+    )
     with JsonLinesSink(tmp_path / "t.jsonl") as lines, KeypointCsvSink(tmp_path / "t.csv") as table:
         lines.write(frame_at(0), tracks)
         table.write(frame_at(0), tracks)
@@ -236,7 +238,7 @@ WRITER = """
     def frame(i): return Frame(noise.integers(0, 256, (96, 128, 3), np.uint8), i, i / 25, f"{i:05d}")
     points = np.zeros((40, 2), np.float32)
     track = ObjectResult(3, "long name", 1.0, True, None, points, tuple(map(str, range(40))))
-    def tracks(): return Tracks(noise.integers(0, 256, (96, 128), np.uint8), (track,))
+    def tracks(): return FrameResult(noise.integers(0, 256, (96, 128), np.uint8), (track,))
     sinks = [VideoSink(folder / "v.mp4", Fraction(25)), KeypointCsvSink(folder / "p.csv"),
              JsonLinesSink(folder / "t.jsonl"), MaskFolderSink(folder / "masks")]
 """

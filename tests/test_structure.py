@@ -28,7 +28,13 @@ ALLOWED = {
     "evaluate": {"evaluate", "runtime", "plugins"},
     "bench": {"bench", "evaluate", "export", "train", "runtime", "plugins"},
 }
-FACE = {"errors", "atomic_files", "command_line", "html_template", "run_lock"}  # modules of the package's face, for every room
+FACE = {
+    "errors",
+    "atomic_files",
+    "command_line",
+    "html_template",
+    "run_lock",
+}  # modules of the package's face, for every room
 MODULES = {
     "train": "corrflow.train.cli",
     "prepare": "corrflow.train.prepare_cli",

@@ -60,7 +60,7 @@ def test_the_builder_takes(name: str, precision: str, artifact: Artifact, encode
     if name == "encode":
         model = fixed_encode(encode, FRAME)
     elif name.startswith("propagate"):
-        sizes = Sizes(settings.references, LABELS, CELLS, rows=7)
+        sizes = Sizes(settings.num_reference_frames, LABELS, CELLS, rows=7)
         model = propagate_model(settings.attributes, artifact.channels, sizes, half, named=name != "propagate")
     else:
         model = step_model(encode, settings, artifact.channels, LABELS, FRAME, half)
@@ -109,7 +109,7 @@ def test_the_step_graph_tracks_as_the_tracker_does(
         memory.add_frame(features, (expected > 0.5).astype(np.float32) if hard else expected)
         got, keys, values = map(np.asarray, step.run(None, {"frame": frame[None], "keys": keys, "values": values}))
         np.testing.assert_allclose(got[0], expected, rtol=0, atol=1e-5)
-        assert keys.shape[1] == values.shape[1] == min(count, settings.references)
+        assert keys.shape[1] == values.shape[1] == min(count, settings.num_reference_frames)
     backend.close()
 
 

@@ -20,7 +20,7 @@ from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings, with_settings
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import KeypointsObject, MaskObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "onnx-function"])
@@ -30,7 +30,7 @@ def backend(small_artifact: Path, request: pytest.FixtureRequest) -> Iterator[Ba
     opened.close()
 
 
-def run(backend: Backend, frames: np.ndarray, objects: list) -> list[Tracks]:
+def run(backend: Backend, frames: np.ndarray, objects: list) -> list[FrameResult]:
     tracker = Tracker(backend)
     return [tracker.start(frames[0], objects), *(tracker.step(frame) for frame in frames[1:])]
 

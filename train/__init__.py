@@ -1,1 +1,1 @@
-"""Learning an encoder from raw video alone: clips, colours, model, losses and the training loop."""
+"""Training of an encoder on raw video: clips, colours, model, losses and the training loop."""

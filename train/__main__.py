@@ -1,4 +1,4 @@
-"""torchrun ... -m corrflow.train: the same command as corrflow-train, in many processes."""
+"""`python -m corrflow.train`, the same command as corrflow-train, which torchrun starts in many processes."""
 
 from corrflow.train.cli import main
 

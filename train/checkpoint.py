@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with weights, optimiser state, colour codebook and the whole configuration."""
+"""Checkpoints: one safetensors file of weights, optimiser state, colour codebook and configuration."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.model import Encoder
 
 FILE_NAME = "checkpoint.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
-def kept_checkpoint(run: Path, step: int) -> Path:
-    """Where `corrflow-train --keep-every` leaves the checkpoint of a step."""
-    return run / "kept" / f"{step:07d}.safetensors"
+def retained_checkpoint(run: Path, step: int) -> Path:
+    """Return the path of a checkpoint that `corrflow-train --keep-every` retains."""
+    return run / "retained" / f"{step:07d}.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training run at the end of a step.
+    """Training run at the end of a step.
 
-    step:       optimiser steps done
-    model_state: the encoder's state_dict
-    optimiser:  {"<parameter>/<moment>": tensor} of Adam
-    codebook:   [colours, 2 or 3] float32, centroids in the (a, b) plane or in Lab
-    provenance: where the weights come from: data, minutes of training, versions
-    average:    moving average of the encoder's state_dict, which is what is exported; empty where none was kept
-    scaler:     [2] float64, float16's loss scale and the steps since it last changed; empty in other precisions
+    step:        completed optimiser steps
+    model_state: state_dict of the encoder
+    optimiser:   {"<parameter>/<moment>": tensor} of Adam
+    codebook:    [colours, 2 or 3] float32, centroids in the (a, b) plane or in Lab
+    provenance:  origin of the weights: data, minutes of training, versions
+    ema:         moving average of the encoder's state_dict, which is exported; empty if the run has none
+    scaler:      [2] float64, loss scale of float16 and steps since its last change; empty for other precisions
     """
 
     model: ModelConfig
@@ -47,29 +47,29 @@ class Checkpoint:
     optimiser: dict[str, Tensor]
     codebook: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
-    average: dict[str, Tensor] = field(default_factory=dict)
+    ema: dict[str, Tensor] = field(default_factory=dict)
     scaler: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
     def encoder(self) -> Encoder:
-        """The encoder with these weights, in evaluation mode."""
+        """Return the encoder with the averaged weights, or else with the last ones, in evaluation mode."""
         encoder = Encoder(self.model)
-        encoder.load_state_dict(self.average or self.model_state)
+        encoder.load_state_dict(self.ema or self.model_state)
         return encoder.eval()
 
 
 def digest(state: dict[str, Tensor]) -> str:
-    """16 hexadecimal digits that stand for these weights."""
-    whole = hashlib.sha256()
+    """Return 16 hexadecimal digits that identify a state_dict."""
+    sha256 = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return whole.hexdigest()[:16]
+        sha256.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file whole or not at all (a temporary file, then a rename)."""
+    """Write a checkpoint by atomic rename. Raises OSError."""
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in checkpoint.model_state.items()}
     tensors |= {f"optimiser/{name}": tensor.contiguous() for name, tensor in checkpoint.optimiser.items()}
-    tensors |= {f"average/{name}": tensor.contiguous() for name, tensor in checkpoint.average.items()}
+    tensors |= {f"ema/{name}": tensor.contiguous() for name, tensor in checkpoint.ema.items()}
     tensors |= {"codebook": checkpoint.codebook, "scaler": checkpoint.scaler}
     description = {
         "format": FORMAT_VERSION,
@@ -84,9 +84,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file, or the one in a run's folder.
+    """Read a checkpoint file, or the checkpoint in the folder of a run.
 
-    Raises InputError where it is missing, damaged or not one of ours.
+    Raises InputError if the file is missing, damaged or no checkpoint.
     """
     if path.is_dir():
         path = path / FILE_NAME
@@ -106,11 +106,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             model=model,
             train=TrainConfig(**description["train"]),
             step=int(description["step"]),
-            model_state=_below("model/", tensors),
-            optimiser=_below("optimiser/", tensors),
+            model_state=_with_prefix("model/", tensors),
+            optimiser=_with_prefix("optimiser/", tensors),
             codebook=tensors["codebook"],
             provenance=description["provenance"],
-            average=_below("average/", tensors),
+            ema=_with_prefix("ema/", tensors),
             scaler=tensors.get("scaler", torch.empty(0, dtype=torch.float64)),
         )
         checkpoint.encoder()
@@ -124,18 +124,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """Adam's moments by parameter name; `names` in the order the optimiser got its parameters."""
+    """Return Adam's moments by parameter name; `names` has the order of the optimiser's parameters."""
     state = optimiser.state_dict()["state"]
     return {f"{names[index]}/{key}": value for index, entry in state.items() for key, value in entry.items()}
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
-    """Put moments written by `optimiser_tensors` back."""
+    """Load the moments that `optimiser_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         parameter, moment = key.rsplit("/", 1)

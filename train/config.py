@@ -1,4 +1,4 @@
-"""Everything a training run is made of: two frozen dataclasses, written into every checkpoint.
+"""Configuration of a training run: two frozen dataclasses that every checkpoint stores.
 
 Names and numbers are the paper's (sections 3.2 to 3.5 and 4) unless a field says otherwise.
 """
@@ -15,13 +15,12 @@ from corrflow.errors import InputError
 class ModelConfig:
     """Shape of the encoder.
 
-    widths:          channels of the four stages (paper, appendix A)
+    widths:           channels of the four stages (paper, appendix A)
     feature_channels: channels of the features
-    unit_norm:       features of length one; the paper's raw dot products are False with temperature 1
-    colour_share:    0, or the share of a score that the raw colours around a cell have beside the learned features
-                     (not in the paper; needs unit_norm)
-    coarse_share:    0, or the share of the learned features' part of a score that features of the picture at half its
-                     size have, 1 for all of it (not in the paper; needs unit_norm)
+    unit_norm:        unit-length features; the paper's raw dot products are False with temperature 1
+    colour_share:     weight of raw colours in a similarity, 0 or more and below 1 (not in the paper; needs unit_norm)
+    coarse_share:     weight of half-scale features among the learned features, 0 to 1 (not in the paper; needs
+                      unit_norm)
     """
 
     widths: tuple[int, int, int, int] = (64, 128, 256, 256)
@@ -51,9 +50,9 @@ PRESETS: dict[str, ModelConfig] = {
     "colorization": ModelConfig(unit_norm=False),
 }
 
-# What learns differently under a preset's name: the paper, and the rival that it starts from (Vondrick et al., 2018),
-# which copies the (a, b) colours between pairs of grey frames, each place of one from anywhere in the other.
-LEARNING: dict[str, dict[str, Any]] = {
+# Training settings of the presets that differ from the defaults. The baseline `colorization` (Vondrick et al., 2018)
+# copies (a, b) colours between pairs of grey frames and searches whole frames.
+PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "paper": {"temperature": 1.0, "lightness": False},
     "colorization": {
         "temperature": 1.0,
@@ -65,7 +64,7 @@ LEARNING: dict[str, dict[str, Any]] = {
     },
 }
 
-# The paper's four ingredients, each left out (section 4.3).
+# Ablations of the paper's four ingredients (section 4.3).
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-colour-dropout": {"grey_input": True},
     "full-attention": {"radius": 0},
@@ -75,7 +74,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> ModelConfig:
-    """The named encoder; raises InputError for an unknown name. What else the name stands for is in LEARNING."""
+    """Return the encoder of a preset; raise InputError for an unknown name. See also PRESET_TRAINING."""
     if name not in PRESETS:
         raise InputError(f"expected a preset among {', '.join(PRESETS)}, got {name!r}; choose one of those")
     return PRESETS[name]
@@ -83,31 +82,32 @@ def preset(name: str) -> ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a run learns.
+    """Training settings.
 
-    steps:             optimiser steps of the whole run; schedules are fractions of it
-    batch:             clips a step
-    frames:            frames a clip, n in the paper: n - 1 copies forward and n - 1 back
-    frames_per_second: rate at which clips are sampled
+    steps:             optimiser steps of the whole run; schedules are fractions of them
+    batch:             clips per step
+    frames:            frames per clip, n in the paper: n - 1 copies forward and n - 1 back
+    frames_per_second: sampling rate of clips
     crop:              side of the square training frames, in pixels
-    min_crop_scale:     least share of a video's short side that a crop shows; the smaller, the closer clips are seen
-    radius:            window radius in cells, M in the paper; 0 searches the whole frame (the ablation)
-    temperature:       divisor of the scores; 1 for the paper's raw dot products
-    colours:           K-means classes of the colours that are copied
-    lightness:         whether the classes tell light from dark, so that K-means runs in Lab and not in its (a, b) plane
+    min_crop_scale:    smallest crop, as a fraction of the short side of a video
+    radius:            window radius in cells, M in the paper; 0 searches the whole frame (ablation)
+    temperature:       divisor of the similarities; 1 for the paper's raw dot products
+    colours:           K-means classes of the copied colours
+    lightness:         K-means in Lab, not in its (a, b) plane
     dropout:           probability that colour channels of a clip are zeroed
-    grey_input:        grey frames in place of colour dropout (the ablation)
+    grey_input:        grey frames instead of colour dropout (ablation)
     jitter:            largest relative change of brightness, contrast and saturation
-    teacher_forcing_start, teacher_forcing_end: probability that a forward step copies the true colours, at the start and at the end;
-                       both 1 is the ablation without scheduled sampling
-    cycle_weight:      weight of the cycle terms; 0 is the ablation
-    image_share:      share of clips made from photographs by random motion, where there are photographs
-    accumulate:        equal parts that a step's clips are computed in, one after another; a part, over all processes
-                       together, is what batch normalisation takes its statistics from
-    teacher:           "", or the digest of the encoder whose features are learned in place of copying colours
-    average:           0, or how much of a moving average of the weights each step keeps; the average is then exported
-    precision:         float32, bfloat16 or float16 (autocast), or float64, in which arrangements can be compared
-    compile:           whether the encoder goes through torch.compile
+    teacher_forcing_start, teacher_forcing_end: probability that a forward step copies true colours, at the start and
+                       at the end of the run (scheduled sampling); both are 1 in the ablation
+    cycle_weight:      weight of the cycle terms; 0 in the ablation
+    learning_rate:     Adam's learning rate at the start
+    image_share:       share of clips that are synthesised from images, if there are images
+    accumulate:        parts of a step's batch, computed one after another; batch normalisation uses the statistics of
+                       one part over all processes
+    teacher:           digest of the encoder whose features are the target, or "" for colours as the target
+    ema_decay:         decay of the moving average of the weights, which is then exported; 0 for no average
+    precision:         float32, bfloat16 or float16 (autocast), or float64 for comparisons
+    compile:           use torch.compile for the encoder
     """
 
     steps: int = 1_000_000
@@ -132,7 +132,7 @@ class TrainConfig:
     precision: str = "float32"
     threads: int = 2
     accumulate: int = 1
-    average: float = 0.0
+    ema_decay: float = 0.0
     teacher: str = ""
     compile: bool = False
 
@@ -143,7 +143,7 @@ class TrainConfig:
             "colours": (2, 313), "dropout": (0.0, 1.0), "jitter": (0.0, 1.0),
             "teacher_forcing_start": (0.0, 1.0), "teacher_forcing_end": (0.0, 1.0),
             "cycle_weight": (0.0, 1e3), "learning_rate": (0.0, 1.0), "image_share": (0.0, 1.0), "threads": (1, 1024),
-            "accumulate": (1, 4096), "average": (0.0, 0.999999),
+            "accumulate": (1, 4096), "ema_decay": (0.0, 0.999999),
         }  # fmt: skip
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
@@ -156,26 +156,26 @@ class TrainConfig:
             raise InputError(f"expected precision float32, bfloat16, float16 or float64, got {self.precision!r}")
 
     def learning_rate_at(self, step: int) -> float:
-        """Halved at 40 %, 60 % and 80 % of the run (paper, section 4)."""
+        """Return the learning rate of a step: halved at 40 %, 60 % and 80 % of the run (paper, section 4)."""
         return self.learning_rate * 0.5 ** sum(step >= self.steps * part for part in (0.4, 0.6, 0.8))
 
-    def truth_probability_at(self, step: int) -> float:
-        """Probability of copying true colours, falling linearly over the run (paper, section 3.4.1)."""
+    def teacher_forcing_at(self, step: int) -> float:
+        """Return the probability of copying true colours, which falls linearly over the run (paper, section 3.4.1)."""
         progress = min(step / max(self.steps - 1, 1), 1.0)
         return self.teacher_forcing_start + (self.teacher_forcing_end - self.teacher_forcing_start) * progress
 
 
-def learning(preset_name: str, given: dict[str, Any], ablations: list[str]) -> TrainConfig:
-    """The preset's way of learning with what was given in its place, and without the ingredients named.
+def train_config(preset_name: str, changes: dict[str, Any], ablations: list[str]) -> TrainConfig:
+    """Return the training settings of a preset with changed fields and with ablations.
 
-    given: fields of TrainConfig. Raises InputError where an ablation sets what was given.
+    Raises InputError if an ablation sets a field of `changes`.
     """
-    changes = dict(LEARNING.get(preset_name, {})) | given
+    settings = dict(PRESET_TRAINING.get(preset_name, {})) | changes
     for name in ablations:
-        both = sorted(set(ABLATIONS[name]) & set(given))
-        if both:
+        conflicts = sorted(set(ABLATIONS[name]) & set(changes))
+        if conflicts:
             raise InputError(
-                f"expected --{name} or --{both[0].replace('_', '-')}, got both, and the first sets the second"
+                f"expected --{name} or --{conflicts[0].replace('_', '-')}, got both, and the first sets the second"
             )
-        changes |= ABLATIONS[name]
-    return TrainConfig(**changes)
+        settings |= ABLATIONS[name]
+    return TrainConfig(**settings)

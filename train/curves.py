@@ -1,4 +1,4 @@
-"""Curves over steps as PNG, for whoever has no TensorBoard at hand."""
+"""Plots of curves over steps, as PNG."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from corrflow.atomic_files import whole_file
 
 POINTS = 500
-"""Most points of a line; more are averaged."""
+"""Largest number of points of a line; more points are averaged."""
 
 
-def draw_curves(
+def plot_curves(
     path: Path, panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x_label: str
 ) -> None:
-    """Write a PNG with one panel above the other; panels: {label of y: {name of a line: (x, y)}}."""
+    """Write a PNG with panels below each other; panels: {y label: {name of a line: (x, y)}}."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2 * len(panels)), layout="constrained")
@@ -32,8 +32,8 @@ def draw_curves(
         figure.savefig(part, dpi=110, format="png")
 
 
-def draw_log(log: Path, path: Path) -> None:
-    """The losses of a run's log and its pace, as PNG; nothing where no step is in it."""
+def plot_log(log: Path, path: Path) -> None:
+    """Plot losses and step durations of a run's log, unless the log is empty."""
     columns: dict[str, list[float]] = {"step": [], "forward": [], "cycle": [], "seconds": []}
     with log.open() as file:
         for line in file:
@@ -41,23 +41,23 @@ def draw_log(log: Path, path: Path) -> None:
                 entry = json.loads(line)
                 values = [float(entry[name]) for name in columns]
             except (ValueError, KeyError):
-                continue  # the line being written at a kill
+                continue  # an incomplete line of a killed run
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
     if not columns["step"]:
         return
-    step, forward, cycle, seconds = (averaged(column) for column in columns.values())
-    draw_curves(
+    step, forward, cycle, seconds = (downsample(column) for column in columns.values())
+    plot_curves(
         path,
         {
             "loss": {"forward": (step, forward), "cycle": (step, cycle)},
-            "seconds": {"of a step": (step, seconds)},
+            "seconds": {"per step": (step, seconds)},
         },
         "step",
     )
 
 
-def averaged(values: Sequence[float]) -> list[float]:
-    """At most `POINTS` values, each the mean of neighbours."""
+def downsample(values: Sequence[float]) -> list[float]:
+    """Average neighbouring values, down to at most `POINTS` values."""
     parts = np.array_split(np.asarray(values, np.float64), min(POINTS, len(values)))
     return [float(part.mean()) for part in parts]

@@ -1,7 +1,7 @@
-"""The processes that train one encoder together: who they are, what they agree on, and statistics over all of them.
+"""Distributed training: ranks, collective operations and batch normalisation over all processes.
 
-`torchrun` starts them and says in the environment which one each is; without it there is one. Only their number is
-left open: each has an equal share of the clips of a step, so what a step computes does not depend on it.
+`torchrun` starts the processes and sets their ranks in the environment; without it there is one process. Each process
+computes an equal share of the batch, so results do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -19,71 +19,78 @@ from torch import Tensor, nn
 
 from corrflow.errors import InputError
 
-# Videos are decoded while the others wait. torchrun ends all when one fails, so nobody waits this long for the dead.
-PATIENCE = timedelta(hours=12)
+# One process decodes videos while the others wait. torchrun ends all processes if one fails.
+TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """rank: this process among all `count`; local_rank: among those of its machine; device: where it computes."""
+    """Place of this process among all processes.
+
+    rank:       index among all `world_size` processes
+    local_rank: index among the processes of this machine
+    device:     device of the computation
+    """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes."""
+    def is_main(self) -> bool:
+        """True in the one process that writes files."""
         return self.rank == 0
 
     def clip_numbers(self, step: int, batch: int, accumulate: int) -> list[int]:
-        """Numbers of this process's clips in a step, one part of the accumulation after another.
+        """Return the numbers of this process's clips in a step, one part of the accumulation after another.
 
-        Clip n is the same in every arrangement. Raises InputError where the clips cannot be shared out equally.
+        Clip n is the same for any number of processes. Raises InputError if the clips cannot be divided equally.
         """
-        if batch % (accumulate * self.count):
+        if batch % (accumulate * self.world_size):
             raise InputError(
                 f"expected a batch that is a multiple of --accumulate times the processes ({accumulate} x"
-                f" {self.count}), got {batch}; change --batch"
+                f" {self.world_size}), got {batch}; change --batch"
             )
-        together = batch // accumulate
-        share = together // self.count
-        starts = [step * batch + part * together + self.rank * share for part in range(accumulate)]
+        part_size = batch // accumulate
+        share = part_size // self.world_size
+        starts = [step * batch + part * part_size + self.rank * share for part in range(accumulate)]
         return [start + clip for start in starts for clip in range(share)]
 
     def mean(self, values: list[float]) -> list[float]:
-        """The mean over all processes of each value."""
-        if self.count == 1:
+        """Return the mean of each value over all processes."""
+        if self.world_size == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
-        return (total / self.count).tolist()
+        return (total / self.world_size).tolist()
 
-    def from_first(self, tensor: Tensor) -> Tensor:
-        """The first process's tensor, in every process; all give one of the same shape and dtype."""
-        if self.count == 1:
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Return the main process's tensor in every process; shapes and types must agree."""
+        if self.world_size == 1:
             return tensor
         shared = tensor.to(self.device)
         dist.broadcast(shared, 0)
         return shared.to(tensor.device)
 
-    def wait_for_all(self) -> None:
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until every process has called this method."""
+        if self.world_size > 1:
             dist.barrier()
 
 
 @contextmanager
 def init_distributed(device: str = "auto") -> Iterator[DistributedContext]:
-    """The processes that torchrun started, or this one alone, init_distributed for as long as the context lasts.
+    """Connect the processes that torchrun started, or use this process alone.
 
-    device: cpu, cuda (each process has the GPU of its local rank), or auto: cuda where there is one.
+    device: cpu, cuda (each process has the GPU of its local rank), or auto (cuda if there is a GPU). Raises InputError
+    for a device that is missing.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"expected device auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("expected a GPU that PyTorch can use, found none; use --device cpu, or see corrflow-doctor")
-    rank, count, local_rank = (
+    rank, world_size, local_rank = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -92,21 +99,21 @@ def init_distributed(device: str = "auto") -> Iterator[DistributedContext]:
             f"expected at most one process for each of {torch.cuda.device_count()} GPUs, got process {local_rank + 1};"
             " lower --nproc-per-node"
         )
-    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-    if count == 1:
-        yield DistributedContext(device=place)
+    torch_device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if world_size == 1:
+        yield DistributedContext(device=torch_device)
         return
     if on_gpu:
-        torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        torch.cuda.set_device(torch_device)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     try:
-        yield DistributedContext(rank, count, local_rank, place)
+        yield DistributedContext(rank, world_size, local_rank, torch_device)
     finally:
         dist.destroy_process_group()
 
 
-class _SumOverProcesses(torch.autograd.Function):
-    """A sum over all processes, of which each one's loss is differentiated in every process."""
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over all processes whose backward pass sums the gradients over all processes."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -121,10 +128,10 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
-class BatchNormOverProcesses(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all processes' equal shares, on the CPU.
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with statistics over all processes, whose batches are equally large.
 
-    PyTorch's SyncBatchNorm is the same for GPUs alone.
+    PyTorch's SyncBatchNorm supports only GPUs.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -134,10 +141,10 @@ class BatchNormOverProcesses(nn.BatchNorm2d):
         assert self.momentum is not None
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = _SumOverProcesses.apply(x.sum((0, 2, 3))) / count
+        mean = _AllReduceSum.apply(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
-        # A second exchange, since a difference of two large sums would lose what the variance is.
-        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        # A second reduction, because a difference of two large sums would lose the variance to rounding.
+        variance = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -146,18 +153,18 @@ class BatchNormOverProcesses(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def normalised_together(module: nn.Module, processes: DistributedContext) -> nn.Module:
-    """The module with every BatchNorm2d in it replaced by one over all processes; parameters stay the same objects."""
-    if processes.count == 1:
+def sync_batch_norm(module: nn.Module, context: DistributedContext) -> nn.Module:
+    """Replace every BatchNorm2d by batch normalisation over all processes; parameters stay the same objects."""
+    if context.world_size == 1:
         return module
-    if processes.device.type == "cuda":
+    if context.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.BatchNorm2d:
-                together = BatchNormOverProcesses(child.num_features, child.eps, child.momentum)
-                together.weight, together.bias = child.weight, child.bias
+                synchronised = CpuSyncBatchNorm(child.num_features, child.eps, child.momentum)
+                synchronised.weight, synchronised.bias = child.weight, child.bias
                 for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                    setattr(together, buffer, getattr(child, buffer))
-                setattr(parent, name, together.train(child.training))
+                    setattr(synchronised, buffer, getattr(child, buffer))
+                setattr(parent, name, synchronised.train(child.training))
     return module

@@ -1,6 +1,6 @@
-"""The encoder: a ResNet-18 variant of output stride 4 (paper, section 3.2 and appendix A).
+"""Encoder: a ResNet-18 variant of output stride 4 (paper, section 3.2 and appendix A).
 
-Every width follows from `ModelConfig`; one shared encoder serves all frames.
+`ModelConfig` sets every width. One encoder is shared by all frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from corrflow.train.config import ModelConfig
 
 STRIDE = 4
-# Grey level and contrast of an average picture; one for all channels, so that a zeroed channel means mid-grey in each.
+# Mean and standard deviation of average images, the same for all channels, so that a zeroed channel is mid-grey.
 PIXEL_MEAN, PIXEL_SCALE = 0.45, 0.25
 OPPONENT_WEIGHT = 1.5
 
@@ -40,10 +40,10 @@ class ResidualBlock(nn.Module):
 
 
 def colour_filters() -> tuple[Tensor, Tensor]:
-    """Filters [3, 3, 4, 4] of stride 4 on RGB around zero: the mean colour of a cell; and on those [27, 3, 3, 3]: the
-    colours of the 3x3 cells around a cell.
+    """Return filters of the raw colours around a cell: cell means [3, 3, 4, 4] and their neighbours [27, 3, 3, 3].
 
-    A colour is lightness, red against green, and yellow against blue, the latter two weighted up as they vary less.
+    The first filters have stride 4 on normalised RGB; the second collect the means of 3x3 cells. A colour is lightness,
+    red against green, and yellow against blue. The last two have larger weights because they vary less.
     """
     opponents = torch.tensor(
         [
@@ -57,43 +57,44 @@ def colour_filters() -> tuple[Tensor, Tensor]:
     return means, neighbours.contiguous()
 
 
-# Pixels to repeat around a picture so that the cell in the middle of the filters is the one the feature stands for.
+# Replicated pixels around an image, so that a feature is in the middle of its filters.
 COLOUR_PADDING = (STRIDE, 2 * STRIDE - 1, STRIDE, 2 * STRIDE - 1)
 COLOUR_CHANNELS = 27
 
 
 def with_colours(features: Tensor, colours: Tensor, share: float) -> Tensor:
-    """Unit features [B, C, h, w] and colours [B, 27, h, w] -> unit features [B, C + 27, h, w].
+    """Append colours [B, 27, h, w] to unit features [B, C, h, w]: unit features [B, C + 27, h, w].
 
-    The product of two of them is (1 - share) times that of the features plus share times that of the colours.
+    Their dot product is (1 - share) times the product of the features plus share times the product of the colours.
     """
-    # The floor keeps noise in the dark and grey from being blown up to unit length.
+    # The floor keeps the noise of dark and grey cells short.
     return side_by_side(features, of_unit_length(colours, 1e-4), share)
 
 
 def of_unit_length(features: Tensor, floor: float = 1e-12) -> Tensor:
-    """Features [B, C, h, w] divided by their lengths over the channels; `floor` is added to the squares' sum."""
+    """Divide features [B, C, h, w] by their lengths over the channels; `floor` is added to the squared lengths."""
     return features / features.square().sum(1, keepdim=True).add(floor).sqrt()
 
 
 def side_by_side(features: Tensor, others: Tensor, share: float) -> Tensor:
-    """Unit features [B, C, h, w] and [B, D, h, w] -> [B, C + D, h, w], in whose products the others have this share."""
+    """Concatenate unit features [B, C, h, w] and [B, D, h, w], which have weight `share` in dot products."""
     return torch.cat([features * (1 - share) ** 0.5, others * share**0.5], 1)
 
 
 def halved(image: Tensor) -> Tensor:
-    """Means of 2x2 pixels, of fewer at the end of odd sides: [B, 3, H, W] -> [B, 3, ceil(H / 2), ceil(W / 2)]."""
+    """Average 2x2 pixels, fewer at the end of odd sides: [B, 3, H, W] -> [B, 3, ceil(H / 2), ceil(W / 2)]."""
     return F.avg_pool2d(F.pad(image, (0, 1, 0, 1), mode="replicate"), 2)
 
 
 def at_two_sizes(learned: Callable[[Tensor], Tensor], image: Tensor, coarse_share: float) -> Tensor:
-    """Unit features of a picture, or beside them those of the picture at half its size, on the cells of the whole.
+    """Compute unit features of an image, and append or substitute features of the image at half scale.
 
-    learned: [B, 3, H, W] -> unit features [B, C, ceil(H / 4), ceil(W / 4)]
+    learned: [B, 3, H, W] -> unit features [B, C, ceil(H / 4), ceil(W / 4)]. Half-scale features are interpolated to
+    the same cells; their weight in dot products is `coarse_share`.
     """
     if not coarse_share:
         return learned(image)
-    # Cell i of the half picture has its centre at cell 2i + 0.5 of the whole, as the interpolation takes it.
+    # The centre of cell i at half scale is at cell 2i + 0.5 of the full scale, as the interpolation assumes.
     coarse = F.interpolate(learned(halved(image)), scale_factor=2.0, mode="bilinear", align_corners=False)
     # Not -(-side // STRIDE): exported, a division of negative numbers rounds the other way.
     rows, columns = ((side + STRIDE - 1) // STRIDE for side in image.shape[-2:])
@@ -102,10 +103,10 @@ def at_two_sizes(learned: Callable[[Tensor], Tensor], image: Tensor, coarse_shar
 
 
 class Encoder(nn.Module):
-    """Normalised pictures [B, 3, H, W], RGB -> features [B, C, ceil(H / 4), ceil(W / 4)].
+    """Encoder of images [B, 3, H, W], RGB of `normalise`, into features [B, C, ceil(H / 4), ceil(W / 4)].
 
-    `normalise` makes the input. Feature (y, x) looks at the picture around pixel (4y + 1, 4x + 1), half a pixel from
-    the centre 4i + 1.5 of the cell whose labels it carries; the uneven padding before the first convolution sees to it.
+    The receptive field of feature (y, x) is centred at pixel (4y + 1, 4x + 1), half a pixel from the cell's centre
+    4i + 1.5. The asymmetric padding before the first convolution achieves this.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -133,7 +134,7 @@ class Encoder(nn.Module):
             self.register_buffer("neighbours", neighbours, persistent=False)
 
     def learned(self, image: Tensor) -> Tensor:
-        """What the convolutions make of a picture of one size."""
+        """Compute the learned features at one scale."""
         x = F.pad(image, (2, 4, 2, 4), mode="replicate")
         x = F.relu(self.stem_norm(self.stem(x)))
         features = self.head(self.blocks(x))
@@ -148,23 +149,23 @@ class Encoder(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Feature channels that come out."""
+        """Number of output channels."""
         sizes = 2 if 0 < self.config.coarse_share < 1 else 1
         return sizes * self.config.feature_channels + (COLOUR_CHANNELS if self.config.colour_share else 0)
 
 
 def normalise(image: Tensor) -> Tensor:
-    """RGB 0..1 -> what the encoder expects; zero is mid-grey."""
+    """Map RGB 0..1 to the encoder's input range, in which mid-grey is zero."""
     return (image - PIXEL_MEAN) / PIXEL_SCALE
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of learned values."""
+    """Count the trained values."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def new_encoder(config: ModelConfig, seed: int) -> Encoder:
-    """An untrained encoder whose weights depend on nothing but the configuration and the seed."""
+    """Create an untrained encoder; its weights depend only on the configuration and the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Encoder(config)

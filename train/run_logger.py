@@ -1,4 +1,4 @@
-"""What a run leaves behind for people: its log, events for TensorBoard, and pictures."""
+"""Training logs: JSON lines, TensorBoard events, images and a plot of the losses."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 
 from corrflow.train.config import TrainConfig
-from corrflow.train.curves import draw_log
+from corrflow.train.curves import plot_log
 
 LOG_NAME = "log.jsonl"
 
 
 class RunLogger:
-    """The records of a run in its folder, from `first_step` on; what a killed run wrote after that is dropped."""
+    """Logs in the folder of a run, from `first_step` on; later steps of a killed run are removed."""
 
     def __init__(self, run: Path, config: TrainConfig, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.run, self.config = run, config
-        self._log = _log_up_to(run / LOG_NAME, first_step).open("a")
+        self._log = _truncate_log(run / LOG_NAME, first_step).open("a")
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
 
     def __enter__(self) -> RunLogger:
@@ -30,37 +30,38 @@ class RunLogger:
     def __exit__(self, *_: object) -> None:
         self._log.close()
         self._writer.close()
-        draw_log(self.run / LOG_NAME, self.run / "curves.png")
+        plot_log(self.run / LOG_NAME, self.run / "curves.png")
 
-    def add(self, step: int, forward: float, cycle: float, seconds: float) -> None:
-        """The losses of the step that ended as number `step`."""
+    def add_losses(self, step: int, forward: float, cycle: float, seconds: float) -> None:
+        """Log the losses and the duration of a step; `step` counts completed steps."""
         line = {"step": step, "forward": forward, "cycle": cycle, "seconds": round(seconds, 3)}
         self._log.write(json.dumps(line) + "\n")
         self._writer.add_scalar("loss/forward", forward, step)
         self._writer.add_scalar("loss/cycle", cycle, step)
         self._writer.add_scalar("schedule/learning_rate", self.config.learning_rate_at(step - 1), step)
-        self._writer.add_scalar("schedule/truth_probability", self.config.truth_probability_at(step - 1), step)
+        self._writer.add_scalar("schedule/teacher_forcing", self.config.teacher_forcing_at(step - 1), step)
 
-    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture [H, W, 3] uint8, RGB, as `<name>/<step>.png` and in TensorBoard."""
-        self._writer.add_image(name, picture, step, dataformats="HWC")
+    def add_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Log an image [H, W, 3] uint8, RGB, as `<name>/<step>.png` and in TensorBoard."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
         folder = self.run / name
         folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{step:07d}.png"), picture[..., ::-1])
+        cv2.imwrite(str(folder / f"{step:07d}.png"), image[..., ::-1])
 
     def flush(self) -> None:
+        """Write buffered log lines to the file."""
         self._log.flush()
 
 
-def _log_up_to(path: Path, step: int) -> Path:
-    """Drop what a killed run logged after its last checkpoint, so that no step stands in the log twice."""
+def _truncate_log(path: Path, step: int) -> Path:
+    """Remove log lines after `step`, so that a resumed run logs no step twice; return the path."""
     if path.is_file():
-        kept = []
+        lines = []
         for line in path.read_text().splitlines():
             try:
                 if json.loads(line)["step"] <= step:
-                    kept.append(line)
+                    lines.append(line)
             except (ValueError, KeyError):
-                break  # the line being written at the kill
-        path.write_text("".join(f"{line}\n" for line in kept))
+                break  # an incomplete line of a killed run
+        path.write_text("".join(f"{line}\n" for line in lines))
     return path

@@ -23,17 +23,17 @@ from corrflow.errors import InputError, errors_reported
 from corrflow.evaluate.reports.files import write_text
 
 WHOLE = "whole"
-# Model, its switches, and J and F on DAVIS-2017 val as the paper has them (table 2; Vondrick et al. for the rival).
+# Model, its switches, and J and F on DAVIS-2017 val as the paper has them (table 2; Vondrick et al. for the baseline).
 MODELS: dict[str, tuple[str, tuple[str, ...], tuple[float, float] | None]] = {
     WHOLE: ("all of it", (), (47.7, 51.3)),
     "no-colour-dropout": ("without colour dropout", ("--no-colour-dropout",), (40.5, 39.5)),
     "full-attention": ("without restricted attention", ("--full-attention",), (40.8, 39.7)),
     "no-scheduled-sampling": ("without scheduled sampling", ("--no-scheduled-sampling",), (40.2, 39.2)),
     "no-cycle": ("without cycle", ("--no-cycle",), (41.0, 40.4)),
-    "colorization": ("the rival: colorization", (), None),
+    "colorization": ("baseline: colorization", (), None),
 }
-# What the preset colorization changes, for the rival in another preset's shape.
-RIVAL = ("--frames", "2", "--full-attention", "--no-colour-dropout", "--no-cycle", "--no-lightness")
+# What the preset colorization changes, for the baseline in another preset's shape.
+BASELINE = ("--frames", "2", "--full-attention", "--no-colour-dropout", "--no-cycle", "--no-lightness")
 UNTRAINED = "untrained"
 
 
@@ -50,7 +50,7 @@ class Row:
 def switches(model: str, preset: str) -> tuple[str, ...]:
     """The options of corrflow-train that make a model of the table, its preset among them."""
     if model == "colorization":
-        return ("--preset", "colorization") if preset == "paper" else ("--preset", preset, *RIVAL)
+        return ("--preset", "colorization") if preset == "paper" else ("--preset", preset, *BASELINE)
     return ("--preset", preset, *MODELS[model][1])
 
 
@@ -183,7 +183,7 @@ def ablations(
     out: Annotated[Path, typer.Option(help="Folder of runs, artifacts, scores and the table.")],
     minutes: Annotated[float | None, typer.Option(help="Minutes that each model is trained for.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps that each model is trained for instead.")] = None,
-    preset: Annotated[str, typer.Option(help="Of corrflow-train, for all models but the rival.")] = "paper",
+    preset: Annotated[str, typer.Option(help="Of corrflow-train, for all models but the baseline.")] = "paper",
     split: Annotated[str, typer.Option(help="List of sequences.")] = "dev",
     every: Annotated[int, typer.Option(help="Score each such sequence only.")] = 1,
     short_side: Annotated[int | None, typer.Option(help="Short side to score at. [480]")] = None,

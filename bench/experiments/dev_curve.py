@@ -29,18 +29,18 @@ def measure(run: Path, scoring: Scoring, settings_from: str | None) -> dict[int,
 
     Raises InputError where there is no checkpoint.
     """
-    from corrflow.train.checkpoint import FILE_NAME, kept_checkpoint, load_checkpoint
+    from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, retained_checkpoint
 
     scoring.sequences()  # raises before anything is exported
-    found = {int(path.stem): path for path in sorted(kept_checkpoint(run, 0).parent.glob("*.safetensors"))}
+    found = {int(path.stem): path for path in sorted(retained_checkpoint(run, 0).parent.glob("*.safetensors"))}
     if (run / FILE_NAME).is_file():
         newest = load_checkpoint(run)
         if newest.step >= newest.train.steps:  # one in the middle of a run would be replaced while it is read
             found[newest.step] = run / FILE_NAME
     if not found:
         raise InputError(
-            f"expected checkpoints in {kept_checkpoint(run, 0).parent} or a finished run, got neither;"
-            " corrflow-train --keep-every keeps them"
+            f"expected checkpoints in {retained_checkpoint(run, 0).parent} or a finished run, got neither;"
+            " corrflow-train --keep-every retains them"
         )
     folder = run / "dev-curve"
     artifacts = {step: folder / "artifacts" / f"{step:07d}" for step in sorted(found)}
@@ -54,7 +54,7 @@ def measure(run: Path, scoring: Scoring, settings_from: str | None) -> dict[int,
 def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    from corrflow.train.curves import draw_curves
+    from corrflow.train.curves import plot_curves
 
     lines = {
         "J&F": [score.both for score in curve.values()],
@@ -67,7 +67,7 @@ def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path
     }  # fmt: skip
     write_text(folder / "curve.json", json.dumps(described, indent=1) + "\n")
     percent = {name: (list(curve), [100 * value for value in values]) for name, values in lines.items()}
-    draw_curves(folder / "curve.png", {"score in percent": percent}, "step")
+    plot_curves(folder / "curve.png", {"score in percent": percent}, "step")
     shutil.rmtree(events, ignore_errors=True)  # or every call would add the whole curve once more
     with SummaryWriter(str(events)) as writer:
         for step, score in curve.items():

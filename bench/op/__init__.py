@@ -1,1 +1,1 @@
-"""Benchmarks of the op: CPU forms, CUDA kernel, roofline."""
+"""Benchmarks of the op LocalSoftCopy: its CPU forms, its CUDA kernel and the roofline."""

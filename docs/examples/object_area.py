@@ -7,7 +7,7 @@ import corrflow.runtime
 
 def main(video: str, mask: str) -> None:
     for tracks in corrflow.runtime.track(video, masks=mask):
-        pixels = [(tracks.mask == found.id).sum() for found in tracks.objects]
+        pixels = [(result.mask == found.id).sum() for found in result.objects]
         print(f"{tracks.frame.time:.3f} s:", *pixels)
 
 

@@ -19,6 +19,7 @@ from corrflow.runtime.artifacts.artifact import LARGEST_FILE, Artifact
 from corrflow.runtime.artifacts.onnx_check import check_onnx
 from corrflow.runtime.backends.memory import MemoryRing
 from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import STRIDE, TrackingSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -55,14 +56,13 @@ class FeatureBackend:
     def features(self, frame: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> MemoryRing:
-        return MemoryRing(settings, labels, cells, self._channels)
+    def new_memory(self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int]) -> MemoryRing:
+        return MemoryRing(settings, num_channels, cells, self._channels)
 
-    def propagate(self, query: np.ndarray, memory: MemoryRing) -> np.ndarray:
-        """Features [C, h, w] -> soft labels [N, h, w] float32."""
-        keys, values, attributes, named = memory.named_references()
-        batch = query[None], keys[None], values[None]
-        return cpu.local_soft_copy(*batch, attributes, self._threads, references=named)[0]
+    def propagate(self, query: np.ndarray, memory: MemoryRing, plan: SearchPlan) -> np.ndarray:
+        """Features [C, h, w] -> soft masks [N, h, w] float32."""
+        batch = query[None], memory.features[None], memory.soft_masks[None]
+        return cpu.local_soft_copy(*batch, plan.params, self._threads, references=plan.windows)[0]
 
     def close(self) -> None: ...
 

@@ -1,1 +1,1 @@
-"""LocalSoftCopy: scores in a local window, softmax, weighted copy. One folder, every form a neighbour."""
+"""LocalSoftCopy: top-k local (neighbourhood) cross-attention, also called label propagation, in all its forms."""

@@ -1,25 +1,29 @@
-"""The op's name, attributes and shape rule, shared by every form. No torch, no ONNX: plain Python.
+"""LocalSoftCopy, a top-k local (neighbourhood) cross-attention or label propagation: name, attributes and shapes.
+
+All forms of the op share this module, which needs neither torch nor ONNX.
 
     LocalSoftCopy(query [B, C, H, W], keys [B, K, C, H, W], values [B, K, N, H, W], references [M, 4]) -> [B, N, H, W]
 
-Without `references` each of the K pictures is searched once, the first through the first window of the attributes, the
-second through the second, and so on.
+Each query position attends to search windows in K reference frames (paper, section 3.3):
 
-For each query position the scores <query, key> / temperature are taken at every position of the window of each of
-the references that lies inside the frame; the `top_k` highest of them over all references together are kept (all
-of them for top_k = 0); softmax over those; the values are summed with these weights (paper, section 3.3).
+1. Compute the score <query, key> / temperature at every position of the windows that lies inside the frame.
+2. Keep the `top_k` highest scores of all windows together; top_k = 0 keeps all scores.
+3. Sum the values at these positions, weighted by the softmax of the scores.
 
-The window of a reference holds the offsets dilation * (-radius .. radius) in y and in x. Positions outside the frame
-are left out by position, never by looking at a score; where that leaves none, zeros are copied. Ties at the top_k
-boundary go to the earlier reference, then to the earlier row, then to the earlier column, so that the result is defined
-for every input.
+A window holds the offsets dilation * (-radius .. radius) in y and in x. Positions outside the frame are excluded by
+position, never by score. A query without any position gets zeros. Ties at the top_k boundary go to the earlier window,
+then to the earlier row, then to the earlier column, so the result is defined for every input.
 
-`references` names what is searched instead, int32, a row each: (picture, window, down, right). Picture is which of the
-K is searched, one or several times or never; window is which of the attributes' windows it is searched through, the
-last one given being that of all further ones; and the middle of that window is (down, right) cells away from the
-query's position, at most MOST_MOVED each. The order of the rows is that of the tie rule. A row whose picture is below 0
-is left out, so that M may be a fixed number; at least one row has a picture. What no row names is not looked at. A
-picture beyond the last is a mistake: Python refuses it, and graphs and kernels, which cannot, leave the row out.
+`references` is int32 and has one row (frame, window, dy, dx) for each search window, in the order of the tie rule:
+
+    frame    reference frame to search, below K; a frame may have several rows or none; below 0: the row is unused
+    window   index of the radius and dilation in the attributes; the last value repeats for all further windows
+    dy, dx   offset in cells from the query position to the centre of the window, at most MAX_OFFSET each
+
+Unused rows allow a fixed M; at least one row has a frame. Frames without a row are not read. Python refuses a frame
+index of K or more; graphs and kernels cannot raise errors, so they treat the row as unused.
+
+Without `references`, the op searches frame k once, through window k, without an offset.
 """
 
 from __future__ import annotations
@@ -33,16 +37,16 @@ from corrflow.errors import InputError
 DOMAIN = "corrflow"
 NAME = "LocalSoftCopy"
 VERSION = 1
-MOST_MOVED = 65536
+MAX_OFFSET = 65536
 
 
 class SearchWindow(NamedTuple):
-    """A row of `references`: the picture to search, which window, and how far that is moved in cells."""
+    """Row of `references`: reference frame, index of radius and dilation, offset of the centre in cells."""
 
-    picture: int
+    frame: int
     window: int = 0
-    down: int = 0
-    right: int = 0
+    dy: int = 0
+    dx: int = 0
 
 
 UNUSED = SearchWindow(-1)
@@ -50,15 +54,12 @@ UNUSED = SearchWindow(-1)
 
 @dataclass(frozen=True)
 class Attributes:
-    """How to search and how to weigh.
+    """Search parameters. Raises InputError for a value out of range.
 
-    radius:      radius in cells of the first window, the second, and so on; the last one given is that of all further
-                 windows, so that one value is for all
-    dilation:    distance between neighbouring window positions in cells, likewise
-    top_k:       scores kept per query position over all references together; 0 keeps all
-    temperature: the scores' divisor before the softmax, > 0
-
-    Raises InputError where a value is out of range.
+    radius:      radius of each window in cells; the last value repeats for all further windows
+    dilation:    distance of neighbouring window positions in cells, likewise
+    top_k:       scores to keep for each query position over all windows together; 0 keeps all
+    temperature: divisor of the scores before the softmax, > 0
     """
 
     radius: tuple[int, ...] = (6,)
@@ -88,54 +89,54 @@ class Attributes:
 
     @property
     def uniform(self) -> bool:
-        """True where all references share one radius and one dilation, so that any K will do."""
+        """True if all windows share one radius and one dilation."""
         return len(set(self.radius)) == 1 and len(set(self.dilation)) == 1
 
     @property
     def distinct_windows(self) -> tuple[tuple[int, int], ...]:
-        """(radius, dilation) once where all references share it, otherwise as many as are given."""
+        """(radius, dilation) of each window in the attributes; a single pair if all windows share it."""
         if self.uniform:
             return ((self.radius[0], self.dilation[0]),)
         return self.windows(max(len(self.radius), len(self.dilation)))
 
     def window(self, index: int) -> tuple[int, int]:
-        """(radius, dilation) of the window of that number."""
+        """Return (radius, dilation) of a window."""
         return self.radius[min(index, len(self.radius) - 1)], self.dilation[min(index, len(self.dilation) - 1)]
 
     def windows(self, count: int) -> tuple[tuple[int, int], ...]:
-        """(radius, dilation) of each of the first `count` windows."""
+        """Return (radius, dilation) of the first `count` windows."""
         return tuple(self.window(index) for index in range(count))
 
 
-def named_references(references: Sequence[SearchWindow] | None, pictures: int) -> tuple[SearchWindow, ...]:
-    """The references of a call on `pictures` pictures, without those that are left out; None: each picture once.
+def used_references(references: Sequence[SearchWindow] | None, num_frames: int) -> tuple[SearchWindow, ...]:
+    """Return `references` without unused rows; for None, one row for each of `num_frames` reference frames.
 
-    Raises InputError for those that cannot be.
+    Raises InputError for a row out of range, or if no row is used.
     """
     if references is None:
-        return tuple(SearchWindow(k, k) for k in range(pictures))
-    for picture, window, down, right in references:
-        if picture >= pictures or window < 0 or max(abs(down), abs(right)) > MOST_MOVED:
+        return tuple(SearchWindow(k, k) for k in range(num_frames))
+    for frame, window, dy, dx in references:
+        if frame >= num_frames or window < 0 or max(abs(dy), abs(dx)) > MAX_OFFSET:
             raise InputError(
-                f"LocalSoftCopy: expected pictures up to {pictures - 1}, windows from 0 on and moves of at most"
-                f" {MOST_MOVED} cells, got picture {picture}, window {window} and move ({down}, {right}); name others"
+                f"LocalSoftCopy: expected frames up to {num_frames - 1}, windows from 0 on and offsets of at most"
+                f" {MAX_OFFSET} cells, got frame {frame}, window {window} and offset ({dy}, {dx}); correct the row"
             )
-    used = tuple(reference for reference in references if reference.picture >= 0)
+    used = tuple(reference for reference in references if reference.frame >= 0)
     if not used:
-        raise InputError("LocalSoftCopy: expected at least one reference, got none; name one with a picture")
+        raise InputError("LocalSoftCopy: expected at least one used row of references, got none; add a frame")
     return used
 
 
-def filled_up(named: Sequence[SearchWindow], rows: int) -> list[SearchWindow]:
-    """These references and as many unused ones as make `rows` rows. Raises InputError where they are more than that."""
-    if len(named) > rows:
-        raise InputError(f"LocalSoftCopy: expected at most {rows} references, got {len(named)}; name fewer")
-    return [*named, *[UNUSED] * (rows - len(named))]
+def padded_references(references: Sequence[SearchWindow], num_windows: int) -> list[SearchWindow]:
+    """Return `references` with unused rows appended up to `num_windows` rows. Raises InputError for too many rows."""
+    if len(references) > num_windows:
+        raise InputError(f"LocalSoftCopy: expected at most {num_windows} references, got {len(references)}; use fewer")
+    return [*references, *[UNUSED] * (num_windows - len(references))]
 
 
-def copied_shape(query: Sequence[int], keys: Sequence[int], values: Sequence[int]) -> tuple[int, int, int, int]:
-    """Shape of the result for the shapes of the three inputs; raises InputError where they do not fit together."""
-    fits = (
+def output_shape(query: Sequence[int], keys: Sequence[int], values: Sequence[int]) -> tuple[int, int, int, int]:
+    """Return the shape [B, N, H, W] of the result. Raises InputError if the shapes of the inputs do not agree."""
+    agree = (
         len(query) == 4
         and len(keys) == 5
         and len(values) == 5
@@ -144,7 +145,7 @@ def copied_shape(query: Sequence[int], keys: Sequence[int], values: Sequence[int
         and tuple(values[3:]) == tuple(query[2:])
         and min(*query, *keys, *values) >= 1
     )
-    if not fits:
+    if not agree:
         raise InputError(
             "LocalSoftCopy: expected query [B, C, H, W], keys [B, K, C, H, W] and values [B, K, N, H, W] that agree,"
             f" got {list(query)}, {list(keys)} and {list(values)}"

@@ -1,15 +1,16 @@
-"""LocalSoftCopy as a TensorRT plugin, in the form that suits the version; all forms launch cuda/local_soft_copy.cu.
+"""LocalSoftCopy (top-k local cross-attention) as a TensorRT plugin, in the form that suits the TensorRT version.
 
-    "aot"   10.16 and later, 11: quickly deployable, compiled ahead of time. The kernel is in the engine, which then
+    "aot"   10.16 and later, 11: quickly deployable plugin, compiled ahead of time. The engine contains the kernel and
             runs without Python and without this package.
-    "v3"    10.3 up to 10.15 (JetPack 6.2, 7.0 and 7.1): IPluginV3. Its enqueue launches the kernel on TensorRT's
-            stream, so this has to be registered before an engine is loaded, too.
-    "none"  anything else: the ONNX function has to do (--plugin off).
+    "v3"    10.3 to 10.15 (JetPack 6.2, 7.0 and 7.1): IPluginV3. `enqueue` launches the kernel on TensorRT's stream,
+            so the plugin must also be registered before an engine is loaded.
+    "none"  other versions: use the ONNX function (--plugin off).
 
-The plugin takes the node with all four inputs: one registered ahead of time has a fixed number of them.
+All forms launch cuda/local_soft_copy.cu. The node must have all four inputs: a plugin that is registered ahead of time
+has a fixed number of inputs.
 
-TensorRT is imported by none of this; the caller hands over the module. The annotations are read by TensorRT, so they
-cannot be postponed here.
+The caller passes the TensorRT module; this module never imports it. TensorRT reads the annotations at run time, so
+`from __future__ import annotations` is not possible here.
 """
 
 import ctypes
@@ -22,23 +23,23 @@ from numpy.typing import NDArray
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import spec
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, cuda_core, device_architecture
-from corrflow.plugins.local_soft_copy.cuda.launch import Launch, Storage, plan
-from corrflow.plugins.local_soft_copy.spec import Attributes, copied_shape
+from corrflow.plugins.local_soft_copy.cuda.launch import Dtype, Launch, plan
+from corrflow.plugins.local_soft_copy.spec import Attributes, output_shape
 
 PLUGIN_NAME = spec.NAME
 PLUGIN_NAMESPACE = spec.DOMAIN
-PLUGIN_VERSION = str(spec.VERSION)  # quickly deployable plugins have no other than "1"
+PLUGIN_VERSION = str(spec.VERSION)  # "1" is the only version of quickly deployable plugins
 PLUGIN_ID = f"{PLUGIN_NAMESPACE}::{PLUGIN_NAME}"
 
 Form = Literal["aot", "v3", "none"]
-_STORAGE: dict[str, Storage] = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-# TensorRT keeps bare pointers to creators; its 10.3 bindings corrupt memory where Python deletes a plugin.
+_DTYPES: dict[str, Dtype] = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+# TensorRT keeps bare pointers to creators, and its 10.3 bindings corrupt memory when Python deletes a plugin.
 _creators: list[Any] = []
 _plugins: list[Any] = []
 
 
 def form_for(version: str) -> Form:
-    """The form of the plugin for TensorRT's version, such as "10.3.0" or "11.4.0.106"."""
+    """Return the form of the plugin for a TensorRT version such as "10.3.0" or "11.4.0.106"."""
     found = re.match(r"(\d+)\.(\d+)", version)
     if not found or (number := (int(found[1]), int(found[2]))) < (10, 3):
         return "none"
@@ -46,9 +47,9 @@ def form_for(version: str) -> Form:
 
 
 def register(trt: Any) -> Form:
-    """Register the plugin with this TensorRT module, once however often it is called; returns its form.
+    """Register the plugin with a TensorRT module, once per process, and return its form.
 
-    Raises InputError where this version has no form.
+    Raises InputError for a version without a form.
     """
     form = form_for(trt.__version__)
     if form == "none":
@@ -63,13 +64,13 @@ def register(trt: Any) -> Form:
     return form
 
 
-def storage_of(data_type: Any) -> Storage | None:
-    """The kernel's storage for a TensorRT data type, or None where it has none."""
-    return _STORAGE.get(data_type.name)
+def dtype_of(data_type: Any) -> Dtype | None:
+    """Return the kernel's dtype for a TensorRT data type, or None if the kernel does not support it."""
+    return _DTYPES.get(data_type.name)
 
 
 def attributes_from(fields: dict[str, Any]) -> Attributes:
-    """Attributes from a node's fields, arrays of any integer or floating type; what is missing has its default."""
+    """Build attributes from the fields of a node, arrays of any integer or floating type; missing fields are default."""
     default = Attributes()
     values = {name: np.asarray(value).ravel() for name, value in fields.items()}
 
@@ -98,7 +99,7 @@ def _register_aot(trt: Any) -> None:
         references: qdp.TensorDesc,
         radius: NDArray[np.int64],
         dilation: NDArray[np.int64],
-        top_k: NDArray[np.int64],  # arrays of one: 10.16 cannot make a number of what the parser hands over
+        top_k: NDArray[np.int64],  # array of length one: 10.16 cannot convert the parser's field to a number
         temperature: NDArray[np.float32],
     ) -> qdp.TensorDesc:
         batch, _, height, width = query.shape_expr
@@ -107,7 +108,7 @@ def _register_aot(trt: Any) -> None:
     @qdp.autotune(PLUGIN_ID)
     def combinations(query, keys, values, references, outputs):
         _check_types(query, keys, values, references)
-        # Networks are strongly typed, so there is nothing to choose: one type, plain layout, one tactic.
+        # Networks are strongly typed, so there is no choice: one type, linear layout, one tactic.
         name = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16"}[query.dtype.name]
         return [qdp.AutoTuneCombination(", ".join([name, name, name, "INT32", name]), "LINEAR", [1])]
 
@@ -118,7 +119,7 @@ def _register_aot(trt: Any) -> None:
         fields = {"radius": radius, "dilation": dilation, "top_k": top_k, "temperature": temperature}
         launch = _largest_launch(query, keys, values, references, attributes_from(fields))
         ptx = compile_kernel(launch, device_architecture(), "ptx").code
-        # Sizes that the engine leaves free are expressions; launch.py has the same formulas for numbers.
+        # Free sizes are expressions here; launch.py has the same formulas for numbers.
         batch, _, height, width = query.shape_expr
         parameters = qdp.KernelLaunchParams()
         parameters.grid_x = qdp.cdiv(width, launch.tile[0])
@@ -132,8 +133,8 @@ def _register_aot(trt: Any) -> None:
 
 
 def _largest_launch(query: Any, keys: Any, values: Any, references: Any, attributes: Attributes) -> Launch:
-    """The launch for the largest sizes of the engine; channels and classes have to be fixed."""
-    storage = _check_types(query, keys, values, references)
+    """Plan the launch for the largest sizes of an engine. Raises InputError unless channels and classes are fixed."""
+    dtype = _check_types(query, keys, values, references)
 
     def largest(tensor: Any, axis: int) -> int:
         size = int(tensor.shape[axis])
@@ -147,26 +148,26 @@ def _largest_launch(query: Any, keys: Any, values: Any, references: Any, attribu
     return plan(
         channels=largest(query, 1),
         classes=largest(values, 2),
-        references=largest(references, 0),
+        num_windows=largest(references, 0),
         height=largest(query, 2),
         width=largest(query, 3),
         batch=largest(query, 0),
         attributes=attributes,
-        storage=storage,
+        dtype=dtype,
     )
 
 
-def _check_types(query: Any, keys: Any, values: Any, references: Any) -> Storage:
-    """The storage of the tensors. Raises CorrflowError for types that the kernel does not take."""
+def _check_types(query: Any, keys: Any, values: Any, references: Any) -> Dtype:
+    """Return the dtype of the tensors. Raises CorrflowError for types that the kernel does not support."""
     types = [tensor.dtype for tensor in (query, keys, values, references)]
-    storage = storage_of(types[0])
-    if storage is None or not types[0] == types[1] == types[2] or types[3].name != "INT32":
+    dtype = dtype_of(types[0])
+    if dtype is None or not types[0] == types[1] == types[2] or types[3].name != "INT32":
         names = ", ".join(kind.name for kind in types)
         raise CorrflowError(
             "LocalSoftCopy: expected query, keys and values all FLOAT, all HALF or all BF16 and references INT32, got"
             f" {names}; add casts"
         )
-    return storage
+    return dtype
 
 
 def _register_v3(trt: Any) -> None:
@@ -185,7 +186,7 @@ def _register_v3(trt: Any) -> None:
 
 
 def _v3_creator(trt: Any) -> Any:
-    """An instance of the creator class, which can only be written once its base classes are there."""
+    """Create an instance of the creator class, whose base classes come from the TensorRT module."""
 
     class Plugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
         def __init__(self, attributes: Attributes) -> None:
@@ -198,7 +199,7 @@ def _v3_creator(trt: Any) -> Any:
             self.plugin_version = PLUGIN_VERSION
             self.plugin_namespace = PLUGIN_NAMESPACE
             self.attributes = attributes
-            # TensorRT reads the fields after the call that hands them over: the arrays have to live as long as this.
+            # TensorRT reads the fields after the call that passes them, so the plugin keeps their arrays alive.
             self.arrays = _arrays(attributes)
             self.kernels: dict[str, Any] = {}  # by source; clones share it
             self.launch: Launch | None = None
@@ -229,33 +230,33 @@ def _v3_creator(trt: Any) -> Any:
             return [shape]
 
         def supports_format_combination(self, position, descriptions, inputs):
-            here, first = descriptions[position].desc, descriptions[0].desc
-            if here.format != trt.TensorFormat.LINEAR:
+            tensor, first = descriptions[position].desc, descriptions[0].desc
+            if tensor.format != trt.TensorFormat.LINEAR:
                 return False
             if position == 3:  # references
-                return here.type == trt.DataType.INT32
-            return here.type == first.type and storage_of(here.type) is not None
+                return tensor.type == trt.DataType.INT32
+            return tensor.type == first.type and dtype_of(tensor.type) is not None
 
         def configure_plugin(self, inputs, outputs):
-            pass  # sizes may still be free here
+            pass  # sizes may still be free
 
         def set_tactic(self, tactic):
             pass
 
         def on_shape_change(self, inputs, outputs):
             query, keys, values, references = (tuple(description.dims) for description in inputs)
-            copied_shape(query, keys, values)
-            storage = storage_of(inputs[0].type)
-            assert storage is not None, "TensorRT chose a combination that supports_format_combination refused"
+            output_shape(query, keys, values)
+            dtype = dtype_of(inputs[0].type)
+            assert dtype is not None, "TensorRT chose a combination that supports_format_combination refused"
             self.launch = plan(
                 channels=query[1],
                 classes=values[2],
-                references=references[0],
+                num_windows=references[0],
                 height=query[2],
                 width=query[3],
                 batch=query[0],
                 attributes=self.attributes,
-                storage=storage,
+                dtype=dtype,
             )
             self.arguments = tuple(ctypes.c_int32(size) for size in (query[2], query[3], keys[1], references[0]))
 
@@ -263,8 +264,8 @@ def _v3_creator(trt: Any) -> Any:
             assert self.launch is not None, "TensorRT calls on_shape_change before enqueue"
             cuda = cuda_core()
             config = cuda.LaunchConfig(grid=self.launch.grid, block=self.launch.block)
-            where = cuda.Stream.from_handle(stream)
-            cuda.launch(where, config, self.kernel(self.launch), *inputs, *self.arguments, *outputs)
+            cuda_stream = cuda.Stream.from_handle(stream)
+            cuda.launch(cuda_stream, config, self.kernel(self.launch), *inputs, *self.arguments, *outputs)
 
         def kernel(self, planned: Launch):
             if planned.source not in self.kernels:
@@ -282,7 +283,7 @@ def _v3_creator(trt: Any) -> Any:
             self.field_names = trt.PluginFieldCollection(_fields(trt, self.arrays))
 
         def create_plugin(self, name, fields, phase):
-            # By name, and whatever type was declared: the parser hands over 64-bit integers, the engine 32-bit ones.
+            # Fields are read by name and with any type: the parser passes 64-bit integers, the engine 32-bit integers.
             return Plugin(attributes_from({field.name: field.data for field in fields}))
 
     return Creator()

@@ -6,20 +6,20 @@ What runs the graphs is handed in (`GraphSet`): engines of TensorRT, or sessions
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.plugins.local_soft_copy.spec import Attributes, filled_up
+from corrflow.plugins.local_soft_copy.spec import padded_references
 from corrflow.runtime.artifacts.artifact import REFERENCES, Artifact
 from corrflow.runtime.backends.cuda_device import Buffer, CudaDevice, PinnedBuffer
 from corrflow.runtime.backends.cuda_resize import DeviceShrink
-from corrflow.runtime.backends.memory import ReferenceSlots
+from corrflow.runtime.backends.memory import SlotAllocator
 from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.search_plan import ReferenceFrame, SearchPlan
 from corrflow.runtime.settings import STRIDE, TrackingSettings, max_windows
 
 logger = logging.getLogger("corrflow")
@@ -112,14 +112,13 @@ class DeviceMemory:
     ) -> None:
         device, programs = backend.device, backend.programs
         self._backend, self._labels, self.cells = backend, labels, cells
-        self.slots = ReferenceSlots(settings)
+        self.slots = SlotAllocator(settings)
         held = programs.slots or len(self.slots)
         self._keys = device.allocate((held, backend.artifact.channels, *cells), programs.storage)
         self._values = device.allocate((held, padded, *cells), programs.storage)
         # The channels that only fill up are zeros here, so they are zeros in the ring and in all that is copied.
         self._soft = _Labels(device.share((1, padded, *cells), programs.storage))
         self._gathered: tuple[Buffer, Buffer] | None = None
-        self._aims: Mapping[int, Sequence[tuple[int, int]]] = {}
         # At one address for good, so that a recorded step stays true while what is in it changes.
         self.names = device.share((programs.rows or max_windows(settings), 4), np.int32) if programs.named else None
         self.recorded: dict[Any, Callable[[], None] | None] = {}  # None where it has run once, unrecorded
@@ -130,62 +129,51 @@ class DeviceMemory:
         return self._soft.shared
 
     @property
-    def labels(self) -> int:
+    def num_channels(self) -> int:
         return self._labels
 
-    def add_frame(self, features: DeviceFeatures | np.ndarray, labels: np.ndarray) -> None:
+    def add_frame(self, features: DeviceFeatures | np.ndarray, soft_masks: np.ndarray) -> None:
         self._backend.check_fits(features, self)
-        if labels.shape != (self._labels, *self.cells):
+        if soft_masks.shape != (self._labels, *self.cells):
             raise CorrflowError(
-                f"expected labels {[self._labels, *self.cells]} to add_frame, got {list(labels.shape)}; make a memory"
+                f"expected labels {[self._labels, *self.cells]} to add_frame, got {list(soft_masks.shape)}; make a memory"
                 " of that size"
             )
-        slot = self.slots.take()
+        slot = self.slots.allocate()
         if slot is None:
             return
         device = self._backend.device
         device.copy(self._keys.entry(slot), self._backend.on_device(features))
-        if labels is not self._soft.returned:
+        if soft_masks is not self._soft.returned:
             device.wait()  # what was last sent from these bytes has to have arrived
-            self.soft.host[0, : self._labels] = labels
+            self.soft.host[0, : self._labels] = soft_masks
             device.upload(self.soft)
             self._soft.returned = None
         device.copy(self._values.entry(slot), self.soft.buffer)
 
-    def searched_with(self, attributes: Attributes) -> DeviceMemory:
-        """Raises CorrflowError: engines have their windows built in."""
-        raise CorrflowError("expected a back end that searches with any attributes, got engines; use onnxruntime")
-
-    def aimed(self, aims: Mapping[int, Sequence[tuple[int, int]]]) -> DeviceMemory:
-        """The same memory with windows moved. Raises CorrflowError where the programs move none."""
-        if self.names is None:
-            raise CorrflowError(
-                f"expected programs that take references by name, got {self._backend.name}; export"
-                f" {self._backend.artifact.name} again"
-            )
-        view = copy(self)
-        view._aims = aims
-        return view
-
     @property
-    def frames(self) -> list[int]:
-        return self.slots.frames
+    def references(self) -> list[ReferenceFrame]:
+        return self.slots.references
 
-    def searched(self) -> dict[str, Buffer]:
-        """What is propagated from, by the graph's names. Where references are named, `names` is still to be uploaded.
+    def searched(self, plan: SearchPlan) -> dict[str, Buffer]:
+        """Return the inputs of a propagation by the graph's names; indexed references are not uploaded yet.
 
-        Keys [1, K, C, h, w] and values [1, K, N, h, w] are all slots where references are named, and the references
-        otherwise, in place where they are the first slots.
+        Keys [1, K, C, h, w] and values [1, K, N, h, w] are all slots where references are indexed, and otherwise the
+        references alone, in place where they are the first slots. Raises CorrflowError for an empty memory, and for a
+        plan that moves windows where the programs move none.
         """
-        slots = self.slots.wanted.tolist()
-        count = len(slots)
-        if not count:
-            raise CorrflowError("expected a memory with a frame in it, got an empty one; add_frame a frame first")
+        if not plan.windows:
+            raise CorrflowError("expected a memory with a frame in it, got an empty one; add a frame first")
         if self.names is None:
-            keys, values = self._side_by_side(slots)
+            if plan.moves:
+                raise CorrflowError(
+                    f"expected programs that take references by index, got {self._backend.name}; export"
+                    f" {self._backend.artifact.name} again"
+                )
+            keys, values = self._side_by_side(plan.slots)
             return {"keys": keys.batch(), "values": values.batch()}
-        named = self.slots.named(self._aims)
-        rows = named if self._backend.programs.rows is None else filled_up(named, len(self.names.host))
+        named = plan.windows
+        rows = named if self._backend.programs.rows is None else padded_references(named, len(self.names.host))
         # These bytes are free: `propagate` has waited for the upload of those before.
         self.names.host[: len(rows)] = rows
         names = self.names.buffer.first(len(rows))
@@ -266,12 +254,12 @@ class DeviceBackend:
         self._number += 1
         return DeviceFeatures(self._number, room.features.shape[-2:], self)  # type: ignore[arg-type]
 
-    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> DeviceMemory:
+    def new_memory(self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int]) -> DeviceMemory:
         """Raises InputError for more labels or references than the programs are built for."""
         programs = self.programs
         for what, asked, most, option in (
-            ("label channels", labels, programs.labels, "--objects"),
-            ("references", settings.references, programs.references, "--references"),
+            ("label channels", num_channels, programs.labels, "--objects"),
+            ("references", settings.num_reference_frames, programs.references, "--references"),
         ):
             if most is not None and asked > most:
                 raise InputError(
@@ -279,7 +267,7 @@ class DeviceBackend:
                     f" corrflow-export engine {option} {asked}, or track with another back end"
                 )
         for what, asked, most in (
-            ("slots of memory", len(ReferenceSlots(settings)), programs.slots),
+            ("slots of memory", len(SlotAllocator(settings)), programs.slots),
             ("windows to search", max_windows(settings), programs.rows),
         ):
             if most is not None and asked > most:
@@ -287,14 +275,14 @@ class DeviceBackend:
                     f"expected at most {most} {what}, which the engines are built for, got {asked}; build them from an"
                     " artifact with these settings, or track with another back end"
                 )
-        return DeviceMemory(self, settings, labels, programs.labels or labels, cells)
+        return DeviceMemory(self, settings, num_channels, programs.labels or num_channels, cells)
 
-    def propagate(self, query: DeviceFeatures, memory: DeviceMemory) -> np.ndarray:
-        """Soft labels [N, h, w] float32, read-only."""
+    def propagate(self, query: DeviceFeatures, memory: DeviceMemory, plan: SearchPlan) -> np.ndarray:
+        """Return soft masks [N, h, w] float32, read-only; search parameters are those built into the programs."""
         self.check_fits(query, memory)
         room = self._room
         assert room is not None, "there are features"
-        searched = memory.searched()
+        searched = memory.searched(plan)
         staged, on_host = self._staged, self._on_host
         program = self.programs.propagate()
 

@@ -9,6 +9,7 @@ from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, Artifact
 from corrflow.runtime.backends.memory import MemoryRing, PackedRing
 from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import TrackingSettings
 
 
@@ -82,26 +83,26 @@ class OnnxRuntimeBackend:
             )
         return features
 
-    def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> MemoryRing | PackedRing:
+    def new_memory(
+        self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int]
+    ) -> MemoryRing | PackedRing:
+        """Return an empty memory; its features are packed where the fused kernel searches in 16 or 8 bits."""
         if self._propagate is not None or self._bits == 32:
-            return MemoryRing(settings, labels, cells, self.artifact.channels)
-        return PackedRing(settings, labels, cells, self.artifact.channels, self._bits, self._pack)
+            return MemoryRing(settings, num_channels, cells, self.artifact.channels)
+        return PackedRing(settings, num_channels, cells, self.artifact.channels, self._bits, self._pack)
 
-    def propagate(self, query: np.ndarray, memory: MemoryRing | PackedRing) -> np.ndarray:
-        """Features [C, h, w] -> soft labels [N, h, w] float32."""
+    def propagate(self, query: np.ndarray, memory: MemoryRing | PackedRing, plan: SearchPlan) -> np.ndarray:
+        """Features [C, h, w] -> soft masks [N, h, w] float32."""
+        search = {"attributes": plan.params, "threads": self._threads, "references": plan.windows}
         if isinstance(memory, PackedRing):
-            packed, values, attributes, named = memory.named_references()
-            return cpu.packed_soft_copy(self._pack(query), packed, values, attributes, self._threads, references=named)
+            return cpu.packed_soft_copy(self._pack(query), memory.features, memory.soft_masks, **search)
         if self._propagate is None:
-            keys, values, attributes, named = memory.named_references()
-            return cpu.local_soft_copy(
-                query[None], keys[None], values[None], attributes, self._threads, references=named
-            )[0]
+            return cpu.local_soft_copy(query[None], memory.features[None], memory.soft_masks[None], **search)[0]
         if self.supports_window_offsets:
-            keys, values, _, named = memory.named_references()
-            rows = {REFERENCES: np.array(named, np.int32)}
+            keys, values = memory.features, memory.soft_masks
+            rows = {REFERENCES: np.array(plan.windows, np.int32)}
         else:
-            keys, values, _ = memory.references()
+            keys, values = memory.stacked(plan.slots)
             rows = {}
         return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None], **rows})[0]
 

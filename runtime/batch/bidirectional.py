@@ -16,13 +16,14 @@ import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.frame_cache import Spool, get_frame, put_frame
-from corrflow.runtime.batch.label_discovery import Labels
 from corrflow.runtime.batch.passes import FOLDER, Pass, PassFolder, blended, rounded
-from corrflow.runtime.batch.targets import CompressedAnnotation, Strand, order_of_points, strands_of
-from corrflow.runtime.tracking.edge_refinement import follow_edges
+from corrflow.runtime.batch.targets import Strand, order_of_points, strands_of
+from corrflow.runtime.formats.annotations import Annotations, CompressedAnnotation
+from corrflow.runtime.tracking.edge_refinement import refine_edges
 from corrflow.runtime.tracking.geometry import Geometry, Upsampler
-from corrflow.runtime.tracking.tracker import Tracker, keypoints_track, mask_track, tracks_of
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, Tracks, check_objects
+from corrflow.runtime.tracking.results import frame_result, keypoints_result, mask_result
+from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, MaskObject, check_objects
 from corrflow.runtime.video.open_source import FrameSource
 from corrflow.runtime.video.prefetch import read_ahead
 
@@ -40,8 +41,8 @@ class PassPlaces:
 
 
 def track_whole(
-    source: FrameSource, tracker: Tracker, labels: Labels, folder: Path, places: PassPlaces
-) -> Generator[tuple[Frame, Tracks], None, None]:
+    source: FrameSource, tracker: Tracker, labels: Annotations, folder: Path, places: PassPlaces
+) -> Generator[FrameResult, None, None]:
     """Frames with their tracks, in order. Frames up to the last label wait in a file in `folder`, not in memory.
 
     Raises InputError where a label's frame is not there or the objects do not fit it, CorrflowError where the disk is
@@ -64,7 +65,7 @@ def track_whole(
                 geometry, geometry.upsampler(), passes, order_of_points(labelled), tracker.settings.refine_radius
             )
             for frame, soft in _forward(tracker, strands, passes, chain(spooled, ahead)):
-                yield frame, reader.tracks(frame, strands, soft)
+                yield reader.result(frame, strands, soft)
     except OSError as error:
         raise CorrflowError(
             f"expected room for frames and soft labels in {folder}, got an error ({error.strerror}); free some space"
@@ -72,13 +73,13 @@ def track_whole(
 
 
 def _read_to_last_label(
-    name: str, frames: Iterator[Frame], waiting: Spool, labels: Labels
+    name: str, frames: Iterator[Frame], waiting: Spool, labels: Annotations
 ) -> dict[int, list[CompressedAnnotation]]:
     """The objects by the index of their frame; the frames up to the last of them are in `waiting` then."""
     missing, labelled = set(labels.frames), dict[int, list[CompressedAnnotation]]()
     for frame in frames:
         put_frame(waiting, frame)
-        if found := labels.on(frame):
+        if found := labels.keys_of(frame):
             labelled[frame.index] = [packed for key in found for packed in labels.objects[key]]
             objects = [packed.unpacked() for packed in labelled[frame.index]]
             check_objects(objects, (frame.image.shape[0], frame.image.shape[1]), ())
@@ -165,13 +166,13 @@ class _Reader:
     order: Mapping[int, tuple[str, ...]]
     refine_radius: int
 
-    def tracks(self, frame: Frame, strands: Sequence[Strand], forward: Mapping[int, np.ndarray]) -> Tracks:
+    def result(self, frame: Frame, strands: Sequence[Strand], forward: Mapping[int, np.ndarray]) -> FrameResult:
         """The tracks of a frame; forward: soft labels by strand of passes that are being made."""
         index = frame.index
         ids, maps, tracks, points = [], [], [], dict[int, list[_Points]]()
         for strand in strands:
             given = strand.given.get(index)
-            one = next(iter(strand.given.values())).given
+            one = next(iter(strand.given.values())).prompt
             soft = None if given else self._soft(index, strand, forward)
             if isinstance(one, MaskObject):
                 if soft is None:
@@ -179,12 +180,12 @@ class _Reader:
                     assert isinstance(whole, MaskObject)
                     full = whole.mask.astype(np.float32)
                 else:
-                    full = follow_edges(self.upsample(soft)[0], frame.image, self.refine_radius, self.geometry.scale)
+                    full = refine_edges(self.upsample(soft)[0], frame.image, self.refine_radius, self.geometry.scale)
                 ids.append(one.id)
                 maps.append(full)
-                tracks.append(mask_track(one, full))
+                tracks.append(mask_result(one, full))
             elif soft is None:
-                own = strand.given[index].given
+                own = strand.given[index].prompt
                 assert isinstance(own, KeypointsObject)
                 found = np.asarray(own.points, np.float32), np.ones(len(own.points), np.float32)
                 points.setdefault(one.id, []).append((one, *found))
@@ -197,8 +198,8 @@ class _Reader:
             heights = np.concatenate([heights for _, _, heights in parts])
             own = [found.index(name) for name in names]
             whole = replace(parts[0][0], points=places[own], point_names=names)
-            tracks.append(keypoints_track(whole, places[own], heights[own]))
-        return tracks_of(self.geometry, ids, maps, tracks)
+            tracks.append(keypoints_result(whole, places[own], heights[own]))
+        return frame_result(frame, ids, maps, tracks)
 
     def _soft(self, index: int, strand: Strand, forward: Mapping[int, np.ndarray]) -> np.ndarray:
         before, after = strand.before(index), strand.after(index)
@@ -212,5 +213,5 @@ class _Reader:
             only = later if earlier is None else earlier
             assert only is not None  # a strand has a label before or after every frame
             return only
-        is_mask = isinstance(strand.given[before].given, MaskObject)
+        is_mask = isinstance(strand.given[before].prompt, MaskObject)
         return blended(earlier, later, (index - before) / (after - before), is_mask)

@@ -23,19 +23,13 @@ from rich.progress import (
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.run_lock import lock_run
-from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.artifacts.bundled import resolve_model
-from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.batch.inputs import Item, find_items, shard_numbers, shard_of
 from corrflow.runtime.batch.manifest import Entry, Manifest
 from corrflow.runtime.batch.process_item import Job, finished_frames
 from corrflow.runtime.batch.ray_workers import run_on_ray
 from corrflow.runtime.batch.workers import run_workers
-from corrflow.runtime.formats.registry import FORMATS
-from corrflow.runtime.settings import with_settings
-from corrflow.runtime.tracking.factory import Model
-from corrflow.runtime.tracking.occlusion import occlusion_settings_for
-from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.runtime.formats.registry import check_formats
+from corrflow.runtime.tracking.model_options import ModelOptions
 
 # Each holds its engines and its memory there: one tracks while the other reads and writes files.
 WORKERS_ON_A_GPU = 2
@@ -48,14 +42,13 @@ def run_batch(
     formats: Sequence[str],
     workers: int,
     shard: str,
-    model: Model,
+    options: ModelOptions,
     keep_passes: bool = True,
     on_ray: bool = False,
     gpus: int = 0,
 ) -> None:
     """Raises InputError before anything is tracked, CorrflowError at the end where items failed."""
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise InputError(f"expected --format among {', '.join(FORMATS)}, got {unknown[0]!r}")
+    check_formats(formats)
     if not labels.is_dir():
         raise InputError(f"expected a folder of labels, got {str(labels)!r}, which is none; check --labels")
     if workers < 0:
@@ -65,7 +58,7 @@ def run_batch(
     items = shard_of(find_items(sources), shard)
     if inside := [item for item in items if item.source.is_relative_to(out.absolute())]:
         raise InputError(f"expected results apart from the sources, got {str(inside[0].source)!r} in --out")
-    described, at_once = _checked(model)
+    described, at_once = _checked(options)
     index, total = shard_numbers(shard)
     suffix = "" if total == 1 else f"-{index}-of-{total}"
     console = Console(stderr=True)
@@ -79,7 +72,7 @@ def run_batch(
             job = Job(labels.absolute(), out.absolute(), staging.absolute(), unique, described, keep_passes)
             manifest = Manifest(out / f"manifest{suffix}.json", [Entry(item.name, str(item.source)) for item in items])
             try:
-                _do_all(job, model, items, workers or gpus or at_once, on_ray, gpus, manifest, console)
+                _do_all(job, options, items, workers or gpus or at_once, on_ray, gpus, manifest, console)
             finally:
                 manifest.write()
                 shutil.rmtree(staging, ignore_errors=True)
@@ -96,16 +89,16 @@ def run_batch(
 
 
 def _do_all(
-    job: Job, model: Model, items: Sequence[Item], workers: int, on_ray: bool, gpus: int, manifest: Manifest,
+    job: Job, options: ModelOptions, items: Sequence[Item], workers: int, on_ray: bool, gpus: int, manifest: Manifest,
     console: Console,
 ) -> None:  # fmt: skip
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if on_ray:
-        run, threads = run_on_ray, model.threads or 1
+        run, threads = run_on_ray, options.threads or 1
     else:
         run, workers = run_workers, workers or cores
-        threads = model.threads or max(1, cores // workers)
-    own = replace(model, threads=threads, verbose=False)
+        threads = options.threads or max(1, cores // workers)
+    own = replace(options, threads=threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(own.threads))  # for the workers' numerical libraries
     to_do = []
     for item in items:
@@ -148,22 +141,12 @@ def _do_all(
     )
 
 
-def _checked(model: Model) -> tuple[str, int]:
-    """The artifact and the settings in words, and how many workers suit the back end, 0 for one a core.
+def _checked(options: ModelOptions) -> tuple[str, int]:
+    """Return the model and its settings as text, and the number of workers that suits the backend; 0: one a core.
 
-    Raises InputError for what every worker would stumble over.
+    Raises InputError for options that every worker would refuse.
     """
-    if model.threads < 0:
-        raise InputError(f"expected --threads of 0 or more, got {model.threads}")
-    artifact = load_artifact(resolve_model(model.artifact))
-    settings = with_settings(artifact.settings, model.short_side, model.memory_frames)
-    backend = open_backend(model.backend, artifact, 1)
-    try:
-        presence = occlusion_settings_for(backend, settings) if model.redetect else None
-        Tracker(backend, settings, presence)
-        return (
-            f"{artifact.sha256} {settings} {presence} {backend.name}",
-            WORKERS_ON_A_GPU if backend.device_frames else 0,
-        )
-    finally:
-        backend.close()
+    with replace(options, threads=options.threads or 1).open() as tracker:
+        backend = tracker.backend
+        text = f"{backend.artifact.sha256} {tracker.settings} {tracker.occlusion} {backend.name}"
+        return text, WORKERS_ON_A_GPU if backend.device_frames else 0

@@ -112,7 +112,7 @@ class PassFolder:
         if opened is None or label_open != label:
             if opened is not None:
                 opened.close()
-            given = strand.given[label].given
+            given = strand.given[label].prompt
             channels = 1 if isinstance(given, MaskObject) else len(given.points)
             opened = Pass(self._paths[strand.number, label, direction], (channels, *self._cells))
             self._open[strand.number, direction] = label, opened
@@ -133,7 +133,7 @@ class PassFolder:
 
     def _key(self, strand: Strand, label: int, direction: int) -> str:
         packed = strand.given[label]
-        given = packed.given
+        given = packed.prompt
         content = given.mask if isinstance(given, MaskObject) else np.asarray(given.points, "<f4")
         named = () if isinstance(given, MaskObject) else given.point_names
         digest = hashlib.sha256(repr((_VERSION, self._made_from, label, direction, packed.shape, named)).encode())

@@ -17,7 +17,7 @@ from corrflow.runtime.batch.inputs import Item
 from corrflow.runtime.batch.label_discovery import label_files, read_labels
 from corrflow.runtime.formats.background_writer import write_behind
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.formats.registry import FORMATS
+from corrflow.runtime.formats.registry import FORMATS, open_sink
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.video.open_source import open_source
 
@@ -95,13 +95,13 @@ def do_item(job: Job, item: Item, tracker: Tracker, report: Callable[[int, int |
         with open_source(str(item.source)) as source, ExitStack() as stack:
             sinks: list[Sink] = []
             for name in job.formats:
-                sinks.append(FORMATS[name](staged, source))
+                sinks.append(open_sink(name, staged / FORMATS[name].result, source))
                 stack.callback(sinks[-1].close)
             write = stack.enter_context(write_behind(sinks))
             count = 0
             places = PassPlaces(_video_and_model(job, item), job.out / item.name, staged, job.keep_passes)
-            for frame, tracks in stack.enter_context(closing(track_whole(source, tracker, labels, spools, places))):
-                write(frame, tracks)
+            for result in stack.enter_context(closing(track_whole(source, tracker, labels, spools, places))):
+                write(result)
                 count += 1
                 report(count, source.frame_count)
         (staged / RECEIPT).write_text(json.dumps({"frames": count, "made_from": made_from}) + "\n")

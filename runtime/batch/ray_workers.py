@@ -14,18 +14,18 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.inputs import Item
 from corrflow.runtime.batch.process_item import Job, do_item
 from corrflow.runtime.batch.workers import REPORT_SECONDS, TRIES, Event
-from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.model_options import ModelOptions
 
 
 class Worker:
     """An actor's life: it opens its tracker once and does one item after another."""
 
-    def __init__(self, job: Job, model: Model) -> None:
+    def __init__(self, job: Job, options: ModelOptions) -> None:
         import cv2
 
-        cv2.setNumThreads(model.threads or -1)
+        cv2.setNumThreads(options.threads or -1)
         self._progress: tuple[int, int | None] = 0, None
-        self._job, self._context = job, model.tracker()
+        self._job, self._context = job, options.open()
         self._tracker = self._context.__enter__()
 
     def do(self, item: Item, attempt: int) -> Event:
@@ -50,7 +50,7 @@ class Worker:
         self._progress = frames, announced
 
 
-def run_on_ray(job: Job, model: Model, items: Sequence[Item], count: int, gpus: int = 0) -> Iterator[Event]:
+def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: int, gpus: int = 0) -> Iterator[Event]:
     """Do the items in `count` actors, 0 for as many as the cluster has room for; events as `run_workers` has them.
 
     The cluster is that of RAY_ADDRESS, else one on this machine, which ends with the iteration. An actor has as many
@@ -62,13 +62,13 @@ def run_on_ray(job: Job, model: Model, items: Sequence[Item], count: int, gpus: 
         ray: Any = import_module("ray")
     except ImportError as error:
         raise InputError("expected Ray for --ray, found none; pip install 'corrflow[ray]'") from error
-    cpus = model.threads or 1
+    cpus = options.threads or 1
     address = os.environ.get("RAY_ADDRESS") or None
-    options: dict[str, Any] = {} if address else {"num_cpus": count * cpus or None, "include_dashboard": False}
+    cluster: dict[str, Any] = {} if address else {"num_cpus": count * cpus or None, "include_dashboard": False}
     if gpus and not address:
-        options["num_gpus"] = gpus
+        cluster["num_gpus"] = gpus
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+        ray.init(address=address, log_to_driver=False, logging_level="error", **cluster)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"expected a Ray cluster, got none ({error}); check RAY_ADDRESS") from error
     try:
@@ -78,8 +78,8 @@ def run_on_ray(job: Job, model: Model, items: Sequence[Item], count: int, gpus: 
         room = int(has.get("CPU", 1)) // cpus
         # Beside an item, one question about it and a late one about that before.
         options = {"num_cpus": cpus, "num_gpus": min(1.0, gpus / count) if gpus else 0, "max_concurrency": 3}
-        actor = ray.remote(**options)(Worker)
-        idle = [actor.remote(job, model) for _ in range(max(1, min(count or room, room, len(items))))]
+        actor = ray.remote(**cluster)(Worker)
+        idle = [actor.remote(job, options) for _ in range(max(1, min(count or room, room, len(items))))]
         waiting, tries = list(reversed(items)), dict.fromkeys(items, 0)
         busy: dict[Any, tuple[Any, Item]] = {}
         asked: dict[Any, tuple[Any, Item]] = {}
@@ -107,7 +107,7 @@ def run_on_ray(job: Job, model: Model, items: Sequence[Item], count: int, gpus: 
             except ray.exceptions.RayError as error:
                 # Ray could start it again, but refuses what is asked of it until then: that would cost a try.
                 ray.kill(worker)
-                idle.append(actor.remote(job, model))
+                idle.append(actor.remote(job, options))
                 if tries[item] < TRIES:
                     waiting.append(item)
                 else:

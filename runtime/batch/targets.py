@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,32 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from corrflow.errors import InputError
+from corrflow.runtime.formats.annotations import CompressedAnnotation
 from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
 
 MOST_STRANDS = 255
 """As many as a tracker has ids."""
-
-
-@dataclass(frozen=True)
-class CompressedAnnotation:
-    """An object in few bytes: labels on many frames wait in memory until their frame comes."""
-
-    given: TrackedObject
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, given: TrackedObject) -> CompressedAnnotation:
-        if isinstance(given, KeypointsObject):
-            return cls(given, ())
-        bits = zlib.compress(np.packbits(given.mask).tobytes(), 1)
-        return cls(replace(given, mask=np.frombuffer(bits, np.uint8)), given.mask.shape)
-
-    def unpacked(self) -> TrackedObject:
-        if isinstance(self.given, KeypointsObject):
-            return self.given
-        bits = np.frombuffer(zlib.decompress(self.given.mask.tobytes()), np.uint8)
-        count = int(np.prod(self.shape))
-        return replace(self.given, mask=np.unpackbits(bits, count=count).reshape(self.shape).astype(bool))
 
 
 @dataclass(frozen=True)
@@ -52,7 +30,7 @@ class Strand:
 
     @property
     def object_id(self) -> int:
-        return next(iter(self.given.values())).given.id
+        return next(iter(self.given.values())).prompt.id
 
     def label(self, frame: int) -> TrackedObject:
         """The label on that frame, under the strand's number."""
@@ -81,10 +59,10 @@ def strands_of(labelled: Mapping[int, Sequence[CompressedAnnotation]]) -> list[S
     by_object: dict[int, dict[int, CompressedAnnotation]] = {}
     for frame in sorted(labelled):
         for packed in labelled[frame]:
-            by_object.setdefault(packed.given.id, {})[frame] = packed
+            by_object.setdefault(packed.prompt.id, {})[frame] = packed
     parts: list[dict[int, CompressedAnnotation]] = []
     for identity, given in sorted(by_object.items()):
-        kinds = {type(packed.given) for packed in given.values()}
+        kinds = {type(packed.prompt) for packed in given.values()}
         if len(kinds) > 1:
             raise InputError(
                 f"expected object {identity} as a mask or as points, got both on different frames; give it two names"
@@ -100,8 +78,8 @@ def order_of_points(labelled: Mapping[int, Sequence[CompressedAnnotation]]) -> d
     names: dict[int, dict[str, None]] = {}
     for frame in sorted(labelled):
         for packed in labelled[frame]:
-            if isinstance(packed.given, KeypointsObject):
-                names.setdefault(packed.given.id, {}).update(dict.fromkeys(packed.given.point_names))
+            if isinstance(packed.prompt, KeypointsObject):
+                names.setdefault(packed.prompt.id, {}).update(dict.fromkeys(packed.prompt.point_names))
     return {identity: tuple(own) for identity, own in names.items()}
 
 
@@ -109,8 +87,8 @@ def _by_frames(given: Mapping[int, CompressedAnnotation]) -> list[dict[int, Comp
     """The points of one object, those labelled on the same frames together."""
     frames: dict[str, list[int]] = {}
     for frame, packed in given.items():
-        assert isinstance(packed.given, KeypointsObject)
-        for name in packed.given.point_names:
+        assert isinstance(packed.prompt, KeypointsObject)
+        for name in packed.prompt.point_names:
             frames.setdefault(name, []).append(frame)
     together: dict[tuple[int, ...], list[str]] = {}
     for name, its_frames in frames.items():
@@ -119,7 +97,7 @@ def _by_frames(given: Mapping[int, CompressedAnnotation]) -> list[dict[int, Comp
 
 
 def _only(packed: CompressedAnnotation, names: Sequence[str]) -> CompressedAnnotation:
-    whole = packed.given
+    whole = packed.prompt
     assert isinstance(whole, KeypointsObject)
     chosen = [whole.point_names.index(name) for name in names]
     return CompressedAnnotation(replace(whole, points=np.asarray(whole.points)[chosen], point_names=tuple(names)), ())

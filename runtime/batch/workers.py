@@ -16,7 +16,7 @@ from typing import Literal
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.inputs import Item
 from corrflow.runtime.batch.process_item import Job, do_item
-from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.model_options import ModelOptions
 
 TRIES = 2
 """An item is given up when this many workers died of it: decoders may crash on a damaged file."""
@@ -42,7 +42,7 @@ class _Worker:
     item: Item | None = None
 
 
-def run_workers(job: Job, model: Model, items: Sequence[Item], count: int, gpus: int = 0) -> Generator[Event]:
+def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: int, gpus: int = 0) -> Generator[Event]:
     """Do the items in `count` processes; the events come as they happen, one "done" or "failed" for each item.
 
     gpus: so many are shared out, and a process sees one of them alone; 0: all see all
@@ -54,7 +54,7 @@ def run_workers(job: Job, model: Model, items: Sequence[Item], count: int, gpus:
 
     def start(number: int) -> _Worker:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, job, model), daemon=True)
+        process = context.Process(target=_work, args=(theirs, job, options), daemon=True)
         with _environment("CUDA_VISIBLE_DEVICES", names[number % gpus] if gpus else None):
             process.start()
         theirs.close()
@@ -123,7 +123,7 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
                 os.environ[name] = before
 
 
-def _work(pipe: Connection, job: Job, model: Model) -> None:
+def _work(pipe: Connection, job: Job, options: ModelOptions) -> None:
     """A worker's life: items come in, events go out, until the other end closes."""
     import signal
 
@@ -131,8 +131,8 @@ def _work(pipe: Connection, job: Job, model: Model) -> None:
 
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    cv2.setNumThreads(model.threads or -1)
-    with suppress(EOFError, OSError), model.tracker() as tracker:
+    cv2.setNumThreads(options.threads or -1)
+    with suppress(EOFError, OSError), options.open() as tracker:
         while True:
             item: Item = pipe.recv()
             said = 0.0

@@ -120,6 +120,7 @@ def _fused(load: Load) -> Outcome:
     from corrflow.plugins.local_soft_copy import cpu
     from corrflow.runtime.backends.memory import MemoryRing
     from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+    from corrflow.runtime.backends.search_plan import SearchPlan
 
     if cpu.unavailable():
         reason, _, remedy = cpu.unavailable().rpartition("; ")
@@ -133,8 +134,10 @@ def _fused(load: Load) -> Outcome:
     for frame in clip[:2]:
         memory.add_frame(function.encode(frame), generator.random((8, *cells), np.float32))
     query = function.encode(clip[2])
-    expected = function.propagate(query, memory)
-    keys, values, attributes = memory.references()
+    plan = SearchPlan.of(memory.references, artifact.settings.attributes)
+    expected = function.propagate(query, memory, plan)
+    keys, values = memory.stacked(plan.slots)
+    attributes = plan.params
     packed = [cpu.pack(features, 16) for features in (*keys, query)]
     stacked = cpu.PackedFeatures(
         np.stack([one.words for one in packed[:-1]]), np.stack([one.scales for one in packed[:-1]]), 16
@@ -257,7 +260,7 @@ def _engines(load: Load) -> Outcome:
     backend = open_tensorrt(artifact)
     # Engines have their references and their frames' size built in, whatever the artifact says.
     settings, most = artifact.settings, backend.programs.references
-    if most is not None and settings.references > most:
+    if most is not None and settings.num_reference_frames > most:
         settings = replace(settings, recent_offsets=settings.recent_offsets[: most - len(settings.permanent_frames)])
     return _tracks(backend, backend.programs.frame or _CLIP, settings)
 
@@ -273,8 +276,8 @@ def _cuda_kernel(load: Load) -> Outcome:
     except CorrflowError:
         architecture = "sm_87"
     artifact = load()
-    sizes = {"channels": artifact.channels, "classes": 8, "references": 2, "height": 24, "width": 32}
-    launch = plan(**sizes, attributes=artifact.settings.attributes, storage="float16")
+    sizes = {"channels": artifact.channels, "classes": 8, "num_windows": 2, "height": 24, "width": 32}
+    launch = plan(**sizes, attributes=artifact.settings.attributes, dtype="float16")
     try:
         code = compiler.compile_kernel(launch, architecture).code
         compiler.compile_source(shrink.kernel_source(), architecture)

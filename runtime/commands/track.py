@@ -1,11 +1,13 @@
-"""What corrflow-track does between reading its options and the loop: models, sinks, progress, last words."""
+"""Body of corrflow-track for files: source, tracker, destinations, progress."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,133 +15,117 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from corrflow.errors import InputError
-from corrflow.runtime.commands.run import Summary, track_source
-from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.formats.jsonl import JsonLinesSink
-from corrflow.runtime.formats.mask_png import MaskFolderSink
-from corrflow.runtime.formats.overlay_video import VideoSink
-from corrflow.runtime.formats.points_csv import KeypointCsvSink
-from corrflow.runtime.formats.registry import read_objects
-from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.formats.background_writer import write_behind
+from corrflow.runtime.formats.prompts import Prompts
+from corrflow.runtime.live.outputs.destinations import Destinations
+from corrflow.runtime.tracking.model_options import ModelOptions
+from corrflow.runtime.tracking.stream import track_source
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import Frame, MaskObject, TrackedObject, Tracks
+from corrflow.runtime.types import FrameResult, MaskObject
 from corrflow.runtime.video.demo_clip import DemoSource
-from corrflow.runtime.video.open_source import NOMINAL_FRAMES_PER_SECOND, FrameSource, open_source
+from corrflow.runtime.video.open_source import FrameSource, open_source
 from corrflow.runtime.video.source_uri import live_address
-
-logger = logging.getLogger("corrflow")
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Where results go; each may be None."""
+class _Summary:
+    """Frames written, and the seconds from the first to the last."""
 
-    save: Path | None = None
-    masks: Path | None = None
-    csv: Path | None = None
-    jsonl: Path | None = None
-
-    def paths(self) -> list[Path]:
-        return [path for path in (self.save, self.masks, self.csv, self.jsonl) if path is not None]
-
-    def open(self, source: FrameSource) -> list[Sink]:
-        """A sink for each; raises InputError for one that cannot be written, with the others closed again."""
-        pace = source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
-        sinks: list[Sink] = []
-        try:
-            if self.save is not None:
-                sinks.append(VideoSink(self.save, pace))
-            if self.masks is not None:
-                sinks.append(MaskFolderSink(self.masks))
-            if self.csv is not None:
-                sinks.append(KeypointCsvSink(self.csv))
-            if self.jsonl is not None:
-                sinks.append(JsonLinesSink(self.jsonl))
-        except Exception:
-            for sink in sinks:
-                sink.close()
-            raise
-        return sinks
+    frames: int
+    seconds: float
 
 
-def run_track(source: str, masks: Sequence[Path], keypoints: Path | None, outputs: Outputs, model: Model) -> None:
-    """corrflow-track SOURCE: raises InputError before anything is written, CorrflowError midway."""
+def run_track(source: str, prompts: Prompts, destinations: Destinations, options: ModelOptions) -> None:
+    """Track through a file; raises InputError before anything is written, CorrflowError midway."""
     console = Console(stderr=True)
-    objects = read_objects(masks, keypoints)
-    if outputs.csv is not None and keypoints is None:
-        raise InputError("expected --keypoints with --csv, which holds points only; leave out --csv or give points")
+    destinations.check()
     if live_address(source) is not None and not os.path.exists(source):
         raise InputError(f"expected a video, a folder or a pattern, got {source!r}; put --camera before a live source")
     with open_source(source) as frames:
-        if not outputs.paths():
-            outputs = replace(outputs, save=Path(f"{frames.name}_tracked.mp4"))
-        for path in outputs.paths():
+        if not destinations:
+            destinations = replace(destinations, files={"overlay": Path(f"{frames.name}_tracked.mp4")})
+        for path in destinations.files.values():
             if path.exists() and os.path.exists(source) and path.samefile(source):
                 raise InputError(f"expected results apart from the source, got {path} for both; name another")
-        with model.tracker() as tracker:
-            summary = _with_progress(console, frames, tracker, objects, outputs)
-    _say(console, summary, outputs)
+        with options.open() as tracker:
+            summary = _track(console, frames, tracker, prompts, destinations)
+    _print_summary(console, summary, destinations)
 
 
-def run_demo(model: Model, folder: Path) -> None:
-    """corrflow-track --demo: track a rendered clip, whose exact masks are known, and print the J reached."""
+def run_demo(options: ModelOptions, folder: Path) -> None:
+    """Track a rendered clip, whose exact masks are known, and print the J reached."""
     console = Console(stderr=True)
-    outputs = Outputs(save=folder / "demo_tracked.mp4", masks=folder / "masks", jsonl=folder / "demo_tracks.jsonl")
-    with DemoSource() as source, model.tracker() as tracker:
+    names = {"overlay": "demo_tracked.mp4", "davis": "masks", "jsonl": "demo_tracks.jsonl"}
+    destinations = Destinations({name: folder / file for name, file in names.items()})
+    with DemoSource() as source, options.open() as tracker:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"expected a folder to write to, got {folder} ({error.strerror}); name another") from error
         scores: list[float] = []
 
-        def score(frame: Frame, tracks: Tracks) -> None:
-            if frame.index:
-                found, true = tracks.mask == 1, source.true_mask(frame.index)
-                union = np.count_nonzero(found | true)
-                scores.append(np.count_nonzero(found & true) / union if union else 1.0)
+        def score(result: FrameResult) -> None:
+            if result.frame.index:
+                predicted, true = result.mask == 1, source.true_mask(result.frame.index)
+                union = np.count_nonzero(predicted | true)
+                scores.append(np.count_nonzero(predicted & true) / union if union else 1.0)
 
         cup = MaskObject(1, source.true_mask(0), "cup")
-        summary = _with_progress(console, source, tracker, [cup], outputs, score)
-    _say(console, summary, outputs)
+        summary = _track(console, source, tracker, lambda frame: [cup], destinations, score)
+    _print_summary(console, summary, destinations)
     console.print(f"mean J over frames 1 to {len(scores)}: {np.mean(scores):.3f} (lowest {np.min(scores):.3f})")
 
 
-def _with_progress(
+def _track(
     console: Console,
     source: FrameSource,
     tracker: Tracker,
-    objects: Sequence[TrackedObject],
-    outputs: Outputs,
-    observe: Callable[[Frame, Tracks], None] = lambda frame, tracks: None,
-) -> Summary:
+    prompts: Prompts,
+    destinations: Destinations,
+    observe: Callable[[FrameResult], None] = lambda result: None,
+) -> _Summary:
+    """Track the whole source; whatever happens, the results written so far are closed and valid.
+
+    Destinations are opened once the first frame and the objects are accepted, so that wrong input leaves nothing behind.
+    """
+    results = track_source(source, tracker, prompts)
+    first = next(results)
+    with ExitStack() as stack:
+        stack.callback(results.close)
+        sinks = destinations.open_sinks(source)
+        for sink in sinks:
+            stack.callback(sink.close)
+        write = stack.enter_context(write_behind(sinks))
+        begin, count = time.perf_counter(), 0
+        for result in _with_progress(console, source, chain([first], results)):
+            write(result)
+            observe(result)
+            count += 1
+    return _Summary(count, time.perf_counter() - begin)
+
+
+def _with_progress(console: Console, source: FrameSource, results: Iterator[FrameResult]) -> Iterator[FrameResult]:
     columns = (
         TextColumn("tracking"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]} frames/s"),
+        TextColumn("{task.fields[rate]} frames/s"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    bars = Progress(*columns, console=console)
-    bar = bars.add_task("", total=source.frame_count, pace="-")
-
-    def report(frame: Frame, tracks: Tracks) -> None:
-        bars.start()  # not before the first frame is accepted, so that a refusal is one line alone
-        observe(frame, tracks)
-        speed = bars.tasks[0].speed
-        bars.update(bar, advance=1, pace=f"{speed:.1f}" if speed else "-")
-
-    try:
-        summary = track_source(source, tracker, objects, lambda: outputs.open(source), report)
-        bars.update(bar, total=summary.frames)
-    finally:
-        if bars.live.is_started:
-            bars.stop()
-    return summary
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("", total=source.frame_count, rate="-")
+        count = 0
+        for result in results:
+            yield result
+            count += 1
+            speed = bars.tasks[0].speed
+            bars.update(bar, advance=1, rate=f"{speed:.1f}" if speed else "-")
+        bars.update(bar, total=count)
 
 
-def _say(console: Console, summary: Summary, outputs: Outputs) -> None:
-    pace = summary.frames / max(summary.seconds, 1e-9)
-    console.print(f"{summary.frames} frames in {summary.seconds:.1f} s ({pace:.1f} frames/s)")
-    for path in outputs.paths():
+def _print_summary(console: Console, summary: _Summary, destinations: Destinations) -> None:
+    rate = summary.frames / max(summary.seconds, 1e-9)
+    console.print(f"{summary.frames} frames in {summary.seconds:.1f} s ({rate:.1f} frames/s)")
+    for path in destinations.files.values():
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Writing in the background: sinks work in a thread of their own, a few frames behind the tracker."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from queue import Queue
 from threading import Thread
 
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.types import FrameResult
 from corrflow.runtime.video.prefetch import DEPTH
 
 
 @contextmanager
-def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable[[Frame, Tracks], None]]:
-    """A function that hands a frame's tracks to a thread, which writes them to every sink in order.
+def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable[[FrameResult], None]]:
+    """Yield a function that hands a result to a thread, which writes it to every sink in order.
 
-    The function raises what an earlier write raised. Leaving the context writes what is still waiting, also after an
-    interruption, and raises the error of a last write unless another is on its way. Closing is left to the caller.
+    The function raises the error of an earlier write. Leaving the context writes the waiting results, also after an
+    interruption, and raises the error of a last write unless another is on its way. The caller closes the sinks.
     """
-    queue: Queue[tuple[Frame, Tracks] | None] = Queue(depth)
+    queue: Queue[FrameResult | None] = Queue(depth)
     failed: list[BaseException] = []
 
     def work() -> None:
-        while (item := queue.get()) is not None:
+        while (result := queue.get()) is not None:
             if failed:
-                continue  # emptied, so that nobody waits for room
+                continue  # the queue is emptied, so that nobody waits for room
             try:
                 for sink in sinks:
-                    sink.write(*item)
+                    sink.write(result)
             except BaseException as error:
                 failed.append(error)
 
-    def write(frame: Frame, tracks: Tracks) -> None:
+    def write(result: FrameResult) -> None:
         if failed:
             raise failed[0]
-        queue.put((frame, tracks))
+        queue.put(result)
 
     thread = Thread(target=work, name="corrflow-writer", daemon=True)
     thread.start()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.types import FrameResult
 
 _Sink = TypeVar("_Sink", bound="Sink")
 
@@ -18,7 +18,7 @@ _Sink = TypeVar("_Sink", bound="Sink")
 class Sink(Protocol):
     """Takes the tracks of each frame in order; what was written before an interruption stays, whole and valid."""
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
+    def write(self, result: FrameResult) -> None:
         """Add one frame. Raises CorrflowError where the disk or the encoder fails."""
         ...
 
@@ -47,8 +47,8 @@ class TableSink(Sink):
         self._file = part_of(self._path).open("wb", buffering=0)
         self._is_empty = True
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        data = self._lines(frame, tracks).encode()
+    def write(self, result: FrameResult) -> None:
+        data = self._lines(result).encode()
         if self._is_empty:
             data = self._header.encode() + data
         end = self._file.tell()
@@ -73,7 +73,7 @@ class TableSink(Sink):
 
     _header = ""
 
-    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+    def _lines(self, result: FrameResult) -> str:
         raise NotImplementedError
 
 

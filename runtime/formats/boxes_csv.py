@@ -10,7 +10,7 @@ import numpy as np
 
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import TableSink
-from corrflow.runtime.types import Frame, MaskObject, Tracks
+from corrflow.runtime.types import FrameResult, MaskObject
 
 COLUMNS = ("x0", "y0", "x1", "y1")
 
@@ -20,12 +20,12 @@ class BoxCsvSink(TableSink):
 
     _header = "frame,time,object,name,x0,y0,x1,y1,confidence\n"
 
-    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+    def _lines(self, result: FrameResult) -> str:
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
-        for track in tracks.objects:
+        for track in result.objects:
             if track.box is not None:
-                start = [frame.index, f"{frame.time:.6f}", track.id, track.name]
+                start = [result.frame.index, f"{result.frame.time:.6f}", track.id, track.name]
                 table.writerow([*start, *track.box, f"{track.confidence:.4f}"])
         return text.getvalue()
 

@@ -16,7 +16,7 @@ import numpy as np
 from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import LARGEST_SIDE, Sink
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectResult, TrackedObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject, ObjectResult, TrackedObject
 
 
 class CocoSink(Sink):
@@ -33,20 +33,20 @@ class CocoSink(Sink):
         self._categories: dict[int, dict[str, Any]] = {}
         self._frames = self._count = 0
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        height, width = tracks.mask.shape
+    def write(self, result: FrameResult) -> None:
+        height, width = result.mask.shape
         picture = {
-            "id": frame.index + 1,
-            "file_name": f"{frame.name}.jpg",
+            "id": result.frame.index + 1,
+            "file_name": f"{result.frame.name}.jpg",
             "height": height,
             "width": width,
-            "frame_index": frame.index,
-            "time": round(frame.time, 6),
+            "frame_index": result.frame.index,
+            "time": round(result.frame.time, 6),
         }
         try:
             self._pictures.write((",\n" if self._frames else "") + json.dumps(picture, ensure_ascii=False))
-            for track in tracks.objects:
-                annotation = self._annotation(frame, track, tracks.mask)
+            for track in result.objects:
+                annotation = self._annotation(result, track)
                 self._annotations.write(",\n" if self._count else '{"annotations": [\n')
                 self._annotations.write(json.dumps(annotation, allow_nan=False))
                 self._count += 1
@@ -70,18 +70,18 @@ class CocoSink(Sink):
         finally:
             self._pictures_path.unlink(missing_ok=True)
 
-    def _annotation(self, frame: Frame, track: ObjectResult, mask: np.ndarray) -> dict[str, Any]:
+    def _annotation(self, result: FrameResult, track: ObjectResult) -> dict[str, Any]:
         category = {"id": track.id, "name": track.name or f"object {track.id}", "supercategory": "object"}
         annotation: dict[str, Any] = {
             "id": self._count + 1,
-            "image_id": frame.index + 1,
+            "image_id": result.frame.index + 1,
             "category_id": track.id,
             "track_id": track.id,
             "iscrowd": 0,
             "score": round(track.confidence, 4),
         }
         if track.points is None:
-            annotation |= _mask_fields(mask == track.id)
+            annotation |= _mask_fields(result.mask == track.id)
         else:
             points = np.round(track.points.astype(np.float64), 3)
             flat = [number for x, y in points.tolist() for number in (x, y, 2)]

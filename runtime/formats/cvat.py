@@ -19,7 +19,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.formats.base import LARGEST_SIDE, Sink
 from corrflow.runtime.formats.polygons import filled
 from corrflow.runtime.formats.rle import _of_run_lengths, _run_lengths
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectResult, TrackedObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject, ObjectResult, TrackedObject
 
 _DRAWN = ("mask", "polygon", "box", "points", "skeleton")
 
@@ -34,15 +34,17 @@ class CvatSink(Sink):
         self._file = part_of(self._path).open("w", encoding="utf-8")
         self._frames = 0
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        height, width = tracks.mask.shape
-        picture = Element("image", id=str(frame.index), name=f"{frame.name}.jpg", width=str(width), height=str(height))
-        for track in tracks.objects:
+    def write(self, result: FrameResult) -> None:
+        height, width = result.mask.shape
+        picture = Element(
+            "image", id=str(result.frame.index), name=f"{result.frame.name}.jpg", width=str(width), height=str(height)
+        )
+        for track in result.objects:
             common = {"label": _label(track), "source": "auto", "group_id": str(track.id)}
             if track.points is None:
                 if track.box is not None:
                     SubElement(
-                        picture, "mask", common | _run_lengths(tracks.mask == track.id), occluded="0", z_order="0"
+                        picture, "mask", common | _run_lengths(result.mask == track.id), occluded="0", z_order="0"
                     )
                 continue
             skeleton = SubElement(picture, "skeleton", common, z_order="0")
@@ -53,7 +55,7 @@ class CvatSink(Sink):
         try:
             if not self._frames:
                 head = '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>\n'
-                self._file.write(head + ElementTree.tostring(_meta(tracks), encoding="unicode") + "\n")
+                self._file.write(head + ElementTree.tostring(_meta(result), encoding="unicode") + "\n")
             self._file.write(ElementTree.tostring(picture, encoding="unicode") + "\n")
         except OSError as error:
             raise write_failed(self._path, error) from None
@@ -74,12 +76,12 @@ def _label(track: ObjectResult) -> str:
     return track.name or f"object {track.id}"
 
 
-def _meta(tracks: Tracks) -> Element:
+def _meta(result: FrameResult) -> Element:
     """The labels, which some readers ask for; a point's is below that of its object."""
     meta = Element("meta")
     labels = SubElement(SubElement(meta, "task"), "labels")
     known: set[tuple[str, str]] = set()
-    for track in tracks.objects:
+    for track in result.objects:
         own = (_label(track), "mask" if track.points is None else "skeleton", "")
         for name, kind, parent in (own, *((point, "points", own[0]) for point in track.point_names)):
             if (name, parent) in known:

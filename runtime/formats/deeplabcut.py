@@ -16,7 +16,7 @@ import numpy as np
 
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import TableSink
-from corrflow.runtime.types import Frame, KeypointsObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject
 
 SCORER = "corrflow"
 HEADER = ("scorer", "individuals", "bodyparts", "coords")
@@ -25,10 +25,10 @@ HEADER = ("scorer", "individuals", "bodyparts", "coords")
 class DeepLabCutSink(TableSink):
     """x, y and likelihood of every point, objects as individuals by their names or ids; frames by index from 0."""
 
-    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+    def _lines(self, result: FrameResult) -> str:
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
-        tracked = [track for track in tracks.objects if track.points is not None]
+        tracked = [track for track in result.objects if track.points is not None]
         if self._is_empty:
             points = [(track.name or str(track.id), name) for track in tracked for name in track.point_names]
             coordinates = ("x", "y", "likelihood")
@@ -36,7 +36,7 @@ class DeepLabCutSink(TableSink):
             table.writerow(["individuals", *[individual for individual, _ in points for _ in coordinates]])
             table.writerow(["bodyparts", *[name for _, name in points for _ in coordinates]])
             table.writerow(["coords", *[coordinate for _ in points for coordinate in coordinates]])
-        row: list[object] = [frame.index]
+        row: list[object] = [result.frame.index]
         for track in tracked:
             assert track.points is not None and track.point_confidence is not None
             for (x, y), confidence in zip(track.points, track.point_confidence, strict=True):

@@ -17,7 +17,7 @@ from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.deeplabcut import HEADER, SCORER, frame_of, objects_of
-from corrflow.runtime.types import Frame, KeypointsObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject
 
 _KEY = "df_with_missing"
 """What DeepLabCut calls its table."""
@@ -39,8 +39,8 @@ class DeepLabCutH5Sink(Sink):
         self._columns: list[tuple[str, ...]] = []
         self._frames: Any = None
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        tracked = [track for track in tracks.objects if track.points is not None]
+    def write(self, result: FrameResult) -> None:
+        tracked = [track for track in result.objects if track.points is not None]
         if self._frames is None:
             self._columns = [
                 (SCORER, track.name or str(track.id), name, coordinate)
@@ -59,7 +59,7 @@ class DeepLabCutH5Sink(Sink):
             for (x, y), confidence in zip(track.points.tolist(), track.point_confidence.tolist(), strict=True):
                 row += [x, y, confidence]
         try:
-            for dataset, value in ((self._frames, frame.index), (self._values, row)):
+            for dataset, value in ((self._frames, result.frame.index), (self._values, row)):
                 dataset.resize(len(dataset) + 1, 0)
                 dataset[-1] = value
         except OSError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from corrflow.atomic_files import prepare_place, save_whole
 from corrflow.html_template import render_html
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, ObjectResult, Tracks
+from corrflow.runtime.types import FrameResult, ObjectResult
 from corrflow.runtime.video.overlay import davis_palette, draw_overlay
 
 MOST_SPANS = 240
@@ -54,10 +54,10 @@ class ReportSink(Sink):
         self._visible: set[int] = set()
         self._frames = 0
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
+    def write(self, result: FrameResult) -> None:
         lowest: dict[int, float | None] = {}
         confidence, why, label = 1.0, "all objects are sure", ""
-        for track in tracks.objects:
+        for track in result.objects:
             self._names.setdefault(track.id, track.name or f"object {track.id}")
             lowest[track.id] = float(track.confidence) if track.visible else None
             called = self._names[track.id]
@@ -68,13 +68,15 @@ class ReportSink(Sink):
             elif not track.visible and track.id in self._visible:
                 confidence, why = 0.0, f"{called}: out of sight from here"
             if why != before:
-                label = f"{self._title}{_label_file(track, frame)}"
-        self._visible = {track.id for track in tracks.objects if track.visible}
+                label = f"{self._title}{_label_file(track, result)}"
+        self._visible = {track.id for track in result.objects if track.visible}
         span = self._spans[-1] if self._spans and self._frames - self._spans[-1].first < self._length else None
         self._frames += 1
         if span is None or confidence < span.weakness:
-            thumbnail = _thumbnail(frame, tracks)
-            own = _Span(frame.index, confidence, frame.index, frame.time, label, why, thumbnail, lowest)
+            thumbnail = _thumbnail(result)
+            own = _Span(
+                result.frame.index, confidence, result.frame.index, result.frame.time, label, why, thumbnail, lowest
+            )
             if span is None:
                 self._spans.append(own)
             else:
@@ -139,7 +141,7 @@ def _least_sure(track: ObjectResult) -> str:
     return f", least {track.point_names[least]} with {track.point_confidence[least]:.2f}"
 
 
-def _label_file(track: ObjectResult, frame: Frame) -> str:
+def _label_file(track: ObjectResult, result: FrameResult) -> str:
     """What follows the video's name in the path of a label that will be taken for that object."""
     if track.points is not None:
         return ".csv"
@@ -149,13 +151,13 @@ def _label_file(track: ObjectResult, frame: Frame) -> str:
         and not track.name.startswith(".")
         and not set(track.name) & set("/\\")
     ):
-        return f"/{track.name}/{frame.name}.png"  # also of those whose files give names and no numbers
-    return f"/{frame.name}.png" if track.id == 1 else f"/{track.id}/{frame.name}.png"
+        return f"/{track.name}/{result.frame.name}.png"  # also of those whose files give names and no numbers
+    return f"/{result.frame.name}.png" if track.id == 1 else f"/{track.id}/{result.frame.name}.png"
 
 
-def _thumbnail(frame: Frame, tracks: Tracks) -> bytes:
+def _thumbnail(result: FrameResult) -> bytes:
     """JPEG of the frame with its tracks."""
-    picture = draw_overlay(frame.image, tracks)
+    picture = draw_overlay(result)
     height, width = picture.shape[:2]
     if width > _THUMBNAIL_WIDTH:
         size = _THUMBNAIL_WIDTH, max(1, round(height * _THUMBNAIL_WIDTH / width))

@@ -10,7 +10,7 @@ import numpy as np
 
 from corrflow.atomic_files import prepare_place, save_whole, write_failed
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.types import FrameResult
 
 
 class BinaryMaskSink(Sink):
@@ -21,11 +21,11 @@ class BinaryMaskSink(Sink):
         self._folder = Path(folder)
         prepare_place(self._folder / "mask.png")
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        for track in tracks.objects:
+    def write(self, result: FrameResult) -> None:
+        for track in result.objects:
             if track.points is None:
-                picture = (tracks.mask == track.id).astype(np.uint8) * 255
-                _save(os.path.join(self._folder, str(track.id), f"{frame.name}.png"), picture)
+                picture = (result.mask == track.id).astype(np.uint8) * 255
+                _save(os.path.join(self._folder, str(track.id), f"{result.frame.name}.png"), picture)
 
     def close(self) -> None:
         pass
@@ -39,13 +39,13 @@ class CutoutSink(Sink):
         self._folder = Path(folder)
         prepare_place(self._folder / "cutout.png")
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        for track in tracks.objects:
+    def write(self, result: FrameResult) -> None:
+        for track in result.objects:
             if track.box is not None:
                 x0, y0, x1, y1 = track.box
-                alpha = (tracks.mask[y0:y1, x0:x1] == track.id).astype(np.uint8) * 255
-                picture = np.dstack([frame.image[y0:y1, x0:x1], alpha])  # BGRA
-                _save(os.path.join(self._folder, str(track.id), f"{frame.name}.png"), picture)
+                alpha = (result.mask[y0:y1, x0:x1] == track.id).astype(np.uint8) * 255
+                picture = np.dstack([result.frame.image[y0:y1, x0:x1], alpha])  # BGRA
+                _save(os.path.join(self._folder, str(track.id), f"{result.frame.name}.png"), picture)
 
     def close(self) -> None:
         pass

@@ -1,31 +1,57 @@
-"""JSON lines: one object for each frame."""
+"""JSON lines: one object for each frame, in files and on networks."""
 
 from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 
 from corrflow.runtime.formats.base import TableSink
-from corrflow.runtime.types import Frame, ObjectResult, Tracks
+from corrflow.runtime.formats.rle import run_lengths
+from corrflow.runtime.types import FrameResult, ObjectResult
 
 
 class JsonLinesSink(TableSink):
-    """One JSON object a line and frame: frame, time, name and objects.
+    """One line for each frame, as `frame_record` describes it; without masks."""
 
-    Each object has id, name, confidence, visible, box ([x0, y0, x1, y1], last row and column outside, or null) and
-    points ({name: [x, y, confidence]}, empty for masks). Numbers that are not finite become null.
+    def _lines(self, result: FrameResult) -> str:
+        return json_line(frame_record(result, masks=False)).decode()
+
+
+def frame_record(result: FrameResult, masks: bool = True) -> dict[str, Any]:
+    """Return a frame's result as JSON values.
+
+    A frame of a file has frame (its index), time (seconds) and name. A frame of a live session has frame (which counts
+    all captured frames), number (which counts the tracked ones), time (seconds since the first tracked frame), captured
+    (seconds since 1970), latency_ms (from capture to result) and size ([width, height]). Both have the objects as
+    `object_record` describes them. masks: add each mask as COCO run lengths in `mask`.
     """
-
-    def _lines(self, frame: Frame, tracks: Tracks) -> str:
-        record = {
-            "frame": frame.index,
+    frame, live = result.frame, result.live
+    objects = []
+    for one in result.objects:
+        objects.append(object_record(one))
+        if masks and one.points is None:
+            objects[-1]["mask"] = run_lengths(result.mask == one.id)
+    record: dict[str, Any] = {"frame": frame.index}
+    if live is None:
+        record |= {"time": _rounded(frame.time, 6), "name": frame.name}
+    else:
+        height, width = result.mask.shape
+        record |= {
+            "number": live.number,
             "time": _rounded(frame.time, 6),
-            "name": frame.name,
-            "objects": [object_record(track) for track in tracks.objects],
+            "captured": round(live.captured, 6),
+            "latency_ms": round(1000 * live.latency, 2),
+            "size": [width, height],
         }
-        return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    return record | {"objects": objects}
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    """Return a record as a line of UTF-8 JSON."""
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def object_record(track: ObjectResult) -> dict[str, object]:

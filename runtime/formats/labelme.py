@@ -19,7 +19,7 @@ from corrflow.atomic_files import prepare_place, save_whole
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import LARGEST_SIDE, Sink
 from corrflow.runtime.formats.polygons import filled, polygons_of
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject, TrackedObject
 
 _VERSION = "5.5.0"
 
@@ -32,14 +32,14 @@ class LabelMeSink(Sink):
         self._folder = Path(folder)
         prepare_place(self._folder / "labels.json")
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
+    def write(self, result: FrameResult) -> None:
         shapes: list[dict[str, Any]] = []
-        for track in tracks.objects:
+        for track in result.objects:
             if track.points is None:
                 label = track.name or f"object {track.id}"
                 shapes += [
                     _shape("polygon", label, track.id, "", polygon.tolist())
-                    for polygon in polygons_of(tracks.mask == track.id)
+                    for polygon in polygons_of(result.mask == track.id)
                 ]
             else:
                 places = np.round(track.points.astype(np.float64), 3).tolist()
@@ -47,18 +47,18 @@ class LabelMeSink(Sink):
                     _shape("point", name, track.id, track.name, [place])
                     for name, place in zip(track.point_names, places, strict=True)
                 ]
-        height, width = tracks.mask.shape
+        height, width = result.mask.shape
         content = {
             "version": _VERSION,
             "flags": {},
             "shapes": shapes,
-            "imagePath": f"{frame.name}.jpg",
+            "imagePath": f"{result.frame.name}.jpg",
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
         }
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-        save_whole(os.path.join(self._folder, f"{frame.name}.json"), text.encode())
+        save_whole(os.path.join(self._folder, f"{result.frame.name}.json"), text.encode())
 
     def close(self) -> None:
         pass

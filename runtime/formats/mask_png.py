@@ -15,7 +15,7 @@ from PIL import Image
 from corrflow.atomic_files import prepare_place, save_whole
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, MaskObject, Tracks
+from corrflow.runtime.types import FrameResult, MaskObject
 from corrflow.runtime.video.overlay import davis_palette
 
 _MOST_COLOURS = 32  # a drawing with more colours is a photograph, or has blended edges
@@ -94,7 +94,7 @@ def read_indexed_png(path: Path) -> np.ndarray:
 
 
 class MaskFolderSink(Sink):
-    """One palette PNG of object ids per frame, named `{frame.name}.png`, as DAVIS stores its masks."""
+    """One palette PNG of object ids per frame, named `{result.frame.name}.png`, as DAVIS stores its masks."""
 
     def __init__(self, folder: str | Path) -> None:
         """Make the folder where it is missing. Raises InputError where nothing can be written into it."""
@@ -102,12 +102,12 @@ class MaskFolderSink(Sink):
         prepare_place(self._folder / "mask.png")
         self._palette = davis_palette().tobytes()
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        image = Image.fromarray(np.ascontiguousarray(tracks.mask))
+    def write(self, result: FrameResult) -> None:
+        image = Image.fromarray(np.ascontiguousarray(result.mask))
         image.putpalette(self._palette)
         encoded = io.BytesIO()
         image.save(encoded, format="PNG")
-        save_whole(os.path.join(self._folder, f"{frame.name}.png"), encoded.getvalue())
+        save_whole(os.path.join(self._folder, f"{result.frame.name}.png"), encoded.getvalue())
 
     def close(self) -> None:
         pass

@@ -12,7 +12,7 @@ from av.error import FFmpegError
 from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.types import FrameResult
 from corrflow.runtime.video.encoding import VIDEO_FORMATS, add_h264_stream, encodable
 from corrflow.runtime.video.overlay import draw_overlay
 
@@ -44,16 +44,16 @@ class VideoSink(Sink):
         self._container: OutputContainer | None = None
         self._failed, self._tick = False, -1
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        height, width = frame.image.shape[:2]
-        picture = encodable(draw_overlay(frame.image, tracks))
+    def write(self, result: FrameResult) -> None:
+        height, width = result.frame.image.shape[:2]
+        picture = encodable(draw_overlay(result))
         try:
             if self._container is None:
                 self._open(picture.height, picture.width)
             if (picture.height, picture.width) != self._size:
                 raise CorrflowError(f"expected frames of one size for {self._path.name}, got {width}x{height} midway")
             # Two frames never share a tick, so that none is lost where a source repeats its times.
-            self._tick = max(self._tick + 1, round(frame.time * CLOCK))
+            self._tick = max(self._tick + 1, round(result.frame.time * CLOCK))
             picture.pts, picture.time_base = self._tick, Fraction(1, CLOCK)
             self._mux(picture)
         except (FFmpegError, OSError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import TableSink
 from corrflow.runtime.formats.jsonl import _points
-from corrflow.runtime.types import Frame, KeypointsObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject
 
 
 def read_points_by_frame(path: Path) -> dict[int, list[KeypointsObject]]:
@@ -64,13 +64,13 @@ class KeypointCsvSink(TableSink):
 
     _header = "frame,time,object,point,x,y,confidence\n"
 
-    def _lines(self, frame: Frame, tracks: Tracks) -> str:
+    def _lines(self, result: FrameResult) -> str:
         lines = io.StringIO()
         table = csv.writer(lines, lineterminator="\n")
-        for track in tracks.objects:
+        for track in result.objects:
             for name, (x, y, confidence) in _points(track).items():
                 numbers = (_text(x, 2), _text(y, 2), _text(confidence, 4))
-                table.writerow([frame.index, f"{frame.time:.6f}", track.id, name, *numbers])
+                table.writerow([result.frame.index, f"{result.frame.time:.6f}", track.id, name, *numbers])
         return lines.getvalue()
 
 

@@ -1,118 +1,251 @@
-"""Formats by name: readers of annotations and writers of results."""
+"""Registry of file formats: name, reader, writer, suffixes and sniffer of each.
+
+corrflow-track, corrflow-batch, live sessions and the help texts all use this table. It names the modules of a format
+and loads them at their first use, so that a help text costs nothing.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from corrflow.errors import InputError
-from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.formats.boxes_csv import BoxCsvSink, is_boxes, read_boxes
-from corrflow.runtime.formats.coco import CocoSink, read_coco
-from corrflow.runtime.formats.cvat import CvatSink, read_cvat
-from corrflow.runtime.formats.deeplabcut import DeepLabCutSink, is_deeplabcut, read_deeplabcut
-from corrflow.runtime.formats.deeplabcut_h5 import DeepLabCutH5Sink, read_deeplabcut_h5
-from corrflow.runtime.formats.html_report import ReportSink
-from corrflow.runtime.formats.image_folders import BinaryMaskSink, CutoutSink
-from corrflow.runtime.formats.jsonl import JsonLinesSink
-from corrflow.runtime.formats.labelme import LabelMeSink, read_labelme
-from corrflow.runtime.formats.mask_png import MaskFolderSink, read_mask_objects
-from corrflow.runtime.formats.overlay_video import VideoSink
-from corrflow.runtime.formats.points_csv import KeypointCsvSink, read_keypoints, read_points_by_frame
-from corrflow.runtime.formats.sleap import SleapSink, read_sleap
-from corrflow.runtime.formats.tapvid import TapVidSink
-from corrflow.runtime.formats.yolo import YoloSink, read_yolo
-from corrflow.runtime.formats.youtube_vos import YouTubeVosSink
-from corrflow.runtime.types import MaskObject, TrackedObject
-from corrflow.runtime.video.open_source import NOMINAL_FRAMES_PER_SECOND, FrameSource
 
-FORMATS: dict[str, Callable[[Path, FrameSource], Sink]] = {
-    "davis": lambda folder, source: MaskFolderSink(folder / "masks"),
-    "binary": lambda folder, source: BinaryMaskSink(folder / "objects"),
-    "csv": lambda folder, source: KeypointCsvSink(folder / "points.csv"),
-    "coco": lambda folder, source: CocoSink(folder / "coco.json"),
-    "youtube-vos": lambda folder, source: YouTubeVosSink(folder / "youtube-vos", source.name),
-    "labelme": lambda folder, source: LabelMeSink(folder / "labelme"),
-    "cvat": lambda folder, source: CvatSink(folder / "cvat.xml"),
-    "yolo-seg": lambda folder, source: YoloSink(folder / "yolo-seg", "segment"),
-    "yolo-pose": lambda folder, source: YoloSink(folder / "yolo-pose", "pose"),
-    "deeplabcut": lambda folder, source: DeepLabCutSink(folder / "deeplabcut.csv"),
-    "deeplabcut-h5": lambda folder, source: DeepLabCutH5Sink(folder / "deeplabcut.h5"),
-    "sleap": lambda folder, source: SleapSink(folder / "tracks.slp", source.name),
-    "tapvid": lambda folder, source: TapVidSink(folder / "tapvid.npz"),
-    "boxes": lambda folder, source: BoxCsvSink(folder / "boxes.csv"),
-    "cutouts": lambda folder, source: CutoutSink(folder / "cutouts"),
-    "jsonl": lambda folder, source: JsonLinesSink(folder / "tracks.jsonl"),
-    "report": lambda folder, source: ReportSink(folder / "report.html", source.name),
-    "overlay": lambda folder, source: VideoSink(
-        folder / "overlay.mp4", source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
-    ),
-}
+if TYPE_CHECKING:
+    from corrflow.runtime.formats.annotations import AnnotationFile, FrameKey, ReadContext
+    from corrflow.runtime.formats.base import Sink
+    from corrflow.runtime.types import MaskObject, TrackedObject
+
+_Frames = Mapping[Any, Sequence["TrackedObject"]]
 
 
-FIRST = 0
+class SourceInfo(Protocol):
+    """Facts about a source that writers need: its name, and its frame rate or None."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def frames_per_second(self) -> Fraction | None: ...
 
 
-def _read(
-    path: Path, folder: Path, name: str, frame_size: Callable[[], tuple[int, int]]
-) -> Mapping[int | str, Sequence[TrackedObject]]:
-    if path.parent.parent == folder / name and path.suffix == ".png":
-        return {path.stem: [_mask_of_folder(path)]}
-    frame = FIRST if path.parent == folder else path.stem
-    if path.suffix == ".png":
-        return {frame: read_mask_objects([path])}
-    if path.suffix == ".txt":
-        return {frame: read_yolo(path, frame_size())}
-    if path.suffix == ".xml":
-        return read_cvat(path)
-    if path.suffix == ".slp":
-        return dict(read_sleap(path))
-    if path.suffix == ".h5":
-        return dict(read_deeplabcut_h5(path))
-    if path.suffix == ".csv":
-        return _read_table(path, frame_size)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON in {path}, got a file that cannot be read ({type(error).__name__})") from error
-    if isinstance(content, dict) and "shapes" in content:
-        return {frame: read_labelme(content, path)}
-    if path.parent != folder:
-        raise InputError(f"expected LabelMe JSON in {path}, got no shapes; put COCO beside it, as {name}.json")
-    return read_coco(content, path)
+@dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    name:     as `--format` takes it
+    title:    one line for help texts
+    result:   name of the results below the folder of a video; "" for a format that is only read
+    write:    returns a sink for the results at a path
+    suffixes: of the files that can be read; () for a format that is only written
+    read:     returns the objects of a file, by frame
+    sniff:    returns True for a file of this format; None where the suffix decides
+    """
+
+    name: str
+    title: str
+    result: str = ""
+    write: Callable[[Path, SourceInfo], Sink] | None = None
+    suffixes: tuple[str, ...] = ()
+    read: Callable[[Path, ReadContext], _Frames] | None = None
+    sniff: Callable[[Path], bool] | None = None
 
 
-def _read_table(path: Path, frame_size: Callable[[], tuple[int, int]]) -> dict[int | str, list[TrackedObject]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            first_line = file.readline(1 << 20)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a CSV of points or boxes in {path}, got a file that is none ({error})") from error
-    found: Mapping[int, Sequence[TrackedObject]] | Mapping[int | str, Sequence[TrackedObject]]
-    if is_deeplabcut(first_line):
-        found = read_deeplabcut(path)
-    elif is_boxes(first_line):
-        found = read_boxes(path, frame_size())
-    else:
-        found = read_points_by_frame(path)
-    return {frame: list(objects) for frame, objects in found.items()}
+def _sink(module: str, name: str, *arguments: str) -> Callable[[Path, SourceInfo], Sink]:
+    """Return a writer that loads its class at the first use; "source" among the arguments stands for the name."""
+
+    def write(path: Path, source: SourceInfo) -> Sink:
+        values = [source.name if argument == "source" else argument for argument in arguments]
+        return getattr(import_module(f"corrflow.runtime.formats.{module}"), name)(path, *values)
+
+    return write
 
 
-def _mask_of_folder(path: Path) -> MaskObject:
-    """The folder is the object: a number is its id, another word its name."""
-    drawn = read_mask_objects([path])
-    if len(drawn) > 1:
-        raise InputError(f"expected a black and white mask of one object in {path}, got {len(drawn)} values")
+def _overlay(path: Path, source: SourceInfo) -> Sink:
+    from corrflow.runtime.formats.overlay_video import VideoSink
+    from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
+
+    return VideoSink(path, source.frames_per_second or NOMINAL_FRAMES_PER_SECOND)
+
+
+def _read_mask(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.mask_png import read_mask_objects
+
+    return {context.frame: read_mask_objects([path])}
+
+
+def _read_points(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.points_csv import read_points_by_frame
+
+    return read_points_by_frame(path)
+
+
+def _read_boxes(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.boxes_csv import read_boxes
+
+    return read_boxes(path, context.frame_size())
+
+
+def _read_deeplabcut(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.deeplabcut import read_deeplabcut
+
+    return read_deeplabcut(path)
+
+
+def _read_deeplabcut_h5(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.deeplabcut_h5 import read_deeplabcut_h5
+
+    return read_deeplabcut_h5(path)
+
+
+def _read_labelme(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.labelme import read_labelme
+
+    return {context.frame: read_labelme(_json(path), path)}
+
+
+def _read_coco(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.coco import read_coco
+
+    if context.frame != 0:
+        raise InputError(
+            f"expected LabelMe JSON in {path}, got no shapes; put COCO beside the folder, as {context.video}.json"
+        )
+    return read_coco(_json(path), path)
+
+
+def _read_cvat(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.cvat import read_cvat
+
+    return read_cvat(path)
+
+
+def _read_sleap(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.sleap import read_sleap
+
+    return read_sleap(path)
+
+
+def _read_yolo(path: Path, context: ReadContext) -> _Frames:
+    from corrflow.runtime.formats.yolo import read_yolo
+
+    return {context.frame: read_yolo(path, context.frame_size())}
+
+
+def _is_boxes(path: Path) -> bool:
+    from corrflow.runtime.formats.boxes_csv import is_boxes
+
+    return is_boxes(_first_line(path))
+
+
+def _is_deeplabcut(path: Path) -> bool:
+    from corrflow.runtime.formats.deeplabcut import is_deeplabcut
+
+    return is_deeplabcut(_first_line(path))
+
+
+def _is_labelme(path: Path) -> bool:
+    content = _json(path)
+    return isinstance(content, dict) and "shapes" in content
+
+
+FORMATS = {
+    one.name: one
+    for one in (
+        Format(
+            "davis", "palette PNG of object ids for each frame", "masks", _sink("mask_png", "MaskFolderSink"),
+            (".png",), _read_mask,
+        ),
+        Format("binary", "black and white PNG for each object and frame", "objects",
+               _sink("image_folders", "BinaryMaskSink")),
+        Format("deeplabcut", "DeepLabCut's CSV", "deeplabcut.csv", _sink("deeplabcut", "DeepLabCutSink"),
+               (".csv",), _read_deeplabcut, _is_deeplabcut),
+        Format("boxes", "CSV of boxes", "boxes.csv", _sink("boxes_csv", "BoxCsvSink"), (".csv",), _read_boxes,
+               _is_boxes),
+        Format("csv", "CSV of points", "points.csv", _sink("points_csv", "KeypointCsvSink"), (".csv",), _read_points),
+        Format("labelme", "LabelMe JSON for each frame", "labelme", _sink("labelme", "LabelMeSink"),
+               (".json",), _read_labelme, _is_labelme),
+        Format("coco", "COCO JSON with masks and keypoints", "coco.json", _sink("coco", "CocoSink"), (".json",),
+               _read_coco),
+        Format("youtube-vos", "YouTube-VOS folders and meta.json", "youtube-vos",
+               _sink("youtube_vos", "YouTubeVosSink", "source")),
+        Format("cvat", "CVAT 1.1 XML", "cvat.xml", _sink("cvat", "CvatSink"), (".xml",), _read_cvat),
+        Format("yolo-seg", "YOLO text with polygons", "yolo-seg", _sink("yolo", "YoloSink", "segment"), (".txt",),
+               _read_yolo),
+        Format("yolo-pose", "YOLO text with keypoints", "yolo-pose", _sink("yolo", "YoloSink", "pose")),
+        Format("deeplabcut-h5", "DeepLabCut's HDF5 table", "deeplabcut.h5",
+               _sink("deeplabcut_h5", "DeepLabCutH5Sink"), (".h5",), _read_deeplabcut_h5),
+        Format("sleap", "SLEAP project", "tracks.slp", _sink("sleap", "SleapSink", "source"), (".slp",), _read_sleap),
+        Format("tapvid", "TAP-Vid arrays of points", "tapvid.npz", _sink("tapvid", "TapVidSink")),
+        Format("cutouts", "PNG cut-out for each object and frame", "cutouts", _sink("image_folders", "CutoutSink")),
+        Format("jsonl", "JSON lines, one for each frame", "tracks.jsonl", _sink("jsonl", "JsonLinesSink")),
+        Format("overlay", "video with the results drawn in", "overlay.mp4", _overlay),
+        Format("report", "HTML page with the weakest frames", "report.html",
+               _sink("html_report", "ReportSink", "source")),
+    )
+}  # fmt: skip
+READABLE = tuple(dict.fromkeys(suffix for one in FORMATS.values() for suffix in one.suffixes))
+"""Suffixes of the files that can be read."""
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Raise InputError for the first name that is not a format's."""
+    for name in names:
+        if name not in FORMATS:
+            raise InputError(f"expected --format among {', '.join(FORMATS)}, got {name!r}; choose one of those")
+
+
+def open_sink(name: str, path: Path, source: SourceInfo) -> Sink:
+    """Return a sink that writes a format's results at a path. Raises InputError where the path cannot be written to."""
+    write = FORMATS[name].write
+    assert write is not None, "every format is written"
+    return write(path, source)
+
+
+def read_annotations(path: Path, context: ReadContext) -> AnnotationFile:
+    """Read a file of any known format.
+
+    Raises InputError for an unknown suffix, and for a file that cannot be read.
+    """
+    from corrflow.runtime.formats.annotations import AnnotationFile
+
+    for one in FORMATS.values():
+        if path.suffix.lower() in one.suffixes and (one.sniff is None or one.sniff(path)):
+            assert one.read is not None, "a format with suffixes is read"
+            return AnnotationFile(path, one.name, one.read(path, context))
+    raise InputError(
+        f"expected annotations in a file that ends in {', '.join(READABLE)}, got {str(path)!r}; convert it"
+    )
+
+
+def read_object_mask(path: Path, frame: FrameKey) -> AnnotationFile:
+    """Read the mask of one object; its folder is named by the object's id, or by its name."""
+    from corrflow.runtime.formats.annotations import AnnotationFile
+    from corrflow.runtime.formats.mask_png import read_mask_objects
+
+    objects: list[MaskObject] = read_mask_objects([path])
+    if len(objects) > 1:
+        raise InputError(f"expected a black and white mask of one object in {path}, got {len(objects)} values")
     word = path.parent.name
     number = int(word) if word.isascii() and word.isdigit() else 0
-    return replace(drawn[0], id=number, name="" if number else word)
+    return AnnotationFile(path, "binary", {frame: [replace(objects[0], id=number, name="" if number else word)]})
 
 
-def read_objects(masks: Sequence[Path], keypoints: Path | None) -> list[TrackedObject]:
-    """The objects of mask files and, with the ids after theirs, of a file of keypoints."""
-    objects: list[TrackedObject] = list(read_mask_objects(masks))
-    if keypoints is not None:
-        objects += read_keypoints(keypoints, max((given.id for given in objects), default=0) + 1)
-    return objects
+def _first_line(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.readline(1 << 20)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a CSV of points or boxes in {path}, got a file that is none ({error})") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"expected JSON in {path}, got a file that cannot be read ({type(error).__name__})") from error

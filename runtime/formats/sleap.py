@@ -15,7 +15,7 @@ import numpy as np
 from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import Frame, KeypointsObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject
 
 _FRAME = np.dtype(
     [
@@ -61,11 +61,11 @@ class SleapSink(Sink):
         self._file.create_dataset("points", (0,), _POINT)
         self._objects: dict[int, tuple[str, tuple[str, ...]]] = {}
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
+    def write(self, result: FrameResult) -> None:
         frames, instances, points = (len(self._tables[name]) for name in ("frames", "instances", "pred_points"))
         new_instances: list[tuple[Any, ...]] = []
         new_points: list[tuple[Any, ...]] = []
-        for track in tracks.objects:
+        for track in result.objects:
             if track.points is None or track.point_confidence is None:
                 continue
             self._objects.setdefault(track.id, (track.name or str(track.id), track.point_names))
@@ -77,7 +77,7 @@ class SleapSink(Sink):
             identity = instances + len(new_instances)
             score = track.confidence
             new_instances.append((identity, _PREDICTED, frames, number, number, -1, score, start, end, score))
-        row = (frames, 0, frame.index, instances, instances + len(new_instances))
+        row = (frames, 0, result.frame.index, instances, instances + len(new_instances))
         try:
             for name, rows in (("frames", [row]), ("instances", new_instances), ("pred_points", new_points)):
                 table = self._tables[name]

@@ -10,7 +10,7 @@ import numpy as np
 
 from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import LOST_POINT, Frame, Tracks
+from corrflow.runtime.types import MIN_POINT_PEAK, FrameResult
 
 _BLOCK = 1024  # frames in memory at a time
 
@@ -31,10 +31,10 @@ class TapVidSink(Sink):
         self._names: list[str] = []
         self._frames = 0
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        tracked = [track for track in tracks.objects if track.points is not None]
+    def write(self, result: FrameResult) -> None:
+        tracked = [track for track in result.objects if track.points is not None]
         self._names = [f"{track.name or track.id}/{name}" for track in tracked for name in track.point_names]
-        height, width = tracks.mask.shape
+        height, width = result.mask.shape
         for track in tracked:
             assert track.points is not None and track.point_confidence is not None
             row = np.empty((len(track.points), 3), np.float32)
@@ -54,7 +54,7 @@ class TapVidSink(Sink):
             if self._names:
                 with zipfile.ZipFile(part_of(self._path), "w", zipfile.ZIP_DEFLATED) as archive:
                     self._save(archive, "points", "<f4", (2,), lambda column: column[:, :2])
-                    self._save(archive, "occluded", "|b1", (), lambda column: column[:, 2] <= LOST_POINT)
+                    self._save(archive, "occluded", "|b1", (), lambda column: column[:, 2] <= MIN_POINT_PEAK)
                     with archive.open("names.npy", "w") as file:
                         np.lib.format.write_array(file, np.array(self._names, np.str_))
                 finish(self._path)

@@ -17,7 +17,7 @@ from corrflow.atomic_files import prepare_place, save_whole
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.polygons import filled, polygons_of
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, ObjectResult, TrackedObject, Tracks
+from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject, ObjectResult, TrackedObject
 
 SETUP = "data.yaml"
 
@@ -36,11 +36,11 @@ class YoloSink(Sink):
         self._names: dict[int, str] = {}
         self._points: dict[int, tuple[str, ...]] = {}
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        height, width = tracks.mask.shape
+    def write(self, result: FrameResult) -> None:
+        height, width = result.mask.shape
         sides = np.array([width, height])
         lines: list[str] = []
-        own = [track for track in tracks.objects if (track.points is not None) is self._pose]
+        own = [track for track in result.objects if (track.points is not None) is self._pose]
         most = max((len(track.point_names) for track in own), default=0)
         for track in own:
             self._names[track.id] = track.name or f"object {track.id}"
@@ -48,9 +48,9 @@ class YoloSink(Sink):
             if self._pose:
                 lines.append(_line(track.id, _pose(track, sides, most)))
             else:
-                for polygon in polygons_of(tracks.mask == track.id):
+                for polygon in polygons_of(result.mask == track.id):
                     lines.append(_line(track.id, ((polygon + _INSIDE) / sides).ravel()))
-        save_whole(os.path.join(self._folder, "labels", f"{frame.name}.txt"), "".join(lines).encode())
+        save_whole(os.path.join(self._folder, "labels", f"{result.frame.name}.txt"), "".join(lines).encode())
 
     def close(self) -> None:
         names = [self._names.get(id, f"object {id}") for id in range(1, max(self._names, default=0) + 1)]

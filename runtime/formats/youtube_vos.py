@@ -10,7 +10,7 @@ from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.image_folders import _save
 from corrflow.runtime.formats.mask_png import MaskFolderSink
-from corrflow.runtime.types import Frame, Tracks
+from corrflow.runtime.types import FrameResult
 
 
 class YouTubeVosSink(Sink):
@@ -29,13 +29,13 @@ class YouTubeVosSink(Sink):
         self._seen = self._seen_path.open("w+", encoding="utf-8")
         self._categories: dict[int, str] = {}
 
-    def write(self, frame: Frame, tracks: Tracks) -> None:
-        _save(os.path.join(self._folder, "JPEGImages", self._name, f"{frame.name}.jpg"), frame.image)
-        self._masks.write(frame, tracks)
-        drawn = [track for track in tracks.objects if track.points is None]
+    def write(self, result: FrameResult) -> None:
+        _save(os.path.join(self._folder, "JPEGImages", self._name, f"{result.frame.name}.jpg"), result.frame.image)
+        self._masks.write(result)
+        drawn = [track for track in result.objects if track.points is None]
         self._categories |= {track.id: track.name or "object" for track in drawn}
         try:
-            self._seen.write(json.dumps([frame.name, [track.id for track in drawn if track.visible]]) + "\n")
+            self._seen.write(json.dumps([result.frame.name, [track.id for track in drawn if track.visible]]) + "\n")
         except OSError as error:
             raise write_failed(self._path, error) from None
 

@@ -1,4 +1,4 @@
-"""What corrflow-track --camera does around the loop: the source, signals, the window, last words."""
+"""Body of corrflow-track --camera: source, signals, window, page, closing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,22 +16,17 @@ from threading import Event
 from rich.console import Console
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.formats.registry import read_objects
+from corrflow.runtime.formats.prompts import prompts_from_files
 from corrflow.runtime.live.capture.capture import Capture, Timeouts
 from corrflow.runtime.live.capture.readers import PacedReader, open_reader
-from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, check_mqtt
-from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, check_recording
-from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
-from corrflow.runtime.live.outputs.ros2 import RosSink, Topics, check_ros
-from corrflow.runtime.live.outputs.udp import UdpSink
-from corrflow.runtime.live.outputs.worker import SinkWorker
+from corrflow.runtime.live.outputs.destinations import Destinations, LiveSource
+from corrflow.runtime.live.outputs.recorders import check_recording
 from corrflow.runtime.live.reference import Prompt, load_prompt, save_prompt
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.auth import Access, check_server
 from corrflow.runtime.live.window import Window, check_window
-from corrflow.runtime.tracking.factory import Model
-from corrflow.runtime.video.encoding import VIDEO_FORMATS
+from corrflow.runtime.tracking.model_options import ModelOptions
 from corrflow.runtime.video.open_source import open_source
 from corrflow.runtime.video.source_uri import live_address
 
@@ -42,39 +37,26 @@ _CLOSING = 0.7  # seconds that all outputs together have to finish then
 
 
 @dataclass(frozen=True)
-class LiveOutputs:
-    """Where live results go, and where what the objects looked like is kept."""
+class LiveOptions:
+    """Options of a live session besides its tracker and its destinations.
 
-    save: Path | None
-    jsonl: Path | None
-    show: bool
-    reference: Path | None
+    show:        open a window to watch
+    save_prompt: file for the first frame and its objects
+    serve:       address and token of the page
+    timeout:     seconds without a frame before the source is reopened
+    """
+
+    show: bool = False
+    save_prompt: Path | None = None
     serve: Access | None = None
-    udp: tuple[str, int] | None = None
-    mqtt: Broker | None = None
-    rerun: str | None = None
-    ros: Topics | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether results go anywhere."""
-        return self.show or any((self.save, self.jsonl, self.serve, self.udp, self.mqtt, self.rerun, self.ros))
+    timeout: float = 5.0
 
     def check(self) -> None:
-        """Raise InputError for what cannot be written or shown, before any camera is opened."""
-        if self.save is not None:
-            check_recording(self.save, tuple(VIDEO_FORMATS))
-        for path in (self.jsonl, self.reference):
-            if path is not None:
-                check_recording(path, ())
+        """Raise InputError for a window, a page or a file that is not to be had, before any camera is opened."""
+        if self.save_prompt is not None:
+            check_recording(self.save_prompt, ())
         if self.serve is not None:
             check_server()
-        if self.mqtt is not None:
-            check_mqtt()
-        if self.rerun is not None:
-            check_rerun(self.rerun)
-        if self.ros is not None:
-            check_ros()
         if self.show:
             if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
                 raise InputError(
@@ -82,58 +64,47 @@ class LiveOutputs:
                 )
             check_window()
 
-    def open(self) -> list[SinkWorker]:
-        outputs = []
-        if (video := self.save) is not None:
-            outputs.append(SinkWorker(str(video), lambda: LiveVideoSink(video)))
-        if (lines := self.jsonl) is not None:
-            outputs.append(SinkWorker(str(lines), lambda: LiveJsonLinesSink(lines)))
-        if (receiver := self.udp) is not None:
-            outputs.append(SinkWorker(f"udp://{receiver[0]}:{receiver[1]}", lambda: UdpSink(*receiver)))
-        if (broker := self.mqtt) is not None:
-            outputs.append(SinkWorker(broker.shown, lambda: MqttSink(broker)))
-        if (viewer := self.rerun) is not None:
-            outputs.append(SinkWorker(viewer, lambda: RerunSink(viewer)))
-        if (topics := self.ros) is not None:
-            outputs.append(SinkWorker(f"ros:{topics.prefix}", lambda: RosSink(topics)))
-        return outputs
-
 
 def run_camera(
     source: str,
-    masks: Sequence[Path],
+    files: Sequence[Path],
     keypoints: Path | None,
-    reference: Path | None,
-    outputs: LiveOutputs,
-    model: Model,
-    timeout: float,
+    prompt_file: Path | None,
+    destinations: Callable[[str], Destinations],
+    live: LiveOptions,
+    options: ModelOptions,
 ) -> None:
-    """corrflow-track --camera SOURCE, until the source ends, the window is closed, or SIGINT or SIGTERM.
+    """Track a live source until it ends, the window is closed, or SIGINT or SIGTERM.
+
+    files, keypoints, prompt_file: objects of the first frame; the page adds others
+    destinations: returns where results go, by the name of the source
 
     Raises InputError before anything is written, CorrflowError midway.
     """
     console = Console(stderr=True)
-    start = load_prompt(reference) if reference is not None else read_objects(masks, keypoints)
-    patience = Timeouts(opening=2 * timeout, reading=timeout)
-    capture, name = open_capture(source, patience)
-    if not outputs.any:
-        outputs = replace(outputs, save=Path(f"{name}_tracked.mkv"))
+    timeouts = Timeouts(opening=2 * live.timeout, reading=live.timeout)
+    start = load_prompt(prompt_file) if prompt_file is not None else prompts_from_files(files, keypoints)
+    capture, name = open_capture(source, timeouts)
+    outputs = destinations(name)
+    if not outputs and not live.show and live.serve is None:
+        outputs = replace(outputs, files={"overlay": Path(f"{name}_tracked.mkv")})
     outputs.check()
-    with _stopped_by_signals() as stop, model.tracker(said=True) as tracker:
+    outputs.check_recordings()
+    live.check()
+    with _stopped_by_signals() as stop, options.open() as tracker:
 
-        def keep(began: Prompt) -> None:
-            if outputs.reference is not None:
+        def on_start(prompt: Prompt) -> None:
+            if live.save_prompt is not None:
                 try:
-                    save_prompt(began, outputs.reference)
+                    save_prompt(prompt, live.save_prompt)
                 except CorrflowError as error:
                     logger.warning("%s", error)
 
-        sinks = outputs.open()
-        session = Session(capture, tracker, start, sinks, keep)
-        control = SessionApi(session, Path(f"{name}_recorded.mkv"), outputs.reference or Path(f"{name}_reference.npz"))
+        session = Session(capture, tracker, start, outputs.open_workers(LiveSource(name)), on_start)
+        control = SessionApi(session, Path(f"{name}_recorded.mkv"), live.save_prompt or Path(f"{name}_prompt.npz"))
         began = time.monotonic()
-        with _served(session, control, outputs.serve, console):
-            error = _run(session, stop, Window(session, control) if outputs.show else None, console)
+        with _served(session, control, live.serve, console):
+            error = _run(session, stop, Window(session, control) if live.show else None, console)
         # After a signal two seconds are all there is; at the end of a file the rest may be written in peace.
         deadline = time.monotonic() + (_CLOSING if stop.is_set() else 30)
         for sink in tuple(session.outputs):
@@ -169,9 +140,10 @@ def _served(session: Session, control: SessionApi, access: Access | None, consol
     if access is None:
         yield
         return
+    from corrflow.runtime.live.web.live_routes import live_routes
     from corrflow.runtime.live.web.server import Server
 
-    server = Server(session, control, access)
+    server = Server(live_routes(session, control), access)
     console.print(f"open {server.access.url}", highlight=False, soft_wrap=True)
     try:
         yield
@@ -221,7 +193,7 @@ class _Status:
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._interval
-        counts, pace = session.capture.counts, session.pace
+        counts, pace = session.capture.counts, session.latency
         text = (
             f"{pace.frames_per_second():.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
             f" {session.processed} tracked, {counts.dropped} dropped, {session.capture.state[0]}"
@@ -234,7 +206,7 @@ class _Status:
 
 
 def _say(console: Console, session: Session, seconds: float) -> None:
-    counts, pace = session.capture.counts, session.pace
+    counts, pace = session.capture.counts, session.latency
     console.print(
         f"captured {counts.captured} frames: {session.processed} tracked, {counts.dropped} dropped,"
         f" {max(0, counts.connections - 1)} reconnects"

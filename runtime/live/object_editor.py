@@ -1,8 +1,8 @@
-"""Objects given, corrected and removed while the stream runs; everything here is called by the tracking thread.
+"""Objects added, corrected and removed while the stream runs. The tracking thread alone calls this module.
 
-A user draws on a frozen frame, which is seconds old when the drawing is done. So the frames that pass meanwhile are
-kept, thinned to a fixed number, and a tracker of its own follows the object through them, a few for each frame of the
-stream. Once it has caught up, its memory joins that of the main tracker, whose other objects never notice.
+A drawing is finished seconds after its frame was frozen. Frames that pass meanwhile are stored, thinned to a fixed
+number. A second tracker follows the new object through the stored frames, a few for each frame of the stream, until it
+has caught up. Then its memory is merged into the main tracker; other objects are not affected.
 """
 
 from __future__ import annotations
@@ -17,171 +17,174 @@ import numpy as np
 from corrflow.errors import InputError
 from corrflow.runtime.live.reference import resized
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import MaskObject, TrackedObject, Tracks
+from corrflow.runtime.types import FrameResult, MaskObject, TrackedObject
 
-MOST_FROZEN, MOST_KEPT = 2, 16
-"""Frozen frames, and later frames kept for each: what memory this may take."""
+MAX_FROZEN, MAX_STORED = 2, 16
+"""Frozen frames, and later frames stored for each: a bound on memory."""
 FROZEN_SECONDS = 300.0
-_CAUGHT_UP_AT_ONCE = 2  # kept frames tracked for each frame of the stream
+_CATCH_UP_FRAMES = 2  # stored frames tracked for each frame of the stream
 
 
 @dataclass
 class Frozen:
-    """A frame that is being drawn on: image [H, W, 3] uint8, BGR, with its tracks, and the frames since."""
+    """Frame that is being drawn on, with its result and later frames of the stream."""
 
     number: int
-    image: np.ndarray
-    tracks: Tracks
+    result: FrameResult
     since: list[np.ndarray] = field(default_factory=list)
     step: int = 1
     passed: int = 0
     begin: float = field(default_factory=time.monotonic)
 
-    def keep(self, image: np.ndarray) -> None:
-        """Keep every `step`-th frame, and the step such that there are never more than MOST_KEPT."""
+    def store(self, image: np.ndarray) -> None:
+        """Store every `step`-th frame, and double the step beyond MAX_STORED frames."""
         self.passed += 1
         if self.passed % self.step == 0:
             self.since.append(image)
-        if len(self.since) > MOST_KEPT:
+        if len(self.since) > MAX_STORED:
             self.since, self.step = self.since[1::2], 2 * self.step
 
 
 @dataclass
 class _CatchUp:
-    """An object on its way into the main tracker."""
+    """New object with the tracker that follows it to the present."""
 
-    given: TrackedObject
+    prompt: TrackedObject
     frame: np.ndarray
     tracker: Tracker
     waiting: deque[np.ndarray]
 
 
 class ObjectEditor:
-    """Keeps what each object was given as, and brings new ones into a tracker that is running."""
+    """Editor of a running tracker's objects, and the prompts that they started from."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
-        self._given: dict[int, tuple[np.ndarray, TrackedObject]] = {}
+        self._prompts: dict[int, tuple[np.ndarray, TrackedObject]] = {}
         self._frozen: dict[int, Frozen] = {}
         self._joining: list[_CatchUp] = []
         self._count = 0
 
     @property
     def joining(self) -> tuple[TrackedObject, ...]:
-        """Objects that are not tracked yet."""
-        return tuple(one.given for one in self._joining)
+        """Objects that still catch up with the stream."""
+        return tuple(one.prompt for one in self._joining)
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Ids of the objects that are tracked, ascending."""
-        return tuple(sorted(self._given))
+        """Ids of the tracked objects, ascending."""
+        return tuple(sorted(self._prompts))
 
     def began(self, frame: np.ndarray, objects: Sequence[TrackedObject]) -> None:
-        """Note the objects that the tracker was started with."""
-        self._given = {one.id: (frame, one) for one in objects}
+        """Record the objects that the tracker was started with."""
+        self._prompts = {one.id: (frame, one) for one in objects}
 
-    def freeze(self, image: np.ndarray, tracks: Tracks) -> Frozen:
-        """Keep the newest frame, and from now on what comes after it; the oldest frozen one makes room."""
+    def freeze(self, result: FrameResult) -> Frozen:
+        """Freeze the newest frame, and store later frames from now on. The oldest frozen frame is dropped if needed."""
         self._count += 1
-        while len(self._frozen) >= MOST_FROZEN:
+        while len(self._frozen) >= MAX_FROZEN:
             del self._frozen[min(self._frozen)]
-        self._frozen[self._count] = Frozen(self._count, image, tracks)
+        self._frozen[self._count] = Frozen(self._count, result)
         return self._frozen[self._count]
 
     def frozen(self, number: int) -> Frozen:
-        """Raises InputError for one that is gone."""
+        """Return a frozen frame. Raises InputError for a number that is gone."""
         if number not in self._frozen:
             raise InputError(f"expected a frozen frame, got number {number}, which is gone; freeze the stream again")
         return self._frozen[number]
 
     def release(self, number: int) -> None:
-        """Forget a frozen frame, if it is there."""
+        """Forget a frozen frame, if there is one of that number."""
         self._frozen.pop(number, None)
 
     def free_id(self) -> int:
-        """The lowest id that no object has; raises InputError where there is none."""
-        taken = {*self._given, *(one.given.id for one in self._joining)}
+        """Return the lowest free id. Raises InputError if all 255 are taken."""
+        taken = {*self._prompts, *(one.prompt.id for one in self._joining)}
         for number in range(1, 256):
             if number not in taken:
                 return number
         raise InputError("expected at most 255 objects, got one more; remove one first")
 
-    def give(self, number: int, given: TrackedObject) -> None:
-        """Add an object, or correct the one with its id, as it is on a frozen frame; that frame is released."""
+    def submit(self, number: int, prompt: TrackedObject) -> None:
+        """Add an object drawn on a frozen frame, or correct the object with its id; release the frame.
+
+        Raises InputError for an object that cannot be tracked.
+        """
         frozen = self.frozen(number)
-        tracker = Tracker(self._tracker.backend, self._tracker.settings, self._tracker.presence)
-        tracker.start(frozen.image, [given])  # which says what is wrong with it
+        image = frozen.result.frame.image
+        tracker = Tracker(self._tracker.backend, self._tracker.settings, self._tracker.occlusion)
+        tracker.start(image, [prompt])
         self.release(number)
-        self._joining = [one for one in self._joining if one.given.id != given.id]
-        self._joining.append(_CatchUp(given, frozen.image, tracker, deque(frozen.since)))
+        self._joining = [one for one in self._joining if one.prompt.id != prompt.id]
+        self._joining.append(_CatchUp(prompt, image, tracker, deque(frozen.since)))
 
     def remove(self, object_id: int) -> None:
-        """Raises InputError for an object that there is not."""
-        kept = [one for one in self._joining if one.given.id != object_id]
-        if len(kept) == len(self._joining) and object_id not in self._given:
-            raise InputError(f"expected an object among {sorted(self._given)} to remove, got {object_id}")
-        self._joining = kept
-        if self._given.pop(object_id, None) is not None:
+        """Remove an object. Raises InputError for an unknown id."""
+        remaining = [one for one in self._joining if one.prompt.id != object_id]
+        if len(remaining) == len(self._joining) and object_id not in self._prompts:
+            raise InputError(f"expected an object among {sorted(self._prompts)} to remove, got {object_id}")
+        self._joining = remaining
+        if self._prompts.pop(object_id, None) is not None:
             self._tracker.remove(object_id)
 
     def rename(self, object_id: int, name: str) -> None:
-        """Raises InputError for an object that there is not."""
+        """Rename an object. Raises InputError for an unknown id."""
         for one in self._joining:
-            if one.given.id == object_id:
-                one.given = replace(one.given, name=name)
+            if one.prompt.id == object_id:
+                one.prompt = replace(one.prompt, name=name)
                 one.tracker.rename(object_id, name)
                 return
-        if object_id not in self._given:
-            raise InputError(f"expected an object among {sorted(self._given)} to rename, got {object_id}")
+        if object_id not in self._prompts:
+            raise InputError(f"expected an object among {sorted(self._prompts)} to rename, got {object_id}")
         self._tracker.rename(object_id, name)
-        frame, given = self._given[object_id]
-        self._given[object_id] = frame, replace(given, name=name)
+        frame, prompt = self._prompts[object_id]
+        self._prompts[object_id] = frame, replace(prompt, name=name)
 
     def passed(self, image: np.ndarray) -> None:
-        """After each frame that the main tracker has seen: keep it where needed, and catch up with it."""
+        """Store a frame that the main tracker has processed where needed, and let new objects catch up."""
         now = time.monotonic()
         self._frozen = {key: one for key, one in self._frozen.items() if now - one.begin < FROZEN_SECONDS}
         for frozen in self._frozen.values():
-            frozen.keep(image)
+            frozen.store(image)
         for one in list(self._joining):
-            # Where frames between are left out, the newest is not: it is the one that the main tracker stands on.
+            # The newest frame is never thinned out: both trackers have to stand on it when they merge.
             one.waiting.append(image)
-            for _ in range(_CAUGHT_UP_AT_ONCE):
+            for _ in range(_CATCH_UP_FRAMES):
                 if one.waiting:
                     one.tracker.step(one.waiting.popleft())
             if not one.waiting:
-                self._join(one)
+                self._merge(one)
 
-    def _join(self, one: _CatchUp) -> None:
+    def _merge(self, one: _CatchUp) -> None:
         self._joining.remove(one)
-        if one.given.id in self._given:
-            self._tracker.remove(one.given.id)
+        if one.prompt.id in self._prompts:
+            self._tracker.remove(one.prompt.id)
         self._tracker.merge(one.tracker)
-        self._given[one.given.id] = one.frame, one.given
+        self._prompts[one.prompt.id] = one.frame, one.prompt
 
-    def change_size(self, image: np.ndarray, tracks: Tracks, size: tuple[int, int]) -> None:
-        """Begin anew at another (height, width), under the same ids, from the last frame at the former size.
+    def change_size(self, last_result: FrameResult, size: tuple[int, int]) -> None:
+        """Restart the tracker at another (height, width), with the same ids.
 
-        What was seen on it goes on from there, what was hidden from the frame it was given on.
+        Visible objects start from the last frame of the former size, hidden objects from their prompted frame.
         """
-        seen: list[TrackedObject] = []
-        for track in tracks.objects:
-            if track.id in self._given and track.visible:
-                given = self._given[track.id][1]
-                if not isinstance(given, MaskObject):
-                    seen.append(given if track.points is None else replace(given, points=track.points))
-                elif (mask := tracks.mask == track.id).any():
-                    seen.append(replace(given, mask=mask))
-        ids = {one.id for one in seen}
-        hidden = [(frame, given) for frame, given in self._given.values() if given.id not in ids]
-        last, seen = resized(image, seen, size)
-        self._tracker.start(last, seen)
-        for frame, given in hidden:
-            other = Tracker(self._tracker.backend, self._tracker.settings, self._tracker.presence)
-            other.start(*resized(frame, [given], size))
+        visible: list[TrackedObject] = []
+        for one in last_result.objects:
+            if one.id in self._prompts and one.visible:
+                prompt = self._prompts[one.id][1]
+                if not isinstance(prompt, MaskObject):
+                    visible.append(prompt if one.points is None else replace(prompt, points=one.points))
+                elif (mask := last_result.mask == one.id).any():
+                    visible.append(replace(prompt, mask=mask))
+        ids = {one.id for one in visible}
+        hidden = [(frame, prompt) for frame, prompt in self._prompts.values() if prompt.id not in ids]
+        last, visible = resized(last_result.frame.image, visible, size)
+        self._tracker.start(last, visible)
+        for frame, prompt in hidden:
+            other = Tracker(self._tracker.backend, self._tracker.settings, self._tracker.occlusion)
+            other.start(*resized(frame, [prompt], size))
             other.step(last)
             self._tracker.merge(other)
         self._frozen.clear()
         for one in self._joining:
-            one.tracker.start(*resized(one.frame, [one.given], size))
+            one.tracker.start(*resized(one.frame, [one.prompt], size))
             one.waiting.clear()

@@ -1,4 +1,4 @@
-"""The live loop: the newest frame through the tracker, its result to whoever looks."""
+"""Live loop: the newest frame through the tracker, and its result to every output."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, TimeoutError
+from dataclasses import replace
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
 
-import numpy as np
-
 from corrflow.errors import CorrflowError
-from corrflow.runtime.live.capture.capture import Capture, LiveFrame
+from corrflow.runtime.formats.prompts import Prompts
+from corrflow.runtime.live.capture.capture import Capture, CapturedFrame
 from corrflow.runtime.live.object_editor import Frozen, ObjectEditor
 from corrflow.runtime.live.outputs.worker import SinkWorker
 from corrflow.runtime.live.reference import Prompt, resized
-from corrflow.runtime.live.results import LatencyStats, LatestResult, LiveResult
+from corrflow.runtime.live.results import FrameResult, LatencyStats, LatestResult
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import TrackedObject, Tracks
-from corrflow.runtime.video.source import size_text
+from corrflow.runtime.types import Frame, FrameResult, LiveTiming, size_text
 
 logger = logging.getLogger("corrflow")
 
@@ -29,7 +28,7 @@ _Answer = TypeVar("_Answer")
 
 
 class Session:
-    """Tracks what a capture delivers until it ends or `stop` is set.
+    """FrameResult what a capture delivers until it ends or `stop` is set.
 
     start: what to track: objects on the first frame of the stream (none, where they are given later), or a reference,
     whose frame comes before the stream
@@ -40,11 +39,11 @@ class Session:
         self,
         capture: Capture,
         tracker: Tracker,
-        start: Sequence[TrackedObject] | Prompt,
+        start: Prompts | Prompt,
         outputs: Sequence[SinkWorker] = (),
         began: Callable[[Prompt], None] = lambda reference: None,
     ) -> None:
-        self.capture, self.latest, self.pace, self.stop = capture, LatestResult(), LatencyStats(), Event()
+        self.capture, self.latest, self.latency, self.stop = capture, LatestResult(), LatencyStats(), Event()
         self.processed = 0
         self.outputs = list(outputs)
         self.busy = False
@@ -53,7 +52,8 @@ class Session:
         """Changes of the objects; to be touched through `call` alone."""
         self._calls: Queue[tuple[Callable[[], Any], Future]] = Queue(_MOST_CALLS)
         self._tracker, self._start, self._began = tracker, start, began
-        self._last: tuple[np.ndarray, Tracks] | None = None
+        self._last: FrameResult | None = None
+        self._last_capture = 0.0
         self._begin = 0.0
 
     def run(self) -> None:
@@ -65,7 +65,7 @@ class Session:
                 self._answer()
                 if frame is not None:
                     self.busy = True
-                    self._publish(frame, self._track(frame.image))
+                    self._publish(frame, self._track(frame))
                     self.editing.passed(frame.image)
                     self.busy = False
                 elif self.capture.ended:
@@ -89,6 +89,11 @@ class Session:
         thread.start()
         return thread, errors
 
+    @property
+    def seconds_since_capture(self) -> float:
+        """Seconds since the newest result's frame was captured."""
+        return time.monotonic() - self._last_capture
+
     def call(self, action: Callable[[], _Answer], timeout: float = 5.0) -> _Answer:
         """Do something between two frames, in the thread that tracks; returns or raises what it does.
 
@@ -109,7 +114,7 @@ class Session:
         def keep() -> Frozen:
             if self._last is None:
                 raise CorrflowError("no frame came yet; wait for the stream")
-            return self.editing.freeze(*self._last)
+            return self.editing.freeze(self._last)
 
         return self.call(keep)
 
@@ -125,33 +130,35 @@ class Session:
                 except Exception as error:  # the caller's, who raises it
                     future.set_exception(error)
 
-    def _publish(self, frame: LiveFrame, tracks: Tracks) -> None:
-        if not self.processed:
-            self._begin = frame.captured
+    def _publish(self, frame: CapturedFrame, tracked: FrameResult) -> None:
         latency = time.monotonic() - frame.captured
-        result = LiveResult(frame, tracks, self.processed, frame.captured - self._begin, latency)
-        self._last = frame.image, tracks
+        result = replace(tracked, live=LiveTiming(self.processed, frame.wall, latency))
+        self._last, self._last_capture = result, frame.captured
         self.processed += 1
-        self.pace.add(latency)
+        self.latency.add(latency)
         self.latest.put(result)
         for output in tuple(self.outputs):
             output.put(result)
 
-    def _track(self, image: np.ndarray) -> Tracks:
+    def _track(self, captured: CapturedFrame) -> FrameResult:
+        image = captured.image
         size = (image.shape[0], image.shape[1])
+        if not self.processed:
+            self._begin = captured.captured
+        frame = Frame(image, captured.index, captured.captured - self._begin, f"{captured.index:05d}")
         if self._last is not None:
-            if size != self._last[0].shape[:2]:
+            if size != self._last.frame.image.shape[:2]:
                 logger.warning("the stream is %s now; the objects go on there", size_text(size))
-                self.editing.change_size(*self._last, size)
-            return self._tracker.step(image)
+                self.editing.change_size(self._last, size)
+            return self._tracker.step(frame)
         if isinstance(self._start, Prompt):
-            reference = self._start
-            self._tracker.start(*resized(reference.frame, reference.objects, size))
-            tracks = self._tracker.step(image)
+            prompt = self._start
+            self._tracker.start(*resized(prompt.frame, prompt.objects, size))
+            result = self._tracker.step(frame)
         else:
-            reference = Prompt(image, tuple(self._start))
-            tracks = self._tracker.start(image, self._start)
-        self.editing.began(reference.frame, reference.objects)
-        if reference.objects:
-            self._began(reference)
-        return tracks
+            prompt = Prompt(image, tuple(self._start(frame)))
+            result = self._tracker.start(frame, prompt.objects)
+        self.editing.began(prompt.frame, prompt.objects)
+        if prompt.objects:
+            self._began(prompt)
+        return result

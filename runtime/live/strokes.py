@@ -1,4 +1,4 @@
-"""What a user draws on a picture, turned into a mask: boxes, lassos and brushes, in the order they were drawn."""
+"""Drawings of a user, parsed from JSON and turned into objects: boxes, lassos, brushes and points."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import cv2
 import numpy as np
 
 from corrflow.errors import InputError
+from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
 
 KINDS = ("box", "lasso", "paint", "erase", "object")
-MOST_STROKES, MOST_POINTS = 200, 5000
-_GRABCUT_SIDE = 240  # pixels of the cut-out's long side; more costs time and follows an outline no better
-_GRABCUT_ROUNDS = 4
-_LEAST_SHARE = 0.05  # of a box that a cut-out has to fill to be believed
+MAX_STROKES, MAX_POINTS, MAX_KEYPOINTS, MAX_NAME_LENGTH = 200, 5000, 64, 60
+_GRABCUT_SIDE = 240  # pixels of the crop's long side; more costs time and follows an outline no better
+_GRABCUT_ITERATIONS = 4
+_MIN_FOREGROUND = 0.05  # fraction of a box that a believable segmentation fills
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """One movement of the hand.
+    """One movement of the pointer.
 
-    kind:   box (two corners; what stands out inside is the object), lasso (an outline), paint, erase (a brush's way),
-            object (all that the tracker shows of an object, to begin a correction with)
-    points: [P, 2] float32, (x, y) in pixels, inside the picture or not
-    width:  of the brush, in pixels
+    kind:   box (two corners, segmented by GrabCut), lasso (closed outline), paint or erase (path of the brush),
+            object (pixels that an object has already, the start of a correction)
+    points: [P, 2] float32, (x, y) in pixels, inside the frame or not
+    width:  brush diameter in pixels
     object: id for the kind `object`
     """
 
@@ -36,25 +37,63 @@ class Stroke:
 
 
 def parse_strokes(values: Any) -> list[Stroke]:
-    """Strokes of decoded JSON: [{"kind": "box", "points": [[x, y], ...], "width": 12, "object": 1}, ...].
+    """Parse decoded JSON: [{"kind": "box", "points": [[x, y], ...], "width": 12, "object": 1}, ...].
 
-    Raises InputError for anything else.
+    Raises InputError for any other content.
     """
-    if not isinstance(values, list) or not 1 <= len(values) <= MOST_STROKES:
-        raise InputError(f"expected a list of 1 to {MOST_STROKES} strokes, got something else; draw on the picture")
+    if not isinstance(values, list) or not 1 <= len(values) <= MAX_STROKES:
+        raise InputError(f"expected a list of 1 to {MAX_STROKES} strokes, got something else; draw on the frame")
     return [_parse_stroke(value) for value in values]
 
 
-def parse_points(values: Any, most: int = MOST_POINTS) -> np.ndarray:
-    """Decoded JSON [[x, y], ...] -> [P, 2] float32; raises InputError for anything else, infinities included."""
+def parse_points(values: Any, limit: int = MAX_POINTS) -> np.ndarray:
+    """Parse decoded JSON [[x, y], ...] to [P, 2] float32. Raises InputError for any other content."""
     try:
         points = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError):
         points = np.empty(0)
-    shape = points.shape  # of anything at all
-    if len(shape) != 2 or shape[-1] != 2 or not 1 <= shape[0] <= most or not (np.abs(points) < 1e6).all():
-        raise InputError(f"expected 1 to {most} points [[x, y], ...] in pixels, got something else; draw again")
+    shape = points.shape
+    if len(shape) != 2 or shape[-1] != 2 or not 1 <= shape[0] <= limit or not (np.abs(points) < 1e6).all():
+        raise InputError(f"expected 1 to {limit} points [[x, y], ...] in pixels, got something else; draw again")
     return points.astype(np.float32)
+
+
+def parse_name(value: Any) -> str:
+    """Check the name of an object or a point, and strip its spaces. Raises InputError."""
+    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        raise InputError(f"expected a name of at most {MAX_NAME_LENGTH} letters, got another; choose a shorter one")
+    return value.strip()
+
+
+def parse_object(values: dict[str, Any], image: np.ndarray, mask: np.ndarray) -> TrackedObject:
+    """Parse an object that was drawn on a frame; its id is 0 for a new object. Raises InputError.
+
+    values: {"strokes": [...] or "points": [[x, y], ...] and "point_names": [...], "object": id or null, "name": text}
+    image:  [H, W, 3] uint8, BGR
+    mask:   [H, W] uint8, the ids displayed on the frame
+    """
+    name, object_id = parse_name(values.get("name", "")), values.get("object")
+    if object_id is not None:
+        object_id = parse_integer(object_id, "the id of an object")
+        if not 1 <= object_id <= 255:
+            raise InputError("expected the id of an object from 1 to 255, got another; choose an object of the list")
+    if values.get("points") is None:
+        return MaskObject(object_id or 0, drawn_mask(image, mask, parse_strokes(values.get("strokes"))), name)
+    points = parse_points(values["points"], MAX_KEYPOINTS)
+    names = values.get("point_names", [""] * len(points))
+    if not isinstance(names, list) or len(names) != len(points):
+        raise InputError(f"expected a name for each of {len(points)} points, got something else; draw again")
+    names = [parse_name(text) or str(number) for number, text in enumerate(names, 1)]
+    if len(set(names)) < len(names):
+        raise InputError("expected different names for the points of an object, got one twice; rename a point")
+    return KeypointsObject(object_id or 0, points, tuple(names), name)
+
+
+def parse_integer(value: Any, expected: str) -> int:
+    """Check a non-negative integer that JSON can hold exactly. Raises InputError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise InputError(f"expected {expected}, got something else; reload the page")
+    return value
 
 
 def _parse_stroke(value: Any) -> Stroke:
@@ -73,32 +112,36 @@ def _parse_stroke(value: Any) -> Stroke:
     return Stroke(kind, points, float(width))
 
 
-def drawn_mask(image: np.ndarray, shown: np.ndarray, strokes: Sequence[Stroke]) -> np.ndarray:
-    """The mask [H, W] bool of strokes on a picture [H, W, 3] uint8, BGR; each adds to those before, or erases.
+def drawn_mask(image: np.ndarray, mask: np.ndarray, strokes: Sequence[Stroke]) -> np.ndarray:
+    """Rasterise strokes in their order to [H, W] bool. Raises InputError if no pixel remains.
 
-    shown: the indexed mask [H, W] uint8 that the picture was shown with. Raises InputError where nothing is left.
+    image: [H, W, 3] uint8, BGR
+    mask:  [H, W] uint8, the ids displayed on the frame, for strokes of the kind `object`
     """
-    mask = np.zeros(image.shape[:2], np.uint8)
+    drawn = np.zeros(image.shape[:2], np.uint8)
     for stroke in strokes:
         if stroke.kind == "object":
-            mask[shown == stroke.object] = 1
+            drawn[mask == stroke.object] = 1
         elif stroke.kind == "box":
-            mask |= _box_mask(image, stroke.points)
+            drawn |= _box_mask(image, stroke.points)
         elif stroke.kind == "lasso":
-            cv2.fillPoly(mask, [np.round(stroke.points).astype(np.int32)], 1)
+            cv2.fillPoly(drawn, [np.round(stroke.points).astype(np.int32)], 1)
         else:
-            way, width = np.round(stroke.points).astype(np.int32), max(1, round(stroke.width))
+            path, width = np.round(stroke.points).astype(np.int32), max(1, round(stroke.width))
             value = int(stroke.kind == "paint")
-            cv2.polylines(mask, [way], False, value, width)
-            for x, y in (way[0].tolist(), way[-1].tolist()):  # a touch alone has no way to go
-                cv2.circle(mask, (x, y), width // 2, value, cv2.FILLED)
-    if not mask.any():
-        raise InputError("expected pixels of the object, got none inside the picture; draw on the object")
-    return mask.astype(bool)
+            cv2.polylines(drawn, [path], False, value, width)
+            for x, y in (path[0].tolist(), path[-1].tolist()):  # polylines draws nothing for a single touch
+                cv2.circle(drawn, (x, y), width // 2, value, cv2.FILLED)
+    if not drawn.any():
+        raise InputError("expected pixels of the object, got none inside the frame; draw on the object")
+    return drawn.astype(bool)
 
 
 def _box_mask(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """GrabCut (Rother et al., 2004) inside a box; the whole box where nothing stands out. [H, W] uint8 of 0 and 1."""
+    """Segment the object in a box by GrabCut (Rother et al., 2004): [H, W] uint8 of 0 and 1.
+
+    Returns the whole box if no object stands out.
+    """
     height, width = image.shape[:2]
     low = np.clip(np.floor(corners.min(0)), 0, (width, height)).astype(int)
     high = np.clip(np.ceil(corners.max(0)), 0, (width, height)).astype(int)
@@ -107,28 +150,25 @@ def _box_mask(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
     if right <= left or bottom <= top:
         return mask
     mask[top:bottom, left:right] = 1
-    margin = max(8, (right - left) // 2, (bottom - top) // 2)  # what is around tells what is not the object
+    margin = max(8, (right - left) // 2, (bottom - top) // 2)  # the surroundings teach the background's colours
     x0, y0 = max(0, left - margin), max(0, top - margin)
-    cut = image[y0 : bottom + margin, x0 : right + margin]
-    scale = min(1.0, _GRABCUT_SIDE / max(cut.shape[:2]))
-    size = max(1, round(cut.shape[1] * scale)), max(1, round(cut.shape[0] * scale))
-    small = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
+    crop = image[y0 : bottom + margin, x0 : right + margin]
+    scale = min(1.0, _GRABCUT_SIDE / max(crop.shape[:2]))
+    size = max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale))
+    small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
     inside = cv2.resize(mask[y0 : bottom + margin, x0 : right + margin], size, interpolation=cv2.INTER_NEAREST)
     if inside.sum() < 16 or inside.size - inside.sum() < 16:
         return mask  # too few pixels to learn colours from
     labels = np.where(inside > 0, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(small, labels, None, np.empty(0), np.empty(0), _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        cv2.grabCut(small, labels, None, np.empty(0), np.empty(0), _GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)  # pyright: ignore[reportCallIssue, reportArgumentType]
     except cv2.error:
         return mask
-    found = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
-    if found.sum() < _LEAST_SHARE * inside.sum():
+    foreground = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
+    if foreground.sum() < _MIN_FOREGROUND * inside.sum():
         return mask
-    whole = cv2.resize(found, (cut.shape[1], cut.shape[0]), interpolation=cv2.INTER_LINEAR) > 0.5
-    kept = np.zeros_like(mask)
-    kept[y0 : y0 + cut.shape[0], x0 : x0 + cut.shape[1]] = whole
-    return kept & mask
-
-
-LONGEST_NAME = 60
+    enlarged = cv2.resize(foreground, (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_LINEAR) > 0.5
+    segmented = np.zeros_like(mask)
+    segmented[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]] = enlarged
+    return segmented & mask

@@ -1,4 +1,4 @@
-"""The window of --show: what is tracked, and drawing on it. What events mean is in `board`; this is OpenCV's side."""
+"""Viewer window of --show: the newest result with a status line, freeze, record, quit."""
 
 from __future__ import annotations
 
@@ -6,37 +6,41 @@ import os
 import subprocess
 import sys
 import time
-from collections import deque
 from contextlib import suppress
-from queue import Empty, Queue
+from functools import lru_cache
 from threading import Thread
-from typing import Any
 
 import cv2
+import numpy as np
 
-from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.board import Board, Command
-from corrflow.runtime.live.board_picture import board_picture, display_scale, waiting_picture
-from corrflow.runtime.live.keys import key_name
-from corrflow.runtime.live.results import LiveResult
+# Pillow carries a smooth font; OpenCV's own strokes are ragged.
+from PIL import Image, ImageDraw, ImageFont
+
+from corrflow.errors import InputError
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.session_control import SessionApi
+from corrflow.runtime.types import FrameResult
+from corrflow.runtime.video.overlay import draw_overlay
 
 _TITLE = "corrflow"
-_WAIT = 20  # milliseconds for the mouse and the keys between two looks at the session
-_OFTEN = 0.5  # seconds between pictures where nothing happens
+_HINT = "space: freeze, r: record, q: quit"
+_WAIT = 20  # milliseconds for the keys between two looks at the session
+_REDRAW_SECONDS = 0.5  # the status line changes although no frame comes
 _PROBE_SECONDS = 20
-_PATIENCE = 5.0  # seconds after which a window that has never been seen is opened anew
+_REOPEN_SECONDS = 5.0  # a window that never became visible is opened again
+_SMALLEST_SIDE, _LARGEST_SIZE = 480, (1280, 800)  # of the displayed frame, in pixels
+_FONT_SIZE, _LINE_HEIGHT = 14, 24
+_ESCAPE = (27, 0xFF1B)  # the second is X11's
 
 
 def check_window() -> None:
-    """Raise InputError where no window can be opened.
+    """Raise InputError if no window can be opened.
 
-    Tried in a process of its own, because OpenCV's toolkit ends the process that has no screen.
+    The check runs in a process of its own, because OpenCV's toolkit ends a process without a screen.
     """
     program = f"import cv2; cv2.namedWindow({_TITLE!r}, cv2.WINDOW_AUTOSIZE)"
     try:
-        # Elsewhere, because Python would import what lies in the present folder.
+        # Python would import modules from the working folder, so another one is chosen.
         folder = os.path.dirname(sys.executable)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=_PROBE_SECONDS, cwd=folder)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -50,129 +54,92 @@ def check_window() -> None:
 
 
 class Window:
-    """A session's window, and a board to draw on; everything but its commands happens in the thread that made it."""
+    """Viewer of a session. All methods are called by the thread that made the window."""
 
-    def __init__(self, session: Session, control: SessionApi) -> None:
-        """There has to be a screen: `check_window` says so."""
-        self._session, self._control, self._board = session, control, Board()
-        self._result: LiveResult | None = None
-        self._drawn = 0.0  # when
-        self._opened = False  # a busy screen takes its time to show a window
-        self._events: deque[tuple[int, int, int, int]] = deque()  # cv2's event, x, y, flags
-        self._commands: Queue[Command] = Queue()
-        self._answers: Queue[tuple[Command, Any, str]] = Queue()  # with the answer, or what went wrong
+    def __init__(self, session: Session, api: SessionApi) -> None:
+        """Open the window; `check_window` tells beforehand if that works."""
+        self._session, self._api = session, api
+        self._result: FrameResult | None = None
+        self._frozen = False
+        self._drawn_at = 0.0
+        self._was_visible = False  # a busy screen takes its time to show a window
         self._open()
-        # The session answers between two frames; the window does not wait for that.
-        Thread(target=self._carry_out, name="corrflow-window", daemon=True).start()
 
     def step(self) -> bool:
-        """Look once at the session, the mouse and the keys; False once the user is done."""
-        changed = False
+        """Show the newest result and handle one key. Returns False once the user quits or closes the window."""
         newest = self._session.latest.result
-        if newest is not None and newest is not self._result:
-            self._result, changed = newest, True
-            height, width = newest.tracks.mask.shape
-            tracks, joining = newest.tracks.objects, self._session.editing.joining
-            names = {one.id: one.name for one in (*tracks, *joining)}
-            states = {track.id: "lost" for track in tracks if not track.visible} | {one.id: "joins" for one in joining}
-            self._send(self._board.see((height, width), names, states))
-        while True:
-            try:
-                command, answer, sentence = self._answers.get_nowait()
-            except Empty:
-                break
-            board = self._board
-            self._send(board.failed(command, sentence) if sentence else board.answered(command, answer))
-            changed = True
-        while self._events:
-            self._mouse(*self._events.popleft())
-            changed = True
-        if changed or time.monotonic() - self._drawn > _OFTEN:
+        changed = newest is not self._result and not self._frozen
+        if changed:
+            self._result = newest
+        if changed or time.monotonic() - self._drawn_at > _REDRAW_SECONDS:
             self._draw()
-        key = key_name(cv2.waitKeyEx(_WAIT))
-        going_on = self._send(self._board.key(key)) if key else True
-        self._drawn = 0.0 if key else self._drawn
+        code = cv2.waitKeyEx(_WAIT)
+        if code >= 0 and not self._handle_key(code & 0xFFFF):  # the bits above are modifier keys
+            return False
         visible = self._is_visible()
-        closed = self._opened and not visible
-        self._opened |= visible
-        if not self._opened and time.monotonic() - self._asked_for > _PATIENCE:
+        closed = self._was_visible and not visible
+        self._was_visible |= visible
+        if not self._was_visible and time.monotonic() - self._opened_at > _REOPEN_SECONDS:
             self.close()
             self._open()
-        return going_on and not closed
+        return not closed
 
     def close(self) -> None:
+        """Destroy the window."""
         with suppress(cv2.error):
             cv2.destroyAllWindows()
 
     def _open(self) -> None:
-        # Without the toolkit's own toolbar and menu, which would take the right button.
-        cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
-        cv2.setMouseCallback(_TITLE, lambda event, x, y, flags, _: self._events.append((event, x, y, flags)))
-        self._asked_for = time.monotonic()
+        cv2.namedWindow(_TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without the toolkit's own toolbar
+        self._opened_at = time.monotonic()
 
     def _is_visible(self) -> bool:
         try:
             return cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
-        except cv2.error:  # some toolkits do not know a closed window any more
+        except cv2.error:  # some toolkits forget a window that was closed
             return False
 
+    def _handle_key(self, code: int) -> bool:
+        """Act on a pressed key. Returns False for the keys that quit."""
+        self._drawn_at = 0.0
+        if code == ord(" "):
+            self._frozen = not self._frozen
+        elif code in b"rR":
+            # Ending a recording waits for the encoder; the window does not.
+            Thread(target=self._api.record, args=(not self._api.recording,), daemon=True).start()
+        return code not in (*_ESCAPE, *b"qQ")
+
     def _draw(self) -> None:
-        session, result = self._session, self._result
-        state, reason = session.capture.state
-        if result is None:
-            picture = waiting_picture(reason, f"{state}; no frame yet")
+        state, reason = self._session.capture.state
+        if self._result is None:
+            view, status = np.full((360, 640, 3), 32, np.uint8), f"{state}; no frame yet {reason}"
         else:
-            pace = f"{session.pace.frames_per_second():.1f} frames/s, {1000 * session.pace.latency(50):.0f} ms"
-            status = pace if state == "running" else state
-            picture = board_picture(self._board, result.frame.image, result.tracks, status)
-        cv2.imshow(_TITLE, picture)
-        self._drawn = time.monotonic()
+            view = _displayed(draw_overlay(self._result))
+            statistics = self._session.latency
+            status = f"{statistics.frames_per_second():.1f} frames/s, {1000 * statistics.latency(50):.0f} ms"
+            status = "frozen" if self._frozen else status if state == "running" else state
+        if self._api.recording:
+            status = f"recording, {status}"
+        cv2.imshow(_TITLE, np.vstack([view, _status_line(view.shape[1], status)]))
+        self._drawn_at = time.monotonic()
 
-    def _mouse(self, event: int, x: int, y: int, flags: int) -> None:
-        size = self._board.size
-        if not size[0]:
-            return
-        scale = display_scale(size)
-        place = (x + 0.5) / scale - 0.5, (y + 0.5) / scale - 0.5
-        right = event in (cv2.EVENT_RBUTTONDOWN, cv2.EVENT_RBUTTONDBLCLK)
-        if right or event in (cv2.EVENT_LBUTTONDOWN, cv2.EVENT_LBUTTONDBLCLK):
-            self._send(self._board.press(*place, right))
-        elif event == cv2.EVENT_MOUSEMOVE:
-            self._send(self._board.move(*place))
-        elif event in (cv2.EVENT_LBUTTONUP, cv2.EVENT_RBUTTONUP):
-            self._send(self._board.release(*place))
-        elif event == cv2.EVENT_MOUSEWHEEL:
-            self._send(self._board.wheel(flags > 0))
 
-    def _send(self, commands: list[Command]) -> bool:
-        """Have commands carried out; False where one of them is to quit."""
-        for command in commands:
-            self._commands.put(command)
-        return all(command.kind != "quit" for command in commands)
+def _displayed(image: np.ndarray) -> np.ndarray:
+    """Resize [H, W, 3] uint8: small frames are enlarged to hold the status line, large ones fit the screen."""
+    height, width = image.shape[:2]
+    if min(height, width) < _SMALLEST_SIDE:
+        scale = -(-_SMALLEST_SIDE // min(height, width))
+    else:
+        scale = min(1.0, _LARGEST_SIZE[0] / width, _LARGEST_SIZE[1] / height)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation), np.uint8)
 
-    def _carry_out(self) -> None:
-        while (command := self._commands.get()).kind != "quit":
-            try:
-                self._answers.put((command, self._answer(command), ""))
-            except CorrflowError as error:
-                self._answers.put((command, None, str(error)))
-            except Exception as error:  # a library's own; the window goes on
-                self._answers.put((command, None, f"{type(error).__name__}: {error}"))
 
-    def _answer(self, command: Command) -> Any:
-        control, values = self._control, command.values
-        match command.kind:
-            case "freeze":
-                return self._session.freeze()
-            case "release":
-                return control.release(values["frozen"])
-            case "mask":
-                return control.mask(values)
-            case "give":
-                return control.give(values)
-            case "remove":
-                return control.remove(values["object"])
-            case "rename":
-                return control.rename(values["object"], values["name"])
-            case "reference":
-                return control.save_prompt()
+@lru_cache(maxsize=4)
+def _status_line(width: int, status: str) -> np.ndarray:
+    """Render the status and the keys: [_LINE_HEIGHT, width, 3] uint8, BGR."""
+    strip = Image.new("RGB", (width, _LINE_HEIGHT), (24, 24, 24))
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(_FONT_SIZE)
+    pen.text((6, 3), status.encode("ascii", "replace").decode(), fill=(235, 235, 235), font=font)
+    pen.text((width - 6 - font.getlength(_HINT), 3), _HINT, fill=(150, 150, 150), font=font)
+    return np.asarray(strip, np.uint8)[..., ::-1]

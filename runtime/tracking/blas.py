@@ -1,8 +1,7 @@
 """Matrix products on the calling thread alone.
 
-NumPy hands large products to its BLAS, and OpenBLAS shares them among threads which then spin for tens of milliseconds,
-waiting for more, on the cores that the encoder and the search need next. The products of a frame are small: two threads
-are no faster, and what follows on two cores took half as long again.
+OpenBLAS shares large products among threads. These spin for tens of milliseconds afterwards, on the cores that the
+encoder and the search need next. The products of a frame are small, so two threads are no faster than one.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-# The number of threads is the process's; two that set it at once would leave each other's behind.
-_limited = Lock()
+# The number of BLAS threads belongs to the process: two callers that set it at once would spoil each other's value.
+_lock = Lock()
 
 
-def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """As np.matmul, without threads of its own."""
-    with _limited, _blas().limit(limits=1):
+def matmul_single_threaded(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Compute np.matmul on the calling thread."""
+    with _lock, _blas().limit(limits=1):
         return np.matmul(left, right)
 
 
 @cache
 def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController  # here, for it looks at every library that is loaded
+    from threadpoolctl import ThreadpoolController  # imported late, since it looks at every library that is loaded
 
     return ThreadpoolController().select(user_api="blas")

@@ -18,7 +18,7 @@ EDGE = 1e-5
 FITTED_AT = 0.5
 
 
-def follow_edges(label: np.ndarray, frame: np.ndarray, radius: int, scale: float) -> np.ndarray:
+def refine_edges(label: np.ndarray, frame: np.ndarray, radius: int, scale: float) -> np.ndarray:
     """Bring a label [H, W] float32, 0..1, to the edges of the frame, except where it is 0 or 1 all around; in place.
 
     frame:  [H, W, 3] uint8, of whatever order of colours

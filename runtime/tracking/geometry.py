@@ -15,7 +15,7 @@ import numpy as np
 
 from corrflow.runtime.backends.resize import shrink
 from corrflow.runtime.settings import STRIDE
-from corrflow.runtime.tracking.blas import product
+from corrflow.runtime.tracking.blas import matmul_single_threaded
 
 # Width of a point's bump in cells at 480 rows, and at least: it has to survive sampling on cells, and the same part of
 # an animal is fewer cells in a smaller frame.
@@ -142,7 +142,9 @@ class Upsampler:
         if used.any():
             height, top, down = self.rows.part(np.flatnonzero(used.any(1)))
             width, left, right = self.columns.part(np.flatnonzero(used.any(0)))
-            pixels[:, height, width] = product(product(down, labels[:, top, left]), right.T)
+            pixels[:, height, width] = matmul_single_threaded(
+                matmul_single_threaded(down, labels[:, top, left]), right.T
+            )
         return pixels
 
 

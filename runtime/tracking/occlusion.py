@@ -1,25 +1,25 @@
-"""Whether an object is there: it is lost when its mask no longer looks like it, and found again.
+"""Occlusion handling: hide an object that is no longer visible, re-detect it, and drop spurious components.
 
-What says so is the likeness of a mask: the mean, over its cells, of the best product with the features of cells where
-the object was seen - on the frame it was given on and on two of the last that showed it. Where more than a few of these
-cells look more like what lay around the object there, the likeness is less by their share. A mask that has slid onto a
-wall has cells that were copied from the object for want of anything better, and their best products are low at once.
-Likeness is held against the object's own usual one, because some objects change more from frame to frame than others.
+Visibility is decided by appearance similarity. For every cell of the predicted mask, take the best cosine similarity to
+stored features of the object, and average. Stored features come from the annotated frame and two recent views. The
+similarity is lowered where too many cells look more like the object's surroundings than like the object. A mask that
+has drifted onto a wall holds cells without a good match, and its similarity drops at once. The similarity is compared
+with the object's own moving average, because some objects change more from frame to frame than others.
 
-An object that seems gone gets references of its own: the frame it was given on and two of the last that showed most of
-it, all searched widely, and the frames since, which speak for whatever hides it and for the background. If they find it
-at once it was only the memory that had gone astray, and it was never lost. Otherwise it is remembered as absent from
-this frame, and searched for from frame to frame; what comes back is remembered but not shown until there is enough of
-it. Were it not remembered, an object that comes back bit by bit would be taken for background. Found again, an object
-stays on these references until its group's memory no longer holds frames without it.
+An object that seems hidden gets a search memory of its own: the annotated frame and two recent full views, searched
+widely, and the newest frames, which represent the occluder and the background. If this search finds the object at
+once, only the group's memory had drifted, and the object was never hidden. Otherwise the frame is stored without the
+object, and the search goes on. A partly re-detected object is stored but not shown until enough of it is back:
+without being stored, an object that reappears bit by bit would become background. A re-detected object keeps its search
+memory until the group's memory holds no frame without it.
 
-Strays go first: pieces of a mask that lie apart from the rest and are small, such as what the object leaves behind on
-the background it has just uncovered, or that lie where it was not, such as somebody in the same clothes. A piece that
-comes out on the other side of a post is small and apart as well: it is near, and it looks like the object on the frame
-it was given on. (Not on those since, which may hold the stray itself.)
-An object that was given in pieces keeps all of them.
+Spurious components are removed first. They are parts of a mask that lie apart from the main component and are small,
+such as background that the object has just uncovered, or that lie where the object was not, such as a look-alike. A
+part that reappears on the far side of a post is small and apart as well, but it is near and resembles the object on
+the annotated frame. (Recent frames do not count here: they may show the spurious component itself.) An object that was
+prompted with several components keeps all of them.
 
-Everything is decided object by object: none has a part in another's.
+Every object is judged on its own: no object influences another.
 """
 
 from __future__ import annotations
@@ -33,127 +33,140 @@ import numpy as np
 
 from corrflow.errors import InputError
 from corrflow.runtime.backends.base import Backend, Features, Memory
+from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import TrackingSettings, last_frames
-from corrflow.runtime.tracking.blas import product
+from corrflow.runtime.tracking.blas import matmul_single_threaded
 
-SURE, NEAR, SAMPLED = 0.8, 20, 256
-"""Labels from which a cell is surely the object's; cells around it that count as its surroundings; cells that stand for
-an object or for its surroundings on one frame."""
+CERTAIN = 0.8
+"""Soft mask from which a cell certainly belongs to the object."""
+SURROUNDINGS = 20
+"""Cells around an object that count as its surroundings."""
+MAX_SAMPLES = 256
+"""Cells that represent an object, or its surroundings, on one frame."""
 
 
 @dataclass(frozen=True)
 class OcclusionSettings:
-    """When an object is lost and found; measured by `corrflow-eval presence` and `corrflow-eval davis`.
+    """Thresholds of occlusion handling; `corrflow-eval occlusion` and `corrflow-eval davis` measure them.
 
-    lost_below:    share of its usual likeness below which an object seems gone
-    gone_area:     share of its usual area, in cells, below which it seems gone
-    found_above, found_area: shares of its usual likeness and area that have to be back
-    own_cells:     share of a mask's cells that have to look more like the object than like its surroundings
-    whole_area:    share of its usual area from which a frame shows an object well enough to be searched with
-    seen_within:   last of such frames among which are the two it is searched with, the oldest and the newest
-    since:         last frames that it is searched with besides
-    search_radius, search_dilation: window in the frames on which it was seen
-    pace:          weight of a new frame in what is usual
-    stray_gap:     cells on either side that have to be free between a stray and the rest
-    stray_area:    share of the main piece from which a piece where the object was is no stray
-    stray_reach:   distance to the rest, as a share of the root of the usual area, from which a piece is one in any case
-    stray_like:    share of the largest piece's best products with the object as given below which it is one
-    stray_own:     share of its cells that have to look more like the object as given than like what lay around it
+    occluded_below:         share of the baseline similarity below which an object seems hidden
+    min_visible_area:       share of the baseline area, in cells, below which it seems hidden
+    redetect_above:         share of the baseline similarity that re-detection needs
+    redetect_area:          share of the baseline area that re-detection needs
+    min_foreground_share:   share of a mask's cells that have to resemble the object more than its surroundings
+    full_view_area:         share of the baseline area from which a frame is a full view
+    recent_views:           last full views that are kept; the oldest and the newest of them are searched
+    recent_frames:          newest frames that are searched besides
+    search_radius, search_dilation: search window in the annotated frame and the full views
+    ema_rate:               weight of a new frame in the baselines
+    min_component_gap:      free cells on each side that separate a component from the others
+    min_component_area:     share of the main component's area that a component at the object's place needs
+    max_component_distance: components farther from the main one are dropped, in units of sqrt(baseline area)
+    min_component_similarity: share of the largest component's similarity to the annotated frame that a component needs
+    min_component_foreground_share: as min_foreground_share, for one component and the annotated frame
     """
 
-    lost_below: float = 0.9
-    gone_area: float = 0.01
-    found_above: float = 0.9
-    found_area: float = 0.3
-    own_cells: float = 0.9
-    whole_area: float = 0.5
-    seen_within: int = 4
-    since: int = 1
+    occluded_below: float = 0.9
+    min_visible_area: float = 0.01
+    redetect_above: float = 0.9
+    redetect_area: float = 0.3
+    min_foreground_share: float = 0.9
+    full_view_area: float = 0.5
+    recent_views: int = 4
+    recent_frames: int = 1
     search_radius: int = 24
     search_dilation: int = 2
-    pace: float = 0.3
-    stray_gap: int = 3
-    stray_area: float = 0.3
-    stray_reach: float = 0.75
-    stray_like: float = 0.9
-    stray_own: float = 0.8
+    ema_rate: float = 0.3
+    min_component_gap: int = 3
+    min_component_area: float = 0.3
+    max_component_distance: float = 0.75
+    min_component_similarity: float = 0.9
+    min_component_foreground_share: float = 0.8
 
 
-_SEARCHED = 3
-"""Frames on which it was seen that an object is searched for with: the one it was given on and two others."""
+_NUM_VIEWS = 3
+"""Number of views used for re-detection: the annotated frame and two recent ones."""
 
 
 def occlusion_settings_for(backend: Backend, tracking: TrackingSettings) -> OcclusionSettings | None:
-    """The usual settings where back end and settings allow for them, None elsewhere."""
-    usual = OcclusionSettings()
-    return usual if _can_watch(backend, tracking, usual) else None
+    """Return the default settings where the backend and the tracking settings support occlusion handling, else None."""
+    settings = OcclusionSettings()
+    return settings if _is_supported(backend, tracking, settings) else None
 
 
-def _can_watch(backend: Backend, tracking: TrackingSettings, settings: OcclusionSettings) -> bool:
-    """Whether the search has the frame it needs and, with engines, no more references than they are built for."""
-    enough = backend.supports_runtime_search_params or tracking.references >= _SEARCHED + settings.since
+def _is_supported(backend: Backend, tracking: TrackingSettings, settings: OcclusionSettings) -> bool:
+    """Check that the search has its annotated frame and, with engines, no more references than they are built for."""
+    enough = (
+        backend.supports_runtime_search_params or tracking.num_reference_frames >= _NUM_VIEWS + settings.recent_frames
+    )
     return enough and tracking.permanent_frames == (0,)
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """Features of cells on one frame: `own` of the object [C, n] and `around` it [C, m], of unit length, float32."""
+    """Features of sampled cells on one frame, of unit length, float32: `foreground` [C, n] and `surroundings` [C, m]."""
 
-    own: np.ndarray
-    around: np.ndarray
+    foreground: np.ndarray
+    surroundings: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, label: np.ndarray) -> Appearance:
-        """features [C, h, w], label [h, w], float32"""
-        own = np.flatnonzero(label > SURE)
-        if len(own) < 20:  # thin things have few cells of their own
-            own = np.flatnonzero(label > 0.5)
-        if not len(own):  # and what is smaller than a cell has none
-            own = np.array([label.argmax()])
-        reach = np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)
-        near = cv2.dilate((label > 0.3).astype(np.uint8), reach).astype(bool)
-        return cls(_cells(features, own), _cells(features, np.flatnonzero(near & (label < 0.05))))
+    def of(cls, features: np.ndarray, soft_mask: np.ndarray) -> Appearance:
+        """Sample the object of a soft mask [h, w] from features [C, h, w], both float32."""
+        foreground = np.flatnonzero(soft_mask > CERTAIN)
+        if len(foreground) < 20:  # thin objects have few certain cells
+            foreground = np.flatnonzero(soft_mask > 0.5)
+        if not len(foreground):  # objects smaller than a cell have none
+            foreground = np.array([soft_mask.argmax()])
+        kernel = np.ones((2 * SURROUNDINGS + 1, 2 * SURROUNDINGS + 1), np.uint8)
+        near = cv2.dilate((soft_mask > 0.3).astype(np.uint8), kernel).astype(bool)
+        return cls(_sampled(features, foreground), _sampled(features, np.flatnonzero(near & (soft_mask < 0.05))))
 
-    def matches(self, features: np.ndarray, cells: np.ndarray) -> tuple[float, float]:
-        """Mean of the best products of cells [n] of features [C, h, w] with the object's, and the share of those cells
-        whose best is higher than with what lay around it."""
-        chosen = _cells(features, cells).T
-        best = product(chosen, self.own).max(1)
-        own = float((best > product(chosen, self.around).max(1)).mean()) if self.around.shape[1] else 1.0
-        return float(best.mean(dtype=np.float64)), own
+    def similarity(self, features: np.ndarray, cells: np.ndarray) -> tuple[float, float]:
+        """Compare cells [n] of features [C, h, w] with this appearance.
+
+        Returns the mean of the cells' best cosine similarities to the foreground, and the share of the cells that
+        resemble the foreground more than the surroundings.
+        """
+        sampled = _sampled(features, cells).T
+        best = matmul_single_threaded(sampled, self.foreground).max(1)
+        share = 1.0
+        if self.surroundings.shape[1]:
+            share = float((best > matmul_single_threaded(sampled, self.surroundings).max(1)).mean())
+        return float(best.mean(dtype=np.float64)), share
 
 
 @dataclass
 class ObjectState:
-    """What is known about one object.
+    """State of one object.
 
-    usual, area: likeness and cells as usual; 0 before the first
-    share:       of the usual likeness in the last frame, 0..1
-    in_pieces:   given in pieces, so that none of them is a stray
-    given:       how it looks on the frame it was given on
-    seen:        how it looks on the last frames that showed most of it, and those frames with their labels
-    mask:        [h, w] bool, its cells on the last frame that showed any
-    search:      the references it is looked for with, where it is lost or was found only lately
-    found_for:   frames since it was found again
+    baseline_similarity, baseline_area: moving averages of similarity and area in cells; 0 before the first frame
+    relative_similarity:  similarity of the last frame over its baseline, 0..1
+    disconnected:         True for an object prompted with several components, none of which is spurious
+    reference_appearance: appearance on the annotated frame
+    recent_views:         appearance, features and soft masks of the last full views
+    last_mask:            [h, w] bool, the object's cells on the last frame that showed any
+    search_memory:        references for re-detection, while the object is hidden or was re-detected recently
+    frames_since_redetection: frames since the object was found again
     """
 
-    usual: float = 0.0
-    area: float = 0.0
-    share: float = 1.0
-    lost: bool = False
-    in_pieces: bool = False
-    given: Appearance | None = None
-    seen: deque[tuple[Appearance, np.ndarray, np.ndarray]] = field(default_factory=deque)
-    mask: np.ndarray | None = None
-    search: Memory | None = None
-    found_for: int = 0
+    baseline_similarity: float = 0.0
+    baseline_area: float = 0.0
+    relative_similarity: float = 1.0
+    occluded: bool = False
+    disconnected: bool = False
+    reference_appearance: Appearance | None = None
+    recent_views: deque[tuple[Appearance, np.ndarray, np.ndarray]] = field(default_factory=deque)
+    last_mask: np.ndarray | None = None
+    search_memory: Memory | None = None
+    frames_since_redetection: int = 0
 
 
 class OcclusionMonitor:
-    """Judges the labels of a group of objects that were given on one frame.
+    """Occlusion handling for a group of objects that were prompted on one frame.
 
-    A back end with built-in windows searches with those. Raises InputError for settings without that frame, and for
-    ones with fewer references than the search has where the back end is built for so many and no more.
+    A backend without runtime search parameters searches with those built into it. Raises InputError for settings
+    without the annotated frame, and for fewer reference frames than the search needs where a backend is built for a
+    fixed number.
     """
 
     def __init__(
@@ -161,186 +174,212 @@ class OcclusionMonitor:
         backend: Backend,
         tracking: TrackingSettings,
         settings: OcclusionSettings,
-        first: Features,
-        given: np.ndarray,
+        features: Features,
+        soft_masks: np.ndarray,
         objects: Sequence[tuple[int, ObjectState]],
     ) -> None:
-        """first, given: features of the frame the objects were given on, and its labels [N, h, w] float32.
+        """Start at the annotated frame.
 
-        objects: the channel of each object and what is known about it, which is filled in
+        features:   of the annotated frame
+        soft_masks: [N, h, w] float32 of the annotated frame
+        objects:    channel and state of each object; the states are filled in
         """
-        if not _can_watch(backend, tracking, settings):
+        if not _is_supported(backend, tracking, settings):
             raise InputError(
-                "expected settings with the first frame alone as anchor, and three others without the fused kernel, to"
-                " watch whether objects are there, got others; leave the watching out"
+                "expected settings with the first frame alone as permanent frame, and three others without the fused"
+                " kernel, for occlusion handling, got others; turn it off with --no-redetect"
             )
         self._backend, self._settings = backend, settings
-        on_host = np.asarray(first)
-        self._first = on_host, given
-        # Three frames on which an object was seen, then those since, whose windows are the tracker's own.
+        on_host = np.asarray(features)
+        self._annotated = on_host, soft_masks
+        # The views have wide windows; the newest frames have the tracker's own.
         plain = replace(tracking, dilate_past_age=0, move_windows=False, radius=(1,), dilation=(1,))
-        self._memory = replace(
-            plain, permanent_frames=tuple(range(_SEARCHED)), recent_offsets=last_frames(settings.since)
+        self._memory_settings = replace(
+            plain, permanent_frames=tuple(range(_NUM_VIEWS)), recent_offsets=last_frames(settings.recent_frames)
         )
-        own = tracking.attributes
-        ((radius, dilation),) = own.windows(2)[1:]
-        self._searching = replace(
-            own,
-            radius=(settings.search_radius,) * _SEARCHED + (radius,),
-            dilation=(settings.search_dilation,) * _SEARCHED + (dilation,),
+        params = tracking.attributes
+        ((radius, dilation),) = params.windows(2)[1:]
+        self._search_params = replace(
+            params,
+            radius=(settings.search_radius,) * _NUM_VIEWS + (radius,),
+            dilation=(settings.search_dilation,) * _NUM_VIEWS + (dilation,),
         )
-        self._memory_is_renewed_after = max(tracking.recent_offsets, default=0)
-        for channel, presence in objects:
-            label = given[channel]
-            presence.area = float((label > 0.5).sum())
-            presence.mask = label > 0.5
-            presence.in_pieces = len(self._doubtful_pieces(label, presence)[1]) > 0
-            presence.given = Appearance.of(on_host, label)
-            presence.seen = deque(maxlen=settings.seen_within)
+        self._memory_length = max(tracking.recent_offsets, default=0)
+        for channel, state in objects:
+            soft_mask = soft_masks[channel]
+            state.baseline_area = float((soft_mask > 0.5).sum())
+            state.last_mask = soft_mask > 0.5
+            state.disconnected = len(self._candidate_components(soft_mask, state)[1]) > 0
+            state.reference_appearance = Appearance.of(on_host, soft_mask)
+            state.recent_views = deque(maxlen=settings.recent_views)
 
-    def judge(self, features: Features, labels: np.ndarray, objects: Sequence[tuple[int, ObjectState]]) -> np.ndarray:
-        """The labels [N, h, w] to be remembered: without strays; others where one seems gone or is searched for.
+    def update(
+        self, features: Features, soft_masks: np.ndarray, objects: Sequence[tuple[int, ObjectState]]
+    ) -> np.ndarray:
+        """Judge the next frame and return the soft masks [N, h, w] that the memory stores.
 
-        Those of an object that is lost afterwards are not to be shown. Where nothing changes, they are `labels` itself.
+        Spurious components are removed, and masks of hidden or searched objects are replaced. The masks of objects
+        whose state is `occluded` afterwards are not for display. Without a change, the result is `soft_masks` itself.
 
-        objects: the channel of each object and what is known about it, which is updated
+        objects: channel and state of each object; the states are updated
         """
-        host, judged = np.asarray(features), labels
-        for channel, presence in objects:
-            given = labels[channel]
-            label = self._judge(features, host, given, channel, presence)
-            if (label > 0.5).any():
-                presence.mask = label > 0.5
-            if label is not given:
-                judged = labels.copy() if judged is labels else judged
-                judged[channel] = label
-        for channel, presence in objects:
-            if presence.search is not None:
-                presence.search.add_frame(features, judged)
-            if not presence.lost and (judged[channel] > 0.5).sum() >= self._settings.whole_area * presence.area:
-                presence.seen.append((Appearance.of(host, judged[channel]), host, judged))
+        on_host, judged = np.asarray(features), soft_masks
+        for channel, state in objects:
+            propagated = soft_masks[channel]
+            soft_mask = self._update_object(features, on_host, propagated, channel, state)
+            if (soft_mask > 0.5).any():
+                state.last_mask = soft_mask > 0.5
+            if soft_mask is not propagated:
+                judged = soft_masks.copy() if judged is soft_masks else judged
+                judged[channel] = soft_mask
+        for channel, state in objects:
+            if state.search_memory is not None:
+                state.search_memory.add_frame(features, judged)
+            full_view = (judged[channel] > 0.5).sum() >= self._settings.full_view_area * state.baseline_area
+            if not state.occluded and full_view:
+                state.recent_views.append((Appearance.of(on_host, judged[channel]), on_host, judged))
         return judged
 
-    def _judge(
-        self, query: Features, features: np.ndarray, label: np.ndarray, channel: int, presence: ObjectState
+    def _update_object(
+        self, query: Features, features: np.ndarray, soft_mask: np.ndarray, channel: int, state: ObjectState
     ) -> np.ndarray:
-        """One object's label; query: features [C, h, w] where the back end has them."""
-        if presence.search is not None:
-            label = self._searched(query, features, channel, presence)
-        elif not presence.in_pieces:
-            label = self._without_strays(features, label, presence)
-        likeness, area = self._likeness(features, label, presence)
+        """Return one object's soft mask; query: the features [C, h, w] where the backend has them."""
+        if state.search_memory is not None:
+            soft_mask = self._search(query, features, channel, state)
+        elif not state.disconnected:
+            soft_mask = self._without_spurious(features, soft_mask, state)
+        similarity, area = self._appearance_similarity(features, soft_mask, state)
         settings = self._settings
-        if presence.lost:
-            presence.lost = not self._finds(presence, likeness, area)
-            presence.found_for = 0
-        elif likeness < settings.lost_below * presence.usual or area < max(2, settings.gone_area * presence.area):
-            presence.search, presence.found_for = self._new_search(presence), 0
-            label = self._searched(query, features, channel, presence)
-            likeness, area = self._likeness(features, label, presence)
-            if not self._finds(presence, likeness, area):
-                presence.lost = True
-                return np.zeros_like(label)
+        if state.occluded:
+            state.occluded = not self._is_redetected(state, similarity, area)
+            state.frames_since_redetection = 0
+        elif similarity < settings.occluded_below * state.baseline_similarity or area < max(
+            2, settings.min_visible_area * state.baseline_area
+        ):
+            state.search_memory, state.frames_since_redetection = self._new_search_memory(state), 0
+            soft_mask = self._search(query, features, channel, state)
+            similarity, area = self._appearance_similarity(features, soft_mask, state)
+            if not self._is_redetected(state, similarity, area):
+                state.occluded = True
+                return np.zeros_like(soft_mask)
         else:
-            presence.found_for += 1
-            if presence.found_for >= self._memory_is_renewed_after:
-                presence.search = None
-        if not presence.lost:
-            presence.share = min(1.0, likeness / presence.usual) if presence.usual else 1.0
-            presence.usual += (settings.pace if presence.usual else 1.0) * (likeness - presence.usual)
-            # What is half hidden, or still coming out, is as large as before.
-            if presence.search is None and area >= settings.whole_area * presence.area:
-                presence.area += settings.pace * (area - presence.area)
-        return label
+            state.frames_since_redetection += 1
+            if state.frames_since_redetection >= self._memory_length:
+                state.search_memory = None
+        if not state.occluded:
+            baseline = state.baseline_similarity
+            state.relative_similarity = min(1.0, similarity / baseline) if baseline else 1.0
+            state.baseline_similarity += (settings.ema_rate if baseline else 1.0) * (similarity - baseline)
+            # A partly hidden object is as large as before.
+            if state.search_memory is None and area >= settings.full_view_area * state.baseline_area:
+                state.baseline_area += settings.ema_rate * (area - state.baseline_area)
+        return soft_mask
 
-    def _finds(self, presence: ObjectState, likeness: float, area: int) -> bool:
+    def _is_redetected(self, state: ObjectState, similarity: float, area: int) -> bool:
         settings = self._settings
-        return likeness >= settings.found_above * presence.usual and area >= max(2, settings.found_area * presence.area)
+        return similarity >= settings.redetect_above * state.baseline_similarity and area >= max(
+            2, settings.redetect_area * state.baseline_area
+        )
 
-    def _searched(self, query: Features, features: np.ndarray, channel: int, presence: ObjectState) -> np.ndarray:
-        """Its label [h, w] by the references of its own."""
-        memory = presence.search
+    def _search(self, query: Features, features: np.ndarray, channel: int, state: ObjectState) -> np.ndarray:
+        """Return the object's soft mask [h, w], propagated from its search memory."""
+        memory = state.search_memory
         assert memory is not None
-        if self._backend.supports_runtime_search_params:
-            memory = memory.searched_with(self._searching)
-        label = self._backend.propagate(query, memory)[channel]
-        return label if presence.in_pieces else self._without_strays(features, label, presence)
+        soft_mask = self._backend.propagate(query, memory, SearchPlan.of(memory.references, self._search_params))[
+            channel
+        ]
+        return soft_mask if state.disconnected else self._without_spurious(features, soft_mask, state)
 
-    def _new_search(self, presence: ObjectState) -> Memory:
-        """A memory of the frame an object was given on and two of the last that showed most of it."""
-        seen = [(features, labels) for _, features, labels in presence.seen] or [self._first]
-        labels = self._first[1]
-        memory = self._backend.new_memory(self._memory, len(labels), (labels.shape[1], labels.shape[2]))
-        for frame in (self._first, seen[0], seen[-1]):
+    def _new_search_memory(self, state: ObjectState) -> Memory:
+        """Return a memory of the annotated frame and two recent full views."""
+        views = [(features, soft_masks) for _, features, soft_masks in state.recent_views] or [self._annotated]
+        soft_masks = self._annotated[1]
+        cells = soft_masks.shape[1], soft_masks.shape[2]
+        memory = self._backend.new_memory(self._memory_settings, len(soft_masks), cells)
+        for frame in (self._annotated, views[0], views[-1]):
             memory.add_frame(*frame)
         return memory
 
-    def _likeness(self, features: np.ndarray, label: np.ndarray, presence: ObjectState) -> tuple[float, int]:
-        """Likeness of the mask that a label [h, w] makes, and its cells."""
-        cells = np.flatnonzero(label > 0.5)
+    def _appearance_similarity(
+        self, features: np.ndarray, soft_mask: np.ndarray, state: ObjectState
+    ) -> tuple[float, int]:
+        """Return the appearance similarity of a soft mask [h, w] and its area in cells."""
+        cells = np.flatnonzero(soft_mask > 0.5)
         if len(cells) < 2:
             return 0.0, len(cells)
-        assert presence.given is not None
-        known = [presence.given, *(seen[0] for seen in list(presence.seen)[:: max(1, len(presence.seen) - 1)])]
-        owns, arounds = [one.own for one in known], [one.around for one in known]
-        best, own = Appearance(np.concatenate(owns, 1), np.concatenate(arounds, 1)).matches(features, cells)
-        return best * min(1.0, own / self._settings.own_cells), len(cells)
+        assert state.reference_appearance is not None
+        views = [view[0] for view in list(state.recent_views)[:: max(1, len(state.recent_views) - 1)]]
+        known = [state.reference_appearance, *views]
+        appearance = Appearance(
+            np.concatenate([one.foreground for one in known], 1), np.concatenate([one.surroundings for one in known], 1)
+        )
+        similarity, share = appearance.similarity(features, cells)
+        return similarity * min(1.0, share / self._settings.min_foreground_share), len(cells)
 
-    def _doubtful_pieces(self, label: np.ndarray, presence: ObjectState) -> tuple[np.ndarray, list[int]]:
-        """The pieces of a label's mask by number [h, w], 0 around them, and which of them may be strays.
+    def _candidate_components(self, soft_mask: np.ndarray, state: ObjectState) -> tuple[np.ndarray, list[int]]:
+        """Return the mask's components by number [h, w], 0 between them, and the numbers of those that may be spurious.
 
-        The piece that has most of where the object was is none, nor is another that has some of it and is large. An
-        object that is lost may come back anywhere: the largest piece stands for it.
+        The main component is the one that overlaps the previous mask most, not the largest. A large component that
+        overlaps it as well is no candidate. A hidden object may reappear anywhere: its main component is the largest.
         """
-        gap = self._settings.stray_gap
-        around = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
-        mask = label > 0.5
-        pieces, piece = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), around), connectivity=8)
-        if pieces <= 2:  # the background is one
-            return piece, []
-        assert presence.mask is not None
-        before = cv2.dilate(presence.mask.astype(np.uint8), around) > 0
-        areas, there = (np.bincount(piece[cells], minlength=pieces) for cells in (mask, mask & before))
-        if presence.lost or not there.any():
-            there = areas
-        main = there.argmax()
-        least = self._settings.stray_area * areas[main]
-        return piece, [one for one in range(1, pieces) if one != main and (areas[one] < least or not there[one])]
+        gap = self._settings.min_component_gap
+        kernel = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
+        mask = soft_mask > 0.5
+        count, component = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), kernel), connectivity=8)
+        if count <= 2:  # one of them is the background
+            return component, []
+        assert state.last_mask is not None
+        previous = cv2.dilate(state.last_mask.astype(np.uint8), kernel) > 0
+        areas, overlaps = (np.bincount(component[cells], minlength=count) for cells in (mask, mask & previous))
+        if state.occluded or not overlaps.any():
+            overlaps = areas
+        main = overlaps.argmax()
+        min_area = self._settings.min_component_area * areas[main]
+        candidates = [
+            number
+            for number in range(1, count)
+            if number != main and (areas[number] < min_area or not overlaps[number])
+        ]
+        return component, candidates
 
-    def _without_strays(self, features: np.ndarray, label: np.ndarray, presence: ObjectState) -> np.ndarray:
-        """A label [h, w] with its strays at 0."""
-        piece, doubtful = self._doubtful_pieces(label, presence)
-        strays = self._strays(features, label > 0.5, piece, doubtful, presence) if doubtful else []
-        if not strays:
-            return label
-        stray = np.isin(piece, strays)
-        # A faint rim goes with it, unless it is another piece's.
-        rim = cv2.dilate(stray.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-        return np.where(rim & (stray | (piece == 0)), np.float32(0), label)
+    def _without_spurious(self, features: np.ndarray, soft_mask: np.ndarray, state: ObjectState) -> np.ndarray:
+        """Return the soft mask [h, w] with its spurious components set to 0."""
+        component, candidates = self._candidate_components(soft_mask, state)
+        spurious = self._spurious(features, soft_mask > 0.5, component, candidates, state) if candidates else []
+        if not spurious:
+            return soft_mask
+        removed = np.isin(component, spurious)
+        # The soft border of a component goes with it, unless it belongs to another component.
+        border = cv2.dilate(removed.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        return np.where(border & (removed | (component == 0)), np.float32(0), soft_mask)
 
-    def _strays(
-        self, features: np.ndarray, mask: np.ndarray, piece: np.ndarray, doubtful: list[int], presence: ObjectState
+    def _spurious(
+        self, features: np.ndarray, mask: np.ndarray, component: np.ndarray, candidates: list[int], state: ObjectState
     ) -> list[int]:
-        """Which of these pieces do not come out behind something: they are far, or do not look like the object."""
-        assert presence.given is not None
-        settings, given = self._settings, presence.given
-        rest = mask & ~np.isin(piece, doubtful)
-        largest = mask & (piece == np.bincount(piece[rest]).argmax())
-        like = settings.stray_like * given.matches(features, np.flatnonzero(largest))[0]
-        reach = settings.stray_reach * np.sqrt(presence.area)
-        distance = cv2.distanceTransform((~rest).astype(np.uint8), cv2.DIST_L2, 5)
-        strays = []
-        for one in doubtful:
-            cells = np.flatnonzero(mask & (piece == one))
-            best, own = given.matches(features, cells)
-            if best < like or own < settings.stray_own or distance.flat[cells].min() > reach:
-                strays.append(one)
-        return strays
+        """Return the candidates that are far from the main component, or do not resemble the annotated object."""
+        assert state.reference_appearance is not None
+        settings, reference = self._settings, state.reference_appearance
+        others = mask & ~np.isin(component, candidates)
+        largest = mask & (component == np.bincount(component[others]).argmax())
+        min_similarity = settings.min_component_similarity * reference.similarity(features, np.flatnonzero(largest))[0]
+        max_distance = settings.max_component_distance * np.sqrt(state.baseline_area)
+        distance = cv2.distanceTransform((~others).astype(np.uint8), cv2.DIST_L2, 5)
+        spurious = []
+        for number in candidates:
+            cells = np.flatnonzero(mask & (component == number))
+            similarity, share = reference.similarity(features, cells)
+            if (
+                similarity < min_similarity
+                or share < settings.min_component_foreground_share
+                or distance.flat[cells].min() > max_distance
+            ):
+                spurious.append(number)
+        return spurious
 
 
-def _cells(features: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Features [C, h, w] of some cells, evenly thinned to so many as are sampled: [C, n], of unit length."""
-    if len(cells) > SAMPLED:
-        cells = cells[np.linspace(0, len(cells) - 1, SAMPLED).astype(int)]
-    chosen = features.reshape(len(features), -1)[:, cells]
-    return chosen / np.maximum(np.sqrt((chosen**2).sum(0)), np.float32(1e-12))
+def _sampled(features: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return unit-length features [C, n] of cells of [C, h, w], evenly thinned to at most MAX_SAMPLES."""
+    if len(cells) > MAX_SAMPLES:
+        cells = cells[np.linspace(0, len(cells) - 1, MAX_SAMPLES).astype(int)]
+    sampled = features.reshape(len(features), -1)[:, cells]
+    return sampled / np.maximum(np.sqrt((sampled**2).sum(0)), np.float32(1e-12))

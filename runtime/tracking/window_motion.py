@@ -1,10 +1,10 @@
-"""Where to look for what moves: windows that go along with the objects.
+"""Motion-compensated search windows.
 
-An object that has crossed the picture is far from where the frame it was given on shows it, and a window around the
-same place sees background there. So the middle of a reference's window is moved by as much as the object has moved
-since: of the frame it was given on in addition to the unmoved window, which the background needs; of the recent frames
-in place of it, for they are searched widely enough for both. Points do not move the windows of recent frames, since
-each goes its own way from one frame to the next. Back ends say whether they can do this (`supports_window_offsets`).
+An object that crosses the frame is far from its place on the annotated frame, and a window around its present place
+holds background there. So search windows are shifted by the object's displacement. The annotated frame is searched
+both at the shifted and at the original position, because the background needs the latter. Recent frames are searched
+only at the shifted position, since their windows are wide enough for both. Points do not shift the windows of recent
+frames, because each moves on its own from one frame to the next.
 """
 
 from __future__ import annotations
@@ -14,81 +14,84 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from corrflow.runtime.backends.search_plan import ReferenceFrame
 from corrflow.runtime.settings import MAX_WINDOWS, TrackingSettings
-from corrflow.runtime.types import LOST_POINT
+from corrflow.runtime.types import MIN_POINT_PEAK
 
-NEAR = 3
+MIN_WINDOW_DISTANCE = 3
+"""Cells between two windows of one frame; nearer windows count as the same."""
 
 
 @dataclass(frozen=True)
-class Followed:
-    """An object of a group: its channels, and whether each is a point and not a mask."""
+class ObjectChannels:
+    """Mask channels of one object of a group; points: True where each channel is a point."""
 
     channels: slice
     points: bool
 
 
 class WindowMotion:
-    """Where the objects of a group were on the frames it remembers. Places are (row, column) of cells.
+    """Positions of a group's objects on the frames in memory, as (row, column) in cells.
 
-    An object out of sight stays where it was last. All that were given keep their part even after they have been
-    removed, because what is left must not change by that.
+    A hidden object stays at its last position. Removed objects are still followed, so that a removal does not change
+    the results of the others.
     """
 
-    def __init__(self, settings: TrackingSettings, objects: Sequence[Followed], labels: np.ndarray) -> None:
-        """labels: [N, h, w] float32 of the frame the objects are given on."""
-        self._anchors, self._oldest = settings.permanent_frames, max(settings.recent_offsets, default=0)
+    def __init__(self, settings: TrackingSettings, objects: Sequence[ObjectChannels], soft_masks: np.ndarray) -> None:
+        """Start at the annotated frame; soft_masks: [N, h, w] float32."""
+        self._permanent_frames = settings.permanent_frames
+        self._oldest = max(settings.recent_offsets, default=0)
         self._objects = objects
-        self._now = [np.zeros((0, 2))] * len(objects)
-        self._places: dict[int, list[np.ndarray]] = {}
+        self._current = [np.zeros((0, 2))] * len(objects)
+        self._positions: dict[int, list[np.ndarray]] = {}
         self._frame = -1
-        self.see(labels)
+        self.observe(soft_masks)
 
-    def see(self, labels: np.ndarray) -> None:
-        """The next frame's labels [N, h, w], as they are remembered."""
+    def observe(self, soft_masks: np.ndarray) -> None:
+        """Add the next frame; soft_masks: [N, h, w] float32 as they are stored in memory."""
         self._frame += 1
-        self._now = [
-            _places(labels[one.channels], one.points, before)
-            for one, before in zip(self._objects, self._now, strict=True)
+        self._current = [
+            _positions(soft_masks[one.channels], one.points, previous)
+            for one, previous in zip(self._objects, self._current, strict=True)
         ]
-        self._places[self._frame] = self._now
-        gone = self._frame - self._oldest
-        if gone not in self._anchors:
-            self._places.pop(gone, None)
+        self._positions[self._frame] = self._current
+        expired = self._frame - self._oldest
+        if expired not in self._permanent_frames:
+            self._positions.pop(expired, None)
 
-    def aims(self, frames: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
-        """How far (down, right) the windows of these remembered frames are moved for the next frame, in cells."""
-        return {frame: self._moves(frame) for frame in frames}
+    def offsets(self, references: Sequence[ReferenceFrame]) -> dict[int, list[tuple[int, int]]]:
+        """Return the offsets (down, right) in cells of each reference frame's windows for the next frame."""
+        return {reference.frame: self._offsets(reference.frame) for reference in references}
 
-    def _moves(self, frame: int) -> list[tuple[int, int]]:
-        moved = np.array(
-            [np.median(then - now, axis=0) for then, now in zip(self._places[frame], self._now, strict=True)]
+    def _offsets(self, frame: int) -> list[tuple[int, int]]:
+        displacements = np.array(
+            [np.median(then - now, axis=0) for then, now in zip(self._positions[frame], self._current, strict=True)]
         )
-        if frame not in self._anchors:
-            masks = moved[[not one.points for one in self._objects]]
-            return [_whole(masks.mean(0)) if len(masks) else (0, 0)]
-        moves = [(0, 0)]
-        for move in map(_whole, moved):
-            apart = min(max(abs(move[0] - other[0]), abs(move[1] - other[1])) for other in moves)
-            if apart >= NEAR and len(moves) < MAX_WINDOWS:
-                moves.append(move)
-        return moves
+        if frame not in self._permanent_frames:
+            masks = displacements[[not one.points for one in self._objects]]
+            return [_rounded(masks.mean(0)) if len(masks) else (0, 0)]
+        offsets = [(0, 0)]
+        for offset in map(_rounded, displacements):
+            distance = min(max(abs(offset[0] - other[0]), abs(offset[1] - other[1])) for other in offsets)
+            if distance >= MIN_WINDOW_DISTANCE and len(offsets) < MAX_WINDOWS:
+                offsets.append(offset)
+        return offsets
 
 
-def _whole(move: np.ndarray) -> tuple[int, int]:
-    down, right = np.rint(move).astype(int).tolist()
+def _rounded(offset: np.ndarray) -> tuple[int, int]:
+    down, right = np.rint(offset).astype(int).tolist()
     return down, right
 
 
-def _places(labels: np.ndarray, points: bool, before: np.ndarray) -> np.ndarray:
-    """The middle of a mask's cells, or the highest cell of each point: [n, 2]; what is not seen is where it was before.
+def _positions(soft_masks: np.ndarray, points: bool, previous: np.ndarray) -> np.ndarray:
+    """Return the centroid of a mask, or the peak of each point: [n, 2]; hidden ones keep their previous position.
 
-    before: [n, 2]; [0, 2] on the first frame, when everything is somewhere
+    previous: [n, 2], or [0, 2] on the first frame, where everything is visible
     """
-    first = not len(before)
-    if not points and (cells := np.argwhere(labels[0] > 0.5)).size:
+    is_first = not len(previous)
+    if not points and (cells := np.argwhere(soft_masks[0] > 0.5)).size:
         return cells.mean(0)[None]
-    highest = labels.reshape(len(labels), -1)
-    places = np.stack(np.unravel_index(highest.argmax(1), labels.shape[1:]), 1).astype(np.float64)
-    seen = highest.max(1) > LOST_POINT if points else np.zeros(1, bool)
-    return places if first else np.where(seen[:, None], places, before)
+    flat = soft_masks.reshape(len(soft_masks), -1)
+    positions = np.stack(np.unravel_index(flat.argmax(1), soft_masks.shape[1:]), 1).astype(np.float64)
+    visible = flat.max(1) > MIN_POINT_PEAK if points else np.zeros(1, bool)
+    return positions if is_first else np.where(visible[:, None], positions, previous)

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from corrflow.errors import InputError, SourceEndedEarly
-from corrflow.runtime.types import Frame
-from corrflow.runtime.video.source import NOMINAL_FRAMES_PER_SECOND, FrameSource, reason_text, size_text
+from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
+from corrflow.runtime.types import Frame, size_text
+from corrflow.runtime.video.source import FrameSource, reason_text
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterable
+from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 from corrflow.errors import InputError
 from corrflow.runtime.video.image_sequence import (
@@ -17,18 +20,32 @@ from corrflow.runtime.video.image_sequence import (
     is_picture,
     natural_order,
 )
-from corrflow.runtime.video.source import NOMINAL_FRAMES_PER_SECOND, FrameSource
+from corrflow.runtime.video.source import FrameSource
 from corrflow.runtime.video.video_file import VideoSource
 
 __all__ = [
-    "NOMINAL_FRAMES_PER_SECOND",
     "PICTURE_SUFFIXES",
     "FrameSource",
     "PictureSource",
     "VideoSource",
     "natural_order",
+    "open_frames",
     "open_source",
 ]
+
+
+def open_frames(source: str | PathLike[str] | Iterable[Any]) -> FrameSource:
+    """Open a source that a Python caller has: a path or a pattern, as `open_source` takes it, or frames.
+
+    Raises InputError for any other value.
+    """
+    if isinstance(source, (str, PathLike)):
+        return open_source(fspath(source))
+    if not isinstance(source, Iterable):
+        raise InputError(f"expected a path or an iterable of frames, got {type(source).__name__}; pass one of those")
+    from corrflow.runtime.video.array_source import ArraySource
+
+    return ArraySource(source)
 
 
 def open_source(spec: str) -> FrameSource:

@@ -1,4 +1,4 @@
-"""Tracks drawn onto a picture, in the colours of the DAVIS palette."""
+"""FrameResult drawn onto a picture, in the colours of the DAVIS palette."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from corrflow.runtime.types import ObjectResult, Tracks
+from corrflow.runtime.types import FrameResult, ObjectResult
 
 FILL_OPACITY = 0.4
 
@@ -36,23 +36,21 @@ def davis_palette() -> np.ndarray:
     return palette
 
 
-def draw_overlay(image_bgr: np.ndarray, tracks: Tracks) -> np.ndarray:
-    """The picture with every object's mask, contour, points and name drawn on it, sized with the picture.
+def draw_overlay(result: FrameResult) -> np.ndarray:
+    """Draw every object's mask, contour, points and name on its frame, sized with the frame.
 
-    image_bgr: [H, W, 3] uint8, BGR; left as it is
-    tracks:    its mask at the picture's size
-
-    Returns [H, W, 3] uint8, BGR. Raises ValueError where the sizes differ.
+    Returns [H, W, 3] uint8, BGR; the frame's own image is left alone. Raises ValueError where the mask's size differs.
     """
-    if tracks.mask.shape != image_bgr.shape[:2]:
-        raise ValueError(f"expected a mask of the picture's size {image_bgr.shape[:2]}, got {tracks.mask.shape}")
+    image_bgr = result.frame.image
+    if result.mask.shape != image_bgr.shape[:2]:
+        raise ValueError(f"expected a mask of the frame's size {image_bgr.shape[:2]}, got {result.mask.shape}")
     canvas = image_bgr.copy()
     # 1 at 540 lines; small pictures get relatively bolder marks, which would vanish otherwise.
     unit = max(0.62, min(image_bgr.shape[:2]) / 540)
-    _draw_masks(canvas, tracks.mask, unit)
-    for track in tracks.objects:
+    _draw_masks(canvas, result.mask, unit)
+    for track in result.objects:
         _draw_points(canvas, track, unit)
-    for track in tracks.objects:
+    for track in result.objects:
         _draw_name(canvas, track, unit)
     return canvas
 

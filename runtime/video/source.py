@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Protocol, TypeVar
 
 from corrflow.runtime.types import Frame
-
-NOMINAL_FRAMES_PER_SECOND = Fraction(24)
-"""The pace of a source that states none, such as a folder of pictures; DAVIS is shown at it."""
 
 _Source = TypeVar("_Source", bound="FrameSource")
 
@@ -42,11 +39,6 @@ class FrameSource(Protocol):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def size_text(shape: Sequence[int]) -> str:
-    """640x480: the width first, as people say it."""
-    return f"{shape[1]}x{shape[0]}"
 
 
 def reason_text(error: Exception) -> str:

@@ -14,8 +14,9 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from corrflow.errors import InputError, SourceEndedEarly
-from corrflow.runtime.types import Frame
-from corrflow.runtime.video.source import NOMINAL_FRAMES_PER_SECOND, FrameSource, reason_text, size_text
+from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
+from corrflow.runtime.types import Frame, size_text
+from corrflow.runtime.video.source import FrameSource, reason_text
 from corrflow.runtime.video.truncation import announced, file_is_cut_off
 
 # PyAV maps FFmpeg's codes to its own tree and raises ValueError for pixel formats that it cannot convert.

@@ -1,4 +1,4 @@
-// Enough of CUDA to run local_soft_copy.cu on the CPU; threads_on_cpu.cpp has the threads.
+// Part of CUDA that local_soft_copy.cu needs, for a run on the CPU; threads_on_cpu.cpp has the threads.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -8,36 +8,36 @@
 namespace {
 
 #if defined(CORRFLOW_FLOAT32)
-inline float number(float stored) { return stored; }
-inline float storage(float value) { return value; }
+inline float to_float(float stored) { return stored; }
+inline float from_float(float value) { return value; }
 #elif defined(CORRFLOW_FLOAT16)
-inline float number(Stored bits) {
+inline float to_float(Stored bits) {
     _Float16 half;
     __builtin_memcpy(&half, &bits, sizeof half);
     return float(half);
 }
-inline Stored storage(float value) {
+inline Stored from_float(float value) {
     const _Float16 half = _Float16(value);
     Stored bits;
     __builtin_memcpy(&bits, &half, sizeof bits);
     return bits;
 }
 #else
-inline float number(Stored stored) {
+inline float to_float(Stored stored) {
     const std::uint32_t bits = std::uint32_t(stored) << 16;
     float value;
     __builtin_memcpy(&value, &bits, sizeof value);
     return value;
 }
-inline Stored storage(float value) {
+inline Stored from_float(float value) {
     std::uint32_t bits;
     __builtin_memcpy(&bits, &value, sizeof bits);
     return Stored((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 #endif
 
-// The tensor cores' product. Which lane has which element is left open on the GPU, so any assignment will do here.
-// Like there, the lanes need not be in step about memory: only a barrier makes a score visible to another lane.
+// Matrix product of the tensor cores. The GPU leaves the assignment of elements to lanes open, so any assignment is
+// valid here. As on the GPU, only a barrier makes a score visible to another lane.
 #if !defined(CORRFLOW_FLOAT32) && !defined(CORRFLOW_WITHOUT_TENSOR_CORES)
 #define CORRFLOW_TENSOR_CORES 1
 
@@ -58,8 +58,8 @@ struct Scores {
         const int first = threadIdx.x % WARP * 8;
         for (int i = 0; i < 8; ++i)
             for (int channel = 0; channel < SIDE; ++channel)
-                sums[i] += number(queries[channel * QUERY_PITCH + (first + i) / SIDE]) *
-                           number(keys[channel * KEY_PITCH + (first + i) % SIDE]);
+                sums[i] += to_float(queries[channel * QUERY_PITCH + (first + i) / SIDE]) *
+                           to_float(keys[channel * KEY_PITCH + (first + i) % SIDE]);
     }
 
     void store(float* scores) const {

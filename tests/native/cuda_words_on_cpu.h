@@ -1,4 +1,4 @@
-// The words of CUDA that our kernels are written with, for a compiler of C++; threads_on_cpu.cpp has the threads.
+// CUDA keywords of the kernels, for a C++ compiler; threads_on_cpu.cpp has the threads.
 #pragma once
 #include "threads_on_cpu.h"
 

@@ -1,15 +1,15 @@
-// Makes a planned kernel, the file KERNEL, into what threads_on_cpu.cpp runs.
+// Wrap a planned kernel, the file KERNEL, for threads_on_cpu.cpp.
 #include KERNEL
 
 namespace on_cpu {
 
 const std::size_t stored_bytes = sizeof(Stored), classes = CLASSES;
 
-void kernel(const void* query, const void* keys, const void* values, const void* names, int height, int width,
-            int pictures, int references, void* copied) {
+void kernel(const void* query, const void* keys, const void* values, const void* references, int height,
+            int width, int num_frames, int num_windows, void* copied) {
     corrflow_local_soft_copy(static_cast<const Stored*>(query), static_cast<const Stored*>(keys),
-                             static_cast<const Stored*>(values), static_cast<const SearchWindow*>(names), height, width,
-                             pictures, references, static_cast<Stored*>(copied));
+                             static_cast<const Stored*>(values), static_cast<const SearchWindow*>(references), height,
+                             width, num_frames, num_windows, static_cast<Stored*>(copied));
 }
 
 }  // namespace on_cpu

@@ -1,7 +1,7 @@
-// Random shapes through every kernel of the local soft-copy, for the sanitizers to watch: sanitize SEED CASES
+// Run every CPU kernel of LocalSoftCopy on random shapes under the sanitizers: sanitize SEED CASES
 //
-// Every buffer has exactly the size that kernel.h asks for and stands alone on the heap, so that a read or write beside
-// it is seen. Results are held against the definition written down plainly.
+// Every buffer has exactly the size that kernel.h asks for and is a separate heap block, so the sanitizers detect any
+// access beside it. Results are compared with a plain implementation of the definition.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -15,10 +15,10 @@
 
 #include "kernel.h"
 
+using corrflow::Dtype;
 using corrflow::Job;
 using corrflow::Kernel;
 using corrflow::SearchWindow;
-using corrflow::Storage;
 
 namespace {
 
@@ -26,7 +26,7 @@ struct Free {
     void operator()(void* memory) const { std::free(memory); }
 };
 
-// The half nearest to a number from 2^-14 to 4 in size, and 0 for smaller ones; exact steps, no denormals.
+// Convert to half precision: magnitudes from 2^-14 to 4 that are exact in it; smaller numbers become 0.
 std::uint16_t half_of(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, 4);
@@ -37,20 +37,20 @@ std::uint16_t half_of(float value) {
 
 struct Case {
     int K, C, N, H, W, top_k;
-    Storage storage;
-    std::vector<int> radius, dilation, down, right;
+    Dtype dtype;
+    std::vector<int> radius, dilation, dy, dx;
     std::vector<float> query;
     std::vector<std::vector<float>> keys, values;
 
-    // The definition: double precision, one query after another; [N]. Ties go to the earlier position, which a stable
-    // sort in scanning order leaves in front.
+    // Return [N] by the definition, in double precision, for one query. A stable sort in scanning order gives ties to
+    // the earlier position.
     std::vector<double> expected(int y, int x) const {
         std::vector<double> scores;
-        std::vector<std::pair<int, std::size_t>> places;  // reference, and cell in it
+        std::vector<std::pair<int, std::size_t>> places;  // window and cell
         for (int k = 0; k < K; ++k)
-            for (int dy = -radius[k]; dy <= radius[k]; ++dy)
-                for (int dx = -radius[k]; dx <= radius[k]; ++dx) {
-                    const int row = y + down[k] + dy * dilation[k], column = x + right[k] + dx * dilation[k];
+            for (int i = -radius[k]; i <= radius[k]; ++i)
+                for (int j = -radius[k]; j <= radius[k]; ++j) {
+                    const int row = y + dy[k] + i * dilation[k], column = x + dx[k] + j * dilation[k];
                     if (row < 0 || row >= H || column < 0 || column >= W) continue;
                     double score = 0;
                     for (int c = 0; c < C; ++c)
@@ -58,7 +58,7 @@ struct Case {
                     scores.push_back(score / 0.5);
                     places.emplace_back(k, std::size_t(row) * W + column);
                 }
-        const std::size_t kept = top_k ? std::min<std::size_t>(top_k, scores.size()) : scores.size();
+        const std::size_t count = top_k ? std::min<std::size_t>(top_k, scores.size()) : scores.size();
         std::vector<double> sums(N);
         if (scores.empty()) return sums;
         double highest = scores[0], total = 0;
@@ -66,7 +66,7 @@ struct Case {
         std::vector<std::size_t> order(scores.size());
         for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
         std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return scores[a] > scores[b]; });
-        for (std::size_t i = 0; i < kept; ++i) {
+        for (std::size_t i = 0; i < count; ++i) {
             const std::size_t best = order[i];
             const double weight = std::exp(scores[best] - highest);
             total += weight;
@@ -84,7 +84,7 @@ Case random_case(std::mt19937& random) {
     made.K = between(1, 3), made.C = between(1, 9), made.N = between(1, 9);
     made.H = between(1, 14), made.W = between(1, 140);  // more columns than two panels of any kernel
     made.top_k = between(0, 1) ? between(1, 12) : 0;
-    made.storage = static_cast<Storage>(between(0, 3));
+    made.dtype = static_cast<Dtype>(between(0, 3));
     // Small integers are exact in every precision and make ties.
     const auto fill = [&](std::size_t count) {
         std::vector<float> numbers(count);
@@ -97,17 +97,17 @@ Case random_case(std::mt19937& random) {
         made.radius.push_back(between(0, 5));
         made.dilation.push_back(between(1, 4));
         const bool moved = between(0, 1);
-        made.down.push_back(moved ? between(-40, 40) : 0);
-        made.right.push_back(moved ? between(-180, 180) : 0);
+        made.dy.push_back(moved ? between(-40, 40) : 0);
+        made.dx.push_back(moved ? between(-180, 180) : 0);
         made.keys.push_back(fill(made.C * cells));
         made.values.push_back(fill(made.N * cells));
     }
     return made;
 }
 
-// Twice the features as packed integers, [depth][H][W] words.
+// Pack the features times two as integers, [depth][H][W] words.
 std::vector<std::int32_t> packed(const Case& made, const std::vector<float>& features) {
-    const int bits = made.storage == Storage::Sixteen ? 16 : 8, share = 32 / bits;
+    const int bits = made.dtype == Dtype::Int16 ? 16 : 8, share = 32 / bits;
     const std::size_t cells = std::size_t(made.H) * made.W;
     std::vector<std::int32_t> words((made.C + share - 1) / share * cells);
     for (std::size_t c = 0; c < words.size() / cells * share; ++c)
@@ -122,36 +122,36 @@ std::vector<std::int32_t> packed(const Case& made, const std::vector<float>& fea
 
 bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
     std::vector<std::vector<std::uint16_t>> halves(made.K);
-    const bool half = made.storage == Storage::Half, words = made.storage > Storage::Half;
+    const bool half = made.dtype == Dtype::Float16, words = made.dtype > Dtype::Float16;
     std::vector<std::vector<std::int32_t>> integers(made.K);
     const std::vector<std::int32_t> query = words ? packed(made, made.query) : std::vector<std::int32_t>();
-    std::vector<SearchWindow> references;
-    int window = 0;
+    std::vector<SearchWindow> windows;
+    int positions = 0;
     for (int k = 0; k < made.K; ++k) {
-        halves[k].resize(made.keys[k].size());  // no capacity beyond it, in which a read too far would go unseen
+        halves[k].resize(made.keys[k].size());  // exact capacity, so that a read beyond the end is detected
         for (std::size_t i = 0; i < halves[k].size(); ++i) halves[k][i] = half_of(made.keys[k][i]);
         if (words) integers[k] = packed(made, made.keys[k]);
         const void* keys = words  ? static_cast<const void*>(integers[k].data())
                            : half ? static_cast<const void*>(halves[k].data())
                                   : made.keys[k].data();
-        const float scale = words ? 0.5f : 2.0f;  // packed features are twice as large on both sides
-        references.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k], made.down[k],
-                              made.right[k], scale});
-        const int across = std::min(made.radius[k], (made.W - 1 + std::abs(made.right[k])) / made.dilation[k]);
-        const int along = std::min(made.radius[k], (made.H - 1 + std::abs(made.down[k])) / made.dilation[k]);
-        window += (2 * across + 1) * (2 * along + 1);
+        const float scale = words ? 0.5f : 2.0f;  // both operands are packed times two
+        windows.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k], made.dy[k], made.dx[k],
+                           scale});
+        const int across = std::min(made.radius[k], (made.W - 1 + std::abs(made.dx[k])) / made.dilation[k]);
+        const int along = std::min(made.radius[k], (made.H - 1 + std::abs(made.dy[k])) / made.dilation[k]);
+        positions += (2 * across + 1) * (2 * along + 1);
     }
     std::vector<float> copied(std::size_t(made.N) * made.H * made.W);
     Job job{};
-    job.query = words ? static_cast<const void*>(query.data()) : made.query.data(), job.references = references.data();
-    job.K = made.K, job.N = made.N, job.H = made.H, job.W = made.W;
+    job.query = words ? static_cast<const void*>(query.data()) : made.query.data(), job.windows = windows.data();
+    job.num_windows = made.K, job.N = made.N, job.H = made.H, job.W = made.W;
     job.depth = words ? int(query.size() / (made.H * made.W)) : made.C;
-    job.storage = made.storage;
-    job.top_k = std::min(made.top_k, window);
+    job.dtype = made.dtype;
+    job.top_k = std::min(made.top_k, positions);
     job.copied = copied.data();
     const std::size_t bytes = (kernel.scratch(job, rows_per_part) + 63) / 64 * 64;
     std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, bytes));
-    std::memset(scratch.get(), 0xff, bytes);  // NaN, should anything be read before it is written
+    std::memset(scratch.get(), 0xff, bytes);  // NaN, to detect reads before writes
     for (int column = 0; column < made.W; column += kernel.columns)
         for (int row = 0; row < made.H; row += rows_per_part)
             kernel.panel(job, column, row, std::min(rows_per_part, made.H - row), scratch.get());
@@ -163,9 +163,9 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
                 if (std::abs(got - expected[n]) < 1e-4) continue;
                 std::fprintf(stderr,
                              "%s kernel: label %d at (%d, %d) is %g, not %g: K %d, C %d, N %d, H %d, W %d, top_k %d,"
-                             " storage %d, radius %d, dilation %d, moved (%d, %d)\n",
+                             " dtype %d, radius %d, dilation %d, offset (%d, %d)\n",
                              kernel.name, n, y, x, got, expected[n], made.K, made.C, made.N, made.H, made.W, made.top_k,
-                             int(made.storage), made.radius[0], made.dilation[0], made.down[0], made.right[0]);
+                             int(made.dtype), made.radius[0], made.dilation[0], made.dy[0], made.dx[0]);
                 return false;
             }
         }

@@ -1,8 +1,8 @@
-// Runs shrink.cu, the file KERNEL, on the CPU, one thread after another:
+// Run cuda_resize.cu, the file KERNEL, on the CPU, one thread after another:
 //
 //     program HEIGHT WIDTH ROWS COLUMNS BLOCKS THREADS < frame > shrunk
 //
-// No thread waits for another there. Memory is exactly as long as the pictures, for the sanitizers.
+// Its threads never wait for each other. Buffers have exactly the size of the frames, for the sanitizers.
 #include KERNEL
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-// The nine symbols that TensorRT's Python bindings need to be imported; none of them does anything.
+// The nine symbols that the import of TensorRT's Python bindings needs; none has an effect.
 extern "C" {
 void* createInferBuilder_INTERNAL() { return nullptr; }
 void* createInferRefitter_INTERNAL() { return nullptr; }

@@ -1,14 +1,14 @@
-// Runs a kernel on the CPU, one block after another and one fibre for each thread:
+// Run a kernel on the CPU, one block after another and one fibre for each thread:
 //
-//     program ORDER BATCH HEIGHT WIDTH PICTURES GRID_X GRID_Y GRID_Z THREADS FOLDER
+//     program ORDER BATCH HEIGHT WIDTH FRAMES GRID_X GRID_Y GRID_Z THREADS FOLDER
 //
-// FOLDER holds query, keys and values in the kernel's storage and names, four int32 for each reference; the result goes to
+// FOLDER holds query, keys and values in the kernel's dtype, and references, four int32 per row. The result goes to
 // FOLDER/copied.
 //
-// A warp runs as far as it can before the next one is looked at, and the order of warps and lanes is the caller's. What
-// a missing barrier leaves open is thus really done in the wrong order: a reader runs before its writer in one order, a
-// writer before the last reader in another. PinnedBuffer memory is NaN before every block. Threads that wait at different
-// barriers, warps that split before a collective instruction and misaligned fragments end the program with a message.
+// A warp runs as far as it can before the next one starts; the caller chooses the order of warps and lanes. So a
+// missing barrier leads to the wrong order: a reader runs before its writer in one order, a writer before the last
+// reader in another. Shared memory is NaN before every block. Threads that wait at different barriers, warps that split before a
+// collective instruction and misaligned fragments end the program with a message.
 #include "threads_on_cpu.h"
 
 #include <ucontext.h>
@@ -49,7 +49,7 @@ struct Fibre : Thread {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[STACK]};
     Wait wait = Wait::none;
-    int line = 0;      // of the barrier that it waits at
+    int line = 0;      // of the barrier
     unsigned bits[2];  // for shuffles, one of two in turn
     int turn = 0;
 };
@@ -88,7 +88,7 @@ void resume(Fibre& fibre) {
     switch_to(scheduler, fibre.context, fibre.stack.get(), STACK);
 }
 
-// All of first .. last wait there, at the same line: then they may go on.
+// Return true if all threads first .. last wait at the same line.
 bool together(std::size_t first, std::size_t last, Wait wait) {
     for (std::size_t i = first; i < last; ++i)
         if (fibres[i].wait != wait || fibres[i].line != fibres[first].line) return false;
@@ -97,7 +97,7 @@ bool together(std::size_t first, std::size_t last, Wait wait) {
     return true;
 }
 
-// order: 0 forwards, 1 backwards, otherwise the seed of a shuffle that is another one every time.
+// order: 0 forwards, 1 backwards, otherwise the seed of a new shuffle each time.
 class Order {
    public:
     explicit Order(unsigned order) : order(order), generator(order) {}
@@ -146,7 +146,7 @@ void run_block(int threads, Order& order) {
     }
 }
 
-// Every block of the grid.
+// Run all blocks of the grid.
 void run(Index blocks, int threads, unsigned order, std::function<void()> work) {
     body = std::move(work);
     fibres = std::vector<Fibre>(threads);
@@ -160,7 +160,7 @@ void run(Index blocks, int threads, unsigned order, std::function<void()> work) 
             }
 }
 
-// Not a byte more than the file has, for the sanitizers.
+// Read a file into a buffer of exactly its size, for the sanitizers.
 std::vector<char> read(const std::string& path) {
     std::ifstream file(path, std::ios::binary | std::ios::ate);
     if (!file) fail(path.c_str());
@@ -178,8 +178,8 @@ void pause(Wait wait, int line) {
     switch_to(own().context, scheduler, scheduler_stack, scheduler_size);
 }
 
-// Each lane leaves its value, then reads its neighbour's. Two places in turn: the next value never overwrites this one
-// before it was read.
+// Store the lane's value, then read the value of its partner. Two places alternate, so no value is overwritten before
+// it is read.
 unsigned exchange(unsigned value, int mask, int line) {
     const int turn = own().turn ^= 1;
     own().bits[turn] = value;
@@ -196,16 +196,16 @@ int main(int count, char** words) {
     if (count != 11) fail("expected ten arguments");
     int numbers[9];
     for (int i = 0; i < 9; ++i) numbers[i] = std::atoi(words[i + 1]);
-    const auto [order, batch, height, width, pictures, x, y, z, threads] = numbers;
+    const auto [order, batch, height, width, num_frames, x, y, z, threads] = numbers;
     const std::string folder = words[10];
     const auto query = read(folder + "/query"), keys = read(folder + "/keys"), values = read(folder + "/values");
-    const auto names = read(folder + "/names");
-    const int references = int(names.size() / (4 * sizeof(int)));
+    const auto references = read(folder + "/references");
+    const int num_windows = int(references.size() / (4 * sizeof(int)));
     std::vector<char> copied(std::size_t(batch) * classes * height * width * stored_bytes);
-    std::memset(copied.data(), 0xff, copied.size());  // NaN wherever nothing is written
+    std::memset(copied.data(), 0xff, copied.size());  // NaN where nothing is written
     run({unsigned(x), unsigned(y), unsigned(z)}, threads, unsigned(order),
-        [&, height = height, width = width, pictures = pictures] {
-            kernel(query.data(), keys.data(), values.data(), names.data(), height, width, pictures, references,
+        [&, height = height, width = width, num_frames = num_frames] {
+            kernel(query.data(), keys.data(), values.data(), references.data(), height, width, num_frames, num_windows,
                    copied.data());
         });
     std::ofstream(folder + "/copied", std::ios::binary).write(copied.data(), std::streamsize(copied.size()));

@@ -1,4 +1,4 @@
-// What a kernel and the threads that run it know of each other. It includes little: every kernel is compiled with it.
+// Interface between a kernel and the threads that run it; short, because every kernel is compiled with it.
 #pragma once
 #include <cstddef>
 
@@ -10,7 +10,7 @@ struct Index {
 
 enum class Wait { none, warp, block, ended };
 
-// A thread of the block as the kernel sees it.
+// Thread of a block, for the kernel.
 struct Thread {
     Index index{};
     long collective = 0;  // warp-wide instructions so far
@@ -31,9 +31,9 @@ inline float exchange(float value, int mask, int line) {
     return value;
 }
 
-// What a compiled kernel tells of itself, and one thread's work.
+// Constants of the compiled kernel, and the work of one thread.
 extern const std::size_t stored_bytes, classes;
-void kernel(const void* query, const void* keys, const void* values, const void* names, int height, int width,
-            int pictures, int references, void* copied);
+void kernel(const void* query, const void* keys, const void* values, const void* references, int height,
+            int width, int num_frames, int num_windows, void* copied);
 
 }  // namespace on_cpu

@@ -1,7 +1,7 @@
-"""Training clips: videos decoded once into a compact cache of small JPEG frames, and clips drawn from it.
+"""Training clips, sampled from videos and images in a cache of small JPEG frames.
 
-A clip is a pure function of the seed and its number, so a resumed run sees what an unbroken one would have seen,
-however many processes share its clips out.
+A clip is a pure function of the seed and the clip's number. So clips depend neither on interruptions of a run nor on
+its number of processes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 from corrflow.atomic_files import whole_file, write_whole
 from corrflow.errors import CorrflowError, InputError
 from corrflow.train.config import TrainConfig
-from corrflow.train.data.frames import UNREADABLE, FrameSampling, decoded, small_frames
+from corrflow.train.data.frames import UNREADABLE, FrameSampling, decode_image, small_frames
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What a cache was made from; another key is another cache.
+    """Identity of a cache.
 
-    sources: name, size in bytes and time of change of every file, in order
+    sources: path, size in bytes and modification time of every file, in order
     """
 
     sources: tuple[tuple[str, int, int], ...]
@@ -37,15 +37,16 @@ class CacheKey:
     version: int = FORMAT_VERSION
 
     def digest(self) -> str:
+        """Return 16 hexadecimal digits that identify the key."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ClipCache:
-    """Frames of many videos as JPEG in one file, opened by memory map.
+    """JPEG frames of many videos in one memory-mapped file.
 
-    names:  V video names
-    starts: [V + 1] int64, first frame of each video
-    skipped: {name: reason} of the files that could not be read
+    names:   names of the V videos
+    starts:  [V + 1] int64, first frame of each video
+    skipped: {path: reason} of files that could not be read
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,18 +56,18 @@ class ClipCache:
         description = json.loads((folder / "index.json").read_text())
         self.names: list[str] = description["names"]
         self.skipped: dict[str, str] = description["skipped"]
-        # An empty file cannot be mapped; it is there when nothing could be decoded.
+        # The file is empty if nothing could be decoded, and an empty file cannot be mapped.
         self._bytes = np.memmap(folder / "frames.bin", np.uint8, mode="r") if self.names else np.empty(0, np.uint8)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def frame(self, index: int) -> np.ndarray:
-        """Frame `index` of the whole cache: [h, w, 3] uint8, BGR."""
-        picture = decoded(self._bytes[self.offsets[index] : self.offsets[index + 1]])
-        if picture is None:
+        """Return frame `index` of the whole cache: [h, w, 3] uint8, BGR. Raises CorrflowError for a damaged frame."""
+        frame = decode_image(self._bytes[self.offsets[index] : self.offsets[index + 1]])
+        if frame is None:
             raise CorrflowError(f"frame {index} of the clip cache {self.folder} is damaged; delete that folder")
-        return picture
+        return frame
 
 
 def open_cache(
@@ -76,9 +77,9 @@ def open_cache(
     cache_folder: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ClipCache:
-    """The cache of these videos, folders of pictures or single pictures; made on first use.
+    """Open the cache of videos, image folders or images, and create it on first use.
 
-    Files that cannot be decoded are left out and named in `skipped`; raises InputError where nothing is left.
+    Files that cannot be decoded are listed in `skipped`. Raises InputError if no file can be decoded.
     """
     sources = tuple((str(item), item.stat().st_size, item.stat().st_mtime_ns) for item in items)
     folder = cache_folder / CacheKey(sources, frames_per_second, short_side).digest()
@@ -104,148 +105,156 @@ def _write_cache(
                     file.write(encoded)
                     offsets.append(offsets[-1] + len(encoded))
             except UNREADABLE as error:
-                skipped[str(item)] = str(error)  # the frames before the damage are kept
+                skipped[str(item)] = str(error)  # the frames before the damage stay in the cache
             if len(offsets) - 1 > starts[-1]:
                 starts.append(len(offsets) - 1)
                 names.append(item.name)
             elif str(item) not in skipped:
-                skipped[str(item)] = "no frame in it"
+                skipped[str(item)] = "the file contains no frame"
     with whole_file(folder / "index.npz") as part, part.open("wb") as file:
         np.savez(file, offsets=np.array(offsets, np.int64), starts=np.array(starts, np.int64))
-    # Written last: a cache with this file is whole.
+    # Written last, so that a cache with this file is complete.
     write_whole(folder / "index.json", json.dumps({"names": names, "skipped": skipped}))
 
 
 class Videos(Protocol):
-    """Where the frames of clips come from."""
+    """Source of the frames of clips."""
 
-    def draw(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
-        """`length` neighbouring frames [h, w, 3] uint8, BGR of one video for clip `number`, the same every time."""
+    def sample(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+        """Return `length` consecutive frames [h, w, 3] uint8, BGR of one video, a function of the arguments alone.
+
+        number: clip number, which may determine the video
+        """
         ...
 
 
 class CachedVideos:
-    """Clips from a cache: every one from any of the videos of at least `length` frames.
+    """Videos of a cache with at least `length` frames. Raises InputError if there are none but some are required."""
 
-    Raises InputError where there is none and one is needed.
-    """
-
-    def __init__(self, cache: ClipCache, length: int, needed: bool = True) -> None:
+    def __init__(self, cache: ClipCache, length: int, required: bool = True) -> None:
         self.cache = cache
         lengths = np.diff(cache.starts)
         self._long_enough = np.flatnonzero(lengths >= length)
-        if not len(self._long_enough) and needed:
+        if not len(self._long_enough) and required:
             raise InputError(
                 f"expected a video of at least {length} frames at --fps, got {int(lengths.max())} at most;"
                 " use longer videos, a higher --fps or a smaller --frames"
             )
-        self._probability = chances(lengths[self._long_enough])
+        self._probabilities = sampling_probabilities(lengths[self._long_enough])
 
-    def draw(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
-        video = generator.choice(self._long_enough, p=self._probability)
+    def sample(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+        """Return frames as `Videos.sample` defines."""
+        video = generator.choice(self._long_enough, p=self._probabilities)
         first = generator.integers(self.cache.starts[video], self.cache.starts[video + 1] - length + 1)
         return [self.cache.frame(index) for index in range(first, first + length)]
 
 
-def chances(lengths: np.ndarray) -> np.ndarray:
-    """Probability of each video by its frames: a long one has more to show than a short one, not in proportion."""
+def sampling_probabilities(lengths: np.ndarray) -> np.ndarray:
+    """Return the probability of each video, proportional to the square root of its number of frames.
+
+    Long videos show more than short ones, but less than in proportion to their length.
+    """
     weight = np.sqrt(lengths.astype(np.float64))
     return weight / weight.sum() if len(weight) else weight
 
 
 class ClipSampler:
-    """Draws clips.
+    """Sampler of training clips.
 
-    videos: where frames come from, or a cache of videos; stills: cache of photographs or None; a share of the clips is
-    made from the latter. The sizes, shares and the seed are those of the configuration.
+    videos: source of frames, or a cache of videos
+    images: cache of images, from which `config.image_share` of the clips are synthesised, or None
     """
 
-    def __init__(self, videos: Videos | ClipCache, stills: ClipCache | None, config: TrainConfig) -> None:
-        self.stills, self.config = stills, config
+    def __init__(self, videos: Videos | ClipCache, images: ClipCache | None, config: TrainConfig) -> None:
+        self.images, self.config = images, config
         self.frames, self.crop = config.frames, config.crop
-        self.image_share = config.image_share if stills is not None else 0.0
+        self.image_share = config.image_share if images is not None else 0.0
         if isinstance(videos, ClipCache):
-            videos = CachedVideos(videos, self.frames, needed=self.image_share < 1)
+            videos = CachedVideos(videos, self.frames, required=self.image_share < 1)
         self.videos = videos
 
     def clip(self, number: int) -> np.ndarray:
-        """Clip `number` of the run: [frames, crop, crop, 3] uint8, RGB; the same whatever came before."""
+        """Return clip `number` of the run: [frames, crop, crop, 3] uint8, RGB."""
         generator = np.random.default_rng([self.config.seed, number])
-        still = generator.random() < self.image_share
-        clip = self._from_still(generator) if still else self._from_video(number, generator)
+        from_image = generator.random() < self.image_share
+        clip = self._from_image(generator) if from_image else self._from_video(number, generator)
         return np.ascontiguousarray(clip[..., ::-1])
 
     def clips(self, numbers: Iterable[int]) -> np.ndarray:
-        """The clips of these numbers: [numbers, frames, crop, crop, 3] uint8, RGB."""
+        """Return the clips of `numbers`: [numbers, frames, crop, crop, 3] uint8, RGB."""
         return np.stack([self.clip(number) for number in numbers])
 
     def _from_video(self, number: int, generator: np.random.Generator) -> np.ndarray:
-        pictures = self.videos.draw(number, self.frames, generator)
-        height, width = pictures[0].shape[:2]
+        frames = self.videos.sample(number, self.frames, generator)
+        height, width = frames[0].shape[:2]
         side = min(height, width) * generator.uniform(self.config.min_crop_scale, 1.0)
         centre = generator.uniform((side / 2, side / 2), (width - side / 2, height - side / 2))
         matrix = _affine(centre, side, 0.0, 0.0, self.crop, mirrored=generator.random() < 0.5)
         if generator.random() < 0.5:
-            pictures.reverse()
-        return np.stack([self._warp(picture, matrix) for picture in pictures])
+            frames.reverse()
+        return np.stack([self._warp(frame, matrix) for frame in frames])
 
-    def _from_still(self, generator: np.random.Generator) -> np.ndarray:
-        """A photograph under a smooth random motion and change of light, mirrored at its edges.
+    def _from_image(self, generator: np.random.Generator) -> np.ndarray:
+        """Synthesise a clip from one image by smooth random motion and change of light.
 
         Motion is translation, rotation, scale, shear and perspective; light is a gain of each channel. Frame 0 has the
-        photograph's own colours.
+        image's colours. The image is mirrored at its edges.
         """
-        assert self.stills is not None
-        picture = self.stills.frame(int(generator.integers(self.stills.starts[-1])))
-        height, width = picture.shape[:2]
+        assert self.images is not None
+        image = self.images.frame(int(generator.integers(self.images.starts[-1])))
+        height, width = image.shape[:2]
         side = min(height, width) * generator.uniform(0.5, 0.9)
         centre = generator.uniform((side / 2, side / 2), (width - side / 2, height - side / 2))
         mirrored = generator.random() < 0.5
-        # Per frame: up to about 16 pixels of a 256 crop, so that most matches lie in a 13 x 13 window of cells.
+        # Per frame: up to about 16 pixels of a 256 crop, so that most matches are within a 13 x 13 window of cells.
         velocity = generator.normal(0, 0.03, 2).clip(-0.06, 0.06) * side
-        turn, growth, lean = generator.normal(0, (0.06, 0.04, 0.03)).clip(-0.15, 0.15)
-        wobbles = generator.normal(0, 0.006, (self.frames, 2)) * side
-        # Per frame: nearer by up to a twentieth at one edge of the crop, and as much farther at the other.
+        rotation, growth, shear = generator.normal(0, (0.06, 0.04, 0.03)).clip(-0.15, 0.15)
+        jitter = generator.normal(0, 0.006, (self.frames, 2)) * side
+        # Per frame: up to a twentieth nearer at one edge of the crop, and as much farther at the opposite edge.
         tilt = generator.normal(0, 0.04, 2).clip(-0.1, 0.1)
-        # Per frame: all channels brighter or darker by about 2 %, and each of them by 1 %, as under a cloud or a lamp.
+        # Per frame: all channels brighter or darker by about 2 %, and each channel by 1 %, as under a cloud or a lamp.
         light = generator.normal(0, 0.02) + generator.normal(0, 0.01, 3)
         clip = []
         for t in range(self.frames):
-            matrix = _affine(
-                centre + velocity * t + wobbles[t], side * np.exp(growth * t), turn * t, lean * t, self.crop, mirrored
-            )
-            lit = picture if t == 0 else _scaled(picture, np.exp(light.clip(-0.06, 0.06) * t))
-            clip.append(self._warp(lit, np.vstack([matrix, (0, 0, 1)]) @ _tilted(tilt * t, self.crop)))
+            position, size = centre + velocity * t + jitter[t], side * np.exp(growth * t)
+            matrix = _affine(position, size, rotation * t, shear * t, self.crop, mirrored)
+            lit = image if t == 0 else _apply_gains(image, np.exp(light.clip(-0.06, 0.06) * t))
+            clip.append(self._warp(lit, np.vstack([matrix, (0, 0, 1)]) @ _perspective(tilt * t, self.crop)))
         return np.stack(clip)
 
-    def _warp(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-        """[crop, crop, 3] uint8 by the map [2, 3] or [3, 3] from crop pixels to picture pixels."""
+    def _warp(self, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """Warp to [crop, crop, 3] uint8 by a map [2, 3] or [3, 3] from crop pixels to image pixels."""
         size, flags = (self.crop, self.crop), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warp = cv2.warpAffine if len(matrix) == 2 else cv2.warpPerspective
-        return warp(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        return warp(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _scaled(picture: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """[h, w, 3] uint8 with each channel times its gain, by a table of 256 values."""
+def _apply_gains(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Multiply each channel of [h, w, 3] uint8 by its gain, with a table of 256 values."""
     table = np.arange(256)[:, None] * gains
-    return cv2.LUT(picture, table.round().clip(0, 255).astype(np.uint8)[None])
+    return cv2.LUT(image, table.round().clip(0, 255).astype(np.uint8)[None])
 
 
-def _tilted(tilt: np.ndarray, crop: int) -> np.ndarray:
-    """[3, 3] map of crop pixels under perspective about the crop's middle; tilt: change of distance across the crop."""
-    middle = np.eye(3)
-    middle[:2, 2] = (crop - 1) / 2
+def _perspective(tilt: np.ndarray, crop: int) -> np.ndarray:
+    """Return the [3, 3] perspective map of crop pixels about the crop's centre.
+
+    tilt: relative change of distance across the crop, horizontally and vertically
+    """
+    shift = np.eye(3)
+    shift[:2, 2] = (crop - 1) / 2
     perspective = np.eye(3)
     perspective[2, :2] = tilt / crop
-    return middle @ perspective @ np.linalg.inv(middle)
+    return shift @ perspective @ np.linalg.inv(shift)
 
 
-def _affine(centre: np.ndarray, side: float, turn: float, lean: float, crop: int, mirrored: bool = False) -> np.ndarray:
-    """[2, 3] map from crop pixels to picture pixels: a square of `side` around `centre`, turned and sheared."""
+def _affine(
+    centre: np.ndarray, side: float, rotation: float, shear: float, crop: int, mirrored: bool = False
+) -> np.ndarray:
+    """Return the [2, 3] map from crop pixels to a rotated, sheared square of `side` image pixels around `centre`."""
     scale = side / crop
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    shear = np.array([[1.0, lean], [0.0, 1.0]])
+    rotate = np.array([[np.cos(rotation), -np.sin(rotation)], [np.sin(rotation), np.cos(rotation)]])
+    lean = np.array([[1.0, shear], [0.0, 1.0]])
     mirror = np.diag([-1.0 if mirrored else 1.0, 1.0])
-    linear = scale * rotation @ shear @ mirror
-    middle = np.full(2, (crop - 1) / 2)
-    return np.column_stack([linear, np.asarray(centre) - 0.5 - linear @ middle])
+    linear = scale * rotate @ lean @ mirror
+    crop_centre = np.full(2, (crop - 1) / 2)
+    return np.column_stack([linear, np.asarray(centre) - 0.5 - linear @ crop_centre])

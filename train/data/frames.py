@@ -1,4 +1,4 @@
-"""Frames of videos: which files below a folder are videos, and their pictures, made small, one after another."""
+"""Video files and image folders: search, decoding, and resizing to small JPEG frames."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ import numpy as np
 from corrflow.errors import InputError
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-UNREADABLE = (OSError, ValueError, MemoryError, cv2.error)  # PyAV's errors are of the first two
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+UNREADABLE = (OSError, ValueError, MemoryError, cv2.error)  # PyAV's errors derive from the first two
 
 
-def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES
+def is_image(path: Path) -> bool:
+    """Check the suffix of a path."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """Video files below `folder`, and folders of pictures (one video each), in order of their names.
+    """Find video files and image folders (one video each) below `folder`, sorted by name.
 
-    Of the layouts of DAVIS and YouTube-VOS the frames alone are taken, once: no masks, and where there are frames in
-    480p and in Full-Resolution, those in 480p. Raises InputError where there is neither.
+    Mask folders of DAVIS and YouTube-VOS are ignored, and DAVIS's Full-Resolution frames if there are 480p frames.
+    Raises InputError if nothing is found.
     """
     if not folder.is_dir():
-        raise InputError(f"expected a folder of videos or of picture folders, got {folder}, which is no folder")
+        raise InputError(f"expected a folder of videos or of image folders, got {folder}, which is no folder")
     found = [
         path
         for path in (folder, *folder.rglob("*"))
-        if (path.is_dir() and any(is_picture(child) for child in path.iterdir()))
+        if (path.is_dir() and any(is_image(child) for child in path.iterdir()))
         or (path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     ]
-    found = [path for path in found if not _is_no_video_of_its_own(path.relative_to(folder), folder)]
+    found = [path for path in found if not _is_mask_folder_or_duplicate(path.relative_to(folder), folder)]
     if not found:
         raise InputError(
-            f"expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) or folders of pictures in {folder}, found none;"
-            " name the folder that holds them"
+            f"expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) or folders of images in {folder}, found none;"
+            " name the folder that contains them"
         )
     return sorted(found)
 
 
-def _is_no_video_of_its_own(path: Path, folder: Path) -> bool:
-    """Whether this is a folder of masks, or frames that are also there in 480p."""
+def _is_mask_folder_or_duplicate(path: Path, folder: Path) -> bool:
+    """Detect folders of masks, and frames that exist in 480p as well."""
     for depth, part in enumerate(path.parts):
         if part.startswith("Annotations"):
             return True
@@ -56,25 +57,25 @@ def _is_no_video_of_its_own(path: Path, folder: Path) -> bool:
     return False
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Picture files below `folder` in order of their names; raises InputError where there are none."""
-    found = sorted(path for path in folder.rglob("*") if is_picture(path))
+def find_images(folder: Path) -> list[Path]:
+    """Find image files below `folder`, sorted by name; raise InputError if there are none."""
+    found = sorted(path for path in folder.rglob("*") if is_image(path))
     if not found:
         raise InputError(
-            f"expected photographs ({', '.join(sorted(PICTURE_SUFFIXES))}) in {folder}, found none;"
-            " point --images at the folder that holds them"
+            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {folder}, found none;"
+            " point --images at the folder that contains them"
         )
     return found
 
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How frames are made small.
+    """Sampling rate, size and compression of frames.
 
-    frames_per_second: rate at which they are taken
-    short_side:        most pixels of the short side
-    quality:           of the JPEG, 1 to 100
-    folder_rate:       frames a second that folders of pictures hold; None takes every picture
+    frames_per_second: sampling rate
+    short_side:        largest short side in pixels; larger frames are downscaled
+    quality:           JPEG quality, 1 to 100
+    folder_rate:       frame rate of image folders; None takes every image
     """
 
     frames_per_second: float
@@ -93,46 +94,46 @@ class FrameSampling:
                 raise InputError(f"expected {name.replace('_', ' ')} between {low} and {high}, got {value}")
 
 
-def small_frames(item: Path, how: FrameSampling) -> Iterator[bytes]:
-    """The frames of a video, of a folder of pictures or of a single picture, each as a small JPEG.
+def small_frames(item: Path, sampling: FrameSampling) -> Iterator[bytes]:
+    """Yield the sampled frames of a video, of an image folder or of one image as small JPEG files.
 
-    Raises UNREADABLE where decoding fails, after the frames before the damage.
+    Raises one of UNREADABLE at damage, after the frames before it.
     """
-    for picture in _decode(item, how.frames_per_second, how.folder_rate):
-        yield _encoded(_shrink(picture, how.short_side), how.quality)
+    for frame in _read_frames(item, sampling.frames_per_second, sampling.folder_rate):
+        yield _encode_jpeg(_downscale(frame, sampling.short_side), sampling.quality)
 
 
-def decoded(content: np.ndarray) -> np.ndarray | None:
-    """A picture [h, w, 3] uint8, BGR from the bytes of its file [n] uint8; None where they are damaged."""
+def decode_image(content: np.ndarray) -> np.ndarray | None:
+    """Decode the bytes [n] uint8 of an image file to [h, w, 3] uint8, BGR; return None for damaged files."""
     try:
         return cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except cv2.error:  # no bytes at all
+    except cv2.error:  # an empty file
         return None
 
 
-def _encoded(picture: np.ndarray, quality: int) -> bytes:
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+def _encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
+    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def _decode(item: Path, rate: float, folder_rate: float | None) -> Iterator[np.ndarray]:
-    """Pictures [h, w, 3] uint8, BGR at about `rate` a second; see `FrameSampling` for folders."""
-    if item.is_dir() or item.suffix.lower() in PICTURE_SUFFIXES:
-        pictures = [item] if item.is_file() else sorted(p for p in item.iterdir() if is_picture(p))
+def _read_frames(item: Path, rate: float, folder_rate: float | None) -> Iterator[np.ndarray]:
+    """Yield frames [h, w, 3] uint8, BGR at about `rate` per second; see `FrameSampling` for folders."""
+    if item.is_dir() or item.suffix.lower() in IMAGE_SUFFIXES:
+        paths = [item] if item.is_file() else sorted(p for p in item.iterdir() if is_image(p))
         if folder_rate is not None and folder_rate > rate:
-            # Picture i is from i / folder_rate seconds on; the first at or after each tick of `rate` is taken.
-            ticks = [int(i * rate / folder_rate + 1e-9) for i in range(len(pictures))]
-            pictures = [p for i, p in enumerate(pictures) if i == 0 or ticks[i] > ticks[i - 1]]
-        for path in pictures:
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if picture is None:
-                raise ValueError(f"{path.name} is not a picture that can be decoded")
-            yield picture
+            # Image i is at i / folder_rate seconds; the first image at or after each tick of `rate` is taken.
+            ticks = [int(i * rate / folder_rate + 1e-9) for i in range(len(paths))]
+            paths = [p for i, p in enumerate(paths) if i == 0 or ticks[i] > ticks[i - 1]]
+        for path in paths:
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is None:
+                raise ValueError(f"{path.name} is not an image that can be decoded")
+            yield image
         return
     import av
 
     with av.open(str(item)) as container:
         if not container.streams.video:
-            raise ValueError("no video stream in it")
+            raise ValueError("the file contains no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         due = None
@@ -146,9 +147,9 @@ def _decode(item: Path, rate: float, folder_rate: float | None) -> Iterator[np.n
             yield frame.to_ndarray(format="bgr24")
 
 
-def _shrink(picture: np.ndarray, short_side: int) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _downscale(frame: np.ndarray, short_side: int) -> np.ndarray:
+    height, width = frame.shape[:2]
     scale = short_side / min(height, width)
     if scale >= 1:
-        return picture
-    return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        return frame
+    return cv2.resize(frame, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)

@@ -1,13 +1,13 @@
-"""corrflow-prepare: folders of videos into shards of small JPEG frames, in the tar form of WebDataset.
+"""corrflow-prepare: conversion of folders of videos to shards of small JPEG frames, in WebDataset's tar format.
 
-    OUT/shard-000000.tar           samples, one video or up to 300 frames of a long one each:
-        00000017-000.json          {"name", "frames_per_second", "frames", "first_frame"}
-        00000017-000.00000.jpg     its frames, in order
-    OUT/receipts/shard-000000.json what is in a shard, and what was left out of it; written last: it is whole then
-    OUT/plan.json                  what the shards are made of, and how
-    OUT/report.json                all receipts together
+    OUT/shard-000000.tar          samples, each a video or up to 300 frames of a long video:
+        00000017-000.json         {"name", "frames_per_second", "frames", "first_frame"}
+        00000017-000.00000.jpg    frames in order
+    OUT/records/shard-000000.json counts and skipped files of a shard; written last, as completion record
+    OUT/plan.json                 source files and settings
+    OUT/report.json               sum of all records
 
-A shard is a function of its videos and of the plan, so a run that was killed goes on to the same bytes.
+A shard is a function of its videos and of the plan, so a resumed run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -36,48 +36,53 @@ from corrflow.train.data.frames import UNREADABLE, FrameSampling, find_videos, s
 
 FORMAT_VERSION = 1
 SAMPLE_FRAMES = 300
-"""Most frames of a sample, so that whoever reads one whole needs little memory."""
-PLAN, REPORT, RECEIPTS = "plan.json", "report.json", "receipts"
-DIED = "the process that decoded it died, twice"
+"""Largest number of frames of a sample; readers load whole samples into memory."""
+PLAN, REPORT, RECORDS = "plan.json", "report.json", "records"
+DECODER_DIED = "its decoder process died twice"
 
 
 @dataclass(frozen=True)
 class Video:
-    """The frames of one video as JPEG files; `damage` says why there are no more, "" where that is all of it."""
+    """JPEG frames of one video.
+
+    damage: reason why later frames are missing, or "" for a complete video
+    """
 
     frames: list[bytes]
     damage: str = ""
 
 
 @dataclass
-class Receipt:
-    """What is in a shard.
+class ShardRecord:
+    """Counts of a shard, and videos that are missing or incomplete.
 
-    left_out: {name: reason} of the videos of which nothing is in it; cut: of those that are there up to their damage
+    skipped:   {name: reason} of videos without any frame
+    truncated: {name: reason} of videos that end at damage
     """
 
     videos: int = 0
     frames: int = 0
     bytes: int = 0
     sha256: str = ""
-    left_out: dict[str, str] = field(default_factory=dict)
-    cut: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    truncated: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the shards are made of: the names below `source` of each one's videos, and how frames are made small.
+    """Contents of all shards.
 
-    longest: seconds of a video that are taken
+    shards:      for each shard, the paths of its videos below `source`
+    max_seconds: duration after which a video is cut off
     """
 
     source: Path
     shards: list[list[str]]
-    how: FrameSampling
-    longest: float
+    sampling: FrameSampling
+    max_seconds: float
 
     def description(self) -> dict[str, object]:
-        """JSON-ready; sizes and times of change stand for the files' content."""
+        """Return the plan for JSON; sizes and modification times represent the files' contents."""
         digest = hashlib.sha256()
         for names in self.shards:
             for name in names:
@@ -89,88 +94,90 @@ class Plan:
             "shards": len(self.shards),
             "videos": sum(map(len, self.shards)),
             "files": digest.hexdigest(),
-            "longest": self.longest,
-            **asdict(self.how),
+            "max_seconds": self.max_seconds,
+            **asdict(self.sampling),
         }
 
 
-def plan_shards(source: Path, how: FrameSampling, videos_per_shard: int, longest: float) -> Plan:
-    """Share the videos below `source` out to shards of about equal size, each a mixture of all folders.
+def plan_shards(source: Path, sampling: FrameSampling, videos_per_shard: int, max_seconds: float) -> Plan:
+    """Assign the videos below `source` to shards of about equal size, each a mixture of all folders.
 
-    Raises InputError where there are none.
+    Raises InputError if there are no videos.
     """
-    if videos_per_shard < 1 or not longest > 0:
+    if videos_per_shard < 1 or not max_seconds > 0:
         raise InputError(
-            f"expected at least one video a shard and a longest above 0, got {videos_per_shard} and {longest}"
+            f"expected at least one video per shard and --max-seconds above 0, got {videos_per_shard} and {max_seconds}"
         )
     names = [path.relative_to(source).as_posix() for path in find_videos(source)]
-    # By their hashes: neighbours in a folder are alike, and training sees a few shards at a time.
+    # Sorted by hash, because neighbours in a folder are similar and training reads few shards at a time.
     names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
     count = -(-len(names) // videos_per_shard)
-    return Plan(source, [names[shard::count] for shard in range(count)], how, longest)
+    return Plan(source, [names[shard::count] for shard in range(count)], sampling, max_seconds)
 
 
-def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None] = lambda videos: None) -> Receipt:
-    """Write the shards that are not there yet; returns all receipts as one. progress: called with videos done.
+def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None] = lambda videos: None) -> ShardRecord:
+    """Write the missing shards; return the sum of all records.
 
-    Raises InputError where `out` holds shards of another plan, or another run is at work in it.
+    progress: called with the number of completed videos. Raises InputError if `out` contains shards of another plan or
+    is in use by another run.
     """
     if workers < 1:
         raise InputError(f"expected at least 1 worker, got {workers}")
     try:
-        (out / RECEIPTS).mkdir(parents=True, exist_ok=True)
+        (out / RECORDS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected a folder to write to, got {out} ({error.strerror}); name another") from error
     with lock_run(out / ".lock"), _Decoders(workers) as decoders:
-        _agree(plan, out)
+        _check_plan(plan, out)
         done, missing = 0, []
         for shard, names in enumerate(plan.shards):
-            if _receipt_path(out, shard).is_file():
+            if _record_path(out, shard).is_file():
                 done += len(names)
             else:
                 missing.append(shard)
         progress(done)
         todo = [(shard, name) for shard in missing for name in plan.shards[shard]]
-        decoded = decoders.decode([plan.source / name for _, name in todo], plan.how, plan.longest)
+        decoded = decoders.decode([plan.source / name for _, name in todo], plan.sampling, plan.max_seconds)
         for shard in missing:
             with _ShardFile(out, shard, plan) as file:
                 for place, name in enumerate(plan.shards[shard]):
                     file.add(place, name, next(decoded))
                     done += 1
                     progress(done)
-    total = Receipt()
+    total = ShardRecord()
     for shard in range(len(plan.shards)):
-        receipt = Receipt(**json.loads(_receipt_path(out, shard).read_text()))
-        total.videos, total.frames = total.videos + receipt.videos, total.frames + receipt.frames
-        total.bytes += receipt.bytes
-        total.left_out |= receipt.left_out
-        total.cut |= receipt.cut
-    total.left_out, total.cut = dict(sorted(total.left_out.items())), dict(sorted(total.cut.items()))
+        record = ShardRecord(**json.loads(_record_path(out, shard).read_text()))
+        total.videos, total.frames = total.videos + record.videos, total.frames + record.frames
+        total.bytes += record.bytes
+        total.skipped |= record.skipped
+        total.truncated |= record.truncated
+    total.skipped = dict(sorted(total.skipped.items()))
+    total.truncated = dict(sorted(total.truncated.items()))
     written = {name: value for name, value in asdict(total).items() if name != "sha256"}
     write_whole(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n", only_writer=True)
     return total
 
 
-def read_video(path: Path, how: FrameSampling, longest: float) -> Video:
-    """All frames of a video, as far as they can be decoded and up to `longest` seconds."""
+def read_video(path: Path, sampling: FrameSampling, max_seconds: float) -> Video:
+    """Read the frames of a video up to damage or `max_seconds`."""
     frames: list[bytes] = []
-    most = max(1, round(longest * how.frames_per_second))
+    max_frames = max(1, round(max_seconds * sampling.frames_per_second))
     try:
-        for frame in small_frames(path, how):
+        for frame in small_frames(path, sampling):
             frames.append(frame)
-            if len(frames) == most:
+            if len(frames) == max_frames:
                 break
     except UNREADABLE as error:
         return Video(frames, " ".join(str(error).split()) or type(error).__name__)
-    return Video(frames, "" if frames else "no frame in it")
+    return Video(frames, "" if frames else "the file contains no frame")
 
 
 class _ShardFile:
-    """A shard being written: it and its receipt appear when the context ends without an error."""
+    """Shard that is being written; its file and record appear when the context ends without an error."""
 
     def __init__(self, out: Path, shard: int, plan: Plan) -> None:
-        self.path, self.receipt_path = out / f"shard-{shard:06d}.tar", _receipt_path(out, shard)
-        self.shard, self.rate, self.receipt = shard, plan.how.frames_per_second, Receipt()
+        self.path, self.record_path = out / f"shard-{shard:06d}.tar", _record_path(out, shard)
+        self.shard, self.rate, self.record = shard, plan.sampling.frames_per_second, ShardRecord()
         self.stride = len(plan.shards)
 
     def __enter__(self) -> _ShardFile:
@@ -179,24 +186,24 @@ class _ShardFile:
         return self
 
     def add(self, place: int, name: str, video: Video) -> None:
-        """The shard's video number `place`, or the reason why it is not there."""
+        """Add video number `place` of the shard, or record its damage."""
         if video.damage:
-            known = self.receipt.cut if video.frames else self.receipt.left_out
-            known[name] = video.damage + (f"; {len(video.frames)} frames kept" if video.frames else "")
+            damaged = self.record.truncated if video.frames else self.record.skipped
+            damaged[name] = video.damage + (f"; {len(video.frames)} frames written" if video.frames else "")
         if not video.frames:
             return
-        self.receipt.videos += 1
-        self.receipt.frames += len(video.frames)
+        self.record.videos += 1
+        self.record.frames += len(video.frames)
         number = place * self.stride + self.shard
         for part, first in enumerate(range(0, len(video.frames), SAMPLE_FRAMES)):
             frames = video.frames[first : first + SAMPLE_FRAMES]
             key = f"{number:08d}-{part:03d}"
-            about = {"name": name, "frames_per_second": self.rate, "frames": len(frames), "first_frame": first}
-            self._member(f"{key}.json", json.dumps(about).encode())
+            description = {"name": name, "frames_per_second": self.rate, "frames": len(frames), "first_frame": first}
+            self._add_file(f"{key}.json", json.dumps(description).encode())
             for index, frame in enumerate(frames):
-                self._member(f"{key}.{index:05d}.jpg", frame)
+                self._add_file(f"{key}.{index:05d}.jpg", frame)
 
-    def _member(self, name: str, content: bytes) -> None:
+    def _add_file(self, name: str, content: bytes) -> None:
         entry = tarfile.TarInfo(name)  # owner 0, time 0: the same bytes every time
         entry.size = len(content)
         self._tar.addfile(entry, io.BytesIO(content))
@@ -206,18 +213,18 @@ class _ShardFile:
         if kind is not None:
             self._part.unlink(missing_ok=True)
             return
-        if self.receipt.videos:
-            self.receipt.bytes = self._part.stat().st_size
+        if self.record.videos:
+            self.record.bytes = self._part.stat().st_size
             with self._part.open("rb") as file:
-                self.receipt.sha256 = _sha256(file)
+                self.record.sha256 = _sha256(file)
             os.replace(self._part, self.path)
         else:
             self._part.unlink()
-        write_whole(self.receipt_path, json.dumps(asdict(self.receipt)) + "\n", only_writer=True)
+        write_whole(self.record_path, json.dumps(asdict(self.record)) + "\n", only_writer=True)
 
 
 class _Decoders:
-    """Processes that read videos. One that dies, as decoders do on some damaged files, costs that video alone."""
+    """Decoder processes. A damaged file that kills its decoder costs only its own video."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -229,83 +236,83 @@ class _Decoders:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def decode(self, paths: Sequence[Path], how: FrameSampling, longest: float) -> Iterator[Video]:
-        """The videos in the order of their paths, a few ahead of whoever takes them."""
+    def decode(self, paths: Sequence[Path], sampling: FrameSampling, max_seconds: float) -> Iterator[Video]:
+        """Yield the videos in the order of their paths; a few are decoded ahead."""
         waiting: deque[tuple[Path, Future[Video] | None]] = deque()
         rest = iter(paths)
         while True:
             while len(waiting) < 3 * self.workers and (path := next(rest, None)) is not None:
-                waiting.append((path, self._submit(path, how, longest)))
+                waiting.append((path, self._submit(path, sampling, max_seconds)))
             if not waiting:
                 return
             path, future = waiting.popleft()
             try:
-                yield self._result(path, future, how, longest)
+                yield self._result(path, future, sampling, max_seconds)
             except BrokenProcessPool:
-                # Any of those at work may have done it, so each is tried alone.
+                # Any file that was being decoded may be the cause, so each is decoded alone.
                 self._pool.shutdown(cancel_futures=True)
                 self._pool = self._new(self.workers)
                 suspects = [path, *(other for other, _ in waiting)]
                 waiting.clear()
                 for suspect in suspects:
-                    yield self._alone(suspect, how, longest)
+                    yield self._alone(suspect, sampling, max_seconds)
 
-    def _submit(self, path: Path, how: FrameSampling, longest: float) -> Future[Video] | None:
+    def _submit(self, path: Path, sampling: FrameSampling, max_seconds: float) -> Future[Video] | None:
         try:
-            return self._pool.submit(read_video, path, how, longest)
+            return self._pool.submit(read_video, path, sampling, max_seconds)
         except BrokenProcessPool:
             return None
 
     @staticmethod
-    def _result(path: Path, future: Future[Video] | None, how: FrameSampling, longest: float) -> Video:
+    def _result(path: Path, future: Future[Video] | None, sampling: FrameSampling, max_seconds: float) -> Video:
         if future is None:
             raise BrokenProcessPool
         return future.result()
 
-    def _alone(self, path: Path, how: FrameSampling, longest: float) -> Video:
+    def _alone(self, path: Path, sampling: FrameSampling, max_seconds: float) -> Video:
         with self._new(1) as pool:
             try:
-                return pool.submit(read_video, path, how, longest).result()
+                return pool.submit(read_video, path, sampling, max_seconds).result()
             except BrokenProcessPool:
-                return Video([], DIED)
+                return Video([], DECODER_DIED)
 
     @staticmethod
     def _new(workers: int) -> ProcessPoolExecutor:
-        # Spawned, not forked: FFmpeg and OpenCV have threads, and a fork would copy their locks.
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+        # Spawned, because a fork would copy the locks of the threads of FFmpeg and OpenCV.
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_init_decoder)
 
 
-def _begin() -> None:
-    """In each process that decodes: end with the one that asked, which also is who answers Ctrl-C."""
+def _init_decoder() -> None:
+    """Make a decoder process end with its parent, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _agree(plan: Plan, out: Path) -> None:
-    """Write the plan, or hold it against the one that is there."""
-    described = plan.description()
+def _check_plan(plan: Plan, out: Path) -> None:
+    """Write the plan, or compare it with the existing plan; raise InputError if they differ."""
+    description = plan.description()
     path = out / PLAN
     if path.is_file():
         try:
-            found = json.loads(path.read_text())
+            existing = json.loads(path.read_text())
         except ValueError:
-            found = {}
-        changed = sorted(name for name in {*found, *described} if found.get(name) != described.get(name))
+            existing = {}
+        changed = sorted(name for name in {*existing, *description} if existing.get(name) != description.get(name))
         if changed:
             raise InputError(
-                f"{out} holds shards made from other files or settings (other {', '.join(changed)}); give the same ones"
-                " to go on with it, or name another folder"
+                f"{out} contains shards of other files or settings (other {', '.join(changed)}); repeat the"
+                " same command to resume it, or name another folder"
             )
     elif any(out.glob("*.tar")):
-        raise InputError(f"expected a new folder or one of corrflow-prepare, got {out}, which holds other shards")
+        raise InputError(f"expected a new folder or one of corrflow-prepare, got {out}, which contains other shards")
     else:
-        write_whole(path, json.dumps(described, indent=1) + "\n", only_writer=True)
+        write_whole(path, json.dumps(description, indent=1) + "\n", only_writer=True)
 
 
-def _receipt_path(out: Path, shard: int) -> Path:
-    return out / RECEIPTS / f"shard-{shard:06d}.json"
+def _record_path(out: Path, shard: int) -> Path:
+    return out / RECORDS / f"shard-{shard:06d}.json"
 
 
 def _sha256(file: io.BufferedReader) -> str:

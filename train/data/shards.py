@@ -1,11 +1,10 @@
-"""Training from shards: tar files of JPEG frames in a folder or on the web, a few at a time, in a shuffled order.
+"""Shards for training: tar files of JPEG frames in a folder or on the web, read in shuffled order.
 
-An epoch goes through all shards in a random order, `WINDOW` of them together, and draws `CLIPS` clips from each. Which
-shard clip n is from depends on the seed, n and the number of shards alone, and what is drawn from it on its content. So
-a run goes on in the middle of an epoch at once, processes need not agree on anything, and the data may be larger than
-every disk: of shards from the web those at hand and the next ones are kept, no more.
+An epoch visits all shards in random order, `WINDOW` shards at a time, and samples `CLIPS` clips from each. The shard of
+clip n is a function of the seed, n and the number of shards. So a run resumes within an epoch at once, and processes
+need no communication. Of shards on the web, only the current and the next ones are on disk.
 
-The tar form is WebDataset's: files that are alike up to their names' first dot are one sample, here one video.
+The tar files have WebDataset's format: files whose names agree up to the first dot are one sample, here one video.
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ from typing import Protocol
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.train.data.clips import chances
+from corrflow.train.data.clips import sampling_probabilities
 from corrflow.train.data.download import Downloads, is_url, public_name
-from corrflow.train.data.frames import decoded, is_picture
+from corrflow.train.data.frames import decode_image, is_image
 
 WINDOW = 16
-"""Shards that clips are drawn from at a time."""
+"""Number of shards from which clips are sampled at a time."""
 CLIPS = 1024
-"""Clips drawn from a shard in an epoch."""
-MOST_NAMES = 10**6
+"""Number of clips from each shard in an epoch."""
+MAX_SHARDS = 10**6
 
 
 def shard_names(data: str) -> list[str] | None:
-    """Paths or URLs of the shards that `data` names, or None where it names a folder of videos.
+    """Return the paths or URLs of the shards in `data`, or None for a folder of videos.
 
-    data: a folder with .tar files, one such file, an http or https address, or either of the two with {000..123} or
-    {a,b} in it. Raises InputError where there are none.
+    data: a folder of .tar files, a .tar file, an http or https URL, or a file or URL with {000..123} or {a,b}. Raises
+    InputError for a wrong range.
     """
     if is_url(data) or re.search(r"\{.*\}.*\.tar$", data):
-        return _expanded(data)
+        return _expand_braces(data)
     path = Path(data)
     if path.suffix == ".tar" and path.is_file():
         return [data]
     return sorted(str(shard) for shard in path.glob("*.tar")) or None
 
 
-def _expanded(pattern: str) -> list[str]:
-    """Every name that a pattern with {first..last} or {one,other} stands for, in order."""
+def _expand_braces(pattern: str) -> list[str]:
+    """Return all names of a pattern with {first..last} or {one,other}, in order."""
     choices: list[list[str]] = []
     for index, part in enumerate(re.split(r"\{([^{}]*)\}", pattern)):
         span = re.fullmatch(r"(\d+)\.\.(\d+)", part)
@@ -60,40 +59,42 @@ def _expanded(pattern: str) -> list[str]:
             choices.append([part])
         elif span:
             first, last = int(span[1]), int(span[2])
-            if not first <= last < first + MOST_NAMES:
-                raise InputError(f"expected {{first..last}} of at most {MOST_NAMES} numbers, got {part} in {pattern}")
+            if not first <= last < first + MAX_SHARDS:
+                raise InputError(f"expected {{first..last}} of at most {MAX_SHARDS} numbers, got {part} in {pattern}")
             choices.append([f"{number:0{len(span[1])}d}" for number in range(first, last + 1)])
         else:
             choices.append(part.split(","))
-    return ["".join(chosen) for chosen in itertools.product(*choices)]
+    return ["".join(parts) for parts in itertools.product(*choices)]
 
 
-class Order:
-    """Which shard each clip of a run is from; see the module's beginning."""
+class ShardOrder:
+    """Assignment of the clips of a run to shards; see the module's docstring."""
 
     def __init__(self, shards: int, seed: int, window: int = WINDOW, clips: int = CLIPS) -> None:
         self.shards, self.seed, self.window, self.clips = shards, seed, window, clips
-        self._epoch = lru_cache(2)(self._shuffled_epoch)
-        self._mixed = lru_cache(4)(self._shuffled_window)
+        self._epoch_order = lru_cache(2)(self._shuffled_epoch)
+        self._window_order = lru_cache(4)(self._shuffled_window)
 
     def shard_of(self, number: int) -> int:
+        """Return the shard of clip `number`."""
         epoch, position = divmod(number, self.shards * self.clips)
         window, position = divmod(position, self.window * self.clips)
-        together = self.together(epoch, window)
-        return together[self._mixed(epoch, window, len(together))[position] // self.clips]
+        shards = self.window_shards(epoch, window)
+        return shards[self._window_order(epoch, window, len(shards))[position] // self.clips]
 
-    def together(self, epoch: int, window: int) -> list[int]:
-        """The shards that are drawn from in the same window."""
-        return self._epoch(epoch)[window * self.window : (window + 1) * self.window]
+    def window_shards(self, epoch: int, window: int) -> list[int]:
+        """Return the shards of a window."""
+        return self._epoch_order(epoch)[window * self.window : (window + 1) * self.window]
 
     def window_of(self, number: int) -> tuple[int, int]:
-        """The epoch of a clip, and the window in it."""
+        """Return the epoch of a clip, and its window in the epoch."""
         epoch, position = divmod(number, self.shards * self.clips)
         return epoch, position // (self.window * self.clips)
 
-    def from_on(self, epoch: int, window: int) -> list[int]:
-        """The shards of a window and of the one after it."""
-        return self.together(epoch, window) + (self.together(epoch, window + 1) or self.together(epoch + 1, 0))
+    def upcoming_shards(self, epoch: int, window: int) -> list[int]:
+        """Return the shards of a window and of the next window."""
+        following = self.window_shards(epoch, window + 1) or self.window_shards(epoch + 1, 0)
+        return self.window_shards(epoch, window) + following
 
     def _shuffled_epoch(self, epoch: int) -> list[int]:
         return np.random.default_rng([self.seed, epoch, 2]).permutation(self.shards).tolist()
@@ -104,14 +105,20 @@ class Order:
 
 @dataclass(frozen=True)
 class Sample:
-    """One video of a shard. places: [frames, 2] int64, first byte and bytes of each of its frames."""
+    """Video of a shard.
+
+    places: [frames, 2] int64, offset and size in bytes of each frame
+    """
 
     places: np.ndarray
     frames_per_second: float | None = None
 
 
 class Shard:
-    """A tar file, opened by memory map. Raises CorrflowError where it is none, is cut, or has no sample long enough."""
+    """Memory-mapped tar file.
+
+    Raises CorrflowError for a file that is no tar file, is truncated, or has no sample of at least `length` frames.
+    """
 
     def __init__(self, path: Path, name: str, length: int) -> None:
         self.name = name
@@ -120,28 +127,28 @@ class Shard:
         if not self.samples:
             longest = max((len(sample.places) for sample in samples), default=0)
             raise CorrflowError(
-                f"expected a sample of at least {length} pictures in {name}, got {longest} at most in {len(samples)}"
+                f"expected a sample of at least {length} frames in {name}, got {longest} at most in {len(samples)}"
                 " samples; make shards with corrflow-prepare"
             )
-        self._chances = chances(np.array([len(sample.places) for sample in self.samples]))
+        self._probabilities = sampling_probabilities(np.array([len(sample.places) for sample in self.samples]))
         with path.open("rb") as file:
             self._bytes = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
-    def draw(self, length: int, generator: np.random.Generator) -> list[np.ndarray]:
-        """`length` neighbouring frames [h, w, 3] uint8, BGR of one sample."""
-        sample = self.samples[generator.choice(len(self.samples), p=self._chances)]
+    def sample(self, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+        """Return `length` consecutive frames [h, w, 3] uint8, BGR of a random sample."""
+        sample = self.samples[generator.choice(len(self.samples), p=self._probabilities)]
         first = int(generator.integers(len(sample.places) - length + 1))
-        return [self._picture(start, size) for start, size in sample.places[first : first + length].tolist()]
+        return [self._frame(start, size) for start, size in sample.places[first : first + length].tolist()]
 
-    def _picture(self, start: int, size: int) -> np.ndarray:
-        picture = decoded(self._bytes[start : start + size])
-        if picture is None:
-            raise CorrflowError(f"a picture at byte {start} of {self.name} is damaged; make or fetch that shard anew")
-        return picture
+    def _frame(self, start: int, size: int) -> np.ndarray:
+        frame = decode_image(self._bytes[start : start + size])
+        if frame is None:
+            raise CorrflowError(f"a frame at byte {start} of {self.name} is damaged; make or download that shard again")
+        return frame
 
 
 def read_index(path: Path, name: str) -> list[Sample]:
-    """The samples of a tar file, from its headers; raises CorrflowError where it is damaged."""
+    """Read the samples of a tar file from its headers; raise CorrflowError for damage."""
     places: dict[str, list[tuple[str, int, int]]] = {}
     rates: dict[str, float] = {}
     size = path.stat().st_size
@@ -153,13 +160,13 @@ def read_index(path: Path, name: str) -> list[Sample]:
                 member = PurePosixPath(entry.name)
                 key = str(member.parent / member.name.split(".")[0])
                 if entry.offset_data + entry.size > size:
-                    raise tarfile.ReadError("it ends in the middle of a file")
-                if is_picture(Path(entry.name)):
+                    raise tarfile.ReadError("the tar file ends within a file")
+                if is_image(Path(entry.name)):
                     places.setdefault(key, []).append((entry.name, entry.offset_data, entry.size))
                 elif member.suffix == ".json" and entry.size < 1 << 16 and (file := tar.extractfile(entry)):
                     rates[key] = _rate(file.read())
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise CorrflowError(f"expected a tar file in {name}, got {error}; make or fetch that shard anew") from error
+        raise CorrflowError(f"expected a tar file in {name}, got {error}; make or download that shard again") from error
     return [
         Sample(np.array([place[1:] for place in sorted(frames)], np.int64), rates.get(key) or None)
         for key, frames in places.items()
@@ -167,60 +174,62 @@ def read_index(path: Path, name: str) -> list[Sample]:
 
 
 def _rate(description: bytes) -> float:
-    """The frames a second that a sample's description names, or 0: other people's say other things."""
+    """Return the frame rate in a sample's description, or 0 for descriptions by other software."""
     try:
         return float(json.loads(description)["frames_per_second"])
     except (ValueError, KeyError, TypeError):
         return 0.0
 
 
-class Files(Protocol):
-    """Where shards come from."""
+class ShardFiles(Protocol):
+    """Access to the files of shards."""
 
     def path(self, index: int) -> Path:
-        """The file of shard `index`, there when this returns."""
+        """Return the existing file of shard `index`; raise CorrflowError if it cannot be provided."""
         ...
 
-    def keep(self, indices: Sequence[int]) -> None:
-        """Only these will be asked for soon."""
+    def retain(self, indices: Sequence[int]) -> None:
+        """Release all other shards, which are not needed soon."""
         ...
 
 
 class LocalFiles:
-    """Shards that are files here."""
+    """Shards on this machine."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
     def path(self, index: int) -> Path:
+        """Return the file of shard `index`; raise CorrflowError if it is missing."""
         path = Path(self.names[index])
         if not path.is_file():
             raise CorrflowError(f"expected a shard at {path}, found none; check --data")
         return path
 
-    def keep(self, indices: Sequence[int]) -> None: ...
+    def retain(self, indices: Sequence[int]) -> None:
+        """Do nothing."""
 
 
 class ShardedVideos:
-    """Clips from shards; may be asked by several threads. See the module's beginning for which clip is from where."""
+    """Videos in shards; safe for several threads. See the module's docstring for the order of clips."""
 
     def __init__(
         self,
         names: Sequence[str],
-        files: Files,
+        files: ShardFiles,
         length: int,
         frames_per_second: float,
-        order: Order,
+        order: ShardOrder,
     ) -> None:
         self.names, self.files, self.length, self.order = names, files, length, order
         self.frames_per_second = frames_per_second
         self._opened: dict[int, Future[Shard]] = {}
         self._lock = threading.Lock()
         self._opener = ThreadPoolExecutor(4, thread_name_prefix="shards")
-        self._windows: list[tuple[int, int]] = []  # that were drawn from last
+        self._windows: list[tuple[int, int]] = []  # current and previous window
 
     def __enter__(self) -> ShardedVideos:
-        """Open a shard that will be needed, so that whatever is wrong with all of them is said before anything else."""
+        """Open the first shard, so that mistakes which concern all shards are reported at once, as InputError."""
         try:
             self._open(self.order.shard_of(0)).result()
         except CorrflowError as error:
@@ -232,34 +241,34 @@ class ShardedVideos:
         self._opener.shutdown(cancel_futures=True)
         with self._lock:
             self._opened.clear()
-        self.files.keep([])
+        self.files.retain([])
 
-    def draw(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
-        """As `Videos` says."""
+    def sample(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+        """Return frames as `Videos.sample` defines."""
         future = self._open(self.order.shard_of(number))
-        self._look_ahead(number)
-        return future.result().draw(length, generator)
+        self._prefetch(number)
+        return future.result().sample(length, generator)
 
-    def _look_ahead(self, number: int) -> None:
-        """Open what comes next, and let go of what is past; where windows meet, threads still draw from the last."""
+    def _prefetch(self, number: int) -> None:
+        """Open the next shards and release old ones; threads may still sample from the previous window."""
         window = self.order.window_of(number)
         with self._lock:
             if window in self._windows:
                 return
             self._windows = [*self._windows[-1:], window]
-            wanted = {index for window in self._windows for index in self.order.from_on(*window)}
+            wanted = {index for window in self._windows for index in self.order.upcoming_shards(*window)}
             for index in self._opened.keys() - wanted:
                 del self._opened[index]
-        self.files.keep(sorted(wanted))
-        for index in self.order.from_on(*window):
+        self.files.retain(sorted(wanted))
+        for index in self.order.upcoming_shards(*window):
             self._open(index)
 
     def _open(self, index: int) -> Future[Shard]:
         with self._lock:
-            known = self._opened.get(index)
-            if known is None or (known.done() and known.exception() is not None):
-                known = self._opened[index] = self._opener.submit(self._read, index)
-            return known
+            future = self._opened.get(index)
+            if future is None or (future.done() and future.exception() is not None):
+                future = self._opened[index] = self._opener.submit(self._read, index)
+            return future
 
     def _read(self, index: int) -> Shard:
         shard = Shard(self.files.path(index), public_name(self.names[index]), self.length)
@@ -267,7 +276,7 @@ class ShardedVideos:
         if rates:
             raise CorrflowError(
                 f"expected shards of {self.frames_per_second:g} frames a second, got {rates.pop():g} in"
-                f" {shard.name}; give --fps as they were prepared"
+                f" {shard.name}; set --fps to that rate"
             )
         return shard
 
@@ -275,9 +284,12 @@ class ShardedVideos:
 def open_shards(
     names: Sequence[str], length: int, frames_per_second: float, seed: int, folder: Path, timeout: float
 ) -> ShardedVideos:
-    """Shards by their names, as `shard_names` gives them. folder, timeout: see `Downloads`; for URLs alone."""
+    """Open the shards that `shard_names` returned; raise InputError for a mixture of files and URLs.
+
+    folder, timeout: as in `Downloads`, for URLs
+    """
     remote = {is_url(name) for name in names}
     if len(remote) != 1:
-        raise InputError("expected shards that are all files here or all on the web, got both; name one kind")
-    files: Files = Downloads(names, folder, timeout) if remote.pop() else LocalFiles(names)
-    return ShardedVideos(names, files, length, frames_per_second, Order(len(names), seed))
+        raise InputError("expected shards that are all local files or all on the web, got both; name one kind")
+    files: ShardFiles = Downloads(names, folder, timeout) if remote.pop() else LocalFiles(names)
+    return ShardedVideos(names, files, length, frames_per_second, ShardOrder(len(names), seed))

@@ -1,6 +1,6 @@
-"""LocalSoftCopy for the CPU: a fused C++ kernel that never holds the window, or nothing where it was not built.
+"""LocalSoftCopy (top-k local cross-attention) on the CPU: a fused C++ kernel that never stores a whole window.
 
-The extension is optional: `unavailable()` says why it is missing.
+The compiled extension is optional: `unavailable()` returns the reason why it is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corrflow.errors import InputError
-from corrflow.plugins.local_soft_copy.spec import Attributes, SearchWindow, copied_shape, named_references
+from corrflow.plugins.local_soft_copy.spec import Attributes, SearchWindow, output_shape, used_references
 
 try:
     import corrflow.plugins.local_soft_copy.cpu._fused as _fused  # pyright: ignore[reportMissingImports]
@@ -27,32 +27,32 @@ else:
 
 
 def unavailable() -> str:
-    """Why the kernel cannot be used, or "" where it can."""
+    """Return the reason why the kernel cannot be used, or "" if it can."""
     return _reason and f"the fused kernel was not built ({_reason}); install a C++ compiler, then corrflow again"
 
 
 def kernels() -> tuple[str, ...]:
-    """The kernels that this processor can run, the fastest first; none where the extension was not built."""
+    """Return the kernels that this processor can run, fastest first; none if the extension was not built."""
     return tuple(_fused.kernels()) if _fused else ()
 
 
 def multiplies_bytes() -> bool:
-    """Whether features of 8 bits are searched faster here than those of 16."""
+    """Return True if the search is faster with 8-bit features than with 16-bit features on this processor."""
     return "avx512-vnni" in kernels()
 
 
 def available_threads() -> int:
-    """CPU cores that this process may use."""
+    """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, eq=False)
 class PackedFeatures:
-    """Features as integers: what the kernel searches fastest.
+    """Features quantised to integers, the fastest input of the kernel.
 
-    words:  [..., ceil(C / n), H, W] int32, of n = 32 / bits channels each
-    scales: float32, the shape of what stands before the words' last three axes: what the features were multiplied by
-    bits:   16, which moves a score of unit features by less than 0.0002, or 8, by less than 0.04 and usually 0.002
+    words:  [..., ceil(C / n), H, W] int32; each word holds n = 32 / bits channels
+    scales: [...] float32, factors that the features were multiplied by
+    bits:   16 or 8; the score error of unit features is below 0.0002 (16 bits) or 0.04 (8 bits, 0.002 typically)
     """
 
     words: np.ndarray
@@ -61,14 +61,14 @@ class PackedFeatures:
 
 
 def packed_depth(channels: int, bits: int) -> int:
-    """Words for the channels of a cell."""
+    """Return the number of words that hold the channels of one cell."""
     return -(-channels * bits // 32)
 
 
 def pack(features: np.ndarray, bits: int, threads: int = 0) -> PackedFeatures:
-    """Pack features [C, H, W] float32, in C order, into 16 or 8 bits a channel.
+    """Quantise features [C, H, W] float32 to 16 or 8 bits per channel.
 
-    Raises InputError for other arrays, or where the kernel was not built.
+    Raises InputError for other arrays, or if the kernel was not built.
     """
     if _fused is None:
         raise InputError(unavailable())
@@ -92,21 +92,21 @@ def packed_soft_copy(
     kernel: str = "auto",
     references: Sequence[SearchWindow] | None = None,
 ) -> np.ndarray:
-    """The op on packed features of one picture: words [D, H, W] and [K, D, H, W], values [K, N, H, W] -> [N, H, W].
+    """Compute the op on packed features without a batch axis.
 
-    Raises InputError where shapes or bits do not agree or the kernel was not built.
+    query words [D, H, W], key words [K, D, H, W], values [K, N, H, W] float32 -> [N, H, W] float32. Raises InputError
+    if shapes or bits do not agree, or if the kernel was not built.
     """
     if _fused is None:
         raise InputError(unavailable())
-    copied_shape(query.words[None].shape, keys.words[None].shape, values[None].shape)
+    output_shape(query.words[None].shape, keys.words[None].shape, values[None].shape)
     if query.bits != keys.bits:
         raise InputError(f"expected query and keys packed alike, got {query.bits} and {keys.bits} bits")
-    named = named_references(references, len(keys.words))
-    scales = [1 / (float(query.scales) * float(keys.scales[each.picture]) * attributes.temperature) for each in named]
-    moved, radii, dilations = _moves_and_windows(named, attributes)
-    threads = threads or available_threads()
+    used = used_references(references, len(keys.words))
+    scales = [1 / (float(query.scales) * float(keys.scales[each.frame]) * attributes.temperature) for each in used]
+    windows, threads = _windows(used, attributes), threads or available_threads()
     return _fused.copy(
-        query.words, keys.words, values, moved, radii, dilations, attributes.top_k, scales, keys.bits, threads, kernel
+        query.words, keys.words, values, *windows, attributes.top_k, scales, keys.bits, threads, kernel
     )
 
 
@@ -119,29 +119,28 @@ def local_soft_copy(
     kernel: str = "auto",
     references: Sequence[SearchWindow] | None = None,
 ) -> np.ndarray:
-    """The op as spec.py defines it: float32 in C order, keys float32 or float16, sums float32.
+    """Compute the op as spec.py defines it: C-contiguous float32 arrays, keys float32 or float16, sums float32.
 
-    threads: 0 for as many as there are cores. Memory besides the result: one strip of the window's rows per thread.
-    Raises InputError where the shapes do not agree or the kernel was not built.
+    threads: 0 for all cores; each thread needs memory for one strip of the window's rows
+    Raises InputError if shapes do not agree, or if the kernel was not built.
     """
     if _fused is None:
         raise InputError(unavailable())
-    copied_shape(query.shape, keys.shape, values.shape)
-    named = named_references(references, keys.shape[1])
-    moved, radii, dilations = _moves_and_windows(named, attributes)
-    threads = threads or available_threads()
-    scales = [1 / attributes.temperature] * len(named)
+    output_shape(query.shape, keys.shape, values.shape)
+    used = used_references(references, keys.shape[1])
+    windows, threads = _windows(used, attributes), threads or available_threads()
+    scales = [1 / attributes.temperature] * len(used)
     copied = [
-        _fused.copy(query[b], keys[b], values[b], moved, radii, dilations, attributes.top_k, scales, 0, threads, kernel)
+        _fused.copy(query[b], keys[b], values[b], *windows, attributes.top_k, scales, 0, threads, kernel)
         for b in range(len(query))
     ]
     return copied[0][None] if len(copied) == 1 else np.stack(copied)
 
 
-def _moves_and_windows(
-    named: Sequence[SearchWindow], attributes: Attributes
+def _windows(
+    references: Sequence[SearchWindow], attributes: Attributes
 ) -> tuple[list[tuple[int, int, int]], list[int], list[int]]:
-    """(picture, down, right), radius and dilation of each reference, as the kernel takes them."""
-    windows = [attributes.window(each.window) for each in named]
-    moved = [(each.picture, each.down, each.right) for each in named]
-    return moved, [radius for radius, _ in windows], [dilation for _, dilation in windows]
+    """Return (frame, dy, dx), radius and dilation of each row, as the kernel expects them."""
+    windows = [attributes.window(each.window) for each in references]
+    offsets = [(each.frame, each.dy, each.dx) for each in references]
+    return offsets, [radius for radius, _ in windows], [dilation for _, dilation in windows]

@@ -1,4 +1,4 @@
-"""The compiled binding, module.cpp."""
+"""Compiled binding, built from module.cpp."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ def copy(
     query: np.ndarray,
     keys: np.ndarray,
     values: np.ndarray,
-    named: Sequence[tuple[int, int, int]],
+    references: Sequence[tuple[int, int, int]],
     radius: Sequence[int],
     dilation: Sequence[int],
     top_k: int,

@@ -1,36 +1,37 @@
-// What the binding hands to a kernel, and the kernels there are: the same source compiled for several instruction sets.
+// Interface between the binding and the kernels: one source, compiled for several instruction sets.
 #pragma once
 #include <cstddef>
 
 namespace corrflow {
 
-// How features are stored. PackedFeatures ones are 32-bit words [depth][H][W]: two channels of 16 bits in each, or four of 8.
-// Eight bits stand 128 higher than the number they mean, so that they are unsigned. Channels that only fill up are zero.
-enum class Storage { Float, Half, Sixteen, Eight };
+// Number type of features. Int16 and UInt8 are packed into 32-bit words [depth][H][W], two or four channels in each.
+// UInt8 stores the number plus 128. Padding channels are zero.
+enum class Dtype { Float32, Float16, Int16, UInt8 };
 
+// A search window in one reference frame.
 struct SearchWindow {
-    const void* keys;     // [depth][H][W] of the job's storage
+    const void* keys;     // [depth][H][W] of the job's dtype
     const float* values;  // [N][H][W]
     int radius, dilation;
-    int down, right;  // how far its window is moved, in cells
-    float scale;      // what the sum of products is multiplied by to be the score
+    int dy, dx;   // offset of the window in cells
+    float scale;  // factor from the sum of products to the score
 };
 
 struct Job {
-    const void* query;  // [depth][H][W]: float for keys of Float and Half, otherwise of the same storage as they
-    const SearchWindow* references;
-    int K, depth, N, H, W;
-    Storage storage;
-    int top_k;      // 0 keeps every score
+    const void* query;  // [depth][H][W]: float for Float32 and Float16 keys, otherwise of the dtype of the keys
+    const SearchWindow* windows;
+    int num_windows, depth, N, H, W;
+    Dtype dtype;
+    int top_k;      // 0 keeps all scores
     float* copied;  // [N][H][W]
 };
 
 struct Kernel {
     const char* name;
-    int columns;  // of a panel, which is what a thread computes at a time
-    // Bytes of scratch for a call of panel with that many rows.
+    int columns;  // width of a panel, the unit of work of a thread
+    // Bytes of scratch memory for a panel with this number of rows.
     std::size_t (*scratch)(const Job&, int rows);
-    // Rows first_row .. first_row + rows - 1 of the query columns column .. column + columns - 1.
+    // Compute rows first_row .. first_row + rows - 1 of the query columns column .. column + columns - 1.
     void (*panel)(const Job&, int column, int first_row, int rows, void* scratch);
 };
 

@@ -1,4 +1,4 @@
-// As kernel_avx512.cpp, with the products of packed features in one instruction. Compiled with -mavx512vnni besides.
+// kernel_avx512.cpp with one instruction for products of packed features; also compiled with -mavx512vnni.
 #define KERNEL_NAME avx512_vnni_kernel
 #define KERNEL_TEXT "avx512-vnni"
 #define LANES 16

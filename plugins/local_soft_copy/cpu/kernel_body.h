@@ -1,17 +1,17 @@
-// The fused kernel: scores, window, top_k or softmax, and weighted copy of one panel of query columns, row by row.
+// Fused kernel of LocalSoftCopy, a top-k local cross-attention: scores, top_k or softmax, and weighted copy of a panel.
 //
-// LANES neighbouring query columns share a register. The score of an offset is one fused multiply-add per channel with
-// the key row shifted by the offset; a few query rows go through together, so that each key loaded is used as often: shifted,
-// it mostly lies across two cache lines, and loading it costs more than the sum. A panel
-// of a few registers' width goes down the frame with the key rows that its window covers in a small ring: read in place
-// the channels would lie on a page each, and the loop would wait for the cache. The scores of one key row at a time are
-// held (never the window) and folded into a running softmax, or into sorted lists of the top_k best. Key rows come from the
-// middle of the window outwards: what is best is mostly near, and keeps the rest out of the lists.
+// LANES neighbouring query columns share a register. The score of an offset needs one fused multiply-add per channel,
+// with the key row shifted by the offset. A shifted key mostly lies across two cache lines, so its load costs more than
+// its product. Therefore several query rows share each loaded key.
 //
-// Only the compiler's fixed-width vectors are used, so one source serves every instruction set; the files that include
-// it set KERNEL_NAME, KERNEL_TEXT, LANES and REGISTERS.
-// Everything here has internal linkage and nothing of the C++ library is used: code compiled for a newer processor
-// must not be the copy that the linker keeps for all.
+// A panel is a few registers wide and moves down the frame. The key rows of its window are copied to a small ring
+// buffer: in place, each channel would lie on a page of its own, and the loop would wait for the cache. Only the scores
+// of one key row are stored at a time. They are folded into a running softmax, or into sorted lists of the top_k best.
+// Key rows come from the middle of the window outwards: near positions are mostly the best, so later insertions are few.
+//
+// The code uses only the compiler's fixed-width vectors, so one source serves all instruction sets. Files that include
+// it define KERNEL_NAME, KERNEL_TEXT, LANES and REGISTERS. All symbols have internal linkage, and the C++ library is
+// not used: otherwise the linker could keep a copy that is compiled for a newer processor.
 #include "kernel.h"
 
 #include <cstdint>
@@ -29,9 +29,9 @@ using corrflow::SearchWindow;
 constexpr int L = LANES;
 constexpr int STRIPS = 64 / LANES;  // registers side by side in a panel
 constexpr int P = STRIPS * L;
-constexpr int ROWS = 4;  // query rows that go through together
+constexpr int ROWS = 4;  // query rows that are computed together
 
-// How many others go through at once with so many rows: their sums, the fewer of the two, and one more are in registers.
+// Offsets (or value channels) per block: the sums, the smaller operand and one vector of the larger fit the registers.
 constexpr int most_beside(int rows) {
     int most = 1;
     while (rows * (most + 1) + (rows < most + 1 ? rows : most + 1) + 1 <= REGISTERS) ++most;
@@ -63,8 +63,8 @@ inline Floats broadcast(float value) { return value - Floats{}; }
 
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-// Half precision to single by integer arithmetic: shift the fields into place, then correct the exponent's bias by a
-// product, which also turns denormal halves into the numbers they stand for.
+// Convert half to single precision by integer arithmetic: shift the fields, then correct the exponent's bias by a
+// product, which also converts denormal numbers.
 inline float single(std::uint16_t bits) {
     std::uint32_t magnitude = (bits & 0x7fffu) << 13;
     float value;
@@ -79,7 +79,7 @@ inline float single(std::uint16_t bits) {
 
 inline float single(float value) { return value; }
 
-inline std::int32_t single(std::int32_t word) { return word; }  // packed features stay as they are
+inline std::int32_t single(std::int32_t word) { return word; }  // packed words are not converted
 
 inline Floats load(const std::uint16_t* from) {
 #if LANES == 16 && defined(__AVX512F__)
@@ -93,7 +93,7 @@ inline Floats load(const std::uint16_t* from) {
 #endif
 }
 
-// One bit for each lane in which a is at least b; none where a is not a number.
+// Return one bit for each lane with a >= b; no bit for NaN.
 inline unsigned lanes_not_below(Floats a, Floats b) {
 #if LANES == 16 && defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
@@ -109,7 +109,7 @@ inline unsigned lanes_not_below(Floats a, Floats b) {
 
 constexpr unsigned EVERY_LANE = (1u << L) - 1;
 
-// Whether any lane is other than 0.
+// Return true if any lane is not 0.
 inline bool any_bit(Integers vector) {
 #if LANES == 16 && defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i)vector, (__m512i)vector) != 0;
@@ -122,10 +122,10 @@ inline bool any_bit(Integers vector) {
 #endif
 }
 
-// e^x for x <= 0 to about one unit in the last place; below -87 a number that vanishes in any sum with e^0.
+// Compute e^x for x <= 0 to about one unit in the last place. Results for x < -87 vanish in any sum with e^0.
 inline Floats exponential(Floats x) {
     x = larger(x, broadcast(-87.0f));
-    // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
     const Floats shifted = x * 1.44269504088896341f + 12582912.0f;
     const Floats whole = shifted - 12582912.0f;
     const Integers exponent = ((Integers)shifted - 0x4b400000 + 127) << 23;
@@ -141,7 +141,7 @@ inline Floats exponential(Floats x) {
     return series * (Floats)exponent;
 }
 
-// What one word of features is and how the products of two are added up.
+// Number types of packed words, and their multiply-add. Singles: one float32 channel.
 struct Singles {
     typedef float Word;
     typedef Floats Words;
@@ -149,7 +149,7 @@ struct Singles {
     static Floats sum(Words sums) { return sums; }
 };
 
-// Two signed channels of 16 bits. The sums cannot overflow: the binding sees to it when it packs.
+// Two signed 16-bit channels. The scale that `pack` chooses rules out overflow of the sums.
 struct Pairs {
     typedef std::int32_t Word;
     typedef Integers Words;
@@ -169,7 +169,7 @@ struct Pairs {
     static Floats sum(Words sums) { return __builtin_convertvector(sums, Floats); }
 };
 
-// Four channels of 8 bits: the keys' stand 128 too high, the query's are signed.
+// Four 8-bit channels: keys are stored plus 128, queries are signed.
 struct Fours {
     typedef std::int32_t Word;
     typedef Integers Words;
@@ -184,7 +184,7 @@ struct Fours {
     static Floats sum(Words sums) { return __builtin_convertvector(sums, Floats); }
 };
 
-// sums[r][o] = add(sums[r][o], row(r), other(o)): the fewer are loaded once and stay in registers, the others come one at a time.
+// Compute sums[r][o] = add(sums[r][o], row(r), other(o)). The smaller operand stays in registers, the larger is streamed.
 template <int R, int OTHERS, typename Vector, typename Row, typename Other, typename Add>
 inline void add_products(Vector (&sums)[R][OTHERS], Row row, Other other, Add add) {
     Vector held[R < OTHERS ? R : OTHERS];
@@ -209,8 +209,8 @@ inline void add_products(Vector (&sums)[R][OTHERS], Row row, Other other, Add ad
     }
 }
 
-// Scores of R query rows at OFFSETS neighbouring offsets: query [depth][ROWS][L], keys [depth][stride] from the first
-// offset, starts [ROWS][L] what the sums begin with, scores [R][score_stride].
+// Compute the scores of R query rows at OFFSETS neighbouring offsets: query [depth][ROWS][L], keys [depth][stride] from
+// the first offset on, starts [ROWS][L] the initial sums, scores [R][score_stride].
 template <typename A, int R, int OFFSETS>
 inline void score_block(const typename A::Word* query, const typename A::Word* keys, const typename A::Word* starts,
                         int depth, int stride, int step, float scale, float* scores, int score_stride) {
@@ -232,7 +232,7 @@ inline void score_block(const typename A::Word* query, const typename A::Word* k
         for (int o = 0; o < OFFSETS; ++o) store(scores + r * score_stride + o * L, A::sum(sums[r][o]) * scale);
 }
 
-// score_block with a number of offsets known only now.
+// Dispatch score_block on the number of offsets at run time.
 template <typename A, int R, int OFFSETS>
 inline void score_some(int count, const typename A::Word* query, const typename A::Word* keys,
                        const typename A::Word* starts, int depth, int stride, int step, float scale, float* scores,
@@ -243,50 +243,50 @@ inline void score_some(int count, const typename A::Word* query, const typename 
         score_some<A, R, OFFSETS - 1>(count, query, keys, starts, depth, stride, step, scale, scores, score_stride);
 }
 
-// What is known of one query row of the panel.
+// Running state of one query row of the panel.
 struct Row {
-    float highest[P];   // full softmax: the maximum so far; top_k: the lowest score kept once the list is full
-    float total[P];     // full softmax: the sum of weights
-    int kept[P];        // top_k: scores in the list
-    bool live[STRIPS];  // whether any value that the strip can see is not zero; if none is, zero is the exact answer
+    float highest[P];   // full softmax: maximum so far; top_k: lowest score of a full list
+    float total[P];     // full softmax: sum of weights
+    int count[P];       // top_k: scores in the list
+    bool live[STRIPS];  // true if a value within reach of the strip is not zero; otherwise zero is the exact result
 };
 
-// One panel of query columns, as a few strips of LANES columns.
+// Panel of query columns, divided into strips of LANES columns.
 struct Panel {
     const Job& job;
     const int column, first_row, rows;
-    const int columns;     // inside the frame; lanes beyond compute on zeros and are never written out
+    const int columns;     // inside the frame; further lanes compute on zeros and are never written
     Row* state;            // [rows]
-    float* copied;         // [rows][N][P]: sums of weights times values
-    float* best;           // [rows][P][top_k]: kept scores, descending
-    std::int32_t* places;  // [rows][P][top_k]: reference * H * W + row * W + column of each
+    float* copied;         // [rows][N][P]: weighted sums of values
+    float* best;           // [rows][P][top_k]: best scores, descending
+    std::int32_t* places;  // [rows][P][top_k]: window * H * W + row * W + column of each
     void* query;           // [STRIPS][depth][ROWS][L] words
-    void* starts;          // [STRIPS][ROWS][L] words: what the sums begin with
+    void* starts;          // [STRIPS][ROWS][L] words: initial sums
     float* scores;         // [ROWS][offsets][L] of one key row
     char* ring;            // [slots][depth + N][width] words
-    unsigned char* marks;  // [rows in sight][groups in sight]: whether a group of L columns holds a value beside zero
+    unsigned char* marks;  // [rows within reach][groups within reach]: 1 if a group of L columns has a value other than 0
 
-    // Of the reference at hand:
-    const SearchWindow* reference;
+    // Current search window:
+    const SearchWindow* window;
     int index, reach, step, offsets, width, slots;
-    int lowest;  // first key row of a remainder; like all rows of a window it is counted from the query's, as if not moved
+    int lowest;  // first key row of a remainder, counted as if the window had no offset
 
-    // Offsets to either side that can lie inside the frame at all.
-    static int reach_columns(const Job& job, const SearchWindow& reference) {
-        const int most = (job.W - 1 + distance(reference.right)) / reference.dilation;
-        return reference.radius < most ? reference.radius : most;
+    // Largest offset to either side that can lie inside the frame.
+    static int reach_columns(const Job& job, const SearchWindow& window) {
+        const int most = (job.W - 1 + distance(window.dx)) / window.dilation;
+        return window.radius < most ? window.radius : most;
     }
 
-    static int reach_rows(const Job& job, const SearchWindow& reference) {
-        const int most = (job.H - 1 + distance(reference.down)) / reference.dilation;
-        return reference.radius < most ? reference.radius : most;
+    static int reach_rows(const Job& job, const SearchWindow& window) {
+        const int most = (job.H - 1 + distance(window.dy)) / window.dilation;
+        return window.radius < most ? window.radius : most;
     }
 
-    static int distance(int move) { return move < 0 ? -move : move; }
+    static int distance(int offset) { return offset < 0 ? -offset : offset; }
 
     static int width_of(int reach, int step) { return (P + 2 * reach * step + L - 1) / L * L; }
 
-    // Hands out the parts of the scratch in turn; from null it only counts.
+    // Allocator of consecutive parts of the scratch memory; with a null base it only counts bytes.
     struct Allotment {
         char* base;
         std::size_t used = 0;
@@ -305,8 +305,8 @@ struct Panel {
 
     std::size_t allot(char* base) {
         std::size_t widest = 1, rings = 0;
-        for (int k = 0; k < job.K; ++k) {
-            const SearchWindow& each = job.references[k];
+        for (int k = 0; k < job.num_windows; ++k) {
+            const SearchWindow& each = job.windows[k];
             const std::size_t across = reach_columns(job, each), along = reach_rows(job, each);
             if (2 * across + 1 > widest) widest = 2 * across + 1;
             const std::size_t floats = (2 * along + ROWS) * (job.depth + job.N) * width_of((int)across, each.dilation);
@@ -327,15 +327,15 @@ struct Panel {
 
     void run() {
         begin();
-        // The newest reference first: it is the most alike, and what it leaves in the lists keeps most of the others out.
-        for (int k = job.K - 1; k >= 0; --k) {
+        // The newest reference frame is searched first: its scores are mostly the best, so later insertions are few.
+        for (int k = job.num_windows - 1; k >= 0; --k) {
             at(k);
-            // With a dilation, rows see only rows of their own remainder: each remainder is a picture of its own.
-            for (int remainder = 0; remainder < step && remainder < job.H; ++remainder) switch (job.storage) {
-                    case corrflow::Storage::Float: fold_remainder<Singles, float>(remainder); break;
-                    case corrflow::Storage::Half: fold_remainder<Singles, std::uint16_t>(remainder); break;
-                    case corrflow::Storage::Sixteen: fold_remainder<Pairs, std::int32_t>(remainder); break;
-                    case corrflow::Storage::Eight: fold_remainder<Fours, std::int32_t>(remainder); break;
+            // With a dilation, a row attends only to rows of the same remainder, so each remainder is a separate image.
+            for (int remainder = 0; remainder < step && remainder < job.H; ++remainder) switch (job.dtype) {
+                    case corrflow::Dtype::Float32: fold_remainder<Singles, float>(remainder); break;
+                    case corrflow::Dtype::Float16: fold_remainder<Singles, std::uint16_t>(remainder); break;
+                    case corrflow::Dtype::Int16: fold_remainder<Pairs, std::int32_t>(remainder); break;
+                    case corrflow::Dtype::UInt8: fold_remainder<Fours, std::int32_t>(remainder); break;
                 }
         }
         for (int r = 0; r < rows; ++r) end(r);
@@ -343,12 +343,12 @@ struct Panel {
 
     void at(int k) {
         index = k;
-        reference = job.references + k;
-        reach = reach_columns(job, *reference);
-        step = reference->dilation;
+        window = job.windows + k;
+        reach = reach_columns(job, *window);
+        step = window->dilation;
         offsets = 2 * reach + 1;
         width = width_of(reach, step);
-        slots = 2 * reach_rows(job, *reference) + ROWS;
+        slots = 2 * reach_rows(job, *window) + ROWS;
     }
 
     void begin() {
@@ -357,22 +357,22 @@ struct Panel {
             for (int strip = 0; strip < STRIPS; ++strip) row.live[strip] = false;
             for (int lane = 0; lane < P; ++lane) {
                 row.total[lane] = 0.0f;
-                row.kept[lane] = 0;
-                // No score is above infinity: nothing is kept for lanes beyond the frame.
+                row.count[lane] = 0;
+                // No score exceeds infinity, so the lists of lanes outside the frame stay empty.
                 row.highest[lane] = job.top_k && lane >= columns ? -LOWEST : LOWEST;
             }
         }
-        for (int k = 0; k < job.K; ++k) {
+        for (int k = 0; k < job.num_windows; ++k) {
             at(k);
             find_live();
         }
         std::memset(copied, 0, sizeof(float) * rows * job.N * P);
     }
 
-    // Mark the strips that see a value other than zero in the reference at hand.
+    // Mark the strips that have a value other than zero within reach of the current window.
     void find_live() {
-        const int across = reach * step, along = reach_rows(job, *reference) * step;
-        const int beside = column + reference->right, above = first_row + reference->down;
+        const int across = reach * step, along = reach_rows(job, *window) * step;
+        const int beside = column + window->dx, above = first_row + window->dy;
         const int top = above > along ? above - along : 0;
         const int bottom = above + rows + along < job.H ? above + rows + along : job.H;
         const int left = beside > across ? (beside - across) / L : 0;
@@ -383,7 +383,7 @@ struct Panel {
         for (int y = top; y < bottom; ++y)
             for (int group = 0; group < groups; ++group) {
                 const int x = (left + group) * L, lanes = job.W - x < L ? job.W - x : L;
-                const float* values = reference->values + (std::size_t)y * job.W + x;
+                const float* values = window->values + (std::size_t)y * job.W + x;
                 Integers bits{};
                 for (int n = 0; n < job.N; ++n, values += plane)
                     if (lanes == L)
@@ -405,20 +405,20 @@ struct Panel {
             }
     }
 
-    // All query rows y with y % step == remainder, a few neighbours of them at a time. Rows are counted within the
-    // remainder here: u stands for the frame's row u * step + remainder.
+    // Fold all query rows y with y % step == remainder, ROWS at a time. Rows are counted within the remainder: u means
+    // row u * step + remainder of the frame.
     template <typename A, typename Key>
     void fold_remainder(int remainder) {
         if (first_row + rows - 1 < remainder) return;
-        lowest = divided_up(-reference->down - remainder, step);
-        const int highest = -divided_up(reference->down + remainder - (job.H - 1), step);
+        lowest = divided_up(-window->dy - remainder, step);
+        const int highest = -divided_up(window->dy + remainder - (job.H - 1), step);
         const int first = first_row > remainder ? (first_row - remainder + step - 1) / step : 0;
         const int beyond = (first_row + rows - 1 - remainder) / step + 1;
-        const int along = reach_rows(job, *reference);
-        int fetched = lowest;  // key rows before this one are in the ring, as far as it reaches
+        const int along = reach_rows(job, *window);
+        int fetched = lowest;  // key rows before this one are in the ring, as far as its size allows
         for (int u = first; u < beyond; u += ROWS) {
             const int group = beyond - u < ROWS ? beyond - u : ROWS;
-            int own[ROWS];  // those that are missing stand for the last
+            int own[ROWS];  // missing rows repeat the last one
             for (int r = 0; r < ROWS; ++r) own[r] = (u + (r < group ? r : group - 1)) * step + remainder - first_row;
             bool live[STRIPS], any = false;
             for (int strip = 0; strip < STRIPS; ++strip) {
@@ -430,17 +430,17 @@ struct Panel {
             if (!any) continue;
             const int top = u - along > lowest ? u - along : lowest;
             const int bottom = u + group - 1 + along < highest ? u + group - 1 + along : highest;
-            const int down = remainder + reference->down;
+            const int down = remainder + window->dy;
             if (fetched < top) fetched = top;
             for (; fetched <= bottom; ++fetched) fetch<A, Key>(fetched * step + down, slot_of(fetched));
-            // Strip by strip, so that its queries stay in the first cache.
+            // One strip at a time, so that its queries stay in the first-level cache.
             for (int strip = 0; strip < STRIPS; ++strip) {
                 if (!live[strip]) continue;
                 const int middle = u + group / 2;
                 for (int i = 0; i < 2 * (along + group); ++i) {
                     const int v = i % 2 ? middle - (i + 1) / 2 : middle + i / 2;
                     if (v < top || v > bottom) continue;
-                    // Most key rows are seen by all query rows; the first and last few by some of them.
+                    // Most key rows lie in the windows of all query rows, the first and last few in some of them.
                     const int from = v - along - u > 0 ? v - along - u : 0;
                     const int to = v + along - u < group - 1 ? v + along - u : group - 1;
                     fold_rows<A, ROWS>(to - from + 1, strip, v * step + down, slot_of(v), own, from);
@@ -453,7 +453,7 @@ struct Panel {
 
     static int divided_up(int a, int b) { return a > 0 ? (a + b - 1) / b : a / b; }
 
-    // fold with a number of query rows known only now.
+    // Dispatch fold on the number of query rows at run time.
     template <typename A, int R>
     void fold_rows(int count, int strip, int y, char* slot, const int* own, int first) {
         if (count == R)
@@ -469,7 +469,7 @@ struct Panel {
         Word* to = static_cast<Word*>(query) + (std::size_t)strip * job.depth * ROWS * L;
         Word* start = static_cast<Word*>(starts) + strip * ROWS * L;
         for (int i = 0; i < ROWS * L; ++i) start[i] = 0;
-        const int depth = job.depth;  // like the pointers, known not to change with what is written
+        const int depth = job.depth;  // a local copy cannot alias the writes
         const std::size_t plane = (std::size_t)job.H * job.W;
         const Word* rows[ROWS];
         for (int r = 0; r < ROWS; ++r)
@@ -484,7 +484,7 @@ struct Panel {
                     for (int lane = 0; lane < L; ++lane) to[r * L + lane] = lane < lanes ? from[lane] : 0;
             }
             if constexpr (std::is_same_v<A, Fours>)
-                // Here they are signed, and what the keys are too high by is taken off the sums beforehand.
+                // Queries become signed, and the keys' excess of 128 is subtracted from the initial sums.
                 for (int r = 0; r < ROWS; ++r) {
                     for (int lane = 0; lane < L; ++lane) to[r * L + lane] ^= (Word)0x80808080u;
                     store(start + r * L, Fours::add(load(start + r * L), load(to + r * L), Integers{} + (Word)0x80808080u));
@@ -494,22 +494,22 @@ struct Panel {
             for (int i = 0; i < ROWS * L; ++i) start[i] = -start[i];
     }
 
-    // Key row y and its values into a slot of the ring, [depth + N][width] from the first offset of the first lane on.
-    // Columns outside the frame become zeros, which are scored and then excluded.
+    // Copy key row y and its values to a slot of the ring, [depth + N][width], from the first offset of the first lane on.
+    // Columns outside the frame become zeros, whose scores are excluded later.
     template <typename A, typename Key>
     void fetch(int y, char* slot) const {
         const std::size_t plane = (std::size_t)job.H * job.W;
-        const int start = column + reference->right - reach * step;
+        const int start = column + window->dx - reach * step;
         const bool inside = start < job.W && start + width > 0;
         const int left = !inside ? width : start < 0 ? -start : 0;
         const int right = !inside ? width : job.W - start < width ? job.W - start : width;
         const std::ptrdiff_t from = inside ? (std::ptrdiff_t)y * job.W + start + left : 0;
-        const Key* keys = static_cast<const Key*>(reference->keys) + from;
+        const Key* keys = static_cast<const Key*>(window->keys) + from;
         typename A::Word* to = reinterpret_cast<typename A::Word*>(slot);
-        const int depth = job.depth, to_next = width;  // known not to change with what is written
+        const int depth = job.depth, to_next = width;  // local copies cannot alias the writes
         for (int c = 0; c < depth; ++c, to += to_next) fetch_channel(keys + c * plane, to, left, right, to_next);
-        // With top_k the values that are wanted are read where they are.
-        const float* values = reference->values + from;
+        // With top_k, only the values of the best positions are read, and in place.
+        const float* values = window->values + from;
         float* after = values_in(slot);
         for (int n = 0; n < job.N && !job.top_k; ++n, after += width)
             fetch_channel(values + n * plane, after, left, right, width);
@@ -526,7 +526,7 @@ struct Panel {
         for (; x < width; ++x) to[x] = 0;
     }
 
-    // Fold a key row into query rows own[first] .. own[first + R - 1] of a strip.
+    // Fold a key row into the query rows own[first] .. own[first + R - 1] of a strip.
     template <typename A, int R>
     void fold(int strip, int y, char* slot, const int* own, int first) {
         typedef typename A::Word Word;
@@ -535,14 +535,14 @@ struct Panel {
         const Word* queries = static_cast<Word*>(query) + (std::size_t)strip * job.depth * ROWS * L + first * L;
         const Word* start = static_cast<Word*>(starts) + (strip * ROWS + first) * L;
         const Word* keys = reinterpret_cast<Word*>(slot) + strip * L;
-        // Blocks of nearly equal size: a block of one offset would wait for its own sums.
+        // Blocks have nearly equal sizes: a block of one offset would wait for its own sums.
         for (int block = 0, o = 0; block < blocks; ++block) {
             const int count = (offsets - o + blocks - block - 1) / (blocks - block);
-            score_some<A, R, MOST>(count, queries, keys + o * step, start, job.depth, width, step, reference->scale,
+            score_some<A, R, MOST>(count, queries, keys + o * step, start, job.depth, width, step, window->scale,
                                    scores + o * L, offsets * L);
             o += count;
         }
-        const int left = column + reference->right + strip * L;
+        const int left = column + window->dx + strip * L;
         if (left - reach * step < 0 || left + L - 1 + reach * step >= job.W) exclude(left, R);
         if (job.top_k)
             for (int r = 0; r < R; ++r) keep(strip, y, own[first + r], scores + (std::size_t)r * offsets * L);
@@ -550,7 +550,7 @@ struct Panel {
             weigh<R>(strip, values_in(slot) + strip * L, own + first);
     }
 
-    // Positions outside the frame count for nothing. left: where the first lane's window has its middle
+    // Exclude positions outside the frame. left: column of the first lane's window centre
     void exclude(int left, int count) {
         const float excluded = job.top_k ? __builtin_nanf("") : LOWEST;
         for (int o = 0; o < offsets; ++o) {
@@ -567,7 +567,7 @@ struct Panel {
             const float* score = row_scores + (std::size_t)o * L;
             unsigned better = lanes_not_below(load(score), load(highest));
             if (!better) continue;
-            const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + reference->right + (o - reach) * step;
+            const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + window->dx + (o - reach) * step;
             for (; better; better &= better - 1) {
                 const int lane = __builtin_ctz(better);
                 insert(r, strip * L + lane, score[lane], place + lane);
@@ -575,12 +575,12 @@ struct Panel {
         }
     }
 
-    // Into the descending list of a query; among equal scores the earlier place stands in front.
+    // Insert into the descending list of a query; of equal scores, the earlier place comes first.
     void insert(int r, int lane, float score, std::int32_t place) {
         const std::size_t list = ((std::size_t)r * P + lane) * job.top_k;
         float* own = best + list;
         std::int32_t* where = places + list;
-        int& count = state[r].kept[lane];
+        int& count = state[r].count[lane];
         const auto behind = [&](int at) { return own[at] < score || (own[at] == score && where[at] > place); };
         if (count == job.top_k && !behind(count - 1)) return;
         int at = count < job.top_k ? count++ : count - 1;
@@ -627,7 +627,7 @@ struct Panel {
         for (; n < job.N; ++n) copy<R, 1>(strip, values + (std::size_t)n * width, n, own);
     }
 
-    // Add the weighted values of CLASSES label channels from n on.
+    // Add the weighted values of CLASSES value channels from n on.
     template <int R, int CLASSES>
     void copy(int strip, const float* values, int n, const int* own) {
         Floats sums[R][CLASSES];
@@ -652,7 +652,7 @@ struct Panel {
                 for (int n = 0; n < job.N; ++n) store(sums_of(r, n, strip), Floats{});
                 continue;
             }
-            for (int lane = strip * L; job.top_k && lane < strip * L + L && lane < columns; ++lane) copy_kept(r, lane);
+            for (int lane = strip * L; job.top_k && lane < strip * L + L && lane < columns; ++lane) copy_best(r, lane);
             for (int n = 0; n < job.N; ++n) {
                 float* sums = sums_of(r, n, strip);
                 store(sums, load(sums) / load(row.total + strip * L));
@@ -663,11 +663,11 @@ struct Panel {
                         sizeof(float) * columns);
     }
 
-    // The weighted copy of the scores that were kept for one query.
-    void copy_kept(int r, int lane) {
+    // Copy the values of the best scores of one query, weighted by softmax.
+    void copy_best(int r, int lane) {
         const std::size_t list = ((std::size_t)r * P + lane) * job.top_k;
         float* own = best + list;
-        const int count = state[r].kept[lane];
+        const int count = state[r].count[lane];
         const float peak = own[0];
         for (int i = 0; i < count; i += L) {
             Floats some = broadcast(peak);
@@ -681,11 +681,11 @@ struct Panel {
         float total = 0.0f;
         for (int i = 0; i < count; ++i) {
             const std::int32_t place = places[list + i], k = place / frame;
-            const float* value = job.references[k].values + (place - k * frame);
+            const float* value = job.windows[k].values + (place - k * frame);
             for (int n = 0; n < job.N; ++n) sums[n * P] += own[i] * value[(std::size_t)n * frame];
             total += own[i];
         }
-        state[r].total[lane] = count ? total : 1.0f;  // where every window is moved out of the frame, nothing is copied
+        state[r].total[lane] = count ? total : 1.0f;  // zeros if all windows lie outside the frame
     }
 };
 

@@ -1,4 +1,4 @@
-// Four lanes: SSE2 on x86-64 and NEON on AArch64, which every such processor has; plain code elsewhere.
+// Four lanes: SSE2, which every x86-64 processor has, NEON, which every AArch64 processor has, or plain code.
 #define KERNEL_NAME portable_kernel
 #define KERNEL_TEXT "portable"
 #define LANES 4

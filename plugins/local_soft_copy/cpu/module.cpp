@@ -1,4 +1,4 @@
-// The binding: checks, the choice of a kernel, and threads.
+// Python binding: argument checks, kernel selection and threads.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -24,15 +24,15 @@ namespace py = pybind11;
 
 namespace {
 
+using corrflow::Dtype;
 using corrflow::Job;
 using corrflow::Kernel;
 using corrflow::SearchWindow;
-using corrflow::Storage;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using WordArray = py::array_t<std::int32_t, py::array::c_style>;
 
-constexpr int MOST_MOVED = 65536;
-constexpr int MOST_ROWS = 64, LEAST_ROWS = 16;  // of a task; the fewer, the more key rows are fetched for several tasks
+constexpr int MAX_OFFSET = 65536;
+constexpr int MOST_ROWS = 64, LEAST_ROWS = 16;  // per task; with fewer rows, more key rows are fetched by several tasks
 
 std::vector<const Kernel*> kernels_here() {
     std::vector<const Kernel*> kernels;
@@ -58,8 +58,8 @@ struct Free {
     void operator()(void* memory) const { std::free(memory); }
 };
 
-// Runs task(0) .. task(count - 1), each once, on as many threads, each with scratch of its own. A thread costs some tens
-// of microseconds to start, little beside a call, and leaves nothing behind.
+// Run task(0) .. task(count - 1) on `threads` threads, each with its own scratch memory. Threads are started anew for
+// each call: a start takes tens of microseconds, little compared with a call.
 template <typename Task>
 void in_parallel(int threads, int count, std::size_t scratch_bytes, const Task& task) {
     threads = std::max(1, std::min(threads, count));
@@ -84,12 +84,11 @@ void expect(const py::array& array, const std::vector<py::ssize_t>& shape, const
         throw std::invalid_argument(std::string(name) + ": unexpected shape, or not contiguous");
 }
 
-// The loops over a row stand in functions of their own, without branches and with all they use at hand, so that compilers
-// make vector instructions of them.
+// Loops over a row are separate functions without branches, so that compilers vectorise them.
 
-// The largest magnitude of a row. What is not a number counts as 0.
+// Return the largest magnitude of a row; NaN counts as 0.
 float largest_of(const float* row, int W) {
-    // Bits of floats without their sign are ordered as the floats are, and integers' maximum needs no special flags.
+    // The bits of positive floats are ordered as the floats are, and a maximum of integers vectorises without flags.
     std::int32_t most = 0;
     for (int x = 0; x < W; ++x) {
         std::int32_t own;
@@ -110,7 +109,7 @@ void add_squares(const float* row, float scale, int W, float* __restrict squares
     }
 }
 
-// Whole numbers from -limit to limit, with `excess` added, into bits of words. What is not a number becomes the lowest.
+// Round to integers from -limit to limit, add `excess`, and write them to bits of words. NaN becomes -limit.
 void add_channel(const float* row, float scale, float limit, std::int32_t excess, std::uint32_t mask, int shift, int W,
                  std::uint32_t* __restrict words) {
     for (int x = 0; x < W; ++x) {
@@ -122,8 +121,8 @@ void add_channel(const float* row, float scale, float limit, std::int32_t excess
     }
 }
 
-// Features [C, H, W] float32 into words [depth, H, W] of two or four channels; returns what they were multiplied by. It is
-// such that no number is cut off and that the products of two cells packed like this cannot overflow an int32.
+// Pack features [C, H, W] float32 into words [depth, H, W] of two or four channels, and return the scale factor. With
+// this scale no number is clipped, and the sum of products of two packed cells cannot overflow an int32.
 float pack(const FloatArray& features, int bits, WordArray& words, int threads) {
     if (features.ndim() != 3 || (bits != 16 && bits != 8)) throw std::invalid_argument("features [C, H, W], 16 or 8 bits");
     const int C = int(features.shape(0)), H = int(features.shape(1)), W = int(features.shape(2)), share = 32 / bits;
@@ -141,7 +140,7 @@ float pack(const FloatArray& features, int bits, WordArray& words, int threads) 
             float most = 0.0f;
             for (int c = 0; c < C; ++c) most = std::max(most, largest_of(rows + c * plane, W));
             largest[y] = most;
-            // Squares of the smallest and largest floats are beyond what a float can hold, those of their shares are not.
+            // Scaling by the maximum avoids squares beyond the range of a float.
             const float part = std::max(std::min(1 / most, std::numeric_limits<float>::max()),
                                         std::numeric_limits<float>::min());
             float* squares = static_cast<float*>(scratch);
@@ -151,20 +150,20 @@ float pack(const FloatArray& features, int bits, WordArray& words, int threads) 
         });
         const float most = *std::max_element(largest.begin(), largest.end());
         const float length = *std::max_element(longest.begin(), longest.end());
-        // 46000 squared is below 2^31 by more than rounding to integers can add for a thousand channels.
-        const float fits = bits == 16 ? std::min(32767 / most, 46000 / length) : 127 / most;
-        if (std::isfinite(fits) && fits > 0) scale = fits;
+        // 46000 squared stays below 2^31, with room for the rounding of a thousand channels.
+        const float largest_scale = bits == 16 ? std::min(32767 / most, 46000 / length) : 127 / most;
+        if (std::isfinite(largest_scale) && largest_scale > 0) scale = largest_scale;
         const float limit = bits == 16 ? 32767 : 127;
         const std::int32_t excess = bits == 16 ? 0 : 128;
         const std::uint32_t mask = bits == 16 ? 0xffffu : 0xffu;
-        const std::vector<float> nothing(W, 0.0f);  // the channels that only fill up a word
+        const std::vector<float> zeros(W, 0.0f);  // padding channels
         in_parallel(threads, H, 1, [&](int y, void*) {
             for (int d = 0; d < depth; ++d) {
                 std::uint32_t* row = to + d * plane + std::size_t(y) * W;
                 std::fill(row, row + W, 0u);
                 for (int i = 0; i < share; ++i) {
                     const int c = d * share + i;
-                    const float* own = c < C ? from + c * plane + std::size_t(y) * W : nothing.data();
+                    const float* own = c < C ? from + c * plane + std::size_t(y) * W : zeros.data();
                     add_channel(own, scale, limit, excess, mask, i * bits, W, row);
                 }
             }
@@ -173,59 +172,59 @@ float pack(const FloatArray& features, int bits, WordArray& words, int threads) 
     return scale;
 }
 
-// One picture: query [C, H, W] float32, keys [P, C, H, W] float32 or float16, or both packed: query [depth, H, W],
-// keys [P, depth, H, W] int32 of 16 or 8 bits. values [P, N, H, W] float32. For each of the K references: which of the P
-// pictures, how far its window is moved down and to the right, its window, and what a sum of products is multiplied by.
+// Compute the op without a batch axis: query [C, H, W] float32, keys [K, C, H, W] float32 or float16, or both packed:
+// query [depth, H, W], keys [K, depth, H, W] int32 of 16 or 8 bits. values [K, N, H, W] float32. For each of the M search
+// windows: (frame, dy, dx), radius, dilation, and the factor from the sum of products to the score.
 FloatArray copy(const py::array& query, const py::array& keys, const FloatArray& values,
-                const std::vector<std::array<int, 3>>& named, const std::vector<int>& radius,
+                const std::vector<std::array<int, 3>>& references, const std::vector<int>& radius,
                 const std::vector<int>& dilation, int top_k, const std::vector<float>& scales, int bits, int threads,
                 const std::string& kernel_name) {
-    if (query.ndim() != 3 || values.ndim() != 4) throw std::invalid_argument("query [C, H, W] and values [P, N, H, W]");
-    const py::ssize_t P = values.shape(0), N = values.shape(1), K = py::ssize_t(named.size());
+    if (query.ndim() != 3 || values.ndim() != 4) throw std::invalid_argument("query [C, H, W] and values [K, N, H, W]");
+    const py::ssize_t K = values.shape(0), N = values.shape(1), M = py::ssize_t(references.size());
     const py::ssize_t C = query.shape(0), H = query.shape(1), W = query.shape(2);
     expect(query, {C, H, W}, "query");
-    expect(keys, {P, C, H, W}, "keys");
-    expect(values, {P, N, H, W}, "values");
+    expect(keys, {K, C, H, W}, "keys");
+    expect(values, {K, N, H, W}, "values");
     const bool half = keys.dtype().kind() == 'f' && keys.itemsize() == 2;
-    Storage storage = half ? Storage::Half : Storage::Float;
+    Dtype dtype = half ? Dtype::Float16 : Dtype::Float32;
     if (bits == 16 || bits == 8) {
-        storage = bits == 16 ? Storage::Sixteen : Storage::Eight;
+        dtype = bits == 16 ? Dtype::Int16 : Dtype::UInt8;
         if (!py::isinstance<WordArray>(query) || !py::isinstance<WordArray>(keys))
             throw std::invalid_argument("packed query and keys of int32");
     } else if (bits || !py::isinstance<FloatArray>(query) || !(half || py::isinstance<FloatArray>(keys))) {
         throw std::invalid_argument("query of float32, keys of float32 or float16");
     }
-    if (std::min({K, N, C, H, W}) < 1 || K * H * W > std::numeric_limits<std::int32_t>::max())
+    if (std::min({M, N, C, H, W}) < 1 || M * H * W > std::numeric_limits<std::int32_t>::max())
         throw std::invalid_argument("sizes of at least 1, and not more cells than an int32 can count");
-    if (radius.size() != std::size_t(K) || dilation.size() != radius.size() || scales.size() != radius.size())
-        throw std::invalid_argument("one radius, one dilation and one scale for each reference");
+    if (radius.size() != std::size_t(M) || dilation.size() != radius.size() || scales.size() != radius.size())
+        throw std::invalid_argument("one radius, one dilation and one scale for each search window");
     if (top_k < 0) throw std::invalid_argument("top_k >= 0");
 
-    std::vector<SearchWindow> references;
-    std::int64_t window = 0;
-    for (py::ssize_t k = 0; k < K; ++k) {
-        const auto [picture, down, right] = named[k];
-        if (radius[k] < 0 || dilation[k] < 1) throw std::invalid_argument("radius >= 0 and dilation >= 1");
-        if (picture < 0 || picture >= P) throw std::invalid_argument("references among the pictures");
-        if (std::abs(down) > MOST_MOVED || std::abs(right) > MOST_MOVED) throw std::invalid_argument("moves of 65536 at most");
-        const std::int64_t across = std::min<std::int64_t>(radius[k], (W - 1 + std::abs(right)) / dilation[k]);
-        const std::int64_t along = std::min<std::int64_t>(radius[k], (H - 1 + std::abs(down)) / dilation[k]);
-        window += std::min<std::int64_t>((2 * across + 1) * (2 * along + 1), H * W);
-        references.push_back({static_cast<const char*>(keys.data()) + picture * C * H * W * keys.itemsize(),
-                              values.data() + picture * N * H * W, radius[k], dilation[k], down, right, scales[k]});
+    std::vector<SearchWindow> windows;
+    std::int64_t positions = 0;
+    for (py::ssize_t m = 0; m < M; ++m) {
+        const auto [frame, dy, dx] = references[m];
+        if (radius[m] < 0 || dilation[m] < 1) throw std::invalid_argument("radius >= 0 and dilation >= 1");
+        if (frame < 0 || frame >= K) throw std::invalid_argument("frames below K");
+        if (std::abs(dy) > MAX_OFFSET || std::abs(dx) > MAX_OFFSET) throw std::invalid_argument("offsets of 65536 at most");
+        const std::int64_t across = std::min<std::int64_t>(radius[m], (W - 1 + std::abs(dx)) / dilation[m]);
+        const std::int64_t along = std::min<std::int64_t>(radius[m], (H - 1 + std::abs(dy)) / dilation[m]);
+        positions += std::min<std::int64_t>((2 * across + 1) * (2 * along + 1), H * W);
+        windows.push_back({static_cast<const char*>(keys.data()) + frame * C * H * W * keys.itemsize(),
+                           values.data() + frame * N * H * W, radius[m], dilation[m], dy, dx, scales[m]});
     }
     FloatArray copied({N, H, W});
     Job job{};
     job.query = query.data();
-    job.references = references.data();
-    job.K = int(K), job.depth = int(C), job.N = int(N), job.H = int(H), job.W = int(W);
-    job.storage = storage;
-    job.top_k = static_cast<int>(std::min<std::int64_t>(top_k, window));
+    job.windows = windows.data();
+    job.num_windows = int(M), job.depth = int(C), job.N = int(N), job.H = int(H), job.W = int(W);
+    job.dtype = dtype;
+    job.top_k = static_cast<int>(std::min<std::int64_t>(top_k, positions));
     job.copied = copied.mutable_data();
     const Kernel& kernel = kernel_named(kernel_name);
     const auto divided = [](int a, int b) { return (a + b - 1) / b; };
     const int panels = divided(job.W, kernel.columns);
-    // Two tasks for each thread at least, as long as they are worth a thread's while.
+    // At least two tasks for each thread, unless tasks become too small.
     const int parts = std::max(divided(job.H, MOST_ROWS),
                                std::min(divided(2 * threads, panels), divided(job.H, LEAST_ROWS)));
     const int rows_per_part = divided(job.H, parts);
@@ -251,7 +250,7 @@ PYBIND11_MODULE(_fused, module) {
     });
     module.def("pack", &pack, py::arg("features").noconvert(), py::arg("bits"), py::arg("words").noconvert(),
                py::arg("threads"));
-    module.def("copy", &copy, py::arg("query"), py::arg("keys"), py::arg("values").noconvert(), py::arg("named"),
+    module.def("copy", &copy, py::arg("query"), py::arg("keys"), py::arg("values").noconvert(), py::arg("references"),
                py::arg("radius"), py::arg("dilation"), py::arg("top_k"), py::arg("scales"), py::arg("bits"), py::arg("threads"),
                py::arg("kernel"));
 }

@@ -1,1 +1,1 @@
-"""LocalSoftCopy for NVIDIA GPUs: the kernel's source and how to launch it. Needs nothing of CUDA to be imported."""
+"""LocalSoftCopy (top-k local cross-attention) for NVIDIA GPUs: kernel source and launch plan; imports no CUDA."""

@@ -1,4 +1,4 @@
-"""Compiles kernels through cuda-core; the compiler (NVRTC) needs no driver, no GPU and no CUDA headers."""
+"""Kernel compilation with cuda-core; its compiler NVRTC needs no driver, no GPU and no CUDA headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REMEDY = "pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the driver k
 
 
 def cuda_core() -> Any:
-    """The module; raises InputError where it is missing."""
+    """Import cuda.core. Raises InputError if it is missing."""
     try:
         return importlib.import_module("cuda.core")
     except ImportError as error:
@@ -23,34 +23,34 @@ def cuda_core() -> Any:
 
 
 def compile_kernel(launch: Launch, architecture: str, target: Target = "cubin") -> Any:
-    """The planned kernel, as `compile_source` has it; `.get_kernel(launch.entry_point)` loads it."""
+    """Compile a planned kernel with `compile_source`; `.get_kernel(launch.entry_point)` loads the kernel."""
     return compile_source(launch.source, architecture, target)
 
 
 def compile_source(source: str, architecture: str, target: Target = "cubin", core: Any = None) -> Any:
-    """CUDA C++ as cuda-core's ObjectCode: `.code` has the bytes, `.get_kernel(name)` loads a kernel.
+    """Compile CUDA C++ to cuda-core's ObjectCode: `.code` holds the bytes, `.get_kernel(name)` loads a kernel.
 
-    architecture: "sm_87" and the like; core: what stands in for cuda-core. Raises InputError where cuda-core or NVRTC
-    is missing, CorrflowError where the compiler refuses.
+    architecture: for example "sm_87"; core: replacement for cuda.core in tests. Raises InputError if cuda-core or NVRTC
+    is missing, CorrflowError if compilation fails.
     """
     cuda = core or cuda_core()
     standard = OPTIONS[0].partition("=")[2]
     try:
         program = cuda.Program(source, "c++", cuda.ProgramOptions(std=standard, arch=architecture))
         return program.compile(target)
-    except Exception as error:  # cuda-core has no common type for what its compilers raise
+    except Exception as error:  # cuda-core has no common base class for compiler errors
         if type(error).__name__ == "DynamicLibNotFoundError":
-            found = next(iter(str(error).splitlines()), "")
-            raise InputError(f"expected NVRTC to compile the kernel, found none ({found}); {_REMEDY}") from error
+            reason = next(iter(str(error).splitlines()), "")
+            raise InputError(f"expected NVRTC to compile the kernel, found none ({reason}); {_REMEDY}") from error
         raise CorrflowError(f"the kernel did not compile for {architecture}: {error}") from error
 
 
 def device_architecture() -> str:
-    """ "sm_87" and the like of the current device. Raises InputError where there is no driver or no device."""
+    """Return the architecture of the current device, such as "sm_87". Raises InputError without driver or device."""
     cuda = cuda_core()
     try:
         device = cuda.Device()
         device.set_current()
         return f"sm_{device.arch}"
-    except Exception as error:  # as above: a missing driver, no device and a broken installation all look different
+    except Exception as error:  # a missing driver, no device and a broken installation raise different types
         raise InputError(f"expected an NVIDIA GPU and its driver, found none ({error}); run this on the GPU") from error

@@ -1,20 +1,20 @@
-"""How to compile and launch local_soft_copy.cu: its definitions, grid and shared memory as a pure function of integers.
+"""Launch plan of local_soft_copy.cu: definitions, grid and shared memory as a pure function of sizes and attributes.
 
-The kernel is compiled for given channels, classes, windows, top_k, temperature and storage; height, width, batch and
-the numbers of pictures and references stay free. Its arguments, in this order:
+The kernel is compiled for fixed channels, classes, windows, top_k, temperature and dtype. Height, width, batch and the
+numbers of reference frames and windows stay free. Its arguments, in this order:
 
-    query       const storage*   [B, C, H, W]
-    keys        const storage*   [B, K, C, H, W]
-    values      const storage*   [B, K, N, H, W]
-    names       const int32*     [M, 4], spec.py's `references`
-    height      int32            H
-    width       int32            W
-    pictures    int32            K
-    references  int32            M
-    copied      storage*         [B, N, H, W]
+    query        const dtype*   [B, C, H, W]
+    keys         const dtype*   [B, K, C, H, W]
+    values       const dtype*   [B, K, N, H, W]
+    references   const int32*   [M, 4], see spec.py
+    height       int32          H
+    width        int32          W
+    num_frames   int32          K
+    num_windows  int32          M
+    copied       dtype*         [B, N, H, W]
 
-The other tensors are contiguous and of the one storage type; every sum is taken in float32. The order is TensorRT's for
-kernels that are compiled ahead of time: inputs, integers, outputs. The batch is in the grid: z = batch * class_blocks.
+All tensors are contiguous and share one dtype, except `references`; sums are float32. The order is TensorRT's for
+kernels compiled ahead of time: inputs, integers, outputs. The grid holds the batch: z = batch * class_blocks.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from typing import Literal
 from corrflow.errors import InputError
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
-Storage = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 ENTRY_POINT = "corrflow_local_soft_copy"
 OPTIONS = ("--std=c++17",)
 SHARED_LIMIT = 48 * 1024  # what a kernel may declare statically on every device
-# The list of the best scores is held in registers, twice for each query; a longer one would be spilled.
-MOST_KEPT = 32
-MOST_OWN_CLASSES = 32
-SIDE = 16  # of a matrix fragment, and so the columns of a tile
+# The list of the best scores is in registers, twice for each query; a longer list would be spilled.
+MAX_TOP_K = 32
+MAX_CLASSES_PER_BLOCK = 32
+SIDE = 16  # side of a matrix fragment, and therefore columns of a tile
 WARP = 32
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_MOST_GROUPS = 4
-_MOST_SPREAD = 4
-# Registers of a thread for keys that are on their way, of the best scores and of all: more would be spilled.
-_MOST_HELD, _MOST_HELD_OF_ALL = 20, 8
+_MAX_GROUPS = 4
+_MAX_SPREAD = 4
+# Registers of a thread for loaded keys, with and without top_k: more would be spilled.
+_MAX_KEYS, _MAX_KEYS_WITHOUT_TOP_K = 20, 8
 _SCORE_PITCH = SIDE + 4
-_LARGEST_GRID = 65535  # in y and z
+_MAX_GRID = 65535  # in y and z
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel and how to launch it.
+    """Kernel source and launch parameters.
 
-    source:       CUDA C++ that needs no header and no include path
-    entry_point:  name of the kernel, not mangled
-    options:      for nvcc and NVRTC; the architecture is for the caller to add
+    source:       CUDA C++ without headers or include paths
+    entry_point:  unmangled name of the kernel
+    options:      compiler options for nvcc and NVRTC, without the architecture
     grid, block:  (x, y, z)
-    shared_bytes: declared statically, at most SHARED_LIMIT; pass 0 as dynamic shared memory
-    tile:         (columns, rows) of queries that a block computes: grid x and y are width and height over these,
-                  rounded up; where windows are dilated the rows of neighbouring tiles alternate
-    class_blocks: blocks that share the classes of one tile: grid z is the batch times this
+    shared_bytes: static shared memory, at most SHARED_LIMIT; no dynamic shared memory
+    tile:         (columns, rows) of queries per block; grid x and y are width and height divided by these, rounded up;
+                  with dilation, the rows of neighbouring tiles alternate
+    class_blocks: blocks that share the classes of a tile; grid z is the batch times this number
     """
 
     source: str
@@ -72,7 +72,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What of a tile is in shared memory at a time: `rows` of queries, `groups` of 16 key columns, `slice` channels."""
+    """Shared memory of a tile: `rows` of queries, `groups` of 16 key columns, `slice` channels at a time."""
 
     rows: int
     groups: int
@@ -84,25 +84,25 @@ def plan(
     *,
     channels: int,
     classes: int,
-    references: int,
+    num_windows: int,
     height: int,
     width: int,
     attributes: Attributes,
-    storage: Storage,
+    dtype: Dtype,
     batch: int = 1,
 ) -> Launch:
-    """The kernel for these sizes. One that was compiled for a frame serves every other with the same channels, classes,
-    attributes and storage, and with as many references or fewer; only the grid differs.
+    """Plan the kernel for these sizes.
 
-    references: M, each of which may be searched through any of the windows
+    The source serves all frame sizes and batches with the same channels, classes, attributes and dtype, and with at
+    most as many windows; only the grid differs. num_windows: M, rows of `references`
 
-    Raises InputError for what the kernel cannot do: too many channels for shared memory, a top_k above MOST_KEPT that
-    is below the number of scores, or sizes beyond a grid or 32-bit positions.
+    Raises InputError for too many channels for shared memory, a top_k above MAX_TOP_K and below the number of scores,
+    or sizes beyond a grid or 32-bit positions.
     """
     sizes = {
         "channels": channels,
         "classes": classes,
-        "references": references,
+        "num_windows": num_windows,
         "height": height,
         "width": width,
         "batch": batch,
@@ -110,15 +110,15 @@ def plan(
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"LocalSoftCopy on CUDA: expected {name} >= 1, got {size}; give the sizes of real tensors")
-    if storage not in _BYTES:
-        raise InputError(f"LocalSoftCopy on CUDA: expected storage {' or '.join(_BYTES)}, got {storage}; convert first")
-    if references * height * width >= 2**31:
+    if dtype not in _BYTES:
+        raise InputError(f"LocalSoftCopy on CUDA: expected dtype {' or '.join(_BYTES)}, got {dtype}; convert first")
+    if num_windows * height * width >= 2**31:
         raise InputError(
-            f"LocalSoftCopy on CUDA: expected fewer than 2^31 positions, got {references} references of"
-            f" {height}x{width}; use smaller frames or fewer references"
+            f"LocalSoftCopy on CUDA: expected fewer than 2^31 positions, got {num_windows} windows in frames of"
+            f" {height}x{width}; use smaller frames or fewer windows"
         )
     windows = attributes.distinct_windows
-    top_k = _kept(attributes.top_k, references * max((2 * radius + 1) ** 2 for radius, _ in windows))
+    top_k = _effective_top_k(attributes.top_k, num_windows * max((2 * radius + 1) ** 2 for radius, _ in windows))
     scale = math.log2(math.e) / attributes.temperature
     if not 1e-30 < scale < 1e30:
         raise InputError(
@@ -126,15 +126,15 @@ def plan(
             " scale the features instead"
         )
 
-    class_blocks = math.ceil(classes / MOST_OWN_CLASSES)
-    own_classes = math.ceil(classes / class_blocks)
+    class_blocks = math.ceil(classes / MAX_CLASSES_PER_BLOCK)
+    classes_per_block = math.ceil(classes / class_blocks)
     reach = max(radius * dilation for radius, dilation in windows)
-    layout = _layout(channels, 0 if top_k else own_classes, reach, _BYTES[storage])
+    layout = _layout(channels, 0 if top_k else classes_per_block, reach, _BYTES[dtype])
     definitions = {
-        f"CORRFLOW_{storage.upper()}": 1,
+        f"CORRFLOW_{dtype.upper()}": 1,
         "CORRFLOW_CHANNELS": channels,
         "CORRFLOW_CLASSES": classes,
-        "CORRFLOW_OWN_CLASSES": own_classes,
+        "CORRFLOW_OWN_CLASSES": classes_per_block,
         "CORRFLOW_CLASS_BLOCKS": class_blocks,
         "CORRFLOW_WINDOWS": len(windows),
         "CORRFLOW_RADII": ", ".join(str(radius) for radius, _ in windows),
@@ -148,9 +148,9 @@ def plan(
         "CORRFLOW_SPREAD": _spread(windows[-1][1]),
     }
     grid = (math.ceil(width / SIDE), math.ceil(height / layout.rows), batch * class_blocks)
-    if max(grid[1:]) > _LARGEST_GRID:
+    if max(grid[1:]) > _MAX_GRID:
         raise InputError(
-            f"LocalSoftCopy on CUDA: expected at most {_LARGEST_GRID} tiles down and {_LARGEST_GRID} in the batch,"
+            f"LocalSoftCopy on CUDA: expected at most {_MAX_GRID} tiles down and {_MAX_GRID} in the batch,"
             f" got {grid[1]} and {grid[2]}; use smaller frames or a smaller batch"
         )
     return Launch(
@@ -165,35 +165,35 @@ def plan(
     )
 
 
-def _kept(top_k: int, scores: int) -> int:
-    """top_k as the kernel takes it: 0 where all scores are kept anyway."""
+def _effective_top_k(top_k: int, scores: int) -> int:
+    """Return top_k for the kernel: 0 if top_k covers all scores."""
     if top_k >= scores:
         return 0
-    if top_k > MOST_KEPT:
+    if top_k > MAX_TOP_K:
         raise InputError(
-            f"LocalSoftCopy on CUDA: expected top_k up to {MOST_KEPT}, or 0 for all {scores} scores, got {top_k};"
+            f"LocalSoftCopy on CUDA: expected top_k up to {MAX_TOP_K}, or 0 for all {scores} scores, got {top_k};"
             " use a smaller one, or the ONNX function (--plugin off)"
         )
     return top_k
 
 
 def _layout(channels: int, shared_classes: int, reach: int, size: int) -> _Layout:
-    """The largest tile that fits: more rows share the loaded keys, more channels at a time mean fewer barriers.
+    """Choose the largest tile that fits: more rows share the loaded keys, more channels at a time need fewer barriers.
 
-    While one slice is multiplied the next is on its way in registers, which limits slices as well.
+    The next slice is loaded to registers while the current one is multiplied, so registers limit a slice as well.
     """
-    across = SIDE + 2 * reach  # key columns that a tile sees
-    chunks = math.ceil(across / (_MOST_GROUPS * SIDE))
+    across = SIDE + 2 * reach  # key columns within reach of a tile
+    chunks = math.ceil(across / (_MAX_GROUPS * SIDE))
     groups = math.ceil(across / (chunks * SIDE))
     steps = math.ceil(channels / SIDE)
-    most_held = _MOST_HELD_OF_ALL if shared_classes else _MOST_HELD
+    max_keys = _MAX_KEYS_WITHOUT_TOP_K if shared_classes else _MAX_KEYS
     for rows in (8, 4, 2, 1):
         for parts in range(1, steps + 1):
-            some = math.ceil(steps / parts) * SIDE
-            held = math.ceil(some * groups * SIDE * size / 4 / (rows * WARP))
-            used = _shared_bytes(rows, groups, some, steps * SIDE, shared_classes, size)
-            if used <= SHARED_LIMIT and (held <= most_held or some == SIDE):
-                return _Layout(rows, groups, some, used)
+            slice_channels = math.ceil(steps / parts) * SIDE
+            keys = math.ceil(slice_channels * groups * SIDE * size / 4 / (rows * WARP))
+            used = _shared_bytes(rows, groups, slice_channels, steps * SIDE, shared_classes, size)
+            if used <= SHARED_LIMIT and (keys <= max_keys or slice_channels == SIDE):
+                return _Layout(rows, groups, slice_channels, used)
     most = SIDE
     while _shared_bytes(1, groups, SIDE, most + SIDE, shared_classes, size) <= SHARED_LIMIT:
         most += SIDE
@@ -204,15 +204,15 @@ def _layout(channels: int, shared_classes: int, reach: int, size: int) -> _Layou
 
 
 def _spread(dilation: int) -> int:
-    """How far apart the rows of a tile are: the largest divisor of a dilation that keeps a tile's window small."""
-    return next(spread for spread in range(_MOST_SPREAD, 0, -1) if dilation % spread == 0)
+    """Return the row distance of a tile: the largest divisor of the dilation that is at most _MAX_SPREAD."""
+    return next(spread for spread in range(_MAX_SPREAD, 0, -1) if dilation % spread == 0)
 
 
-def _shared_bytes(rows: int, groups: int, some: int, depth: int, shared_classes: int, size: int) -> int:
-    """Bytes of the four arrays of local_soft_copy.cu: queries, keys, values (not for top_k) and scores."""
+def _shared_bytes(rows: int, groups: int, channels: int, depth: int, shared_classes: int, size: int) -> int:
+    """Sum the bytes of the four arrays of local_soft_copy.cu: queries, keys, values (without top_k) and scores."""
     pad = 16 // size  # moves the rows of a fragment to different banks
     queries = depth * (rows * SIDE + pad) * size
-    keys = some * (groups * SIDE + pad) * size
+    keys = channels * (groups * SIDE + pad) * size
     values = shared_classes * groups * SIDE * 4
     scores = rows * SIDE * _SCORE_PITCH * 4
     return queries + keys + values + scores

@@ -1,8 +1,8 @@
-"""Frames of something that may block, break and come back: only the newest waits, and every one is counted.
+"""Capture of a live source: the newest frame waits, older frames are dropped and counted.
 
-Each connection has a thread of its own, because no driver and no library promises to return. A supervisor looks at the
-clock: a connection that gives no sign within its time is left to itself and another is made. What the abandoned thread
-still delivers is thrown away, and it releases its device as soon as its driver lets go of it.
+Each connection has a thread of its own, because a driver may block for ever. A supervisor abandons a connection that
+delivers nothing within its timeout, and opens another. Late frames of an abandoned thread are discarded; the thread
+releases its device once the driver returns.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from corrflow.runtime.live.capture.readers import Reader
 
 logger = logging.getLogger("corrflow")
 
-MOST_BLOCKED = 3
-"""Threads that may hang in a driver; with more, nothing new is opened until one comes back."""
+MAX_BLOCKED = 3
+"""Threads blocked in a driver, beyond which nothing is opened until one returns."""
 
-_TICK = 0.05  # seconds between looks at the clock
+_TICK = 0.05  # seconds between checks of the clock
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds: how long opening and reading may take, and how long to wait before trying again.
+    """Seconds that opening and reading may take, and seconds before the next attempt.
 
-    The wait doubles from `wait` to `longest_wait` with every attempt that brings no frame.
+    The wait doubles from `wait` to `longest_wait` with every attempt without a frame.
     """
 
     opening: float = 10.0
@@ -44,14 +44,14 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
-class LiveFrame:
-    """A frame as it came from the source.
+class CapturedFrame:
+    """Frame of a live source.
 
-    image:    [H, W, 3] uint8, BGR
-    index:    position among all captured frames, dropped ones included, from 0
-    captured: when it came, time.monotonic()
-    wall:     the same, in seconds since 1970
-    connection: counts how often the source was opened before it, from 1
+    image:      [H, W, 3] uint8, BGR
+    index:      position among all captured frames, dropped frames included, from 0
+    captured:   time of capture by time.monotonic()
+    wall:       time of capture in seconds since 1970
+    connection: number of the connection, from 1
     """
 
     image: np.ndarray
@@ -63,7 +63,7 @@ class LiveFrame:
 
 @dataclass(frozen=True)
 class Counts:
-    """captured = taken + dropped + waiting, at every moment; waiting is 0 or 1 and 0 after the end."""
+    """Frame counts: always captured = taken + dropped + waiting. `waiting` is 0 or 1, and 0 after the end."""
 
     captured: int = 0
     taken: int = 0
@@ -74,38 +74,40 @@ class Counts:
 
 
 class Capture:
-    """Keeps one source open and its newest frame at hand.
+    """Open source with its newest frame.
 
     open_reader: opens the source; called again after every failure, in a new thread each time
-    endless:     a camera, which is opened again whenever it ends, fails or falls silent; otherwise a file or standard
-                 input, whose end or failure is the end, and which may take its time
-    A source that has not delivered anything yet and fails with an InputError ends the capture with that error.
+    endless:     True for a camera, which is opened again when it ends, fails or times out; False for a file or standard
+                 input, which has no timeout and whose end or failure ends the capture
+
+    An InputError before the first frame ends the capture with that error.
     """
 
     def __init__(
-        self, open_reader: Callable[[], Reader], patience: Timeouts | None = None, endless: bool = True
+        self, open_reader: Callable[[], Reader], timeouts: Timeouts | None = None, endless: bool = True
     ) -> None:
-        self.patience = patience or Timeouts()
+        self.timeouts = timeouts or Timeouts()
         self._open_reader, self._endless = open_reader, endless
         self._condition = Condition()
         self._counts = Counts()
-        self._slot: LiveFrame | None = None
+        self._slot: CapturedFrame | None = None
         self._state, self._reason = "connecting", ""
-        self._connection = 0  # the one that may deliver
-        self._sign = 0.0  # when it last did something
-        self._open = self._over = False  # whether it is opened, and whether it has ended
-        self._error: CorrflowError | None = None  # of the last connection
-        self._fatal: CorrflowError | None = None  # that ended the capture
+        self._connection = 0  # connection whose frames count
+        self._last_activity = 0.0
+        self._open = self._over = False  # the connection is open, has ended
+        self._error: CorrflowError | None = None  # error of the last connection
+        self._fatal: CorrflowError | None = None  # error that ended the capture
         self._closed = False
         self._threads: list[Thread] = []
         self._supervisor = Thread(target=self._supervise, name="corrflow-capture", daemon=True)
 
     def start(self) -> Capture:
+        """Start capturing."""
         self._supervisor.start()
         return self
 
-    def take(self, timeout: float) -> LiveFrame | None:
-        """The newest frame not taken yet; None where none comes in time or none will come any more.
+    def take(self, timeout: float) -> CapturedFrame | None:
+        """Return the newest frame that was not taken yet; None after `timeout` seconds or after the end.
 
         Raises the error that ended the capture, after the last frame.
         """
@@ -120,22 +122,23 @@ class Capture:
 
     @property
     def ended(self) -> bool:
-        """Whether no further frame will come."""
+        """True if no further frame will come."""
         return self._state in ("ended", "closed")
 
     @property
     def counts(self) -> Counts:
+        """Frame counts so far."""
         with self._condition:
             return self._counts
 
     @property
     def state(self) -> tuple[str, str]:
-        """connecting, running, waiting, blocked, ended or closed; and the last failure's reason."""
+        """State (connecting, running, waiting, blocked, ended or closed) and the reason of the last failure."""
         with self._condition:
             return self._state, self._reason
 
     def close(self, timeout: float = 1.0) -> None:
-        """Stop within `timeout` seconds; a thread that its driver holds on to ends with the program."""
+        """Stop within `timeout` seconds. A thread that is blocked in a driver ends with the process."""
         with self._condition:
             self._closed = True
             self._connection += 1
@@ -154,7 +157,7 @@ class Capture:
             self._state = state
 
     def _supervise(self) -> None:
-        wait = self.patience.wait
+        wait = self.timeouts.wait
         while True:
             with self._condition:
                 before = self._counts.captured
@@ -162,7 +165,7 @@ class Capture:
             with self._condition:
                 if self._closed:
                     return
-                self._connection += 1  # whatever the last one still delivers is late
+                self._connection += 1  # discards late frames of the last connection
                 if not self._endless or (isinstance(self._error, InputError) and not self._counts.captured):
                     self._fatal = self._error
                     self._finish("ended")
@@ -170,12 +173,12 @@ class Capture:
                     return
                 self._reason = str(self._error) if self._error else ("the stream ended" if self._over else self._reason)
                 self._counts = replace(self._counts, failures=self._counts.failures + 1)
-                wait = self.patience.wait if self._counts.captured > before else wait
+                wait = self.timeouts.wait if self._counts.captured > before else wait
                 self._state = "waiting"
                 logger.warning("source: %s; trying again in %.1f s", self._reason, wait)
                 self._condition.wait_for(lambda: self._closed, wait)
-                wait = min(2 * wait, self.patience.longest_wait)
-                while not self._closed and self._blocked() >= MOST_BLOCKED:
+                wait = min(2 * wait, self.timeouts.longest_wait)
+                while not self._closed and self._blocked() >= MAX_BLOCKED:
                     self._state = "blocked"
                     self._condition.wait_for(lambda: self._closed, _TICK)
                 if self._closed:
@@ -186,22 +189,22 @@ class Capture:
         return len(self._threads)
 
     def _run_one_connection(self) -> None:
-        """Open the source in a thread of its own and look on until it ends or gives no sign of life."""
+        """Open the source in a thread, and return once that ends or times out."""
         with self._condition:
             if self._closed:
                 return
             self._connection += 1
             connection = self._connection
             self._open, self._over, self._error = False, False, None
-            self._state, self._sign = "connecting", time.monotonic()
+            self._state, self._last_activity = "connecting", time.monotonic()
             self._counts = replace(self._counts, connections=self._counts.connections + 1)
             thread = Thread(target=self._read, args=(connection, self._counts.connections), name="corrflow-source")
             thread.daemon = True
             self._threads.append(thread)
             thread.start()
             while not self._closed and not self._over:
-                limit = self.patience.reading if self._open else self.patience.opening
-                left = self._sign + limit - time.monotonic()
+                limit = self.timeouts.reading if self._open else self.timeouts.opening
+                left = self._last_activity + limit - time.monotonic()
                 if left <= 0 and self._endless:
                     what = "no frame came" if self._open else "it did not open"
                     self._reason = f"{what} within {limit:g} s"
@@ -213,12 +216,12 @@ class Capture:
         error: CorrflowError | None = None
         try:
             reader = self._open_reader()
-            if self._give_sign(connection):
+            if self._opened(connection):
                 while (image := reader.read()) is not None and self._offer(connection, number, image):
                     pass
         except CorrflowError as caught:
             error = caught
-        except Exception as caught:  # a library's own; the camera may work again all the same
+        except Exception as caught:  # a library's own error; the camera may work again
             error = CorrflowError(f"reading failed ({type(caught).__name__}: {caught})")
         finally:
             if reader is not None:
@@ -231,23 +234,24 @@ class Capture:
                     self._over, self._error = True, error
                 self._condition.notify_all()
 
-    def _give_sign(self, connection: int) -> bool:
+    def _opened(self, connection: int) -> bool:
+        """Mark the connection as open. Return False if it was abandoned."""
         with self._condition:
             if connection == self._connection:
-                self._open, self._sign = True, time.monotonic()
+                self._open, self._last_activity = True, time.monotonic()
             return connection == self._connection
 
     def _offer(self, connection: int, number: int, image: np.ndarray) -> bool:
-        """Put a frame into the slot, over one that nobody took; False where this connection was given up."""
+        """Replace the waiting frame. Return False if the connection was abandoned."""
         with self._condition:
             if connection != self._connection:
                 return False
-            self._sign = time.monotonic()
+            self._last_activity = time.monotonic()
             self._state = "running"
             counts = self._counts
             self._counts = replace(
                 counts, captured=counts.captured + 1, dropped=counts.dropped + counts.waiting, waiting=1
             )
-            self._slot = LiveFrame(image, counts.captured, self._sign, time.time(), number)
+            self._slot = CapturedFrame(image, counts.captured, self._last_activity, time.time(), number)
             self._condition.notify_all()
             return True

@@ -1,4 +1,4 @@
-"""Readers: one open camera or stream each. They may block and they may fail; `capture` sees to both."""
+"""Readers of one open camera or stream each. They may block and fail; `capture` handles both."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.video.source import NOMINAL_FRAMES_PER_SECOND, FrameSource, reason_text
+from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
+from corrflow.runtime.video.source import FrameSource, reason_text
 from corrflow.runtime.video.source_uri import Address
 
-MOST_PIXELS = 8192 * 8192
+MAX_PIXELS = 8192 * 8192
 
 
 class ReaderFailed(CorrflowError):
-    """A camera or a stream cannot be opened or read any further; trying again may help."""
+    """Camera or stream that cannot be opened or read now; a later attempt may succeed."""
 
 
 class Reader(Protocol):
-    """An open source. Only the thread that opened it calls it."""
+    """Open source, used by the thread that opened it."""
 
     def read(self) -> np.ndarray | None:
-        """The next picture [H, W, 3] uint8, BGR; None at the regular end. Raises ReaderFailed."""
+        """Return the next frame [H, W, 3] uint8, BGR; None at the regular end. Raises ReaderFailed."""
         ...
 
     def close(self) -> None:
@@ -38,9 +39,9 @@ class Reader(Protocol):
 
 
 def open_reader(address: Address, timeout: float) -> Reader:
-    """Open a live source; may block for longer than `timeout` seconds where a driver does not know of time.
+    """Open a live source; a driver without timeouts may block longer than `timeout` seconds.
 
-    Raises ReaderFailed where trying again may help, InputError where it cannot.
+    Raises ReaderFailed if a later attempt may succeed, otherwise InputError.
     """
     if address.kind in ("camera", "pipeline"):
         return OpenCvReader(address)
@@ -48,13 +49,12 @@ def open_reader(address: Address, timeout: float) -> Reader:
 
 
 class OpenCvReader:
-    """A camera or a GStreamer pipeline, through OpenCV."""
+    """Camera or GStreamer pipeline, through OpenCV."""
 
     def __init__(self, address: Address) -> None:
         if address.kind == "camera" and "OPENCV_LOG_LEVEL" not in os.environ:
-            cv2.utils.logging.setLogLevel(
-                cv2.utils.logging.LOG_LEVEL_SILENT
-            )  # it tells at length of every driver that it tries in vain
+            # OpenCV would log every driver that it tries without success.
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         if address.kind == "pipeline":
             require_gstreamer(address.target)
             self._capture = cv2.VideoCapture(address.target, cv2.CAP_GSTREAMER)
@@ -65,7 +65,7 @@ class OpenCvReader:
         if not self._capture.isOpened():
             raise ReaderFailed(f"expected a camera at {address.shown}, got none that opens; is it plugged in and free?")
         if address.kind == "camera":
-            # Drivers queue frames; an old one would be shown first after every pause.
+            # Drivers queue frames; after a pause an old frame would come first.
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
             if address.size is not None:
                 self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, address.size[0])
@@ -89,7 +89,7 @@ class OpenCvReader:
 
 
 def require_gstreamer(pipeline: str) -> None:
-    """Raise InputError with the pipeline in it where this OpenCV has no GStreamer."""
+    """Raise InputError with the pipeline in the message if this OpenCV has no GStreamer."""
     lines = (line.split(":", 1)[1] for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line)
     if not any("YES" in line for line in lines):
         raise InputError(
@@ -99,25 +99,25 @@ def require_gstreamer(pipeline: str) -> None:
 
 
 class StreamReader:
-    """Whatever FFmpeg opens: network streams and standard input. Damaged pictures are left out."""
+    """Network stream or standard input, through FFmpeg. Damaged frames are left out."""
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._shown = address.shown
-        # nobuffer throws away what was looked at to tell the format: old pictures of a camera, wanted ones of a pipe.
+        # nobuffer drops the frames that the format was detected from: stale for a camera, needed from a pipe.
         nobuffer = "" if address.kind == "input" else "nobuffer+"
         options = {"fflags": f"{nobuffer}discardcorrupt", "flags": "low_delay"}
         form = None
         target: object = address.target
         if address.kind == "network" and address.target.startswith("rtsp"):
-            options["rtsp_transport"] = "tcp"  # over UDP a lost packet smears the picture until the next key frame
+            options["rtsp_transport"] = "tcp"  # over UDP a lost packet damages all frames until the next key frame
         elif address.kind == "input":
-            # A descriptor of our own without a buffer: Python's would be locked by a blocked read when it exits.
-            target = open(os.dup(0), "rb", buffering=0)  # noqa: SIM115  # the container's until it is closed
+            # An unbuffered descriptor of its own: a blocked read would lock Python's stdin at exit.
+            target = open(os.dup(0), "rb", buffering=0)  # noqa: SIM115  # the container closes it
             if address.pixels and address.size is not None:
                 form = "rawvideo"
                 options |= {"pixel_format": address.pixels, "video_size": f"{address.size[0]}x{address.size[1]}"}
         if address.kind in ("network", "input"):
-            # Enough to tell the format; the rest of FFmpeg's default five seconds would be delay.
+            # Enough to detect the format; FFmpeg's default of five seconds would delay every frame.
             options |= {"probesize": "500000", "analyzeduration": "500000"}
         try:
             self._container: InputContainer = av.open(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
@@ -139,14 +139,14 @@ class StreamReader:
             raise ReaderFailed(f"{self._shown} has no video in it")
         self._stream = self._container.streams.video[0]
         if self._stream.codec_context is not None:
-            self._stream.codec_context.thread_count = 1  # threads of frames would each hold one back
-        self._pictures = self._decode()
+            self._stream.codec_context.thread_count = 1  # every frame thread would delay by one frame
+        self._frames = self._decode()
 
     def read(self) -> np.ndarray | None:
-        return next(self._pictures, None)
+        return next(self._frames, None)
 
     def close(self) -> None:
-        self._pictures.close()
+        self._frames.close()
         self._container.close()
 
     def _decode(self):
@@ -161,17 +161,17 @@ class StreamReader:
             if packet.is_corrupt:
                 continue
             try:
-                for picture in packet.decode():
-                    if not picture.is_corrupt and 0 < picture.width * picture.height <= MOST_PIXELS:
-                        yield np.asarray(picture.to_ndarray(format="bgr24"), np.uint8)
+                for frame in packet.decode():
+                    if not frame.is_corrupt and 0 < frame.width * frame.height <= MAX_PIXELS:
+                        yield np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
             except (FFmpegError, ValueError):
-                continue  # a damaged packet; the next key frame is whole again
+                continue  # a damaged packet; the next key frame is complete again
 
 
 class ScreenReader:
-    """This machine's first screen, a given number of times a second.
+    """Capture of this machine's first screen, `rate` times a second.
 
-    FFmpeg's own grabber is of no use here: PyAV and OpenCV bring an X library each, and it crashes between them.
+    FFmpeg's own grabber crashes, because PyAV and OpenCV bring an X library each.
     """
 
     def __init__(self, rate: int) -> None:
@@ -197,19 +197,17 @@ class ScreenReader:
         time.sleep(max(0.0, self._due - now))
         self._due = max(self._due, now) + self._interval
         try:
-            picture = self._screens.grab(self._monitor)
+            image = self._screens.grab(self._monitor)
         except self._failure as error:
             raise ReaderFailed(f"the screen cannot be read ({error})") from None
-        return np.ascontiguousarray(
-            np.frombuffer(picture.raw, np.uint8).reshape(picture.height, picture.width, 4)[..., :3]
-        )
+        return np.ascontiguousarray(np.frombuffer(image.raw, np.uint8).reshape(image.height, image.width, 4)[..., :3])
 
     def close(self) -> None:
         self._screens.close()
 
 
 class PacedReader:
-    """A file or a folder played at its own pace, as if a camera filmed it."""
+    """File or folder, read at its own frame rate like a camera."""
 
     def __init__(self, source: FrameSource) -> None:
         self._source = source
@@ -224,7 +222,7 @@ class PacedReader:
         now = time.monotonic()
         if self._due > now:
             time.sleep(self._due - now)
-        # A late frame does not hurry the ones behind it.
+        # A late frame does not shorten the next intervals.
         self._due = max(self._due, now) + self._interval
         return frame.image
 

@@ -10,9 +10,9 @@ from queue import Empty, Queue
 from urllib.parse import unquote, urlsplit
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.outputs.records import json_line, result_record
-from corrflow.runtime.live.outputs.worker import LiveSink
-from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.jsonl import frame_record, json_line
+from corrflow.runtime.types import FrameResult
 
 _MQTT_SECONDS = 3.0  # for connecting, and for one message to leave
 _KEEP_ALIVE = 15
@@ -66,7 +66,7 @@ def check_mqtt() -> None:
         raise InputError("expected the package paho-mqtt for --mqtt, got none; pip install 'corrflow[mqtt]'")
 
 
-class MqttSink(LiveSink):
+class MqttSink(Sink):
     """Each frame's line under one topic (quality of service 0); a broker that is slow or gone is an error.
 
     A message has left before the next is taken, so that nothing piles up where the broker does not read.
@@ -101,8 +101,8 @@ class MqttSink(LiveSink):
             self.close()
             raise CorrflowError(f"{broker.shown} {answer}")
 
-    def write(self, result: LiveResult) -> None:
-        message = self._client.publish(self._broker.topic, json_line(result_record(result)))
+    def write(self, result: FrameResult) -> None:
+        message = self._client.publish(self._broker.topic, json_line(frame_record(result)))
         try:
             message.wait_for_publish(_MQTT_SECONDS)
             sent = message.is_published()

@@ -17,9 +17,9 @@ from av.error import FFmpegError
 
 from corrflow.atomic_files import prepare_place, write_failed
 from corrflow.errors import InputError
-from corrflow.runtime.live.outputs.records import json_line, result_record
-from corrflow.runtime.live.outputs.worker import LiveSink
-from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.jsonl import frame_record, json_line
+from corrflow.runtime.types import FrameResult
 from corrflow.runtime.video.encoding import VIDEO_FORMATS, add_h264_stream, encodable
 from corrflow.runtime.video.overlay import draw_overlay
 
@@ -37,7 +37,7 @@ _CONTAINER_OPTIONS = {
 }
 
 
-class LiveVideoSink(LiveSink):
+class LiveVideoSink(Sink):
     """The tracks drawn over the frames at the times they were captured, as H.264 in Matroska or fragmented MP4."""
 
     def __init__(self, path: Path) -> None:
@@ -45,15 +45,15 @@ class LiveVideoSink(LiveSink):
         self._path = check_recording(path, tuple(VIDEO_FORMATS))
         self._container: OutputContainer | None = None
 
-    def write(self, result: LiveResult) -> None:
-        picture = encodable(draw_overlay(result.frame.image, result.tracks))
+    def write(self, result: FrameResult) -> None:
+        picture = encodable(draw_overlay(result))
         size = (picture.height, picture.width)
         try:
             if self._container is None or size != self._size:
                 self.close()
-                self._open(size, result.time)
+                self._open(size, result.frame.time)
             assert self._container is not None
-            self._last = max(self._last + 1, round((result.time - self._begin) * _TICKS))
+            self._last = max(self._last + 1, round((result.frame.time - self._begin) * _TICKS))
             picture.pts, picture.time_base = self._last, Fraction(1, _TICKS)
             self._container.mux(self._stream.encode(picture))
         except (FFmpegError, OSError) as error:
@@ -87,8 +87,8 @@ class LiveVideoSink(LiveSink):
         self._size, self._begin, self._last = size, begin, -1
 
 
-class LiveJsonLinesSink(LiveSink):
-    """One JSON object a line and frame (`result_record`), on the disk as soon as it is written."""
+class LiveJsonLinesSink(Sink):
+    """One JSON object a line and frame (`frame_record`), on the disk as soon as it is written."""
 
     def __init__(self, path: Path) -> None:
         """Raises CorrflowError where the file cannot be made."""
@@ -100,8 +100,8 @@ class LiveJsonLinesSink(LiveSink):
         except OSError as error:
             raise write_failed(path, error) from None
 
-    def write(self, result: LiveResult) -> None:
-        data = json_line(result_record(result))
+    def write(self, result: FrameResult) -> None:
+        data = json_line(frame_record(result))
         end = self._file.tell()
         try:
             while data:

@@ -11,9 +11,9 @@ import numpy as np
 
 from corrflow.atomic_files import write_failed
 from corrflow.errors import CorrflowError, InputError
+from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.live.outputs.recorders import check_recording, unique_path
-from corrflow.runtime.live.outputs.worker import LiveSink
-from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.types import FrameResult
 from corrflow.runtime.video.overlay import fill_colours
 
 _JPEG_QUALITY = 80
@@ -27,7 +27,7 @@ def check_rerun(target: str) -> None:
         raise InputError("expected the package rerun-sdk for --rerun, got none; pip install 'corrflow[rerun]'")
 
 
-class RerunSink(LiveSink):
+class RerunSink(Sink):
     """Logs each frame as the entities `camera/image`, `camera/mask`, `camera/objects`, `camera/points/NAME`,
     `latency_ms` and `confidence/NAME` on the timelines `frame` and `captured`.
 
@@ -49,11 +49,15 @@ class RerunSink(LiveSink):
                 raise write_failed(Path(target), error) from None
         self._described: dict[int, str] = {}
 
-    def write(self, result: LiveResult) -> None:
-        rerun, stream, tracks = self._rerun, self._stream, result.tracks
+    def write(self, result: FrameResult) -> None:
+        rerun, stream = self._rerun, self._stream
         stream.set_time("frame", sequence=result.frame.index)
-        stream.set_time("captured", timestamp=result.frame.wall)
-        names = {track.id: track.name or str(track.id) for track in tracks.objects}
+        if result.live is None:
+            stream.set_time("time", duration=result.frame.time)
+        else:
+            stream.set_time("captured", timestamp=result.live.captured)
+            stream.log("latency_ms", rerun.Scalars(1000 * result.live.latency))
+        names = {track.id: track.name or str(track.id) for track in result.objects}
         if names != self._described:
             self._described = names
             colours = fill_colours()[:, ::-1]  # RGB
@@ -61,8 +65,8 @@ class RerunSink(LiveSink):
             stream.log("camera", rerun.AnnotationContext(described), static=True)
         jpeg = cv2.imencode(".jpg", result.frame.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
         stream.log("camera/image", rerun.EncodedImage(contents=jpeg.tobytes(), media_type="image/jpeg"))
-        stream.log("camera/mask", rerun.SegmentationImage(tracks.mask))
-        boxed = [track for track in tracks.objects if track.box is not None]
+        stream.log("camera/mask", rerun.SegmentationImage(result.mask))
+        boxed = [track for track in result.objects if track.box is not None]
         stream.log(
             "camera/objects",
             rerun.Boxes2D(
@@ -72,14 +76,13 @@ class RerunSink(LiveSink):
                 labels=[names[track.id] for track in boxed],
             ),
         )
-        for track in tracks.objects:
+        for track in result.objects:
             name = rerun.escape_entity_path_part(names[track.id])
             stream.log(f"confidence/{name}", rerun.Scalars(track.confidence))
             if track.points is not None:
                 # Rerun's pixel begins at its corner, ours has its centre there.
                 points = rerun.Points2D(track.points + 0.5, labels=list(track.point_names), class_ids=track.id)
                 stream.log(f"camera/points/{name}", points)
-        stream.log("latency_ms", rerun.Scalars(1000 * result.latency))
         try:
             stream.flush(timeout_sec=2.0)
         except (RuntimeError, ValueError) as error:

@@ -12,10 +12,9 @@ from urllib.parse import parse_qsl
 import cv2
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.outputs.records import json_line, result_record
-from corrflow.runtime.live.outputs.worker import LiveSink
-from corrflow.runtime.live.results import LiveResult
-from corrflow.runtime.types import ObjectResult
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.jsonl import frame_record, json_line
+from corrflow.runtime.types import FrameResult, ObjectResult
 from corrflow.runtime.video.overlay import draw_overlay
 
 _WAITING = 5  # messages that ROS keeps for a slow subscriber
@@ -54,7 +53,7 @@ def check_ros() -> None:
             )
 
 
-class RosSink(LiveSink):
+class RosSink(Sink):
     """Publishes each frame, stamped with the time it was captured:
 
     PREFIX/mask                 sensor_msgs/Image, mono8: 0 for background, else the object's id
@@ -97,23 +96,23 @@ class RosSink(LiveSink):
     def _publisher(self, kind: type, name: str) -> Any:
         return self._node.create_publisher(kind, f"{self._topics.prefix}/{name}", _WAITING)
 
-    def write(self, result: LiveResult) -> None:
+    def write(self, result: FrameResult) -> None:
         if not self._context.ok():
             raise CorrflowError("ROS was shut down")
-        mask = result.tracks.mask
+        mask = result.mask
         height, width = mask.shape
         image = self._image(header=self._stamped(result), height=height, width=width, encoding="mono8", step=width)
         image.data = array("B", mask.tobytes())  # anything else is checked number by number
         self._mask_topic.publish(image)
-        self._tracks_topic.publish(self._string(data=json_line(result_record(result)).decode().rstrip("\n")))
+        self._tracks_topic.publish(self._string(data=json_line(frame_record(result)).decode().rstrip("\n")))
         if self._vision is not None:
-            boxed = [track for track in result.tracks.objects if track.box is not None]
+            boxed = [track for track in result.objects if track.box is not None]
             found = [self._detection(result, track) for track in boxed]
             self._detections_topic.publish(
                 self._vision.Detection2DArray(header=self._stamped(result), detections=found)
             )
         if self._overlay_topic.get_subscription_count():
-            picture = draw_overlay(result.frame.image, result.tracks)
+            picture = draw_overlay(result)
             data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
             message = self._jpeg(header=self._stamped(result), format="jpeg")
             message.data = array("B", data.tobytes())
@@ -123,14 +122,16 @@ class RosSink(LiveSink):
         self._node.destroy_node()
         self._context.try_shutdown()
 
-    def _stamped(self, result: LiveResult) -> Any:
+    def _stamped(self, result: FrameResult) -> Any:
         """A header with the time of capture, by this machine's clock."""
         header = self._header(frame_id=self._topics.frame)
-        seconds, microseconds = divmod(round(result.frame.wall * 1e6), 10**6)  # a double has no more digits than that
+        seconds, microseconds = divmod(
+            round((result.live.captured if result.live else result.frame.time) * 1e6), 10**6
+        )  # a double has no more digits than that
         header.stamp.sec, header.stamp.nanosec = seconds, 1000 * microseconds
         return header
 
-    def _detection(self, result: LiveResult, track: ObjectResult) -> Any:
+    def _detection(self, result: FrameResult, track: ObjectResult) -> Any:
         """An object's box, whose edges lie between pixels: the picture's corner is (0, 0)."""
         assert track.box is not None
         x0, y0, x1, y1 = map(float, track.box)

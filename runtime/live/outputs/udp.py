@@ -6,9 +6,9 @@ import re
 import socket
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.outputs.records import json_line, result_record
-from corrflow.runtime.live.outputs.worker import LiveSink
-from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.jsonl import frame_record, json_line
+from corrflow.runtime.types import FrameResult
 
 LARGEST_DATAGRAM = 65507
 """Bytes that fit into one; where the masks are too ragged for that, they are left out, and `"masks": false` says so."""
@@ -22,7 +22,7 @@ def parse_udp(text: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
-class UdpSink(LiveSink):
+class UdpSink(Sink):
     """Each frame's line as one datagram. Nobody has to listen; where nobody does, it is counted."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -37,10 +37,10 @@ class UdpSink(LiveSink):
         except OSError as error:
             raise CorrflowError(f"expected an address for {self._shown}, got {error.strerror or error}") from None
 
-    def write(self, result: LiveResult) -> None:
-        data = json_line(result_record(result))
+    def write(self, result: FrameResult) -> None:
+        data = json_line(frame_record(result))
         if len(data) > LARGEST_DATAGRAM:
-            data = json_line(result_record(result, masks=False) | {"masks": False})
+            data = json_line(frame_record(result, masks=False) | {"masks": False})
         try:
             self._socket.send(data)
         except OSError as error:

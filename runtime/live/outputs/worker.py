@@ -1,6 +1,6 @@
-"""Outputs while live: each in a thread of its own behind a short queue, so that none can hold up the tracker.
+"""Output worker: any sink in a thread of its own behind a short queue, so that it cannot hold up the tracker.
 
-A slow output loses frames, which are counted; one that fails is closed, said so, and opened again after a while.
+A slow output loses frames, which are counted. A failed output is closed, reported, and opened again after a while.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import Protocol, TypeVar
 
 from corrflow.errors import CorrflowError
-from corrflow.runtime.live.results import LiveResult
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.types import FrameResult
 
 logger = logging.getLogger("corrflow")
 
@@ -25,41 +25,19 @@ SAID_AGAIN = 60.0  # seconds before the same failure is said once more
 WELL_AGAIN = 8  # frames written in a row that end a failure: of what nobody receives, every second datagram gets out
 
 
-_LiveSink = TypeVar("_LiveSink", bound="LiveSink")
-
-
-class LiveSink(Protocol):
-    """Where live results go: the one interface of files, networks and other programs.
-
-    Made by a function without arguments, again after every failure; called by one thread.
-    """
-
-    def write(self, result: LiveResult) -> None:
-        """Take one frame's result. Raises CorrflowError (or whatever its library raises) where that fails."""
-        ...
-
-    def close(self) -> None:
-        """Finish; what was written stays valid."""
-        ...
-
-    def __enter__(self: _LiveSink) -> _LiveSink:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
 class SinkWorker:
-    """A sink in its own thread.
+    """Any sink in a thread of its own."""
 
-    name:  for people
-    open:  makes the sink; failures are waited out like those of writing
-    """
+    def __init__(self, name: str, open: Callable[[], Sink], first_wait: float = FIRST_WAIT, wait: bool = False) -> None:
+        """Start the thread.
 
-    def __init__(self, name: str, open: Callable[[], LiveSink], first_wait: float = FIRST_WAIT) -> None:
-        self.name = name
+        name: shown to people
+        open: creates the sink, again after every failure; it is retried like a write
+        wait: True for files, where `put` waits for room instead of dropping the frame
+        """
+        self.name, self._wait = name, wait
         self._open, self._first_wait = open, first_wait
-        self._queue: Queue[LiveResult] = Queue(DEPTH)
+        self._queue: Queue[FrameResult] = Queue(DEPTH)
         self._stop = Event()
         self.written = self.lost = self.failures = 0
         self.error = ""
@@ -67,8 +45,11 @@ class SinkWorker:
         self._thread = Thread(target=self._work, name=f"corrflow-output-{name}", daemon=True)
         self._thread.start()
 
-    def put(self, result: LiveResult) -> None:
-        """Hand over a result; never waits."""
+    def put(self, result: FrameResult) -> None:
+        """Hand over a result; a full queue drops it, unless the worker waits."""
+        if self._wait:
+            self._queue.put(result)
+            return
         try:
             self._queue.put_nowait(result)
         except Full:
@@ -81,7 +62,7 @@ class SinkWorker:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        sink: LiveSink | None = None
+        sink: Sink | None = None
         wait, again, in_a_row = self._first_wait, 0.0, 0
         while True:
             try:
@@ -109,7 +90,7 @@ class SinkWorker:
                     self.error = self._said = ""
         self._close(sink)
 
-    def _close(self, sink: LiveSink | None) -> None:
+    def _close(self, sink: Sink | None) -> None:
         if sink is not None:
             try:
                 sink.close()

@@ -1,4 +1,4 @@
-"""Who may use the page: an address, a token for every address that others can reach, and a socket to listen on."""
+"""Access to the page: its address, its token, and the socket that listens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Access:
-    """Where to listen, and the token that is asked for; empty where there is none, on this machine alone."""
+    """Address to listen at, and the token that requests need; no token is needed if it is empty."""
 
     host: str
     port: int
@@ -25,16 +25,16 @@ class Access:
 
     @property
     def url(self) -> str:
-        """What to open in a browser, with the token in it."""
+        """Address for the browser, with the token."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 
-    def admits(self, given: str) -> bool:
-        """Whether this is the token; takes equally long for every wrong one."""
-        return not self.token or hmac.compare_digest(self.token.encode(), given.encode())
+    def admits(self, token: str) -> bool:
+        """Compare a token in constant time."""
+        return not self.token or hmac.compare_digest(self.token.encode(), token.encode())
 
     def listen(self) -> socket.socket:
-        """A socket that listens here; raises InputError where the address is taken or not this machine's."""
+        """Open the listening socket. Raises InputError if the address is taken or not of this machine."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -50,10 +50,13 @@ class Access:
         return listener
 
 
-def parse_access(text: str, token: str = "") -> Access:
-    """HOST:PORT, HOST, :PORT or PORT, "[::1]:8080" for IPv6; the host is 127.0.0.1 and the port 8080 unless given.
+def parse_access(text: str, token: str = "", always_token: bool = False) -> Access:
+    """Parse HOST:PORT, HOST, :PORT or PORT, "[::1]:8080" for IPv6; the defaults are 127.0.0.1 and 8080.
 
-    Any host but this machine's own gets a token, a new one where none is given. Raises InputError.
+    token:        8 or more letters; a new token is made if it is empty
+    always_token: need a token at this machine's own addresses as well
+
+    Raises InputError for any other text.
     """
     if ":" not in text.replace("::", "") and not text.isdigit():
         text += ":"  # a host alone
@@ -66,11 +69,12 @@ def parse_access(text: str, token: str = "") -> Access:
             "expected a token of 8 to 200 letters, digits, or . _ ~ -, got another; leave it out to get a new one"
         )
     host = host.strip("[]") or "127.0.0.1"
-    return Access(host, int(digits or 8080), token or ("" if host in LOOPBACK else secrets.token_urlsafe(16)))
+    needs_token = always_token or host not in LOOPBACK
+    return Access(host, int(digits or 8080), token or (secrets.token_urlsafe(16) if needs_token else ""))
 
 
 def check_server() -> None:
-    """Raise InputError where the libraries of the page are not installed."""
+    """Raise InputError if the libraries of the page are not installed."""
     missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
-        raise InputError(f"expected {', '.join(missing)} for --serve, got none; pip install 'corrflow[live]'")
+        raise InputError(f"expected {', '.join(missing)} for the page, got none; pip install 'corrflow[live]'")

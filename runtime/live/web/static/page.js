@@ -1,23 +1,28 @@
 "use strict";
-// The page of a live session. Places are pixels of the frame, x to the right and y down, whatever size it is shown at.
+// Page of a live session and of corrflow-label. Coordinates are pixels of the frame, x to the right and y down.
 
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), pen = canvas.getContext("2d");
 const HINTS = {
-  box: "Draw a box around something to track it.",
-  lasso: "Draw around something to track it.",
-  points: "Click the points to follow, then Track it.",
-  paint: "Paint over something to track it.",
-  erase: "Rub out what does not belong to it.",
+  box: "Draw a box around an object.",
+  lasso: "Draw the outline of an object.",
+  points: "Click the points to track.",
+  paint: "Paint over an object.",
+  erase: "Erase what does not belong to the object.",
 };
+let mode = "";           // "live" or "label"
+let state = null;        // newest answer of /api/state
 let tool = "box";
-let frozen = null;     // number of the frozen frame
-let freezing = null;   // promise of it
-let size = [1, 1];     // of the frame
-let strokes = [], points = [], corrected = null, stroke = null;
-let previews = 0;
+let frozen = null;       // number of the frozen frame
+let freezing = null;     // promise of that number
+let size = [1, 1];       // of the frame, width first
+let keypoints = {};      // [[x, y, name], ...] of the frozen frame's objects, by id
+let strokes = [], points = [], corrected = null;  // the drawing; strokes and points exclude each other
+let stroke = null, pointer = null;  // the stroke under way, the brush's place
+let submitting = false, previews = 0, closed = false;
+let watched = 0;         // number of the tracking run whose video was closed
 
-function say(text, wrong = false) {
+function setMessage(text, wrong = false) {
   $("message").textContent = text;
   $("message").className = wrong ? "error" : "";
 }
@@ -32,11 +37,11 @@ async function request(method, path, values) {
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Error("the tracker does not answer; is it still running?");
+    throw new Error("corrflow does not answer; is it still running?");
   }
   if (!response.ok) {
-    const told = await response.json().catch(() => ({}));
-    throw new Error(told.error || `the tracker answered ${response.status}`);
+    const answer = await response.json().catch(() => ({}));
+    throw new Error(answer.error || `corrflow answered ${response.status}`);
   }
   return response;
 }
@@ -46,49 +51,54 @@ function attempt(work) {
     try {
       await work(event);
     } catch (error) {
-      say(error.message, true);
+      setMessage(error.message, true);
     }
   };
+}
+
+function onClick(id, work) {
+  $(id).addEventListener("click", attempt(work));
 }
 
 // Freezing
 
 function freeze() {
-  if (!freezing) freezing = freezeNow().catch((error) => { thaw(); throw error; });
+  if (!freezing) freezing = freezeNow().catch((error) => { unfreeze(); throw error; });
   return freezing;
 }
 
-function fit(given) {
-  size = given;
-  $("picture").style.setProperty("--ratio", size[0] / size[1]);  // or the drawing would not lie on what it is drawn on
+function fit(newSize) {
+  size = newSize;
+  document.body.style.setProperty("--ratio", size[0] / size[1]);
+  $("frame").style.setProperty("--ratio", size[0] / size[1]);  // the canvas covers the image exactly
 }
 
 async function freezeNow() {
-  const told = await (await request("POST", "/api/freeze", {})).json();
-  frozen = told.frozen;
-  fit(told.size);
+  const answer = await (await request("POST", "/api/freeze", {})).json();
+  frozen = answer.frozen;
+  keypoints = answer.keypoints;
+  fit(answer.size);
   [canvas.width, canvas.height] = size;
-  const still = $("still");
-  still.src = `/api/frozen/${frozen}`;
-  await still.decode().catch(() => {});
-  if (frozen !== told.frozen) return;
-  still.hidden = false;
-  $("drawn").hidden = false;
-  $("freeze").textContent = "Go on";
-  paint();
+  if (mode === "live") await showStill("");
+  render();
 }
 
-function thaw() {
+async function showStill(query) {
+  const number = frozen, still = $("still");
+  still.src = `/api/frozen/${number}${query}`;
+  await still.decode().catch(() => {});
+  if (frozen === number) still.hidden = false;
+}
+
+function unfreeze() {
   if (frozen !== null) request("DELETE", `/api/frozen/${frozen}`).catch(() => {});
   frozen = freezing = stroke = corrected = null;
   strokes = [];
   points = [];
   previews++;
-  for (const id of ["still", "preview", "drawn"]) $(id).hidden = true;
-  $("freeze").textContent = "Freeze";
-  $("track").textContent = "Track it";
+  $("still").hidden = $("preview").hidden = true;
   $("name").value = "";
-  paint();
+  render();
 }
 
 // Drawing
@@ -96,29 +106,41 @@ function thaw() {
 function place(event) {
   const area = canvas.getBoundingClientRect();
   return [
-    (event.clientX - area.left) / area.width * canvas.width - 0.5,
-    (event.clientY - area.top) / area.height * canvas.height - 0.5,
+    (event.clientX - area.left) / area.width * size[0] - 0.5,
+    (event.clientY - area.top) / area.height * size[1] - 0.5,
   ];
 }
 
+const unit = () => Math.max(1, size[0] / (canvas.clientWidth || size[0]));  // pixels of the frame for one of the screen
+const brushWidth = () => Math.max(1, Math.round(Number($("width").value) / 100 * Math.min(...size)));
+const isBrush = (kind) => kind === "paint" || kind === "erase";
+const pending = () => strokes.length > 0 || points.length > 0;
+
 canvas.addEventListener("pointerdown", attempt(async (event) => {
-  if (event.button) return;
+  if (event.button || submitting) return;
   event.preventDefault();
   canvas.setPointerCapture(event.pointerId);
-  if (frozen === null) [canvas.width, canvas.height] = size;
-  stroke = { kind: tool, points: [place(event)], width: Number($("width").value) };
-  paint();
+  const here = place(event);
+  if (tool === "points") {
+    const near = points.find(([x, y]) => Math.hypot(x - here[0], y - here[1]) < 12 * unit());
+    stroke = { kind: "points", moved: near || here.concat("") };
+  } else {
+    stroke = { kind: tool, points: [here], width: brushWidth() };
+  }
+  render();
   await freeze();
 }));
 
 canvas.addEventListener("pointermove", (event) => {
-  if (!stroke) return;
-  const here = place(event);
-  if (stroke.kind === "box") stroke.points[1] = here;
-  else if (stroke.kind === "points") stroke.points[0] = here;
-  else if (stroke.points.length < 5000) stroke.points.push(here);
+  const here = pointer = place(event);
+  if (stroke) {
+    if (stroke.kind === "points") [stroke.moved[0], stroke.moved[1]] = here;
+    else if (stroke.kind === "box") stroke.points[1] = here;
+    else if (stroke.points.length < 5000) stroke.points.push(here);
+  }
   paint();
 });
+canvas.addEventListener("pointerleave", () => { pointer = null; paint(); });
 
 canvas.addEventListener("pointerup", attempt(async () => {
   const done = stroke;
@@ -126,53 +148,66 @@ canvas.addEventListener("pointerup", attempt(async () => {
   if (!done) return;
   await freeze();
   if (done.kind === "points") {
-    if (!corrected && strokes.length) strokes = [];
-    points.push(done.points[0]);
+    strokes = [];
+    done.moved[0] = Math.min(Math.max(done.moved[0], 0), size[0] - 1);
+    done.moved[1] = Math.min(Math.max(done.moved[1], 0), size[1] - 1);
+    if (!points.includes(done.moved)) points.push(done.moved);
   } else {
     const [first, last] = [done.points[0], done.points[done.points.length - 1]];
-    const far = Math.hypot(last[0] - first[0], last[1] - first[1]);
-    if (done.kind === "box" && (done.points.length < 2 || far < 6)) {
-      paint();
-      return say("That box was too small; draw from one corner to the other.", true);
+    const length = Math.hypot(last[0] - first[0], last[1] - first[1]);
+    if (done.kind === "box" && length < 6) {
+      render();
+      return setMessage("That box was too small; draw from one corner to the other.", true);
     }
     if (done.kind === "box" || done.kind === "lasso") strokes = strokes.filter((one) => one.kind !== "object");
     points = [];
     strokes.push(done);
   }
-  say("");
-  paint();
+  setMessage("");
+  render();
   await preview();
+  if (matchMedia("(pointer: fine)").matches && tool === "box") $("name").focus({ preventScroll: true });
 }));
-canvas.addEventListener("pointercancel", () => { stroke = null; paint(); });
+canvas.addEventListener("pointercancel", () => { stroke = null; render(); });
 
 async function preview() {
-  const mine = ++previews;
+  const number = ++previews;
   if (!strokes.length || frozen === null) {
     $("preview").hidden = true;
     return;
   }
-  const picture = await (await request("POST", "/api/mask", { frozen, strokes })).blob();
-  if (mine !== previews) return;
+  const image = await (await request("POST", "/api/mask", { frozen, strokes })).blob();
+  if (number !== previews) return;
   URL.revokeObjectURL($("preview").src);
-  $("preview").src = URL.createObjectURL(picture);
+  $("preview").src = URL.createObjectURL(image);
   $("preview").hidden = false;
 }
 
+function dot(x, y, radius, colour) {
+  pen.fillStyle = colour;
+  pen.beginPath();
+  pen.arc(x + 0.5, y + 0.5, radius, 0, 7);
+  pen.fill();
+}
+
 function paint() {
-  pen.clearRect(0, 0, canvas.width, canvas.height);
-  const unit = Math.max(1, canvas.width / (canvas.clientWidth || canvas.width));
+  [canvas.width, canvas.height] = size;
   pen.lineJoin = pen.lineCap = "round";
-  pen.strokeStyle = pen.fillStyle = "#ffd23c";
-  for (const [x, y] of stroke && stroke.kind === "points" ? [...points, stroke.points[0]] : points) {
-    pen.beginPath();
-    pen.arc(x + 0.5, y + 0.5, 5 * unit, 0, 7);
-    pen.fill();
-  }
+  const colour = (kind) => (kind === "erase" ? "#ff6a5a" : "#ffd23c");
+  const shown = stroke && stroke.kind === "points" && !points.includes(stroke.moved) ? [...points, stroke.moved] : points;
+  pen.font = `600 ${14 * unit()}px system-ui, sans-serif`;
+  shown.forEach(([x, y, name], index) => {
+    dot(x, y, 7 * unit(), "#14161a");
+    dot(x, y, 5 * unit(), colour());
+    pen.lineWidth = 4 * unit();
+    pen.strokeStyle = "#14161a";
+    pen.strokeText(name || index + 1, x + 9 * unit(), y - 6 * unit());
+    pen.fillText(name || index + 1, x + 9 * unit(), y - 6 * unit());
+  });
   if (stroke && stroke.kind !== "points") {
-    const brush = stroke.kind === "paint" || stroke.kind === "erase";
-    pen.lineWidth = brush ? stroke.width : 2 * unit;
-    pen.globalAlpha = brush ? 0.6 : 1;
-    if (stroke.kind === "erase") pen.strokeStyle = "#ff6a5a";
+    pen.lineWidth = isBrush(stroke.kind) ? stroke.width : 2 * unit();
+    pen.globalAlpha = isBrush(stroke.kind) ? 0.6 : 1;
+    pen.strokeStyle = colour(stroke.kind);
     pen.beginPath();
     const [first, ...others] = stroke.points;
     if (stroke.kind === "box" && others.length) {
@@ -184,8 +219,54 @@ function paint() {
     }
     pen.stroke();
     pen.globalAlpha = 1;
+  } else if (pointer && isBrush(tool)) {
+    pen.lineWidth = 1.5 * unit();
+    pen.strokeStyle = colour(tool);
+    pen.beginPath();
+    pen.arc(pointer[0], pointer[1], brushWidth() / 2, 0, 7);
+    pen.stroke();
   }
-  $("hint").hidden = frozen !== null;
+}
+
+// Everything on the page that depends on the drawing and the state
+
+function render() {
+  paint();
+  const drawing = pending() || corrected !== null;
+  $("drawn").hidden = !drawing && !(mode === "live" && frozen !== null);
+  $("submit").textContent = corrected !== null ? "Correct" : mode === "live" ? "Track it" : "Add";
+  $("freeze").textContent = frozen === null ? "Freeze" : "Go on";
+  $("undo").disabled = !pending() && !(state && state.can_undo);
+  $("brush").hidden = !isBrush(tool);
+  renderPointNames();
+  if (state) $("guide").textContent = guide(drawing);
+}
+
+function renderPointNames() {
+  const list = $("point-names");
+  while (list.children.length > points.length) list.lastChild.remove();
+  while (list.children.length < points.length) {
+    const input = document.createElement("input"), index = list.children.length;
+    input.maxLength = 60;
+    input.setAttribute("aria-label", `name of point ${index + 1}`);
+    input.addEventListener("input", () => { points[index][2] = input.value; paint(); });
+    list.append(input);
+  }
+  points.forEach((point, index) => {
+    list.children[index].placeholder = `point ${index + 1}`;
+    list.children[index].value = point[2];
+  });
+}
+
+function guide(drawing) {
+  if (mode === "live") return drawing ? "Name the object and press Track it." : HINTS[tool];
+  const run = state.tracking, first = state.frame ? ` from frame ${state.frame} on` : "";
+  if (run && run.running) return run.frames ? `Tracking: ${run.frames} of ${run.total || "?"} frames` : "Loading the model";
+  if (document.body.classList.contains("watching")) return `The result is in ${run.path}.`;
+  if (corrected !== null) return "Paint what is missing, erase what is too much, or draw the object again.";
+  if (drawing) return points.length ? "Click more points, name them, and press Add." : "Name the object and press Add.";
+  if (!state.objects.length) return HINTS[tool];
+  return `Press Track to follow the ${state.objects.length > 1 ? "objects" : "object"}${first}, or draw another object.`;
 }
 
 // Buttons
@@ -194,92 +275,152 @@ for (const button of document.querySelectorAll("[data-tool]")) {
   button.addEventListener("click", () => {
     tool = button.dataset.tool;
     for (const one of document.querySelectorAll("[data-tool]")) one.setAttribute("aria-pressed", one === button);
-    $("hint").textContent = HINTS[tool];
+    render();
   });
 }
 
-$("freeze").addEventListener("click", attempt(async () => (frozen === null ? freeze() : thaw())));
-$("cancel").addEventListener("click", () => { thaw(); say(""); });
-$("undo").addEventListener("click", attempt(async () => {
-  if (points.length) points.pop();
-  else strokes.pop();
-  paint();
-  await preview();
+async function undo() {
+  if (pending()) {
+    (points.length ? points : strokes).pop();
+    render();
+    return preview().catch(() => { $("preview").hidden = true; });
+  }
+  unfreeze();
+  if (mode === "label") await request("POST", "/api/undo", {});
+  await update();
+}
+
+async function submit() {
+  if (!pending()) return setMessage("Draw on the frame first.", true);
+  if (submitting) return;
+  submitting = true;
+  try {
+    const drawing = points.length
+      ? { points: points.map(([x, y]) => [x, y]), point_names: points.map((point) => point[2]) }
+      : { strokes };
+    await request("POST", "/api/objects", { frozen, object: corrected, name: $("name").value, ...drawing });
+  } finally {
+    submitting = false;
+  }
+  frozen = null;  // released by the server
+  unfreeze();
+  setMessage("");
+  await update();
+}
+
+async function act(path, values = {}) {
+  if (pending()) await submit();
+  unfreeze();
+  const answer = await (await request("POST", path, values)).json();
+  setMessage("");
+  if (!closed) await update();
+  return answer;
+}
+
+onClick("freeze", async () => (frozen === null ? freeze() : unfreeze()));
+onClick("cancel", async () => { unfreeze(); setMessage(""); });
+onClick("undo", undo);
+document.addEventListener("keydown", attempt(async (event) => {
+  if (event.key === "Escape") unfreeze();
+  if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.tagName !== "INPUT") await undo();
 }));
 $("drawn").addEventListener("submit", attempt(async (event) => {
   event.preventDefault();
-  if (!strokes.length && !points.length) return say("Draw on the picture first.", true);
-  const drawing = points.length ? { points } : { strokes };
-  await request("POST", "/api/objects", { frozen, object: corrected, name: $("name").value, ...drawing });
-  frozen = null;  // the tracker let it go
-  thaw();
-  say("");
+  await submit();
 }));
-$("record").addEventListener("click", attempt(async () => {
-  const on = $("record").getAttribute("aria-pressed") !== "true";
-  await request("POST", "/api/recording", { on });
-  await refresh();
-}));
-$("reference").addEventListener("click", attempt(async () => {
-  const told = await (await request("POST", "/api/reference", {})).json();
-  const left = told.hidden.length ? `; not seen, so left out: ${told.hidden.join(", ")}` : "";
-  say(`Kept ${told.objects} in ${told.path}${left}.`);
-}));
+onClick("record", async () => {
+  await request("POST", "/api/recording", { on: $("record").getAttribute("aria-pressed") !== "true" });
+  await update();
+});
+onClick("prompt", async () => {
+  const answer = await (await request("POST", "/api/prompt", {})).json();
+  const hidden = answer.hidden.length ? `; not visible, so left out: ${answer.hidden.join(", ")}` : "";
+  setMessage(`Saved ${answer.objects} in ${answer.path}${hidden}.`);
+});
+onClick("track", async () => {
+  const run = state.tracking;
+  if (run && run.running) return act("/api/track/stop");
+  if (document.body.classList.contains("watching")) watched = run.number;
+  else await act("/api/track");
+  await update();
+});
+onClick("save", async () => { await act("/api/save"); setMessage("Saved."); });
+onClick("done", async () => {
+  closed = true;
+  try {
+    await act("/api/done");
+  } catch (error) {
+    closed = false;
+    throw error;
+  }
+  document.body.innerHTML = "<main><p id=guide>Done. The terminal tells the next step; this page can be closed.</p></main>";
+});
 
-// The list and the numbers
+// Frames
 
-function row(one) {
+const seek = (frame) => act("/api/frame", { frame });
+$("slider").addEventListener("change", attempt(() => seek(Number($("slider").value))));
+$("slider").addEventListener("input", () => { $("numbers").textContent = frameText(Number($("slider").value)); });
+onClick("back", () => seek(Math.max(0, state.frame - 1)));
+onClick("forward", () => seek(state.frame + 1));
+const frameText = (frame) => `${state.name} · frame ${frame}${state.frame_count ? ` of ${state.frame_count}` : ""}`;
+
+// Objects, numbers and files
+
+function row(object) {
   const item = document.createElement("li");
-  item.dataset.id = one.id;
+  item.dataset.id = object.id;
   item.innerHTML = "<i></i><input maxlength=60 aria-label='name'><button class=fix>Correct</button>"
     + "<button class=remove aria-label='remove'>✕</button><small><span></span><meter min=0 max=1></meter></small>";
-  item.querySelector("i").style.background = one.colour;
+  item.querySelector("i").style.background = object.colour;
   const name = item.querySelector("input");
   name.addEventListener("change", attempt(async () => {
-    await request("PATCH", `/api/objects/${one.id}`, { name: name.value });
+    await request("PATCH", `/api/objects/${object.id}`, { name: name.value });
     name.blur();
   }));
   item.querySelector(".remove").addEventListener("click", attempt(async () => {
-    await request("DELETE", `/api/objects/${one.id}`);
-    await refresh();
+    await request("DELETE", `/api/objects/${object.id}`);
+    await update();
   }));
   item.querySelector(".fix").addEventListener("click", attempt(async () => {
-    if (frozen !== null) thaw();
+    unfreeze();
     await freeze();
-    corrected = one.id;
+    corrected = object.id;
     $("name").value = name.value;
-    $("track").textContent = "Correct it";
-    strokes = [{ kind: "object", object: one.id }];
-    say("Paint what is missing, erase what is too much, or draw it anew.");
-    await preview().catch(() => { strokes = []; });  // lost, or made of points: there is nothing to begin with
+    points = (keypoints[object.id] || []).map((point) => [...point]);
+    strokes = points.length ? [] : [{ kind: "object", object: object.id }];
+    $(`frame`).scrollIntoView({ block: "nearest" });
+    setMessage("");
+    render();
+    await showStill(`?without=${object.id}`);
+    await preview().catch(() => { strokes = []; });  // a lost object has no pixels to start from
   }));
   return item;
 }
 
 function list(objects) {
   const items = new Map([...$("objects").children].map((item) => [Number(item.dataset.id), item]));
-  for (const one of objects) {
-    const item = items.get(one.id) || $("objects").appendChild(row(one));
-    items.delete(one.id);
-    item.className = one.state;
+  for (const object of objects) {
+    let item = items.get(object.id);
+    items.delete(object.id);
+    if (!item) $("objects").append(item = row(object));
+    item.className = object.state;
     const name = item.querySelector("input");
-    if (document.activeElement !== name) name.value = one.name || `object ${one.id}`;
+    if (document.activeElement !== name) name.value = object.name || `object ${object.id}`;
     item.querySelector("span").textContent =
-      one.state === "tracked" ? `${Math.round(100 * one.confidence)} %` : one.state;
-    item.querySelector("meter").value = one.confidence;
+      object.state === "tracked" ? `${Math.round(100 * object.confidence)} %` : object.state;
+    item.querySelector("meter").value = object.confidence;
   }
   for (const item of items.values()) item.remove();
   $("none").hidden = objects.length > 0;
 }
 
-async function refresh() {
-  const state = await (await request("GET", "/api/state")).json();
-  if (frozen === null && state.size) fit(state.size);
+function updateLive() {
+  if (!$("image").src) $("image").src = "/stream";
   $("numbers").textContent = state.size
     ? `${state.frames_per_second.toFixed(1)} frames/s · latency ${Math.round(state.latency_ms)} ms · `
       + `${state.dropped} dropped` + (state.source === "running" ? "" : ` · ${state.source}`)
     : state.source;
-  list(state.objects);
   $("record").setAttribute("aria-pressed", state.recording);
   $("record").textContent = state.recording ? "Stop recording" : "Record";
   const details = [
@@ -295,11 +436,55 @@ async function refresh() {
   }));
 }
 
+function updateLabel() {
+  const run = state.tracking, running = run !== null && run.running;
+  const watching = run !== null && !running && run.path !== null && run.number > watched;
+  document.body.classList.toggle("tracking", running);
+  document.body.classList.toggle("watching", watching);
+  const source = `/api/image?${state.image}`;
+  if ($("image").getAttribute("src") !== source) $("image").src = source;
+  $("numbers").textContent = frameText(state.frame);
+  $("seek").hidden = state.frame_count === 1;
+  $("slider").max = state.frame_count ? state.frame_count - 1 : state.frame + 250;
+  if (document.activeElement !== $("slider")) $("slider").value = state.frame;
+  $("track").textContent = running ? "Stop" : watching ? "Draw again" : "Track";
+  $("track").hidden = state.frame_count === 1;
+  $("track").disabled = $("save").disabled = !state.objects.length && !running && !watching && !pending();
+  $("track").classList.toggle("main", !pending());
+  $("progress").hidden = !running;
+  if (running && run.frames && run.total) [$("progress").max, $("progress").value] = [run.total, run.frames];
+  else $("progress").removeAttribute("value");
+  const video = `/api/result?${run && run.number}`;
+  $("result").hidden = !watching;
+  if (watching && $("result").getAttribute("src") !== video) {
+    $("result").src = video;
+    $("result").play().catch(() => {});
+  } else if (!watching) $("result").pause();
+  if (run && run.error && run.number > watched) setMessage(run.error, true);
+  $("files").replaceChildren(...state.saved.map((path) => {
+    const item = document.createElement("li");
+    item.textContent = `wrote ${path}`;
+    return item;
+  }));
+  $("next").hidden = !state.next;
+  $("next").textContent = state.next;
+}
+
+async function update() {
+  state = await (await request("GET", "/api/state")).json();
+  mode = document.body.dataset.mode = state.mode;
+  if (frozen === null && state.size) fit(state.size);
+  list(state.objects);
+  (mode === "live" ? updateLive : updateLabel)();
+  if (!stroke) render();
+}
+
 let silent = false;
 async function watch() {
+  if (closed) return;
   try {
-    await refresh();
-    if (silent) $("live").src = `/stream?again=${Date.now()}`;
+    await update();
+    if (silent && mode === "live") $("image").src = `/stream?again=${Date.now()}`;
     silent = false;
   } catch (error) {
     silent = true;

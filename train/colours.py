@@ -1,4 +1,4 @@
-"""Colour as a classification target, and the information bottleneck on the input (paper, sections 3.2 and 3.5)."""
+"""Colour classes as the target, and the information bottleneck on the input (paper, sections 3.2 and 3.5)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from corrflow.train.model import STRIDE, normalise
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:
-    """sRGB 0..1 [..., 3, H, W] -> CIE Lab (D65): L 0..100, a and b about -110..110."""
+    """Convert sRGB 0..1 [..., 3, H, W] to CIE Lab (D65): L 0..100, a and b about -110..110."""
     linear = torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
     r, g, b = linear.unbind(-3)
     x = (0.4124564 * r + 0.3575761 * g + 0.1804375 * b) / 0.95047
@@ -23,49 +23,49 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], -3)
 
 
-def fit_colour_codebook(pictures: list[np.ndarray], colours: int, lightness: bool, seed: int) -> Tensor:
-    """K-means centroids over training pictures, in Lab or in its (a, b) plane (paper, section 3.5).
+def fit_colour_codebook(frames: list[np.ndarray], colours: int, lightness: bool, seed: int) -> Tensor:
+    """Compute K-means centroids of the colours of training frames (paper, section 3.5).
 
-    pictures: [H, W, 3] uint8, RGB; returns [colours, 3] float32, or [colours, 2] without lightness.
+    frames: [H, W, 3] uint8, RGB. Returns [colours, 3] float32 in Lab, or [colours, 2] in its (a, b) plane.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     generator = np.random.default_rng(seed)
     samples = []
-    for picture in pictures:
-        lab = rgb_to_lab(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
+    for frame in frames:
+        lab = rgb_to_lab(torch.from_numpy(frame).permute(2, 0, 1).float() / 255)
         pixels = (lab if lightness else lab[1:]).flatten(1).T.numpy()
         samples.append(pixels[generator.choice(len(pixels), min(len(pixels), 400), replace=False)])
-    with threadpool_limits(1):  # or its sums, and with them the classes, would depend on the number of threads
+    with threadpool_limits(1):  # else its sums, and so the classes, depend on the number of threads
         fitted = KMeans(colours, n_init=4, random_state=seed).fit(np.concatenate(samples))  # pyright: ignore[reportArgumentType]
     return torch.from_numpy(fitted.cluster_centers_.astype(np.float32))
 
 
 def colour_classes(lab: Tensor, codebook: Tensor) -> Tensor:
-    """Nearest centroid of each pixel: Lab [B, 3, H, W], codebook [K, 2 or 3] -> [B, H, W] int64, 0..K-1."""
+    """Assign each pixel to its nearest centroid: Lab [B, 3, H, W], codebook [K, 2 or 3] -> [B, H, W] int64, 0..K-1."""
     B, _, H, W = lab.shape
     channels = codebook.shape[1]
     pixels = lab[:, -channels:].permute(0, 2, 3, 1).reshape(-1, channels)
-    # |p - c|^2 without |p|^2, which does not move the minimum: one small matrix product.
+    # |p - c|^2 without |p|^2, which does not change the minimum: one small matrix product.
     distance = (codebook.square().sum(1) / 2).addmm(pixels, codebook.T, alpha=-1)
     return distance.argmin(1).reshape(B, H, W)
 
 
 def cell_colours(lab: Tensor, codebook: Tensor) -> Tensor:
-    """One-hot classes of the mean colour of each 4x4 cell: Lab [B, 3, H, W] -> [B, K, H / 4, W / 4] float32."""
+    """Compute one-hot classes of 4x4 cells' mean colours: Lab [B, 3, H, W] -> [B, K, H / 4, W / 4] float32."""
     classes = colour_classes(F.avg_pool2d(lab, STRIDE), codebook)
     return F.one_hot(classes, len(codebook)).permute(0, 3, 1, 2).to(lab.dtype)
 
 
-def draw_bottleneck(
+def sample_bottleneck(
     generator: np.random.Generator, frames: int, dropout: float, jitter: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the input of one clip goes through (paper, section 3.2): factors [3, frames] and channels [3], float32.
+    """Sample the augmentation of one clip's input (paper, section 3.2): factors [3, frames], channels [3], float32.
 
-    factors:  of every frame's brightness, contrast and saturation, at most `jitter` from one
-    channels: what each channel is multiplied by, the same in all frames: with probability `dropout` one or two are
-              zeroed and the rest scaled up so that the sum keeps its size
+    factors:  brightness, contrast and saturation of every frame, from 1 - jitter to 1 + jitter
+    channels: factor of each colour channel in all frames. With probability `dropout` one or two channels are zeroed
+              and the others are scaled up, so that the sum keeps its size.
     """
     factors = generator.uniform(1 - jitter, 1 + jitter, (3, frames)).astype(np.float32)
     channels = np.ones(3, np.float32)
@@ -76,11 +76,11 @@ def draw_bottleneck(
     return factors, channels
 
 
-def bottlenecked(clips: Tensor, factors: Tensor, channels: Tensor, grey_input: bool = False) -> Tensor:
-    """The encoder's training input: jittered, then with colour channels missing, or all grey.
+def apply_bottleneck(clips: Tensor, factors: Tensor, channels: Tensor, grey_input: bool = False) -> Tensor:
+    """Compute the encoder's training input: jittered clips with missing colour channels, or grey clips.
 
-    clips [B, T, 3, H, W] RGB 0..1; factors [B, 3, T] and channels [B, 3] as `draw_bottleneck` has them for each clip
-    -> the clips' shape, normalised
+    clips [B, T, 3, H, W] RGB 0..1; factors [B, 3, T] and channels [B, 3] of `sample_bottleneck` for each clip.
+    Returns normalised clips of the same shape.
     """
     brightness, contrast, saturation = factors.permute(1, 0, 2)[..., None, None, None]
     clips = clips * brightness

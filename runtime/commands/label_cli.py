@@ -1,0 +1,92 @@
+"""Options of corrflow-label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrflow.command_line import with_options
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """Options of corrflow-label."""
+
+    source: Annotated[str, typer.Argument(help="Video file, image, folder of images, or glob pattern.")]
+    frame: Annotated[int, typer.Option(help="Frame to start with, from 0.")] = 0
+    out: Annotated[Path, typer.Option(help="Folder of the saved files.")] = Path(".")
+    save_prompt: Annotated[
+        Path | None, typer.Option(help="Save the frame with its objects as well, for --prompt-file.")
+    ] = None
+    model: Annotated[str | None, typer.Option(help="Model: a bundled name, a folder or a zip. [quarter]")] = None
+    short_side: Annotated[
+        int | None, typer.Option(help="Short side in pixels that frames are resized to; 0: never [the model's].")
+    ] = None
+    redetect: Annotated[
+        bool,
+        typer.Option("--redetect/--no-redetect", help="Detect occlusion, hide lost objects and re-detect them."),
+    ] = True
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0
+    serve: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the page; port 0 takes a free port.")] = (
+        "127.0.0.1:0"
+    )
+    token: Annotated[str, typer.Option(envvar="CORRFLOW_TOKEN", help="Token of the page [a new one].")] = ""
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True
+
+
+@app.command(
+    help="""Draw objects on a frame of a video in the browser, save them, and track them.
+
+    The page starts with the first frame; a slider leads to others. Boxes are cut out by GrabCut; there are a lasso, a
+    brush, an eraser, and points with names. "Save labels" writes SOURCE_mask.png and SOURCE_points.csv for
+    corrflow-track. Labels of other frames are written to SOURCE_labels/ for corrflow-batch. "Track" writes
+    SOURCE_tracked.mp4 from the frame on display. No existing file is overwritten; a taken name gets a number.
+
+    \b
+    Examples:
+      corrflow-label video.mp4
+      corrflow-label video.mp4 --frame 120 --out labels/
+      corrflow-label frames/ --no-browser --serve 0.0.0.0:8080    # from a phone; needs the token that is printed
+    """
+)
+@with_options
+def label(options: LabelOptions) -> None:
+    """Check the options and serve the page."""
+    from corrflow.runtime.artifacts.bundled import resolve_model
+    from corrflow.runtime.live.label import run_label
+    from corrflow.runtime.live.web.auth import parse_access
+    from corrflow.runtime.tracking.tracker import Tracker
+
+    resolve_model(options.model)  # a wrong name is reported before anything is drawn
+
+    def open_tracker() -> Tracker:
+        return Tracker.from_model(
+            options.model,
+            short_side=options.short_side,
+            redetect=options.redetect,
+            threads=options.threads,
+        )
+
+    run_label(
+        options.source,
+        options.frame,
+        options.out,
+        options.save_prompt,
+        parse_access(options.serve, options.token, always_token=True),
+        options.browser,
+        open_tracker,
+    )
+
+
+def main() -> None:
+    """Run the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Options that every command with a tracker has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from corrflow.runtime.tracking.model_options import ModelOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerOptions:
+    """Model, backend and settings of a tracker."""
+
+    model: Annotated[Path | None, typer.Option(help="Model: a bundled name, a folder or a zip. [quarter]")] = None
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, onnxruntime or onnx-function.")] = (
+        "auto"
+    )
+    short_side: Annotated[
+        int | None, typer.Option(help="Short side in pixels that frames are resized to; 0: never. [the model's]")
+    ] = None
+    memory_frames: Annotated[int | None, typer.Option(help="Recent frames kept in memory. [the model's]")] = None
+    redetect: Annotated[
+        bool,
+        typer.Option(
+            "--redetect/--no-redetect",
+            help="Detect occlusion, hide lost objects and re-detect them; drop small false-positive blobs.",
+        ),
+    ] = True
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: one for each core.")] = 0
+
+    def tracker_options(self) -> ModelOptions:
+        """Return the options as the library takes them."""
+        from corrflow.runtime.tracking.model_options import ModelOptions
+
+        return ModelOptions(
+            None if self.model is None else str(self.model),
+            self.backend,
+            self.short_side,
+            self.memory_frames,
+            self.redetect,
+            self.threads,
+        )

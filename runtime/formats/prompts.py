@@ -1,0 +1,128 @@
+"""Prompts: the objects of the first frame, from files of any readable format, arrays or images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from corrflow.errors import InputError
+from corrflow.runtime.formats.annotations import Annotations, ReadContext
+from corrflow.runtime.formats.mask_png import read_mask_objects
+from corrflow.runtime.formats.points_csv import read_keypoints
+from corrflow.runtime.formats.registry import read_annotations
+from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject
+
+Prompts = Callable[[Frame], list[TrackedObject]]
+"""Function that returns the objects of the first frame."""
+
+
+def prompts_from_files(files: Sequence[Path], keypoints: Path | None, video: str = "") -> Prompts:
+    """Read the files that show the first frame's objects.
+
+    files:     mask PNGs, several for several objects, or annotation files of any readable format
+    keypoints: CSV of points; its objects get the ids after the others'
+    video:     name of the video, for files about several
+
+    Raises InputError for files that cannot be read, at once, or once the first frame is known.
+    """
+    if all(path.suffix.lower() == ".png" for path in files):
+        objects: list[TrackedObject] = list(read_mask_objects(files))
+        if keypoints is not None:
+            objects += read_keypoints(keypoints, _next_id(objects))
+        return lambda frame: objects
+    if missing := [path for path in files if not path.is_file()]:
+        raise InputError(f"expected annotations at {missing[0]}, found no file; check the path")
+
+    def read(frame: Frame) -> list[TrackedObject]:
+        context = ReadContext(video, 0, lambda: (frame.image.shape[0], frame.image.shape[1]))
+        annotations = Annotations.of(read_annotations(path, context) for path in files)
+        objects = annotations.on(frame)
+        if not objects:
+            frames = ", ".join(sorted(map(str, annotations.frames))[:4]) or "none"
+            raise InputError(
+                f"expected objects of the first frame in {files[0]}, got frames {frames}; corrflow-batch tracks from"
+                " annotations on any frame"
+            )
+        return objects + (read_keypoints(keypoints, _next_id(objects)) if keypoints is not None else [])
+
+    return read
+
+
+def prompts_from_values(masks: Any, keypoints: Any) -> Prompts:
+    """Accept what Python callers have; see `corrflow.track` for the kinds of values.
+
+    Raises InputError for any other value, and where there is no object at all.
+    """
+    if keypoints is not None and not isinstance(keypoints, (str, PathLike, Mapping)):
+        raise InputError(
+            f"expected keypoints as a path or as {{name: (x, y)}}, got {type(keypoints).__name__}; convert them"
+        )
+    listed = [masks] if masks is None or _is_path(masks) or hasattr(masks, "__array__") else _as_list(masks)
+    by_path = [Path(fspath(one)) for one in listed if _is_path(one)]
+    if by_path:
+        if len(by_path) < len(listed):
+            raise InputError("expected masks all as paths or all as arrays, got both; read the files first")
+        csv = Path(fspath(keypoints)) if _is_path(keypoints) else None
+        return _with_points(prompts_from_files(by_path, csv), None if csv else keypoints)
+    objects: list[TrackedObject] = []
+    for one in listed:
+        objects += _objects_of(one, objects, len(listed)) if one is not None else []
+    if not objects and not keypoints:
+        raise InputError("expected masks or keypoints to track, got neither; pass masks= or keypoints=")
+    return _with_points(lambda frame: objects, keypoints)
+
+
+def _with_points(prompts: Prompts, keypoints: Any) -> Prompts:
+    if not keypoints:
+        return prompts
+
+    def read(frame: Frame) -> list[TrackedObject]:
+        objects = list(prompts(frame))
+        if _is_path(keypoints):
+            return objects + read_keypoints(Path(fspath(keypoints)), _next_id(objects))
+        try:
+            points = np.array(list(keypoints.values()), np.float32).reshape(len(keypoints), 2)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"expected keypoints as {{name: (x, y)}}, got {keypoints!r:.80}; give two numbers each"
+            ) from error
+        return [*objects, KeypointsObject(_next_id(objects), points, tuple(map(str, keypoints)))]
+
+    return read
+
+
+def _objects_of(value: Any, objects: Sequence[TrackedObject], count: int) -> list[TrackedObject]:
+    """Return the objects of one array or image: each value of a map of ids, or one object of a binary mask."""
+    if not hasattr(value, "__array__"):
+        raise InputError(
+            f"expected masks as paths, arrays [H, W] or PIL images, got {type(value).__name__}; convert them to arrays"
+        )
+    mask = np.asarray(value)
+    if mask.ndim != 2 or mask.dtype not in (np.bool_, np.uint8):
+        raise InputError(f"expected masks as [H, W] bool or uint8 of ids, got {mask.dtype} {list(mask.shape)}")
+    values = [value for value in np.unique(mask).tolist() if value]
+    first = _next_id(objects)
+    if mask.dtype == np.bool_ or values == [255] or count > 1:
+        return [MaskObject(first + k, mask == value) for k, value in enumerate(values)]
+    return [MaskObject(int(value), mask == value) for value in values]
+
+
+def _next_id(objects: Sequence[TrackedObject]) -> int:
+    return max((one.id for one in objects), default=0) + 1
+
+
+def _is_path(value: Any) -> TypeGuard[str | PathLike[str]]:
+    return isinstance(value, (str, PathLike))
+
+
+def _as_list(masks: Any) -> list[Any]:
+    try:
+        return list(masks)
+    except TypeError:
+        raise InputError(
+            f"expected masks as paths, arrays [H, W] or PIL images, got {type(masks).__name__}; convert them to arrays"
+        ) from None

@@ -1,0 +1,153 @@
+"""Destinations of results: files of any format, networks and other programs, for files and live sessions alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corrflow.errors import CorrflowError
+from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.registry import SourceInfo, open_sink
+from corrflow.runtime.live.outputs.worker import SinkWorker
+from corrflow.runtime.types import FrameResult
+
+if TYPE_CHECKING:
+    from corrflow.runtime.live.outputs.mqtt import Broker
+    from corrflow.runtime.live.outputs.ros2 import Topics
+
+_CLOSE_SECONDS = 30.0  # seconds that a network output has to send its last frames after a file has ended
+
+
+@dataclass(frozen=True)
+class LiveSource:
+    """Facts about a live source for writers; its frame rate varies."""
+
+    name: str
+    frames_per_second: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where results go.
+
+    files: path by the name of a format
+    udp:   (host, port)
+    mqtt:  broker and topic
+    rerun: .rrd file, or address of a viewer
+    ros:   ROS 2 topics
+    """
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    udp: tuple[str, int] | None = None
+    mqtt: Broker | None = None
+    rerun: str | None = None
+    ros: Topics | None = None
+
+    def __bool__(self) -> bool:
+        """True where results go anywhere."""
+        return bool(self.files or self.udp or self.mqtt or self.rerun or self.ros)
+
+    def check(self) -> None:
+        """Raise InputError for a destination that cannot be used, before any source is opened."""
+        if self.mqtt is not None:
+            from corrflow.runtime.live.outputs.mqtt import check_mqtt
+
+            check_mqtt()
+        if self.rerun is not None:
+            from corrflow.runtime.live.outputs.rerun import check_rerun
+
+            check_rerun(self.rerun)
+        if self.ros is not None:
+            from corrflow.runtime.live.outputs.ros2 import check_ros
+
+            check_ros()
+
+    def check_recordings(self) -> None:
+        """Raise InputError for a file that a live session cannot write."""
+        from corrflow.runtime.live.outputs.recorders import check_recording
+        from corrflow.runtime.video.encoding import VIDEO_FORMATS
+
+        for name, path in self.files.items():
+            check_recording(path, tuple(VIDEO_FORMATS) if name == "overlay" else ())
+
+    def open_sinks(self, source: SourceInfo) -> list[Sink]:
+        """Open every destination for the frames of a file; frames wait for a slow receiver.
+
+        Raises InputError for a file that cannot be written, with the others closed again.
+        """
+        with ExitStack() as stack:
+            sinks: list[Sink] = []
+            for name, path in self.files.items():
+                sinks.append(stack.enter_context(open_sink(name, path, source)))
+            sinks += [_Forward(SinkWorker(name, open, wait=True)) for name, open in self._networks()]
+            stack.pop_all()
+        return sinks
+
+    def open_workers(self, source: SourceInfo) -> list[SinkWorker]:
+        """Open every destination for a live session, each in a thread; a slow receiver loses frames."""
+        files = [
+            (str(path), lambda name=name, path=path: open_recorder(name, path, source))
+            for name, path in self.files.items()
+        ]
+        return [SinkWorker(name, open) for name, open in (*files, *self._networks())]
+
+    def _networks(self) -> list[tuple[str, Callable[[], Sink]]]:
+        """Name and opener of each network and program."""
+        found: list[tuple[str, Callable[[], Sink]]] = []
+        if (address := self.udp) is not None:
+            from corrflow.runtime.live.outputs.udp import UdpSink
+
+            found.append((f"udp://{address[0]}:{address[1]}", lambda: UdpSink(*address)))
+        if (broker := self.mqtt) is not None:
+            from corrflow.runtime.live.outputs.mqtt import MqttSink
+
+            found.append((broker.shown, lambda: MqttSink(broker)))
+        if (viewer := self.rerun) is not None:
+            from corrflow.runtime.live.outputs.rerun import RerunSink
+
+            found.append((viewer, lambda: RerunSink(viewer)))
+        if (topics := self.ros) is not None:
+            from corrflow.runtime.live.outputs.ros2 import RosSink
+
+            found.append((f"ros:{topics.prefix}", lambda: RosSink(topics)))
+        return found
+
+
+def open_recorder(name: str, path: Path, source: SourceInfo) -> Sink:
+    """Open a format for a live session: a name that is taken gets a number, and nothing is overwritten.
+
+    Videos and JSON lines are written in place, so that a kill loses a second at most. Other formats appear at the end.
+    """
+    from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink
+
+    if name == "overlay":
+        return LiveVideoSink(path)
+    if name == "jsonl":
+        return LiveJsonLinesSink(path)
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return open_sink(name, free, source)
+
+
+class _Forward(Sink):
+    """A worker as a sink; lost frames are an error at the end."""
+
+    def __init__(self, worker: SinkWorker) -> None:
+        self._worker = worker
+
+    def write(self, result: FrameResult) -> None:
+        self._worker.put(result)
+
+    def close(self) -> None:
+        finished, worker = self._worker.close(_CLOSE_SECONDS), self._worker
+        if worker.lost or not finished:
+            raise CorrflowError(
+                f"{worker.name} lost {worker.lost} of {worker.lost + worker.written} frames"
+                f" ({worker.error or 'it was too slow'}); everything else is written"
+            )

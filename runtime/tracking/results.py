@@ -1,0 +1,63 @@
+"""Results of a frame from soft masks at its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from corrflow.runtime.tracking.geometry import indexed_mask
+from corrflow.runtime.types import (
+    MIN_POINT_PEAK,
+    Frame,
+    FrameResult,
+    KeypointsObject,
+    MaskObject,
+    ObjectResult,
+    TrackedObject,
+)
+
+
+def frame_result(
+    frame: Frame, ids: Sequence[int], soft_masks: Sequence[np.ndarray], objects: Sequence[ObjectResult]
+) -> FrameResult:
+    """Combine the mask objects' ids and soft masks [H, W] with every object's result."""
+    height, width = frame.image.shape[:2]
+    mask = indexed_mask(ids, soft_masks) if soft_masks else np.zeros((height, width), np.uint8)
+    return FrameResult(mask, tuple(sorted(objects, key=lambda one: one.id)), frame)
+
+
+def mask_result(prompt: MaskObject, soft_mask: np.ndarray) -> ObjectResult:
+    """Return the result of a mask object from its soft mask [H, W] float32 at the frame's size."""
+    mask = soft_mask > 0.5
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return ObjectResult(prompt.id, prompt.name, 0.0, False)
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return ObjectResult(prompt.id, prompt.name, float(soft_mask[mask].mean(dtype=np.float64)), True, box)
+
+
+def keypoints_result(prompt: KeypointsObject, points: np.ndarray, peaks: np.ndarray) -> ObjectResult:
+    """Return the result of a keypoints object at points [P, 2] float32 in pixels; peaks: [P] of their soft masks."""
+    confidence = peaks.clip(0, 1).astype(np.float32)
+    return ObjectResult(
+        prompt.id,
+        prompt.name,
+        float(confidence.mean()),
+        bool((confidence > MIN_POINT_PEAK).any()),
+        points=points,
+        point_names=prompt.point_names,
+        point_confidence=confidence,
+    )
+
+
+def prompt_result(frame: Frame, prompts: Sequence[TrackedObject]) -> FrameResult:
+    """Return the prompts themselves as the result of the frame that they were given on."""
+    masks = [prompt for prompt in prompts if isinstance(prompt, MaskObject)]
+    objects = [
+        mask_result(prompt, prompt.mask.astype(np.float32))
+        if isinstance(prompt, MaskObject)
+        else keypoints_result(prompt, prompt.points.astype(np.float32), np.ones(len(prompt.points), np.float32))
+        for prompt in prompts
+    ]
+    return frame_result(frame, [one.id for one in masks], [one.mask.astype(np.float32) for one in masks], objects)

@@ -1,0 +1,28 @@
+"""HTTP client of the page, for tests."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+
+def ask(url: str, method: str, path: str, values: object = None, **headers: str) -> tuple[int, Any]:
+    """Send a request with JSON, and return the status with the decoded answer; `_` in a header's name means `-`."""
+    data = None if values is None else json.dumps(values).encode()
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    if data is not None:
+        headers = {"Content-Type": "application/json"} | headers
+    request = urllib.request.Request(url + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, _decoded(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _decoded(error)
+
+
+def _decoded(response) -> Any:
+    body = response.read()
+    return json.loads(body) if response.headers.get_content_type() == "application/json" else body
