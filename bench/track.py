@@ -194,17 +194,19 @@ def long_stream(
     times = np.zeros(frames)
     resident = {}
 
-    def note(frame: Frame, tracks: FrameResult) -> None:
-        times[frame.index] = time.perf_counter()
-        if frame.index in (SETTLED, frames - 1):
-            resident[frame.index] = machine.resident() or 0
-        report(frame.index + 1)
-
     try:
         with tempfile.TemporaryDirectory() as folder, LoopedVideo(clip.path, frames, clip.size) as source:
             settings = with_settings(artifact.settings, short_side, memory_frames)
             tracker = Tracker(backend, settings, occlusion_settings_for(backend, settings))
-            track_source(source, tracker, [MaskObject(1, clip.mask)], lambda: [MaskFolderSink(folder)], note)
+            objects: list[TrackedObject] = [MaskObject(1, clip.mask)]
+            with write_behind([MaskFolderSink(folder)]) as write:
+                for result in track_source(source, tracker, lambda frame: objects):
+                    write(result)
+                    index = result.frame.index
+                    times[index] = time.perf_counter()
+                    if index in (SETTLED, frames - 1):
+                        resident[index] = machine.resident() or 0
+                    report(index + 1)
     finally:
         backend.close()
     steps = np.diff(times)

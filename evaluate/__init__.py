@@ -1,1 +1,1 @@
-"""Scores that agree with the official tools, on data sets in their published layouts."""
+"""Evaluation on data sets in their published layouts, with scores that agree with the official tools."""

@@ -1,9 +1,9 @@
-"""How long scoring takes, against a straightforward implementation: frame by frame with SciPy.
+"""Time of scoring masks, compared to a direct implementation of J and F with SciPy.
 
     python -m corrflow.evaluate.benchmark DAVIS --split dev
 
-Both read the same PNGs of truth and prediction (the truth of the frame before) and give J and F of every scored frame;
-the values have to agree to 1e-12, or the benchmark fails. One process, one thread each.
+Both read the same PNGs, with the true mask of the previous frame as prediction. The benchmark fails where values differ
+by more than 1e-12. It uses one process with one thread.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from corrflow.evaluate.metrics.scorer import score_sequence
 AGREEMENT = 1e-12
 
 
-def straightforward(sequence: MaskSequence, folder: Path, dilate: Callable[..., np.ndarray]) -> np.ndarray:
-    """J and F [S, 2] of a sequence of one object, written down from their definition for whole pictures.
+def reference_scores(sequence: MaskSequence, folder: Path, dilate: Callable[..., np.ndarray]) -> np.ndarray:
+    """Compute J and F [S, 2] of a sequence of one object by their definition, on whole images.
 
     dilate: (mask [H, W] bool, radius) -> [H, W] bool
     """
-    measured = []
+    scores = []
     for index in sequence.scored[1]:
         path = sequence.annotation_path(index)
-        truth, found = (
+        truth, predicted = (
             _first_channel(np.asarray(Image.open(file))) for file in (path, folder / sequence.name / path.name)
         )
-        union = (found | truth).sum()
-        region = (found & truth).sum() / union if union else 1.0
+        union = (predicted | truth).sum()
+        region = (predicted & truth).sum() / union if union else 1.0
         radius = math.ceil(OFFICIAL_BOUND * np.linalg.norm(truth.shape))
-        found_edge, true_edge = _edge(found), _edge(truth)
-        if not found_edge.any() or not true_edge.any():
-            measured.append((region, float(found_edge.any() == true_edge.any())))
+        predicted_edge, true_edge = _edge(predicted), _edge(truth)
+        if not predicted_edge.any() or not true_edge.any():
+            scores.append((region, float(predicted_edge.any() == true_edge.any())))
             continue
-        precision = (found_edge & dilate(true_edge, radius)).sum() / found_edge.sum()
-        recall = (true_edge & dilate(found_edge, radius)).sum() / true_edge.sum()
-        both = precision + recall
-        measured.append((region, 2 * precision * recall / both if both else 0.0))
-    return np.array(measured)
+        precision = (predicted_edge & dilate(true_edge, radius)).sum() / predicted_edge.sum()
+        recall = (true_edge & dilate(predicted_edge, radius)).sum() / true_edge.sum()
+        total = precision + recall
+        scores.append((region, 2 * precision * recall / total if total else 0.0))
+    return np.array(scores)
 
 
-def _first_channel(picture: np.ndarray) -> np.ndarray:
-    # Some masks of DAVIS have a channel of opacity.
-    return (picture[..., 0] if picture.ndim == 3 else picture) > 0
+def _first_channel(image: np.ndarray) -> np.ndarray:
+    # Some masks of DAVIS have an alpha channel.
+    return (image[..., 0] if image.ndim == 3 else image) > 0
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
@@ -82,14 +82,14 @@ def _by_distance(mask: np.ndarray, radius: int) -> np.ndarray:
     return np.asarray(distance_transform_edt(~mask)) <= radius
 
 
-def ours(sequence: MaskSequence, folder: Path) -> np.ndarray:
-    """J and F [S, 2] as corrflow-eval score computes them."""
-    score = score_sequence(sequence, (made.mask for made in Predictions(folder).masks(sequence, 1)))[1]
+def corrflow_scores(sequence: MaskSequence, folder: Path) -> np.ndarray:
+    """Compute J and F [S, 2] with the code of corrflow-eval score."""
+    score = score_sequence(sequence, (prediction.mask for prediction in Predictions(folder).masks(sequence, 1)))[1]
     return np.stack([score.region_similarity, score.contour_accuracy], 1)
 
 
 def write_predictions(sequence: MaskSequence, folder: Path) -> None:
-    """For each frame the truth of the one before."""
+    """Write the true mask of the previous frame as prediction for each frame."""
     (folder / sequence.name).mkdir()
     for index in range(len(sequence)):
         mask = sequence.annotation(max(index - 1, 0))
@@ -97,9 +97,9 @@ def write_predictions(sequence: MaskSequence, folder: Path) -> None:
 
 
 def run(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="A data set in the DAVIS layout, one object each.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Data set in the layout of DAVIS, one object each.")],
     split: Annotated[str, typer.Option(help="List of sequences.")] = "dev",
-    sequence: Annotated[list[str] | None, typer.Option(help="This one only; repeat for several.")] = None,
+    sequence: Annotated[list[str] | None, typer.Option(help="Only this sequence; repeat for several.")] = None,
 ) -> None:
     """Time the scoring of masks against SciPy."""
     with errors_reported():
@@ -107,9 +107,11 @@ def run(
 
 
 def compare(root: Path, split: str, names: list[str]) -> float:
-    """Print the times; returns ours as a share of the quicker straightforward one. Raises CorrflowError where values
-    differ."""
-    data = davis_data(root, split, None, "480p", names)
+    """Print the times, and return corrflow's time divided by the fastest other time.
+
+    Raises CorrflowError where values differ.
+    """
+    data = davis_data(root, split, names=names)
     cv2.setNumThreads(1)
     seconds = {"corrflow": 0.0, "SciPy, footprint": 0.0, "SciPy, distance": 0.0}
     frames = 0
@@ -120,23 +122,22 @@ def compare(root: Path, split: str, names: list[str]) -> float:
             frames += len(item.scored[1])
             values = {}
             for name, measure in (
-                ("corrflow", lambda item=item: ours(item, folder)),
-                ("SciPy, footprint", lambda item=item: straightforward(item, folder, _by_footprint)),
-                ("SciPy, distance", lambda item=item: straightforward(item, folder, _by_distance)),
+                ("corrflow", lambda item=item: corrflow_scores(item, folder)),
+                ("SciPy, footprint", lambda item=item: reference_scores(item, folder, _by_footprint)),
+                ("SciPy, distance", lambda item=item: reference_scores(item, folder, _by_distance)),
             ):
                 begin = time.perf_counter()
                 values[name] = measure()
                 seconds[name] += time.perf_counter() - begin
-            apart = max(float(np.abs(value - values["corrflow"]).max()) for value in values.values())
-            if not apart <= AGREEMENT:
-                raise CorrflowError(f"expected the same scores for {item.name}, got values {apart:g} apart")
-    quicker = min(seconds["SciPy, footprint"], seconds["SciPy, distance"])
-    for name, spent in seconds.items():
-        print(
-            f"{name:24} {spent:7.2f} s  {1000 * spent / frames:6.1f} ms a frame  {spent / seconds['corrflow']:5.1f} x"
-        )
+            difference = max(float(np.abs(value - values["corrflow"]).max()) for value in values.values())
+            if not difference <= AGREEMENT:
+                raise CorrflowError(f"expected the same scores for {item.name}, got a difference of {difference:g}")
+    fastest = min(seconds["SciPy, footprint"], seconds["SciPy, distance"])
+    for name, total in seconds.items():
+        per_frame, ratio = 1000 * total / frames, total / seconds["corrflow"]
+        print(f"{name:24} {total:7.2f} s  {per_frame:6.1f} ms per frame  {ratio:5.1f} x")
     print(f"{frames} frames of {len(data.sequences)} sequences; the same values to {AGREEMENT:g}")
-    return seconds["corrflow"] / quicker
+    return seconds["corrflow"] / fastest
 
 
 if __name__ == "__main__":

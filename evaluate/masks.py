@@ -1,4 +1,4 @@
-"""Track and score masks: methods times sequences, in parallel, going on where an earlier run stopped."""
+"""Prediction and scores of masks: every method on every sequence, in parallel, with cached results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from corrflow.evaluate.datasets.masks import MaskSequence
 from corrflow.evaluate.methods.methods import MaskPredictor, Predictions
 from corrflow.evaluate.metrics.scorer import score_sequence
 from corrflow.evaluate.reports.report import MaskReport, MethodReport, SequenceScore, with_official_decay
-from corrflow.evaluate.reports.result_store import ResultFolder, program, result_key
+from corrflow.evaluate.reports.result_store import ResultStore, program, result_key
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.runtime.formats.mask_png import MaskFolderSink
 from corrflow.runtime.types import Frame, FrameResult
@@ -22,26 +22,26 @@ from corrflow.runtime.types import Frame, FrameResult
 logger = logging.getLogger("corrflow")
 
 ALL_CORES = 0
-"""As a number of threads, for `open_backend`."""
+"""Number of threads for which backends use every core."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of making masks, under the name that reports show.
+    """Predictor of masks under the label of reports.
 
-    protocol: name of the tracking protocol, None for what does not track with the tracker
-    notes:    what a reader of the score has to know
+    protocol: name of the tracking protocol; None for a method without the tracker
+    notes:    remarks for readers of the score
     """
 
     label: str
-    maker: MaskPredictor
+    predictor: MaskPredictor
     protocol: str | None = None
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Sequences to score, and what to call them in a report."""
+    """Sequences to score, and their names in reports."""
 
     name: str
     root: str
@@ -52,7 +52,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one sequence; the unit of parallel work. masks: folder to write them to."""
+    """One method on one sequence: the unit of parallel work. masks: folder for the predicted masks, or None."""
 
     method: Method
     sequence: MaskSequence
@@ -70,85 +70,87 @@ def evaluate_masks(
     official_decay: bool = False,
     show_progress: bool = False,
 ) -> MaskReport:
-    """Make and score the masks of every sequence with every method.
+    """Predict and score the masks of every sequence with every method.
 
-    workers: processes over sequences and methods; from 2 on each computes on one thread
-    results: folder that keeps masks and scores; what it holds of an earlier run is used where nothing that a score
-        depends on has changed
-    fresh:   compute everything again
+    workers: processes over sequences and methods; from 2 on every process computes on one thread
+    results: folder that caches masks and scores; a cached score is valid until something that it depends on changes
+    fresh:   ignore cached scores
 
-    Raises InputError for what is wrong with the data set, a method or the options, before anything is tracked where
-    that can be known, and CorrflowError when a worker process dies.
+    Raises InputError for invalid sequences, methods or options, as far as possible before tracking starts.
+    Raises CorrflowError where a worker process dies.
     """
-    described = {method.label: method.maker.describe() for method in methods}
+    descriptions = {method.label: method.predictor.describe() for method in methods}
     for sequence in data.sequences:
-        _ = sequence.scored  # which raises for a sequence that cannot be scored
-    store = None if results is None else ResultFolder(results)
+        _ = sequence.scored  # raises for a sequence that cannot be scored
+    store = None if results is None else ResultStore(results)
     threads = 1 if workers > 1 else ALL_CORES
     jobs: list[Job] = []
     keys: dict[tuple[str, str], dict[str, Any]] = {}
     scores: dict[tuple[str, str], SequenceScore] = {}
     for sequence in data.sequences:
         for method in methods:
-            at = method.label, sequence.name
-            keeps = store if not isinstance(method.maker, Predictions) else None
-            if keeps is not None:
-                keys[at] = result_key(described[method.label], sequence)
-                found, reason = keeps.load(*at, keys[at])
-                if found is not None and not fresh:
-                    scores[at] = found
+            name = method.label, sequence.name
+            masks = None
+            if store is not None and not isinstance(method.predictor, Predictions):
+                masks = store.mask_folder(*name)
+                keys[name] = result_key(descriptions[method.label], sequence)
+                cached, reason = store.load(*name, keys[name])
+                if cached is not None and not fresh:
+                    scores[name] = cached
                     continue
                 if reason:
-                    logger.info("%s on %s is computed again: %s", *at, reason)
-            jobs.append(Job(method, sequence, threads, None if keeps is None else keeps.mask_folder(*at)))
+                    logger.info("%s on %s is computed again: %s", *name, reason)
+            jobs.append(Job(method, sequence, threads, masks))
 
     frames = sum(len(job.sequence) for job in jobs)
     for job, score in run_jobs(run_job, jobs, workers, frames, show_progress):
-        at = job.method.label, job.sequence.name
-        scores[at] = score
-        if store is not None and at in keys:
-            store.save(*at, keys[at], score)
+        name = job.method.label, job.sequence.name
+        scores[name] = score
+        if store is not None and name in keys:
+            store.save(*name, keys[name], score)
 
-    reported = []
+    reports = []
     for method in methods:
-        # Parallel jobs end in any order; the report has the split's.
-        own = {sequence.name: scores[method.label, sequence.name] for sequence in data.sequences}
+        # Parallel jobs end in any order; reports have the split's order.
+        sequences = {sequence.name: scores[method.label, sequence.name] for sequence in data.sequences}
         if official_decay:
-            own = {name: with_official_decay(score) for name, score in own.items()}
+            sequences = {name: with_official_decay(score) for name, score in sequences.items()}
         masks = None if store is None else store.mask_folder(method.label)
-        if isinstance(method.maker, Predictions):
-            masks = method.maker.folder
-        reported.append(MethodReport(method.label, method.protocol, described[method.label], own, masks, method.notes))
+        if isinstance(method.predictor, Predictions):
+            masks = method.predictor.folder
+        description = descriptions[method.label]
+        reports.append(MethodReport(method.label, method.protocol, description, sequences, masks, method.notes))
     return MaskReport(
-        data.name, data.root, data.split, data.resolution, tuple(reported), program(), official_decay=official_decay
+        data.name, data.root, data.split, data.resolution, tuple(reports), program(), official_decay=official_decay
     )
 
 
 def run_job(job: Job) -> SequenceScore:
-    """Make masks, keep them where asked to, and score them; runs in a worker process."""
-    spent: list[float] = []
-    objects = score_sequence(job.sequence, _made(job, spent))
-    return SequenceScore(objects, len(job.sequence), sum(spent) if spent else None, len(spent))
+    """Predict, write and score the masks of a job; runs in a worker process."""
+    seconds: list[float] = []
+    objects = score_sequence(job.sequence, _predicted_masks(job, seconds))
+    return SequenceScore(objects, len(job.sequence), sum(seconds) if seconds else None, len(seconds))
 
 
-def _made(job: Job, spent: list[float]) -> Iterator[np.ndarray]:
-    """The masks one by one, written to the job's folder; seconds are added to `spent`."""
+def _predicted_masks(job: Job, seconds: list[float]) -> Iterator[np.ndarray]:
+    """Yield the masks, write them to the job's folder, and append the time of each computed mask to `seconds`."""
     sink = None
     if job.masks is not None:
         sink = MaskFolderSink(job.masks)
         for old in job.masks.glob("*.png"):
             old.unlink()
-    made = job.method.maker.masks(job.sequence, job.threads)
-    for index, (path, item) in enumerate(zip(job.sequence.image_paths, made, strict=True)):
-        if item.seconds is not None:
-            spent.append(item.seconds)
+    predictions = job.method.predictor.masks(job.sequence, job.threads)
+    for index, (path, prediction) in enumerate(zip(job.sequence.image_paths, predictions, strict=True)):
+        if prediction.seconds is not None:
+            seconds.append(prediction.seconds)
         if sink is not None:
-            sink.write(FrameResult(item.mask, (), Frame(np.zeros((1, 1, 3), np.uint8), index, 0.0, path.stem)))
+            frame = Frame(np.zeros((1, 1, 3), np.uint8), index, 0.0, path.stem)
+            sink.write(FrameResult(prediction.mask, (), frame))
         frame_done()
-        yield item.mask
+        yield prediction.mask
 
 
 def reused_count(report: MaskReport) -> tuple[int, int]:
-    """(scores taken from an earlier run, scores in all)."""
-    every = [score for method in report.methods for score in method.sequences.values()]
-    return sum(score.reused for score in every), len(every)
+    """Return the number of cached scores and the number of all scores."""
+    scores = [score for method in report.methods for score in method.sequences.values()]
+    return sum(score.reused for score in scores), len(scores)

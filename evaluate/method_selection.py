@@ -1,11 +1,9 @@
-"""From what a user names on the command line to the methods that are compared."""
+"""Methods to compare, from the options of a command."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -18,117 +16,115 @@ from corrflow.evaluate.methods.methods import (
     FlowWarp,
     Identity,
     LabPatches,
-    NamedOnnx,
+    OnnxFeatures,
     TrackerMethod,
 )
 from corrflow.evaluate.methods.protocols import apply_protocol, published_with_raw_features
+from corrflow.evaluate.options import MethodOptions
 from corrflow.evaluate.reports.files import file_name
 from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.settings import TrackingSettings, with_settings
 
 BASELINES = ("identity", "lab", "flow")
-UNTRAINED = "random-init:"
+RANDOM_INIT = "random-init:"
 _RAW_NOTE = (
-    "protocol {protocol} was published with raw dot products; this encoder's features are of unit length, and are"
-    " compared at the artifact's own temperature of {temperature:g}"
+    "protocol {protocol} was published with raw dot products; these features have unit length and are compared at the"
+    " model's own temperature of {temperature:g}"
 )
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What to compare.
+def select_methods(options: MethodOptions, model_folder: Path | None = None) -> list[Method]:
+    """Build one method for each combination of the options, and read and check every file.
 
-    artifacts: names or paths of models, or random-init:PRESET[:SEED] for an encoder that has learned nothing
-    protocols: names; each artifact and encoder is tracked with under each
-    baselines: of `BASELINES`
-    encoders:  further encoders
-    short_side:      short side that frames are shrunk to, 0 for the frame's own; None keeps each artifact's own
-    results:   folder where an untrained artifact is kept; a temporary one without
+    Without models, encoders and baselines the method is the default model. Baselines and encoders have the settings of
+    the first model, so that methods differ by their features alone.
+
+    model_folder: folder for models of random-init:PRESET; None for a temporary folder
+
+    Raises InputError for invalid options and files.
     """
+    baselines = options.baseline or ()
+    unknown = sorted(set(baselines) - set(BASELINES))
+    if unknown:
+        raise InputError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(unknown)}")
+    names = options.model or ([] if baselines or options.encoder else ["quarter"])
+    first = next((name for name in names if not name.startswith(RANDOM_INIT)), "quarter")
+    settings = load_artifact(resolve_model(first)).settings
 
-    artifacts: Sequence[str] = ()
-    protocols: Sequence[str] = ()
-    baselines: Sequence[str] = ()
-    encoders: Sequence[OnnxEncoder] = ()
-    short_side: int | None = None
-    results: Path | None = None
+    sources: list[tuple[str, FeatureExtractor, TrackingSettings, bool]] = []
+    models = [(path, load_artifact(path)) for path in (_model_path(name, first, model_folder) for name in names)]
+    model_names = [model.name for _, model in models]
+    for path, model in models:
+        label = model.name if model_names.count(model.name) == 1 else str(path.absolute())
+        sources.append((label, ArtifactEncoder(path), model.settings, _has_unit_length(model)))
+    for encoder in _encoders(options):
+        sources.append((encoder.path.stem, OnnxFeatures(encoder), settings, True))
+    if "lab" in baselines:
+        sources.append(("lab", LabPatches(), settings, True))
 
-    def methods(self) -> list[Method]:
-        """One method for each combination; every file is read and checked here.
-
-        The default model, where nothing is named. Baselines and encoders track with the first artifact's settings,
-        so that they differ from it by their features alone. Raises InputError for what cannot be used.
-        """
-        unknown = sorted(set(self.baselines) - set(BASELINES))
-        if unknown:
-            raise InputError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(unknown)}")
-        named = list(self.artifacts)
-        if not named and not self.baselines and not self.encoders:
-            named = ["quarter"]
-        first = next((name for name in named if not name.startswith(UNTRAINED)), "quarter")
-        settings = load_artifact(resolve_model(first)).settings
-
-        tracked: list[tuple[str, FeatureExtractor, TrackingSettings, bool]] = []
-        loaded = [(path, load_artifact(path)) for path in (self._path(name, first) for name in named)]
-        names = [artifact.name for _, artifact in loaded]
-        for path, artifact in loaded:
-            label = artifact.name if names.count(artifact.name) == 1 else str(path.absolute())
-            tracked.append((label, ArtifactEncoder(path), artifact.settings, _unit_length(artifact)))
-        for encoder in self.encoders:
-            tracked.append((encoder.path.stem, NamedOnnx(encoder), settings, True))
-        if "lab" in self.baselines:
-            tracked.append(("lab", LabPatches(), settings, True))
-
-        methods = [
-            _tracking(label, encoder, with_settings(own, self.short_side), protocol, unit)
-            for label, encoder, own, unit in tracked
-            for protocol in self.protocols or ("default",)
-        ]
-        if "flow" in self.baselines:
-            methods.append(Method("flow", FlowWarp()))
-        if "identity" in self.baselines:
-            methods.append(Method("identity", Identity()))
-        labels = [method.label for method in methods]
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise InputError(
-                f"expected every method once, got {', '.join(twice)} twice; rename a file or leave one out"
-            )
-        return methods
-
-    def _path(self, name: str, like: str) -> Path:
-        """The artifact that a user named; an untrained one is made, with the settings of `like`."""
-        if not name.startswith(UNTRAINED):
-            return resolve_model(name)
-        folder = Path(mkdtemp(prefix="corrflow-")) if self.results is None else self.results / "artifacts"
-        path = folder / file_name(name.replace(":", "-"))
-        # Exporting needs PyTorch, which nothing here imports: it is the business of another command.
-        command = [sys.executable, "-m", "corrflow.export.cli", "onnx", name, str(path), "--settings-from", like]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            message = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise InputError(f"cannot make {name}: {message.removeprefix('error: ')}")
-        return path
+    methods = [
+        _tracker_method(label, source, with_settings(own, options.short_side), protocol, unit_length)
+        for label, source, own, unit_length in sources
+        for protocol in options.protocol or ("default",)
+    ]
+    if "flow" in baselines:
+        methods.append(Method("flow", FlowWarp()))
+    if "identity" in baselines:
+        methods.append(Method("identity", Identity()))
+    labels = [method.label for method in methods]
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise InputError(f"expected every method once, got {', '.join(repeated)} twice; rename a file or leave one out")
+    return methods
 
 
-def _tracking(label: str, encoder: FeatureExtractor, own: TrackingSettings, protocol: str, unit: bool) -> Method:
-    settings = apply_protocol(protocol, own)
-    notes = ()
-    if unit and published_with_raw_features(protocol):
-        notes = (_RAW_NOTE.format(protocol=protocol, temperature=settings.temperature),)
-    if protocol == "default":  # the only one that is watched
-        return Method(label, TrackerMethod(encoder, settings), protocol, notes)
-    return Method(f"{label} {protocol}", TrackerMethod(encoder, settings, redetect=False), protocol, notes)
-
-
-def _unit_length(artifact: Artifact) -> bool:
-    """Whether an artifact says that its features are of unit length; True where it does not say."""
-    model = artifact.provenance.get("model")
-    return bool(model.get("unit_norm", True)) if isinstance(model, dict) else True
-
-
-def settings_of(name: str, protocol: str) -> tuple[Path, TrackingSettings]:
-    """Path of one artifact that a user named, and its settings under a protocol."""
+def model_settings(name: str, protocol: str) -> tuple[Path, TrackingSettings]:
+    """Return the path of a model, by name or path, and its settings under a protocol."""
     path = resolve_model(name)
     return path, apply_protocol(protocol, load_artifact(path).settings)
+
+
+def _encoders(options: MethodOptions) -> list[OnnxEncoder]:
+    def numbers(name: str, text: str) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in text.split(","))
+        except ValueError as error:
+            raise InputError(f"expected --encoder-{name} as three numbers with commas, got {text!r}") from error
+
+    mean, std = numbers("mean", options.encoder_mean), numbers("std", options.encoder_std)
+    return [
+        OnnxEncoder(path, options.encoder_layout, options.encoder_colours, mean, std) for path in options.encoder or ()
+    ]
+
+
+def _model_path(name: str, settings_from: str, folder: Path | None) -> Path:
+    """Return the path of a model; export random-init:PRESET with the settings of the model `settings_from`."""
+    if not name.startswith(RANDOM_INIT):
+        return resolve_model(name)
+    path = (folder or Path(mkdtemp(prefix="corrflow-"))) / file_name(name.replace(":", "-"))
+    # The export needs PyTorch, which this package must not import.
+    command = [sys.executable, "-m", "corrflow.export.cli", "onnx", name, str(path), "--settings-from", settings_from]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        message = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(f"cannot make {name}: {message.removeprefix('error: ')}")
+    return path
+
+
+def _tracker_method(
+    label: str, features: FeatureExtractor, settings: TrackingSettings, protocol: str, unit_length: bool
+) -> Method:
+    settings = apply_protocol(protocol, settings)
+    notes = ()
+    if unit_length and published_with_raw_features(protocol):
+        notes = (_RAW_NOTE.format(protocol=protocol, temperature=settings.temperature),)
+    if protocol == "default":  # the only protocol that handles occlusion
+        return Method(label, TrackerMethod(features, settings), protocol, notes)
+    return Method(f"{label} {protocol}", TrackerMethod(features, settings, redetect=False), protocol, notes)
+
+
+def _has_unit_length(artifact: Artifact) -> bool:
+    """Return False for a model whose provenance says that its features are not of unit length."""
+    model = artifact.provenance.get("model")
+    return bool(model.get("unit_norm", True)) if isinstance(model, dict) else True

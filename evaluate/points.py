@@ -1,18 +1,17 @@
-"""Track the points of JHMDB, BADJA and TAP-Vid with a method, and score where they are found."""
+"""Points of JHMDB, BADJA and TAP-Vid: tracked with every method, and scored by each data set's measure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from rich.table import Table
-from rich.text import Text
 
 from corrflow.errors import InputError
-from corrflow.evaluate.datasets.points import RASTER, JointSequence, PointVideo
+from corrflow.evaluate.datasets.points import TAPVID_SIDE, JointSequence, PointVideo
 from corrflow.evaluate.masks import ALL_CORES, Method
 from corrflow.evaluate.methods.methods import FlowWarp, Identity, TrackerMethod
 from corrflow.evaluate.metrics.points import (
@@ -24,7 +23,7 @@ from corrflow.evaluate.metrics.points import (
     share_per_joint,
     tapvid_score,
 )
-from corrflow.evaluate.reports.report import REPORT_VERSION, WIDEST_TABLE
+from corrflow.evaluate.reports.report import REPORT_VERSION, score_table
 from corrflow.evaluate.reports.result_store import program
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.runtime.tracking.tracker import Tracker
@@ -32,12 +31,16 @@ from corrflow.runtime.types import MIN_POINT_PEAK, KeypointsObject
 
 ALPHAS = (0.1, 0.2)
 STRIDED_EVERY = 5
-_MOST_QUERY_FRAMES = 255
+_MAX_QUERY_FRAMES = 255
 
 
 @dataclass(frozen=True)
 class PointJob:
-    """One method on one video; mode is TAP-Vid's query mode, native keeps the video's own size."""
+    """One method on one video.
+
+    mode:   TAP-Vid's query mode
+    native: track at the video's own size
+    """
 
     method: Method
     video: JointSequence | PointVideo
@@ -48,7 +51,12 @@ class PointJob:
 
 @dataclass(frozen=True)
 class PointReport:
-    """Scores of each method by name: for each video, and over all. rows: what each video was scored on, JSON-ready."""
+    """Scores of each method by its label.
+
+    videos: scores of each video, one for each measure
+    means:  scores over all videos
+    facts:  options of the evaluation as JSON values
+    """
 
     title: str
     measures: tuple[str, ...]
@@ -58,101 +66,100 @@ class PointReport:
     facts: dict[str, Any]
 
 
-# --- following points ------------------------------------------------------------------------------------------
+# --- tracking --------------------------------------------------------------------------------------------------
 
 
-def follow(
-    method: Method, images: Iterable[np.ndarray], given: dict[int, np.ndarray], threads: int
+def track_points(
+    method: Method, images: Iterable[np.ndarray], prompts: Mapping[int, np.ndarray], threads: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places [P, 2] float64 and confidences [P] of all points given so far, frame after frame.
+    """Yield for each frame the positions [P, 2] float64 and confidences [P] of all points prompted so far.
 
-    given: points [p, 2] by the index of the frame that they are given on; P counts them in the order of those frames
+    prompts: points [p, 2] by frame index; P counts the points in the order of their frames
 
-    Raises InputError for a method that cannot follow points.
+    Raises InputError for a method that cannot track points.
     """
-    maker = method.maker
-    if isinstance(maker, TrackerMethod):
-        yield from _follow_tracker(maker, images, given, threads)
-    elif isinstance(maker, (Identity, FlowWarp)):
-        yield from _follow_flow(images, given, isinstance(maker, FlowWarp))
+    predictor = method.predictor
+    if isinstance(predictor, TrackerMethod):
+        yield from _track_with_tracker(predictor, images, prompts, threads)
+    elif isinstance(predictor, (Identity, FlowWarp)):
+        yield from _track_with_flow(images, prompts, isinstance(predictor, FlowWarp))
     else:
-        raise InputError(f"expected a method that follows points, got {method.label}")
+        raise InputError(f"expected a method that tracks points, got {method.label}")
 
 
-def _follow_tracker(
-    maker: TrackerMethod, images: Iterable[np.ndarray], given: dict[int, np.ndarray], threads: int
+def _track_with_tracker(
+    method: TrackerMethod, images: Iterable[np.ndarray], prompts: Mapping[int, np.ndarray], threads: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    backend = maker.encoder.open(maker.settings, threads)
-    if len(given) > _MOST_QUERY_FRAMES:
-        raise InputError(f"expected points given on at most {_MOST_QUERY_FRAMES} frames, got {len(given)}")
-    try:
-        tracker = Tracker(backend, maker.settings)
+    if len(prompts) > _MAX_QUERY_FRAMES:
+        raise InputError(f"expected points on at most {_MAX_QUERY_FRAMES} frames, got {len(prompts)}")
+    with Tracker(method.encoder.open(method.settings, threads), method.settings) as tracker:
         for index, image in enumerate(images):
             new = []
-            if index in given:
-                names = tuple(str(number) for number in range(len(given[index])))
-                new = [KeypointsObject(sorted(given).index(index) + 1, given[index].astype(np.float32), names)]
-            tracks = tracker.start(image, new) if index == 0 else tracker.step(image)
-            # What is given on this frame is where it was given.
-            objects = list(tracks.objects) + (list(tracker.add(new).objects) if index and new else [])
-            places = [np.zeros((0, 2)), *(item.points for item in objects if item.points is not None)]
-            sure = [np.zeros(0), *(item.point_confidence for item in objects if item.point_confidence is not None)]
-            yield np.concatenate(places).astype(np.float64), np.asarray(np.concatenate(sure))
-    finally:
-        backend.close()
+            if index in prompts:
+                names = tuple(str(number) for number in range(len(prompts[index])))
+                new = [KeypointsObject(sorted(prompts).index(index) + 1, prompts[index].astype(np.float32), names)]
+            result = tracker.start(image, new) if index == 0 else tracker.step(image)
+            # `add` returns the new points at their prompted positions.
+            objects = [*result.objects, *(tracker.add(new).objects if index and new else ())]
+            positions = [np.zeros((0, 2)), *(item.points for item in objects if item.points is not None)]
+            confidences = [np.zeros(0)]
+            confidences += [item.point_confidence for item in objects if item.point_confidence is not None]
+            yield np.concatenate(positions).astype(np.float64), np.asarray(np.concatenate(confidences))
 
 
-def _follow_flow(
-    images: Iterable[np.ndarray], given: dict[int, np.ndarray], moves: bool
+def _track_with_flow(
+    images: Iterable[np.ndarray], prompts: Mapping[int, np.ndarray], moves: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    # OpenCV's type stubs do not have it.
+    # OpenCV's type stubs lack this function.
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # pyright: ignore[reportAttributeAccessIssue]
-    places, before = np.zeros((0, 2)), np.zeros(0, np.uint8)
+    positions, previous = np.zeros((0, 2)), np.zeros(0, np.uint8)
     for index, image in enumerate(images):
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        if moves and index and len(places):
-            ahead = flow.calc(before, grey, np.zeros((*grey.shape, 2), np.float32))
-            x, y = places.astype(np.float32).T
-            places = (
-                places
-                + cv2.remap(ahead, x[:, None], y[:, None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
-            )
-        places = np.concatenate([places, given.get(index, np.zeros((0, 2)))])
-        before = grey
-        # A point that leaves the picture is not seen any longer.
-        inside = ((places >= -0.5) & (places <= np.array(grey.shape[::-1]) - 0.5)).all(1)
-        yield places, np.asarray(inside, np.float32)
+        if moves and index and len(positions):
+            forward = flow.calc(previous, grey, np.zeros((*grey.shape, 2), np.float32))
+            x, y = (axis[:, None] for axis in positions.astype(np.float32).T)
+            positions = positions + cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
+        positions = np.concatenate([positions, prompts.get(index, np.zeros((0, 2)))])
+        previous = grey
+        yield positions, _inside(positions, grey.shape).astype(np.float32)  # points outside the frame are not visible
 
 
-def follow_joints(job: PointJob) -> tuple[np.ndarray, np.ndarray]:
-    """Places [T, P, 2] of a sequence's joints, and which are lost [T, P]; runs in a worker process.
+def _inside(points: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return [P] bool: True for points [P, 2] within a frame of (height, width)."""
+    with np.errstate(invalid="ignore"):
+        return np.all((points >= -0.5) & (points <= np.array(size[::-1]) - 0.5), axis=1)
 
-    Joints that are not visible in the first frame, or outside of it, cannot be given: they are lost from the start.
+
+def track_joints(job: PointJob) -> tuple[np.ndarray, np.ndarray]:
+    """Track a sequence's joints: positions [T, P, 2] and lost [T, P]; runs in a worker process.
+
+    Joints that are hidden on the first frame, or outside the frame, cannot be prompted and are lost on all frames.
     """
     video = job.video
     assert isinstance(video, JointSequence)
-    height, width = next(video.images()).shape[:2]
     first = video.joints[0]
-    with np.errstate(invalid="ignore"):
-        inside = ((first >= -0.5) & (first <= np.array([width, height]) - 0.5)).all(1) & video.visible[0]
-    places = np.full(video.joints.shape, np.nan)
+    prompted = _inside(first, next(video.images()).shape[:2]) & video.visible[0]
+    positions = np.full(video.joints.shape, np.nan)
     lost = np.ones(video.visible.shape, bool)
-    if inside.any():
-        found = follow(job.method, video.images(), {0: first[inside]}, job.threads)
-        for index, (points, sure) in enumerate(found):
-            places[index, inside], lost[index, inside] = points, sure <= MIN_POINT_PEAK
+    if prompted.any():
+        tracked = track_points(job.method, video.images(), {0: first[prompted]}, job.threads)
+        for index, (points, confidence) in enumerate(tracked):
+            positions[index, prompted], lost[index, prompted] = points, confidence <= MIN_POINT_PEAK
             frame_done()
-    return places, lost
+    return positions, lost
 
 
-def follow_queries(job: PointJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """TAP-Vid: query frames [Q], which point each asks for [Q], places [Q, T, 2] on the raster of 256, lost [Q, T]."""
+def track_queries(job: PointJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Track the queries of a TAP-Vid video; runs in a worker process.
+
+    Returns the frames [Q] and points [Q] of the queries, positions [Q, T, 2] at 256x256 pixels, and lost [Q, T].
+    """
     video = job.video
     assert isinstance(video, PointVideo)
-    images = video.images(None if job.native else RASTER)
+    images = video.images(None if job.native else TAPVID_SIDE)
     height, width = images[0].shape[:2]
     scale = np.array([width, height], np.float64)
-    # Raster coordinates begin at the corner of the first pixel; the tracker's at its centre.
+    # TAP-Vid's origin is the corner of the first pixel; the tracker's origin is its centre.
     pixels = (video.points * scale - 0.5).clip(-0.5, scale - 0.5)
     points, frames = video.occluded.shape
     queries = [
@@ -167,30 +174,31 @@ def follow_queries(job: PointJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
         ]
     queries.sort()
     query_frames = np.array([frame for frame, _ in queries], int)
-    asked = np.array([point for _, point in queries], int)
-    places = np.full((len(queries), frames, 2), np.nan)
+    query_points = np.array([point for _, point in queries], int)
+    positions = np.full((len(queries), frames, 2), np.nan)
     lost = np.ones((len(queries), frames), bool)
 
-    def run(order: Sequence[int], given: dict[int, np.ndarray], rows: np.ndarray) -> None:
-        for step, (found, sure) in enumerate(follow(job.method, (images[t] for t in order), given, job.threads)):
-            known = rows[: len(found)]
-            places[known, order[step]], lost[known, order[step]] = found, sure <= MIN_POINT_PEAK
+    def track(order: Sequence[int], prompts: Mapping[int, np.ndarray], rows: np.ndarray) -> None:
+        tracked = track_points(job.method, (images[t] for t in order), prompts, job.threads)
+        for frame, (found, confidence) in zip(order, tracked, strict=True):
+            prompted = rows[: len(found)]
+            positions[prompted, frame], lost[prompted, frame] = found, confidence <= MIN_POINT_PEAK
 
     if job.mode == "strided":
         for frame in np.unique(query_frames):
             rows = np.flatnonzero(query_frames == frame)
-            start = {0: pixels[asked[rows], frame]}
-            run(range(frame, frames), start, rows)
-            run(range(frame, -1, -1), start, rows)
+            prompts = {0: pixels[query_points[rows], frame]}
+            track(range(frame, frames), prompts, rows)
+            track(range(frame, -1, -1), prompts, rows)
     elif len(queries):
-        given = {int(frame): pixels[asked[query_frames == frame], frame] for frame in np.unique(query_frames)}
-        run(range(frames), given, np.arange(len(queries)))
+        prompts = {int(frame): pixels[query_points[query_frames == frame], frame] for frame in np.unique(query_frames)}
+        track(range(frames), prompts, np.arange(len(queries)))
     for _ in range(frames):
         frame_done()
-    return query_frames, asked, (places + 0.5) / scale * RASTER, lost
+    return query_frames, query_points, (positions + 0.5) / scale * TAPVID_SIDE, lost
 
 
-# --- the data sets' scores -------------------------------------------------------------------------------------
+# --- scores ----------------------------------------------------------------------------------------------------
 
 
 def evaluate_jhmdb(
@@ -200,12 +208,14 @@ def evaluate_jhmdb(
     drop_lost: bool = False,
     show_progress: bool = False,
 ) -> PointReport:
-    """PCK over all clips: for each joint the share of frames, then the mean over joints. Frame 0 is given.
+    """Compute PCK over all clips: the fraction of each joint's correct frames, then the mean over joints.
 
-    drop_lost: leave lost joints out of the score, as common public code does, in place of counting them as wrong
+    The prompted first frame is not scored.
+
+    drop_lost: leave lost joints out of the score, as common public code does; otherwise lost joints are wrong
     """
     _check_names(sequences)
-    results = _run(follow_joints, sequences, methods, workers, show_progress)
+    results = _run(track_joints, sequences, methods, workers, show_progress)
     units = {"instance": instance_sizes, "max": box_sizes}
     measures = tuple(f"PCK{name}@{alpha:g}" for name in units for alpha in ALPHAS)
     videos: dict[str, dict[str, list[float]]] = {}
@@ -215,20 +225,19 @@ def evaluate_jhmdb(
         counted: list[np.ndarray] = []
         videos[method.label] = {}
         for sequence in sequences:
-            places, lost = (array[1:] for array in results[method.label, sequence.name])
+            positions, lost = (array[1:] for array in results[method.label, sequence.name])
             true = sequence.joints[1:]
-            count = ~lost if drop_lost else np.ones_like(lost)
-            counted.append(count)
-            own = []
+            counted.append(~lost if drop_lost else np.ones_like(lost))
             for name, unit in units.items():
                 for alpha in ALPHAS:
-                    right = correct_points(places, true, alpha * unit(true)) & ~lost
-                    correct[f"PCK{name}@{alpha:g}"].append(right)
-                    own.append(mean_share(share_per_joint(right, count)))
-            videos[method.label][sequence.name] = own
-        every = np.concatenate(counted)
+                    within = correct_points(positions, true, alpha * unit(true)) & ~lost
+                    correct[f"PCK{name}@{alpha:g}"].append(within)
+            videos[method.label][sequence.name] = [
+                mean_share(share_per_joint(correct[measure][-1], counted[-1])) for measure in measures
+            ]
+        total = np.concatenate(counted)
         means[method.label] = [
-            mean_share(share_per_joint(np.concatenate(correct[measure]), every)) for measure in measures
+            mean_share(share_per_joint(np.concatenate(correct[measure]), total)) for measure in measures
         ]
     rule = "lost joints are left out" if drop_lost else "lost joints are wrong"
     return PointReport(f"JHMDB ({rule})", measures, videos, means, tuple(methods), {"lost_joints": rule})
@@ -237,21 +246,21 @@ def evaluate_jhmdb(
 def evaluate_badja(
     sequences: Sequence[JointSequence], methods: Sequence[Method], workers: int = 1, show_progress: bool = False
 ) -> PointReport:
-    """Share of visible joints within 0.2 * sqrt(area), over the annotated frames after the first, then over videos.
+    """Compute the fraction of visible joints within 0.2 * sqrt(area) in each video, then the mean over videos.
 
-    Joints that are not visible in the first annotated frame cannot be given and are not scored.
+    The annotated frames after the first are scored. Joints that are hidden on the first frame are not scored.
     """
     _check_names(sequences)
-    results = _run(follow_joints, sequences, methods, workers, show_progress)
+    results = _run(track_joints, sequences, methods, workers, show_progress)
     videos: dict[str, dict[str, list[float]]] = {method.label: {} for method in methods}
     for method in methods:
         for sequence in sequences:
-            places, lost = results[method.label, sequence.name]
+            positions, lost = results[method.label, sequence.name]
             assert sequence.areas is not None
             frames = np.flatnonzero(np.isfinite(sequence.areas))[1:]
-            places = np.where(lost[..., None], np.nan, places)[frames]
+            positions = np.where(lost[..., None], np.nan, positions)[frames]
             visible = sequence.visible[frames] & sequence.visible[0]
-            share = badja_share(places, sequence.joints[frames], visible, sequence.areas[frames])
+            share = badja_share(positions, sequence.joints[frames], visible, sequence.areas[frames])
             videos[method.label][sequence.name] = [share]
     return PointReport("BADJA", ("PCK@0.2",), videos, _mean_over_videos(videos), tuple(methods), {})
 
@@ -264,23 +273,26 @@ def evaluate_tapvid(
     native: bool = False,
     show_progress: bool = False,
 ) -> PointReport:
-    """Average Jaccard, share within 1 to 16 pixels and occlusion accuracy of each video, and their means.
+    """Compute average Jaccard, fraction within 1 to 16 pixels and occlusion accuracy of each video, and their means.
 
     mode:   "first" or "strided"
-    native: track at the video's own size and not at 256x256; coordinates are scored on the raster of 256 either way
+    native: track at the video's own size, not at 256x256 pixels; scores are at 256x256 pixels in both cases
     """
     jobs = [
         PointJob(method, video, 1 if workers > 1 else ALL_CORES, mode, native) for method in methods for video in videos
     ]
     scores: dict[str, dict[str, list[float]]] = {method.label: {} for method in methods}
     total = sum(len(video.video) for video in videos) * len(methods)
-    for job, (query_frames, asked, places, lost) in run_jobs(follow_queries, jobs, workers, total, show_progress):
+    tracked = run_jobs(track_queries, jobs, workers, total, show_progress)
+    for job, (query_frames, query_points, positions, lost) in tracked:
         video = job.video
         assert isinstance(video, PointVideo)
-        score = tapvid_score(query_frames, video.occluded[asked], video.points[asked] * RASTER, lost, places, mode)
+        occluded, true = video.occluded[query_points], video.points[query_points] * TAPVID_SIDE
+        score = tapvid_score(query_frames, occluded, true, lost, positions, mode)
         scores[job.method.label][video.name] = list(asdict(score).values())
-    ordered = {label: {video.name: found[video.name] for video in videos} for label, found in scores.items()}
-    size = "own size" if native else f"{RASTER}x{RASTER}"
+    # Parallel jobs end in any order; reports have the order of the videos.
+    ordered = {label: {video.name: values[video.name] for video in videos} for label, values in scores.items()}
+    size = "own size" if native else f"{TAPVID_SIDE}x{TAPVID_SIDE}"
     measures = ("AJ", "<d avg", "OA")
     facts = {"queries": mode, "tracked_at": size, "lost_below_confidence": MIN_POINT_PEAK}
     return PointReport(
@@ -289,35 +301,21 @@ def evaluate_tapvid(
 
 
 def point_table(report: PointReport) -> Table:
-    """One row per video and one for all; every measure in percent for every method.
-
-    With more than `WIDEST_TABLE` methods one row per method, over all videos.
-    """
-    table = Table(title=report.title)
-    if len(report.methods) > WIDEST_TABLE:
-        table.add_column(f"all of {len(report.videos[report.methods[0].label])}", no_wrap=True)
-        for measure in report.measures:
-            table.add_column(measure, justify="right", no_wrap=True)
-        for method in report.methods:
-            table.add_row(Text(method.label), *map(_percent, report.means[method.label]))
-        return table
-    table.add_column("video", no_wrap=True)
-    for method in report.methods:
-        for first, measure in enumerate(report.measures):
-            label = method.label if first == 0 else ""
-            table.add_column(Text(f"{label}\n{measure}"), justify="right", no_wrap=True)
-    labels = [method.label for method in report.methods]
-    for video in report.videos[labels[0]]:
-        table.add_row(Text(video), *(_percent(value) for label in labels for value in report.videos[label][video]))
-    table.add_section()
-    table.add_row("all", *(_percent(value) for label in labels for value in report.means[label]))
-    return table
+    """Build the table of all measures in percent; the last row is over all videos."""
+    names = list(report.videos[report.methods[0].label])
+    rows = {label: [*videos.values(), report.means[label]] for label, videos in report.videos.items()}
+    return score_table(
+        report.title,
+        ("video", *names, f"all of {len(names)}"),
+        report.measures,
+        {label: [[_percent(value) for value in row] for row in values] for label, values in rows.items()},
+    )
 
 
 def points_as_json(report: PointReport) -> dict[str, Any]:
-    """The report as JSON values, shares from 0 to 1, None where a video has nothing to measure."""
+    """Convert a report to JSON values: fractions from 0 to 1, None where a video has nothing to measure."""
 
-    def named(values: list[float]) -> dict[str, float | None]:
+    def by_measure(values: list[float]) -> dict[str, float | None]:
         return {
             measure: None if value != value else value for measure, value in zip(report.measures, values, strict=True)
         }
@@ -331,9 +329,9 @@ def points_as_json(report: PointReport) -> dict[str, Any]:
             {
                 "label": method.label,
                 "protocol": method.protocol,
-                "description": method.maker.describe(),
-                "all": named(report.means[method.label]),
-                "videos": {name: named(values) for name, values in report.videos[method.label].items()},
+                "description": method.predictor.describe(),
+                "all": by_measure(report.means[method.label]),
+                "videos": {name: by_measure(values) for name, values in report.videos[method.label].items()},
             }
             for method in report.methods
         ],
@@ -341,8 +339,13 @@ def points_as_json(report: PointReport) -> dict[str, Any]:
 
 
 def _run(
-    run: Any, sequences: Sequence[JointSequence], methods: Sequence[Method], workers: int, show_progress: bool
-) -> dict[tuple[str, str], Any]:
+    run: Callable[[PointJob], tuple[np.ndarray, np.ndarray]],
+    sequences: Sequence[JointSequence],
+    methods: Sequence[Method],
+    workers: int,
+    show_progress: bool,
+) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """Return the result of every method on every sequence, by (label, sequence name)."""
     threads = 1 if workers > 1 else ALL_CORES
     jobs = [PointJob(method, sequence, threads) for method in methods for sequence in sequences]
     total = sum(len(sequence.image_paths) for sequence in sequences) * len(methods)
@@ -351,18 +354,18 @@ def _run(
 
 
 def _mean_over_videos(videos: dict[str, dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Of each method and measure; videos with nothing to measure are left out."""
+    """Return each method's mean of each measure, without videos that have nothing to measure."""
     return {
-        label: [mean_share(np.array(values)) for values in zip(*found.values(), strict=True)]
-        for label, found in videos.items()
+        label: [mean_share(np.array(values)) for values in zip(*scores.values(), strict=True)]
+        for label, scores in videos.items()
     }
 
 
 def _check_names(sequences: Sequence[JointSequence]) -> None:
     names = [sequence.name for sequence in sequences]
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise InputError(f"expected every video under a name of its own, got {', '.join(twice[:4])} twice")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(f"expected every video under a name of its own, got {', '.join(repeated[:4])} twice")
 
 
 def _percent(value: float) -> str:

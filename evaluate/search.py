@@ -1,7 +1,7 @@
-"""Choose tracking settings by measured J&F and time on a named set: one setting changed at a time, or all together.
+"""Choice of tracking settings by measured J&F and time: one setting at a time, or every combination.
 
-Settings that are tried together go through a sequence in step: each frame is encoded once for every working size, so a
-further setting costs its propagation alone, and memory does not grow with the sequence.
+Trackers with different settings process a sequence together. Each frame is encoded once per working size, so a further
+setting costs its propagation alone, and memory does not grow with the sequence.
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from corrflow.errors import CorrflowError, InputError
+from corrflow.evaluate.commands import davis_data
 from corrflow.evaluate.datasets.masks import MaskSequence
 from corrflow.evaluate.masks import ALL_CORES, DataSet
+from corrflow.evaluate.method_selection import model_settings
 from corrflow.evaluate.methods.methods import ArtifactEncoder, TrackerMethod
 from corrflow.evaluate.metrics.scorer import SequenceScorer
+from corrflow.evaluate.options import SearchOptions
 from corrflow.evaluate.reports.files import prepare_folder, write_text
-from corrflow.evaluate.reports.report import SequenceScore, mean_scores, print_whole, seconds_per_frame
-from corrflow.evaluate.reports.result_store import ResultFolder, program, result_key
+from corrflow.evaluate.reports.report import SequenceScore, mean_scores, print_table, seconds_per_frame
+from corrflow.evaluate.reports.result_store import ResultStore, program, result_key
 from corrflow.evaluate.workers import frame_done, run_jobs
 from corrflow.runtime.backends.base import Backend, Memory
 from corrflow.runtime.backends.search_plan import SearchPlan
@@ -35,15 +38,17 @@ from corrflow.runtime.settings import TrackingSettings, last_frames
 from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 
-MOST_ROUNDS = 3
-"""Of changing every setting in turn; most searches settle in the second."""
+N = TypeVar("N", int, float)
+
+MAX_ROUNDS = 3
+"""Rounds over all settings; most searches converge in the second round."""
 
 NAMES = ("short_side", "radius", "memory_frames", "top_k", "temperature")
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Values to try for each of `NAMES`; an empty tuple keeps what the artifact has."""
+    """Values to try for each of `NAMES`; an empty tuple keeps the model's value."""
 
     short_side: tuple[int, ...] = ()
     radius: tuple[int, ...] = ()
@@ -57,14 +62,14 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings and what they are worth: J, F and J&F (0..1) as means over objects, and seconds a frame."""
+    """Measured settings: J, F and J&F (0..1) as means over objects, and seconds per frame."""
 
     settings: TrackingSettings
     scores: dict[str, float]
     seconds: float
 
     @property
-    def both(self) -> float:
+    def j_and_f(self) -> float:
         return self.scores["J&F"]
 
 
@@ -79,35 +84,34 @@ class SearchJob:
 
 
 class SharedEncodings:
-    """A back end for several trackers that see the same frames: each working size is encoded once a frame.
+    """Backend for several trackers of the same frames: each working size is encoded once per frame.
 
-    seconds: what the encoding that the last `encode` returned took, when it was made
+    computed: the last `encode` computed its features, and did not return cached features
+    seconds:  time in which these features were computed
     """
 
     device_frames = False
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.name, self.artifact, self.supports_runtime_search_params = (
-            backend.name,
-            backend.artifact,
-            backend.supports_runtime_search_params,
-        )
+        self.name, self.artifact = backend.name, backend.artifact
+        self.supports_runtime_search_params = backend.supports_runtime_search_params
         self.supports_window_offsets = backend.supports_window_offsets
-        self._made: dict[tuple[int, int], tuple[Any, float]] = {}
-        self.seconds, self.fresh = 0.0, False
+        self._cache: dict[tuple[int, int], tuple[Any, float]] = {}
+        self.seconds, self.computed = 0.0, False
 
     def next_frame(self) -> None:
-        self._made.clear()
+        """Clear the cache."""
+        self._cache.clear()
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> Any:
         size = working or (frame.shape[0], frame.shape[1])
-        self.fresh = size not in self._made
-        if self.fresh:
+        self.computed = size not in self._cache
+        if self.computed:
             begin = time.perf_counter()
             features = self._backend.encode(frame, size)
-            self._made[size] = features, time.perf_counter() - begin
-        features, self.seconds = self._made[size]
+            self._cache[size] = features, time.perf_counter() - begin
+        features, self.seconds = self._cache[size]
         return features
 
     def new_memory(self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int]) -> Memory:
@@ -120,36 +124,36 @@ class SharedEncodings:
         self._backend.close()
 
 
-def changed(settings: TrackingSettings, name: str, value: Any) -> TrackingSettings:
-    """Settings with one of `NAMES` at another value; raises InputError for a value out of range."""
+def with_value(settings: TrackingSettings, name: str, value: Any) -> TrackingSettings:
+    """Return the settings with one of `NAMES` changed. Raises InputError for a value out of range."""
     if name == "memory_frames":
         return replace(settings, recent_offsets=last_frames(value))
     return replace(settings, **{name: (value,) if name == "radius" else value})
 
 
 class Search:
-    """Tries settings on a data set, each once; with a folder it goes on where an earlier search stopped."""
+    """Measurement of settings on a data set, each setting once; with a folder, results are cached there."""
 
     def __init__(
         self, data: DataSet, artifact: Path, workers: int, results: Path | None, show_progress: bool = False
     ) -> None:
         for sequence in data.sequences:
-            _ = sequence.scored  # which raises for a sequence that cannot be scored
+            _ = sequence.scored  # raises for a sequence that cannot be scored
         self._data, self._encoder, self._workers = data, ArtifactEncoder(artifact), workers
-        self._store = None if results is None else ResultFolder(results)
+        self._store = None if results is None else ResultStore(results)
         self._show = show_progress
         self._scores: dict[tuple[TrackingSettings, str], SequenceScore] = {}
-        self.tried: dict[TrackingSettings, Trial] = {}
+        self.trials: dict[TrackingSettings, Trial] = {}
 
     @property
     def reused(self) -> int:
-        """Results of an earlier search that were used."""
+        """Number of results from an earlier search."""
         return sum(score.reused for score in self._scores.values())
 
-    def measure(self, several: Iterable[TrackingSettings], label: str = "frames") -> list[Trial]:
-        """What these settings are worth; the label is for the progress bar."""
-        asked = list(dict.fromkeys(several))
-        new = [settings for settings in asked if settings not in self.tried]
+    def measure(self, candidates: Iterable[TrackingSettings], label: str = "frames") -> list[Trial]:
+        """Measure settings, and return a trial for each; the label is for the progress bar."""
+        requested = list(dict.fromkeys(candidates))
+        new = [settings for settings in requested if settings not in self.trials]
         jobs, keys = [], {}
         for sequence in self._data.sequences:
             missing = []
@@ -157,9 +161,9 @@ class Search:
                 at = settings, sequence.name
                 if self._store is not None:
                     keys[at] = result_key(TrackerMethod(self._encoder, settings, True).describe(), sequence)
-                    found, _ = self._store.load(_label(settings), sequence.name, keys[at])
-                    if found is not None:
-                        self._scores[at] = found
+                    cached, _ = self._store.load(_label(settings), sequence.name, keys[at])
+                    if cached is not None:
+                        self._scores[at] = cached
                         continue
                 missing.append(settings)
             if missing:
@@ -173,37 +177,37 @@ class Search:
                 if self._store is not None:
                     self._store.save(_label(settings), job.sequence.name, keys[at], score)
         for settings in new:
-            own = [self._scores[settings, sequence.name] for sequence in self._data.sequences]
-            self.tried[settings] = Trial(settings, mean_scores(own), seconds_per_frame(own) or 0.0)
-        return [self.tried[settings] for settings in asked]
+            scores = [self._scores[settings, sequence.name] for sequence in self._data.sequences]
+            self.trials[settings] = Trial(settings, mean_scores(scores), seconds_per_frame(scores) or 0.0)
+        return [self.trials[settings] for settings in requested]
 
-    def in_turn(self, start: TrackingSettings, space: SearchSpace, slowest: float) -> Trial:
-        """From `start`, change one setting at a time to its best value, until a whole round changes nothing."""
-        best = self.measure([start], "where it starts")[0]
-        for _ in range(MOST_ROUNDS):
-            before = best
+    def coordinate_search(self, start: TrackingSettings, space: SearchSpace, max_seconds: float) -> Trial:
+        """From `start`, set one setting after another to its best value, until a round changes nothing."""
+        best = self.measure([start], "initial settings")[0]
+        for _ in range(MAX_ROUNDS):
+            previous = best
             for name in NAMES:
-                options = [changed(best.settings, name, value) for value in space.values(name)]
-                best = better(self.measure([best.settings, *options], name), slowest)
-            if best.settings == before.settings:
+                candidates = [with_value(best.settings, name, value) for value in space.values(name)]
+                best = best_trial(self.measure([best.settings, *candidates], name), max_seconds)
+            if best.settings == previous.settings:
                 break
         return best
 
-    def all_together(self, start: TrackingSettings, space: SearchSpace, slowest: float) -> Trial:
-        """Every combination of the values, and `start`."""
-        options = [start]
+    def grid_search(self, start: TrackingSettings, space: SearchSpace, max_seconds: float) -> Trial:
+        """Try every combination of the values, and `start`."""
+        candidates = [start]
         for values in itertools.product(
             *([(name, value) for value in space.values(name)] for name in NAMES if space.values(name))
         ):
             settings = start
             for name, value in values:
-                settings = changed(settings, name, value)
-            options.append(settings)
-        return better(self.measure(options), slowest)
+                settings = with_value(settings, name, value)
+            candidates.append(settings)
+        return best_trial(self.measure(candidates), max_seconds)
 
 
 def run_search_job(job: SearchJob) -> list[SequenceScore]:
-    """Track and score a sequence with every setting in step; runs in a worker process."""
+    """Track and score a sequence with all settings together, frame by frame; runs in a worker process."""
     backend = SharedEncodings(job.encoder.open(job.settings[0], job.threads))
     try:
         trackers = [Tracker(backend, settings, occlusion_settings_for(backend, settings)) for settings in job.settings]
@@ -211,18 +215,18 @@ def run_search_job(job: SearchJob) -> list[SequenceScore]:
         seconds = [0.0] * len(trackers)
         for frame in job.sequence.frames():
             backend.next_frame()
-            given = job.sequence.objects(frame.index)
+            prompts = job.sequence.prompts(frame.index)
             for number, tracker in enumerate(trackers):
                 if frame.index == 0:
-                    mask = tracker.start(frame.image, given).mask
+                    mask = tracker.start(frame.image, prompts).mask
                 else:
                     begin = time.perf_counter()
                     mask = tracker.step(frame.image).mask
                     seconds[number] += time.perf_counter() - begin
-                    # Every setting is charged for the encoding, whoever came first.
-                    seconds[number] += 0.0 if backend.fresh else backend.seconds
-                    if given:
-                        tracker.add(given)
+                    # The time of the encoding counts for every setting, also where its features were cached.
+                    seconds[number] += 0.0 if backend.computed else backend.seconds
+                    if prompts:
+                        tracker.add(prompts)
                 scorers[number].add(mask)
             frame_done()
     finally:
@@ -234,94 +238,100 @@ def run_search_job(job: SearchJob) -> list[SequenceScore]:
     ]
 
 
-def better(tried: Sequence[Trial], slowest: float) -> Trial:
-    """The highest J&F among those that take at most `slowest` seconds a frame (0: any time); of equals the quickest.
+def best_trial(trials: Sequence[Trial], max_seconds: float) -> Trial:
+    """Return the highest J&F among trials of at most `max_seconds` per frame (0: any); of equal trials the fastest.
 
-    The quickest of all where none is quick enough.
+    Return the fastest of all trials where none is fast enough.
     """
-    quick = [item for item in tried if not slowest or item.seconds <= slowest]
-    if not quick:
-        return min(tried, key=lambda item: item.seconds)
-    return max(quick, key=lambda item: (item.both, -item.seconds))
+    fast = [trial for trial in trials if not max_seconds or trial.seconds <= max_seconds]
+    if not fast:
+        return min(trials, key=lambda trial: trial.seconds)
+    return max(fast, key=lambda trial: (trial.j_and_f, -trial.seconds))
 
 
-def pareto(tried: Iterable[Trial]) -> list[Trial]:
-    """Those that no other beats in both J&F and time, the quickest first."""
+def pareto(trials: Iterable[Trial]) -> list[Trial]:
+    """Return the Pareto front of J&F and time, fastest first."""
     front: list[Trial] = []
-    for item in sorted(tried, key=lambda item: (item.seconds, -item.both)):
-        if not front or item.both > front[-1].both:
-            front.append(item)
+    for trial in sorted(trials, key=lambda trial: (trial.seconds, -trial.j_and_f)):
+        if not front or trial.j_and_f > front[-1].j_and_f:
+            front.append(trial)
     return front
 
 
-def search_table(tried: Iterable[Trial], chosen: Trial, title: str) -> Table:
-    """One row per setting, the best first; those that nothing beats in both score and time are marked."""
+def search_table(trials: Iterable[Trial], chosen: Trial, title: str) -> Table:
+    """Build a table with one row per trial, best first; the chosen trial and the Pareto front are marked."""
     table = Table(title=title)
     for name in ("short_side", "references", "radius", "top_k", "temperature", "J", "F", "J&F", "s/frame", ""):
         table.add_column(name, justify="right", no_wrap=True)
-    tried = list(tried)
-    front = pareto(tried)
-    for item in sorted(tried, key=lambda item: -item.both):
-        settings = item.settings
-        marks = [word for word, true in (("chosen", item is chosen), ("pareto", item in front)) if true]
+    trials = list(trials)
+    front = pareto(trials)
+    for trial in sorted(trials, key=lambda trial: -trial.j_and_f):
+        settings = trial.settings
+        marks = [mark for mark, marked in (("chosen", trial is chosen), ("pareto", trial in front)) if marked]
         table.add_row(
             str(settings.short_side or "own"),
             f"{len(settings.permanent_frames)}+{len(settings.recent_offsets)}",
             str(settings.radius[0]),
             str(settings.top_k or "all"),
             f"{settings.temperature:g}",
-            *(f"{100 * item.scores[name]:.1f}" for name in ("J", "F", "J&F")),
-            f"{item.seconds:.3f}",
+            *(f"{100 * trial.scores[name]:.1f}" for name in ("J", "F", "J&F")),
+            f"{trial.seconds:.3f}",
             ", ".join(marks),
         )
     return table
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """Options of corrflow-eval search. slowest: seconds a frame, 0 for any; write: artifact to make, or None."""
+def search_space(options: SearchOptions) -> SearchSpace:
+    """Parse the lists of values. Raises InputError for text that is no number."""
 
-    space: SearchSpace
-    grid: bool
-    slowest: float
-    workers: int
-    out: Path | None
-    write: Path | None
+    def values(name: str, kind: Callable[[str], N], expected: str) -> tuple[N, ...]:
+        text = getattr(options, name)
+        try:
+            return tuple(kind(part) for part in text.split(",") if part.strip())
+        except ValueError as error:
+            option = name.replace("_", "-")
+            raise InputError(f"expected --{option} as {expected} with commas, got {text!r}") from error
+
+    short_side, radius, memory_frames, top_k = (values(name, int, "whole numbers") for name in NAMES[:4])
+    return SearchSpace(short_side, radius, memory_frames, top_k, values("temperature", float, "numbers"))
 
 
-def run_search(data: DataSet, artifact: Path, start: TrackingSettings, asked: SearchRequest) -> Trial:
-    """corrflow-eval search: try, print, write settings.json and search.json, and the artifact if asked for."""
-    if asked.write is not None and asked.out is None:
-        raise InputError("expected --out with --write, for the settings that the artifact is made from")
-    if asked.write is not None and asked.write.exists():
-        raise InputError(f"expected a new folder for the artifact, got {asked.write}, which exists; name another")
-    if asked.out is not None:
-        prepare_folder(asked.out)
-    for name in NAMES:  # a value out of range is known before anything is tracked
-        for value in asked.space.values(name):
-            changed(start, name, value)
-    search = Search(data, artifact, asked.workers, asked.out, show_progress=True)
-    try_out = search.all_together if asked.grid else search.in_turn
-    chosen = try_out(start, asked.space, asked.slowest)
+def run_search(options: SearchOptions) -> Trial:
+    """Run corrflow-eval search: print the trials, write settings.json, search.json and the model of --write."""
+    space = search_space(options)
+    data = davis_data(options.root, options.split, options.year, options.resolution, options.sequence)
+    artifact, start = model_settings(options.model, options.protocol)
+    out, write, max_seconds = options.out, options.write, options.max_seconds
+    if write is not None and out is None:
+        raise InputError("expected --out with --write, for the settings of the new model")
+    if write is not None and write.exists():
+        raise InputError(f"expected a new folder for the model, got {write}, which exists; name another")
+    if out is not None:
+        prepare_folder(out)
+    for name in NAMES:  # values out of range are reported before tracking starts
+        for value in space.values(name):
+            with_value(start, name, value)
+    search = Search(data, artifact, options.workers, out, show_progress=True)
+    chosen = (search.grid_search if options.grid else search.coordinate_search)(start, space, max_seconds)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    print_whole(search_table(search.tried.values(), chosen, f"{data.name} {data.split}, {artifact.name}"))
-    if asked.slowest and chosen.seconds > asked.slowest:
-        console.print(f"note: nothing tried takes at most {asked.slowest:g} s a frame; the quickest was chosen")
+    print_table(search_table(search.trials.values(), chosen, f"{data.name} {data.split}, {artifact.name}"))
+    if max_seconds and chosen.seconds > max_seconds:
+        console.print(f"note: no trial takes at most {max_seconds:g} s per frame; the fastest was chosen")
     if search.reused:
-        console.print(f"{search.reused} results are of an earlier search with the same code, settings and data")
-    if asked.out is not None:
-        path = asked.out / "settings.json"
+        console.print(f"{search.reused} results are from an earlier search with the same code, settings and data")
+    if out is not None:
+        path = out / "settings.json"
         write_text(path, json.dumps(asdict(chosen.settings), indent=2) + "\n")
-        write_text(asked.out / "search.json", json.dumps(_as_json(search, chosen, data), indent=1) + "\n")
-        console.print(f"wrote {path} and {asked.out / 'search.json'}", markup=False)
-        if asked.write is not None:
-            _write_artifact(artifact, asked.write, path)
-            console.print(f"wrote {asked.write}; next: corrflow-track VIDEO --model {asked.write}", markup=False)
+        write_text(out / "search.json", json.dumps(_as_json(search, chosen, data), indent=1) + "\n")
+        console.print(f"wrote {path} and {out / 'search.json'}", markup=False)
+        if write is not None:
+            _write_model(artifact, write, path)
+            console.print(f"wrote {write}; next: corrflow-track VIDEO --model {write}", markup=False)
     return chosen
 
 
-def _write_artifact(source: Path, target: Path, settings: Path) -> None:
-    # Graphs are made by the export command, which nothing here imports.
+def _write_model(source: Path, target: Path, settings: Path) -> None:
+    # The export command builds graphs with packages that this package must not import.
     command = [sys.executable, "-m", "corrflow.export.cli", "settings", str(source), str(target), str(settings)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -330,19 +340,19 @@ def _write_artifact(source: Path, target: Path, settings: Path) -> None:
 
 
 def _as_json(search: Search, chosen: Trial, data: DataSet) -> dict[str, Any]:
-    def one(item: Trial) -> dict[str, Any]:
-        return {"settings": asdict(item.settings), **item.scores, "seconds_per_frame": item.seconds}
+    def as_values(trial: Trial) -> dict[str, Any]:
+        return {"settings": asdict(trial.settings), **trial.scores, "seconds_per_frame": trial.seconds}
 
     return {
         "dataset": {"name": data.name, "root": data.root, "split": data.split},
         "sequences": [sequence.name for sequence in data.sequences],
         "program": program(),
-        "chosen": one(chosen),
-        "pareto": [one(item) for item in pareto(search.tried.values())],
-        "tried": [one(item) for item in search.tried.values()],
+        "chosen": as_values(chosen),
+        "pareto": [as_values(trial) for trial in pareto(search.trials.values())],
+        "tried": [as_values(trial) for trial in search.trials.values()],
     }
 
 
 def _label(settings: TrackingSettings) -> str:
-    """Settings as a folder's name."""
+    """Return the settings as JSON text, from which the store derives a folder's name."""
     return json.dumps(asdict(settings), separators=(",", ":"))

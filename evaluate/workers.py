@@ -1,4 +1,4 @@
-"""Jobs in several processes, or in this one, with a progress bar that counts frames while they run."""
+"""Jobs in worker processes, or in this process, with a progress bar of frames."""
 
 from __future__ import annotations
 
@@ -14,30 +14,35 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from corrflow.errors import CorrflowError, InputError
 
-J = TypeVar("J")
-R = TypeVar("R")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
-_SECONDS_BETWEEN_LOOKS = 0.5
-# Frames done by this process's jobs: a function in the main process, a shared counter in a worker.
+_POLL_SECONDS = 0.5
+# Moves the progress bar in the main process, and increments a shared counter in a worker process.
 _advance: Callable[[], None] = lambda: None  # noqa: E731
 
 
 def frame_done() -> None:
-    """To be called by a job for each frame, so that the progress bar moves."""
+    """Advance the progress bar by one frame; called by jobs."""
     _advance()
 
 
 def run_jobs(
-    run: Callable[[J], R], jobs: Sequence[J], workers: int, frames: int, show_progress: bool, label: str = "frames"
-) -> Iterator[tuple[J, R]]:
-    """Every job with its result, in the order they end.
+    run: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int,
+    frames: int,
+    show_progress: bool,
+    label: str = "frames",
+) -> Iterator[tuple[Job, Result]]:
+    """Yield every job with its result, in the order of completion.
 
-    run:     a function of a module, since it is sent to other processes; calls `frame_done`
-    workers: processes; 1 runs the jobs here, one after another
-    frames:  how many there are in all jobs
-    label:   what the progress bar says
+    run:     module-level function, since worker processes import it; calls `frame_done` for every frame
+    workers: processes; 1 runs the jobs in this process
+    frames:  number of frames of all jobs
+    label:   text beside the progress bar
 
-    Raises InputError for no workers, what a job raises, and CorrflowError when a process dies.
+    Raises InputError for workers below 1, the errors of jobs, and CorrflowError where a process dies.
     """
     if workers < 1:
         raise InputError(f"expected at least 1 worker, got {workers}")
@@ -58,7 +63,9 @@ def run_jobs(
             yield from _in_this_process(run, jobs, lambda: progress.advance(task))
 
 
-def _in_this_process(run: Callable[[J], R], jobs: Sequence[J], advance: Callable[[], None]) -> Iterator[tuple[J, R]]:
+def _in_this_process(
+    run: Callable[[Job], Result], jobs: Sequence[Job], advance: Callable[[], None]
+) -> Iterator[tuple[Job, Result]]:
     global _advance
     before, _advance = _advance, advance
     try:
@@ -69,9 +76,9 @@ def _in_this_process(run: Callable[[J], R], jobs: Sequence[J], advance: Callable
 
 
 def _in_processes(
-    run: Callable[[J], R], jobs: Sequence[J], workers: int, show: Callable[[int], None]
-) -> Iterator[tuple[J, R]]:
-    # Spawned, not forked: inference libraries start threads, and a fork would copy their locks.
+    run: Callable[[Job], Result], jobs: Sequence[Job], workers: int, show: Callable[[int], None]
+) -> Iterator[tuple[Job, Result]]:
+    # Spawn, not fork: inference libraries start threads, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     executor = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counter,))
@@ -79,7 +86,7 @@ def _in_processes(
         pending = {executor.submit(run, job): job for job in jobs}
         waiting = set(pending)
         while waiting:
-            done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
             show(counter.value)
             for future in done:
                 yield pending[future], future.result()

@@ -153,6 +153,6 @@ def _scores(folders: tuple[Path, Path], root: Path, split: str) -> tuple[float, 
     methods = [
         Method(path.name, TrackerMethod(ArtifactEncoder(path), load_artifact(path).settings)) for path in folders
     ]
-    report = evaluate_masks(davis_data(root, split, None, "480p", ()), methods, show_progress=True)
+    report = evaluate_masks(davis_data(root, split), methods, show_progress=True)
     first, second = (mean_scores(method.sequences.values())["J&F"] for method in report.methods)
     return first, second

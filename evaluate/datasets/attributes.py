@@ -1,4 +1,4 @@
-"""Attributes of sequences (occlusion, fast motion, ...), as DAVIS publishes them or as a user writes them down."""
+"""Attributes of sequences such as occlusion or fast motion, from DAVIS's file or a user's JSON."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from corrflow.errors import InputError
 
 
 def read_attributes(path: Path) -> dict[str, tuple[str, ...]]:
-    """Attributes by the sequence's name.
+    """Read the attributes of each sequence, by its name.
 
-    JSON {"bear": ["DEF", "OCC"]}, or the YAML that DAVIS publishes (db_info.yaml), whose `sequences` have a `name` and
-    `attributes`. Raises InputError for anything else.
+    path: JSON such as {"bear": ["DEF", "OCC"]}, or DAVIS's db_info.yaml, whose `sequences` have `name` and `attributes`
+
+    Raises InputError for any other content.
     """
     expected = f'expected attributes as JSON {{"sequence": ["OCC"]}} or as DAVIS\'s db_info.yaml in {path}'
     try:
@@ -21,19 +22,19 @@ def read_attributes(path: Path) -> dict[str, tuple[str, ...]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{expected}, found no such text ({error})") from error
     try:
-        found = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
+        content = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
     except ValueError as error:
         raise InputError(f"{expected}, found a file that cannot be read ({str(error).splitlines()[0]})") from error
-    if isinstance(found, dict) and isinstance(found.get("sequences"), list):
-        entries: list[Any] = found["sequences"]
+    if isinstance(content, dict) and isinstance(content.get("sequences"), list):
+        entries: list[Any] = content["sequences"]
         if not all(isinstance(entry, dict) and "name" in entry for entry in entries):
             raise InputError(f"{expected}, found sequences without a name")
-        found = {str(entry["name"]): entry.get("attributes", []) for entry in entries}
-    if not isinstance(found, dict) or not all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found.values()
+        content = {str(entry["name"]): entry.get("attributes", []) for entry in entries}
+    if not isinstance(content, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in content.values()
     ):
         raise InputError(f"{expected}, found something else")
-    return {str(sequence): tuple(names) for sequence, names in found.items()}
+    return {str(sequence): tuple(names) for sequence, names in content.items()}
 
 
 def _parse_yaml(text: str) -> Any:

@@ -1,16 +1,15 @@
 """Video object segmentation data sets in the layouts of DAVIS and of YouTube-VOS.
 
     DAVIS         ROOT/ImageSets/<year>/<split>.txt                  names of the sequences, one a line
-                  ROOT/JPEGImages/<resolution>/<sequence>/*.jpg      the frames
+                  ROOT/JPEGImages/<resolution>/<sequence>/*.jpg      frames
                   ROOT/Annotations/<resolution>/<sequence>/*.png     one mask per frame, of the same stem
-    YouTube-VOS   ROOT/JPEGImages/<sequence>/*.jpg                   the frames
-                  ROOT/Annotations/<sequence>/*.png                  masks of some of them, of the same stem
+    YouTube-VOS   ROOT/JPEGImages/<sequence>/*.jpg                   frames
+                  ROOT/Annotations/<sequence>/*.png                  masks of some frames, of the same stem
 
-The masks of one data set hold 0 and 255 (a single object) or object ids as palette indices (several objects).
+Masks hold 0 and 255 for a single object, or object ids as palette indices for several objects.
 
-The rules of the data sets. DAVIS: the objects of the first frame are given, every frame but the first and the last is
-scored. YouTube-VOS: an object is given on the first annotated frame that shows it, and every annotated frame after
-that one is scored.
+DAVIS prompts a tracker with the objects of the first frame, and scores every frame but the first and the last.
+YouTube-VOS prompts an object on the first annotated frame that shows it, and scores every later annotated frame.
 """
 
 from __future__ import annotations
@@ -29,44 +28,45 @@ from corrflow.runtime.formats.mask_png import read_indexed_png
 from corrflow.runtime.types import Frame, MaskObject
 
 VOID = 255
-"""Value of the pixels that no score counts, in masks of object ids."""
+"""Value of the pixels that belong to no object and no background, in masks of object ids."""
 
 FRAMES_PER_SECOND = 24.0
-"""DAVIS is published as pictures; this is the rate it was recorded at."""
+"""Rate of the recordings; DAVIS is published as images."""
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 @dataclass(frozen=True)
 class MaskSequence:
-    """One video with masks; the files are read when they are asked for.
+    """One video with masks; files are read on demand.
 
     image_paths:      T >= 1 files in the order of their names
-    annotation_paths: T masks of the same stems, None for a frame without; the rule of DAVIS needs all of them
-    objects_appear:   whether objects are given where they first appear (YouTube-VOS), and not in the first frame only
+    annotation_paths: T masks of the same stems, None for a frame without a mask; DAVIS needs all of them
+    late_prompts:     objects are prompted where they first appear (YouTube-VOS), not on the first frame only (DAVIS)
     """
 
     name: str
     image_paths: tuple[Path, ...]
     annotation_paths: tuple[Path | None, ...]
-    objects_appear: bool = False
+    late_prompts: bool = False
 
     def __len__(self) -> int:
         return len(self.image_paths)
 
     def frames(self) -> Iterator[Frame]:
-        """The frames in order, each image [H, W, 3] uint8, BGR. Raises InputError for a file that is no picture."""
+        """Read the frames in order, images [H, W, 3] uint8, BGR. Raises InputError for a file that is no image."""
         for index, path in enumerate(self.image_paths):
             yield Frame(image=self.image(index), index=index, time=index / FRAMES_PER_SECOND, name=path.stem)
 
     def image(self, index: int) -> np.ndarray:
-        """Frame `index`, [H, W, 3] uint8, BGR. Raises InputError for a file that is no picture."""
-        return read_picture(self.image_paths[index])
+        """Read frame `index`: [H, W, 3] uint8, BGR. Raises InputError for a file that is no image."""
+        return read_image(self.image_paths[index])
 
     def annotation(self, index: int) -> np.ndarray:
-        """The mask of frame `index`: [H, W] uint8, 0 for background, else an object's id, or 255 for `VOID`.
+        """Read the mask of frame `index`: [H, W] uint8, 0 for background, otherwise an object's id or `VOID`.
 
-        A mask of 0 and 255 comes as 0 and 1. Raises InputError for a file that is no mask of the frame's size.
+        The single object of a mask of 0 and 255 gets id 1. Raises InputError for a file that is no mask of the
+        frame's size.
         """
         path = self.annotation_path(index)
         values = read_indexed_png(path)
@@ -76,7 +76,7 @@ class MaskSequence:
                 f"expected a mask of its frame's size {width}x{height}, found {values.shape[1]}x{values.shape[0]} "
                 f"in {path}; take frames and masks of one resolution"
             )
-        if not self._holds_one_object:
+        if not self._has_one_object:
             return values
         inside = values == VOID
         if (inside | (values == 0)).all():
@@ -87,75 +87,75 @@ class MaskSequence:
         )
 
     def annotation_path(self, index: int) -> Path:
-        """The file of that mask; raises InputError for a frame without."""
+        """Return the path of the mask of frame `index`. Raises InputError for a frame without a mask."""
         path = self.annotation_paths[index]
         if path is None:
             raise InputError(f"expected a mask for frame {self.image_paths[index].stem} of {self.name}, found none")
         return path
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of frame `index`, from the file's header alone."""
-        return _picture_size(self.image_paths[index])
+        """Read (height, width) of frame `index` from the file's header."""
+        return _image_size(self.image_paths[index])
 
     @cached_property
-    def given(self) -> dict[int, tuple[int, ...]]:
-        """Ids of the objects given on a frame, by the frame's index: those that are tracked and scored.
+    def prompt_ids(self) -> dict[int, tuple[int, ...]]:
+        """Ids of the objects that are prompted on each frame, by the frame's index. Raises InputError for no object.
 
-        Raises InputError where there are none.
+        Only prompted objects are tracked and scored.
         """
         seen: set[int] = set()
-        found: dict[int, tuple[int, ...]] = {}
-        for index in self._annotated if self.objects_appear else self._annotated[:1]:
+        prompts: dict[int, tuple[int, ...]] = {}
+        for index in self._annotated if self.late_prompts else self._annotated[:1]:
             new = tuple(value for value in distinct(self.annotation(index)) if value not in {0, VOID, *seen})
             if new:
-                found[index] = new
+                prompts[index] = new
                 seen |= set(new)
-        if not found:
-            where = "any mask" if self.objects_appear else "the first frame"
+        if not prompts:
+            where = "any mask" if self.late_prompts else "the first frame"
             raise InputError(
                 f"expected an object in {where}, found an empty mask: {self.annotation_path(self._annotated[0])}; "
                 "remove the sequence from the split"
             )
-        return found
+        return prompts
 
     @property
     def object_ids(self) -> tuple[int, ...]:
         """Ids of all objects, ascending."""
-        return tuple(sorted(object_id for ids in self.given.values() for object_id in ids))
+        return tuple(sorted(object_id for ids in self.prompt_ids.values() for object_id in ids))
 
-    def objects(self, index: int = 0) -> tuple[MaskObject, ...]:
-        """The objects given on frame `index`, as a tracker takes them."""
-        if index not in self.given:
+    def prompts(self, index: int = 0) -> tuple[MaskObject, ...]:
+        """Return the objects that are prompted on frame `index`, as inputs of a tracker."""
+        if index not in self.prompt_ids:
             return ()
         mask = self.annotation(index)
-        return tuple(MaskObject(id=object_id, mask=mask == object_id) for object_id in self.given[index])
+        return tuple(MaskObject(id=object_id, mask=mask == object_id) for object_id in self.prompt_ids[index])
 
     @cached_property
     def scored(self) -> dict[int, tuple[int, ...]]:
-        """Indices of the frames that an object is scored on, ascending, by the object's id; see the data sets' rules.
+        """Ascending indices of each object's scored frames, by object id, as the data set's rule says.
 
-        Raises InputError where there are none for an object.
+        Raises InputError for an object without scored frames.
         """
-        found = {}
-        for first, ids in self.given.items():
+        scored = {}
+        for first, ids in self.prompt_ids.items():
             frames = tuple(index for index in self._annotated if index > first)
-            frames = frames if self.objects_appear else frames[:-1]
+            frames = frames if self.late_prompts else frames[:-1]
             if not frames:
-                least = "2 annotated frames" if self.objects_appear else "3 frames, the first and last are not scored"
+                least = "2 annotated frames" if self.late_prompts else "3 frames, the first and last are not scored"
                 raise InputError(
                     f"expected frames to score object {ids[0]} of sequence {self.name} on, found none (it takes at"
                     f" least {least}); remove it from the split"
                 )
-            found |= dict.fromkeys(ids, frames)
-        return found
+            scored |= dict.fromkeys(ids, frames)
+        return scored
 
     @cached_property
     def _annotated(self) -> tuple[int, ...]:
         return tuple(index for index, path in enumerate(self.annotation_paths) if path is not None)
 
     @cached_property
-    def _holds_one_object(self) -> bool:
-        # The first frame decides for the whole sequence: a later frame of object ids may hold nothing but void.
+    def _has_one_object(self) -> bool:
+        # The first mask decides for the sequence: a later mask of object ids may hold nothing but void.
         first = read_indexed_png(self.annotation_path(self._annotated[0]))
         return set(distinct(first)) in ({0, VOID}, {VOID})
 
@@ -163,13 +163,13 @@ class MaskSequence:
 def open_davis(
     root: Path | str, split: str, year: str | None = None, resolution: str = "480p"
 ) -> tuple[MaskSequence, ...]:
-    """The sequences of a DAVIS split, in the order of its list.
+    """List the sequences of a DAVIS split, in the order of the split's list.
 
-    root: folder that holds ImageSets, JPEGImages and Annotations
+    root:  folder of ImageSets, JPEGImages and Annotations
     split: name of the list, for instance "val"
-    year: folder of the list; needed only where several hold a list of that name
+    year:  folder of the list; needed only where several folders have a list of that name
 
-    Raises InputError where the folder does not match the layout. Masks and pictures are not opened here.
+    Raises InputError for a folder in another layout. Masks and frames are not opened.
     """
     root = Path(root)
     if not root.is_dir():
@@ -182,9 +182,9 @@ def open_davis(
 
 
 def open_youtube_vos(root: Path | str) -> tuple[MaskSequence, ...]:
-    """The sequences of a folder in the layout of YouTube-VOS, by name.
+    """List the sequences of a folder in the layout of YouTube-VOS, by name.
 
-    Raises InputError where the folder does not match the layout. Masks and pictures are not opened here.
+    Raises InputError for a folder in another layout. Masks and frames are not opened.
     """
     root = Path(root)
     images, annotations = root / "JPEGImages", root / "Annotations"
@@ -193,12 +193,12 @@ def open_youtube_vos(root: Path | str) -> tuple[MaskSequence, ...]:
             raise InputError(f"expected the folder {folder} of a data set in the YouTube-VOS layout, found none")
     sequences = []
     for folder in sorted(path for path in annotations.iterdir() if path.is_dir()):
-        frames = _files(images / folder.name, PICTURE_SUFFIXES, "frames")
+        frames = _files(images / folder.name, IMAGE_SUFFIXES, "frames")
         masks = {path.stem: path for path in _files(folder, {".png"}, "masks")}
-        stray = sorted(set(masks) - {path.stem for path in frames})
-        if stray:
+        unpaired = sorted(set(masks) - {path.stem for path in frames})
+        if unpaired:
             raise InputError(
-                f"expected a frame for every mask of sequence {folder.name}, found none for {', '.join(stray[:4])};"
+                f"expected a frame for every mask of sequence {folder.name}, found none for {', '.join(unpaired[:4])};"
                 " complete the files"
             )
         sequences.append(MaskSequence(folder.name, frames, tuple(masks.get(path.stem) for path in frames), True))
@@ -207,17 +207,17 @@ def open_youtube_vos(root: Path | str) -> tuple[MaskSequence, ...]:
     return tuple(sequences)
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8, BGR, on the stored raster. Raises InputError for a file that is no picture."""
-    # Masks and points are drawn on the stored raster, so a camera's rotation mark must not turn the picture.
+def read_image(path: Path) -> np.ndarray:
+    """Read an image as stored: [H, W, 3] uint8, BGR. Raises InputError for a file that is no image."""
+    # Masks and points refer to the stored pixels, so the camera's orientation tag must not rotate the image.
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise InputError(f"expected a picture, found a file that cannot be decoded: {path}; replace the file")
+        raise InputError(f"expected an image, found a file that cannot be decoded: {path}; replace the file")
     return image
 
 
-def select(sequences: Sequence[MaskSequence], names: Sequence[str]) -> list[MaskSequence]:
-    """The sequences of these names, or all where none is named; raises InputError for a name that is not there."""
+def select_sequences(sequences: Sequence[MaskSequence], names: Sequence[str]) -> list[MaskSequence]:
+    """Return the sequences of these names, or all sequences for no names. Raises InputError for an unknown name."""
     known = [sequence.name for sequence in sequences]
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -227,7 +227,7 @@ def select(sequences: Sequence[MaskSequence], names: Sequence[str]) -> list[Mask
 
 def _split_list(root: Path, split: str, year: str | None, resolution: str) -> Path:
     lists = sorted(root.glob(f"ImageSets/{year or '*'}/*.txt"))
-    # The package of 2016 keeps one list per resolution where the later ones have years.
+    # DAVIS 2016 has one list per resolution; later editions have folders of years.
     other_resolutions = {"480p", "1080p", "Full-Resolution"} - {resolution}
     matching = [path for path in lists if path.stem == split and (year or path.parent.name not in other_resolutions)]
     if len(matching) == 1:
@@ -241,13 +241,13 @@ def _split_list(root: Path, split: str, year: str | None, resolution: str) -> Pa
 
 
 def _names(list_path: Path) -> tuple[str, ...]:
-    """Names of the sequences, each once: a line has the name, or the paths of one frame and its mask (as of 2016)."""
+    """Read the distinct names of sequences: a line is a name, or the paths of one frame and its mask (DAVIS 2016)."""
     entries = [line.split()[0] for line in list_path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return tuple(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
 
 
 def _sequence(root: Path, name: str, resolution: str) -> MaskSequence:
-    image_paths = _files(root / "JPEGImages" / resolution / name, PICTURE_SUFFIXES, "frames")
+    image_paths = _files(root / "JPEGImages" / resolution / name, IMAGE_SUFFIXES, "frames")
     annotation_paths = _files(root / "Annotations" / resolution / name, {".png"}, "masks")
     images, annotations = ({path.stem for path in paths} for paths in (image_paths, annotation_paths))
     if images != annotations or len(images) < len(image_paths):
@@ -261,7 +261,7 @@ def _sequence(root: Path, name: str, resolution: str) -> MaskSequence:
 
 
 def _files(folder: Path, suffixes: Iterable[str], content: str) -> tuple[Path, ...]:
-    """The folder's files of these suffixes in the order of their names."""
+    """List the folder's files with these suffixes in the order of their names."""
     wanted = set(suffixes)
     if not folder.is_dir():
         raise InputError(f"expected a folder of {content}, found none at {folder}; check root and resolution")
@@ -272,17 +272,15 @@ def _files(folder: Path, suffixes: Iterable[str], content: str) -> tuple[Path, .
     return paths
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    """(height, width), from the header alone."""
+def _image_size(path: Path) -> tuple[int, int]:
+    """Read (height, width) from the header."""
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
+        with Image.open(path) as image:
+            return image.height, image.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"expected a picture, found a file that cannot be decoded: {path}; replace the file"
-        ) from error
+        raise InputError(f"expected an image, found a file that cannot be decoded: {path}; replace the file") from error
 
 
 def distinct(values: np.ndarray) -> list[int]:
-    """The values that occur, ascending."""
+    """Return the distinct values of a uint8 array, ascending."""
     return np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()

@@ -1,11 +1,10 @@
-"""Data sets of points: JHMDB's joints of people, BADJA's joints of animals, TAP-Vid's points on anything.
+"""Data sets of points: JHMDB (joints of people), BADJA (joints of animals) and TAP-Vid (arbitrary points).
 
-JHMDB    ROOT/joint_positions/<action>/<clip>/joint_positions.mat and ROOT/Rename_Images/<action>/<clip>/*.png, or
+JHMDB    ROOT/joint_positions/<action>/<clip>/joint_positions.mat and ROOT/Rename_Images/<action>/<clip>/*.png; or
          one clip: ROOT/joint_positions.mat and ROOT/images/*.png
-BADJA    JSON files with a list of {image_path, segmentation_path, joints [row, column], visibility} per video, as
-         published; or {frames_dir, keypoint_names, frames {name: [[x, y, visible]]}} with DAVIS masks beside the
-         frames
-TAP-Vid  one pickle of {name: {video, points, occluded}} or a list of such, read without executing anything
+BADJA    one JSON file per video, as published: a list of {image_path, segmentation_path, joints [row, column],
+         visibility}; or {frames_dir, keypoint_names, frames {name: [[x, y, visible]]}} with masks in DAVIS's layout
+TAP-Vid  one pickle of {name: {video, points, occluded}}, or of a list of such videos, read without executing it
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import cv2
 import numpy as np
 
 from corrflow.errors import InputError
-from corrflow.evaluate.datasets.masks import PICTURE_SUFFIXES, read_picture
+from corrflow.evaluate.datasets.masks import IMAGE_SUFFIXES, read_image
 from corrflow.evaluate.datasets.safe_pickle import read_inert_pickle
 from corrflow.runtime.formats.mask_png import read_indexed_png
 
@@ -28,20 +27,20 @@ JHMDB_JOINTS = (
     "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow", "left elbow",
     "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
 )  # fmt: skip
-RASTER = 256
-"""Side of the square pictures that TAP-Vid's protocol works on."""
+TAPVID_SIDE = 256
+"""Side in pixels of the square frames of TAP-Vid's protocol."""
 
-_LARGEST_TEXT = 64 * 2**20
+_MAX_BYTES = 64 * 2**20  # of a file of joints
 
 
 @dataclass(frozen=True)
 class JointSequence:
-    """A video of joints that are given on its first frame.
+    """Video of joints; the joints of the first frame prompt the tracker.
 
-    image_paths: T frames, from the one the joints are given on
-    joints:      [T, P, 2] float64, (x, y) in pixels, (0, 0) the centre of the top-left one; NaN where not annotated
+    image_paths: T frames, from the prompted frame on
+    joints:      [T, P, 2] float64, (x, y) in pixels, (0, 0) the centre of the top-left pixel; NaN where not annotated
     visible:     [T, P] bool
-    areas:       [T] float64, pixels of the true mask, NaN where there is none; None where the measure needs none
+    areas:       [T] float64, pixels of the true mask, NaN for a frame without a mask; None for JHMDB
     """
 
     name: str
@@ -52,17 +51,17 @@ class JointSequence:
     areas: np.ndarray | None = None
 
     def images(self) -> Iterator[np.ndarray]:
-        """[H, W, 3] uint8, BGR, in order."""
+        """Read the frames in order: [H, W, 3] uint8, BGR."""
         for path in self.image_paths:
-            yield read_picture(path)
+            yield read_image(path)
 
 
 @dataclass(frozen=True)
 class PointVideo:
-    """A TAP-Vid video.
+    """Video of TAP-Vid.
 
-    video:    [T, H, W, 3] uint8, RGB, or T encoded pictures
-    points:   [N, T, 2] float64, (x, y), 0..1 over the picture's width and height
+    video:    [T, H, W, 3] uint8, RGB, or T encoded images
+    points:   [N, T, 2] float64, (x, y), 0..1 over the frame's width and height
     occluded: [N, T] bool
     """
 
@@ -71,26 +70,31 @@ class PointVideo:
     points: np.ndarray
     occluded: np.ndarray
 
-    def images(self, side: int | None = RASTER) -> list[np.ndarray]:
-        """[H, W, 3] uint8, BGR, all of them; resized to a square of `side` unless that is None."""
-        found = []
+    def images(self, side: int | None = TAPVID_SIDE) -> list[np.ndarray]:
+        """Decode all frames, [H, W, 3] uint8, BGR, resized to a square of `side` pixels; None: as stored.
+
+        Raises InputError for bytes that are no image.
+        """
+        images = []
         for index, item in enumerate(self.video):
             if isinstance(item, bytes):
                 image = cv2.imdecode(np.frombuffer(item, np.uint8), cv2.IMREAD_COLOR) if item else None
                 if image is None:
-                    raise InputError(f"expected a picture as frame {index} of {self.name}, found bytes that are none")
+                    raise InputError(f"expected an image as frame {index} of {self.name}, found bytes that are none")
             else:
                 image = np.ascontiguousarray(np.asarray(item)[..., ::-1])
             if side is not None and image.shape[:2] != (side, side):
                 image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-            found.append(image)
-        return found
+            images.append(image)
+        return images
 
 
 def open_jhmdb(root: Path, split: int | None = None) -> list[JointSequence]:
-    """The clips of JHMDB, by name; with `split` 1 to 3 the test clips of that split alone.
+    """List the clips of JHMDB by name.
 
-    Raises InputError for a folder that does not match, or a file of joints that cannot be read.
+    split: 1 to 3 for the test clips of that split; None for all clips
+
+    Raises InputError for a folder in another layout, or a file of joints that cannot be read.
     """
     single = root / "joint_positions.mat"
     if single.is_file():
@@ -103,8 +107,8 @@ def open_jhmdb(root: Path, split: int | None = None) -> list[JointSequence]:
         )
     files = sorted(joints.glob("*/*/joint_positions.mat"))
     if split is not None:
-        tested = _jhmdb_tests(root, split)
-        files = [path for path in files if path.parent.name in tested]
+        test_clips = _jhmdb_test_clips(root, split)
+        files = [path for path in files if path.parent.name in test_clips]
     if not files:
         raise InputError(f"expected <action>/<clip>/joint_positions.mat in {joints}, found none; unpack the data set")
     return [
@@ -113,8 +117,8 @@ def open_jhmdb(root: Path, split: int | None = None) -> list[JointSequence]:
     ]
 
 
-def _jhmdb_tests(root: Path, split: int) -> set[str]:
-    """Names of the test clips: lines "<clip>.avi 2" of splits/<action>_test_split<n>.txt."""
+def _jhmdb_test_clips(root: Path, split: int) -> set[str]:
+    """Read the names of the test clips: lines "<clip>.avi 2" of splits/<action>_test_split<n>.txt."""
     lists = sorted((root / "splits").glob(f"*_test_split{split}.txt"))
     if not lists:
         raise InputError(f"expected lists <action>_test_split{split}.txt in {root / 'splits'}, found none")
@@ -129,31 +133,33 @@ def _jhmdb_clip(name: str, images: Path, joints: Path) -> JointSequence:
         raise InputError(
             f"expected SciPy for the MATLAB file {joints}, found none; pip install 'corrflow[eval]'"
         ) from error
-    pictures = _pictures(images, f"frames of clip {name}")
+    frames = _image_paths(images, f"frames of clip {name}")
     expected = f"expected joints pos_img [2, {len(JHMDB_JOINTS)}, frames] in the MATLAB file {joints}"
-    if joints.stat().st_size > _LARGEST_TEXT:
+    if joints.stat().st_size > _MAX_BYTES:
         raise InputError(f"{expected}, found one of {joints.stat().st_size} bytes; refused")
     try:
         positions = np.asarray(scipy.io.loadmat(joints, variable_names=["pos_img"])["pos_img"], np.float64)
-    except Exception as error:  # scipy's reader fails in as many ways as there are bytes to damage
+    except Exception as error:  # SciPy's reader raises many types of exceptions for damaged files
         raise InputError(f"{expected}, found a file that cannot be read ({type(error).__name__})") from error
     if positions.ndim != 3 or positions.shape[:2] != (2, len(JHMDB_JOINTS)) or not positions.shape[2]:
         raise InputError(f"{expected}, found {list(positions.shape)}")
-    if len(pictures) < positions.shape[2] or not np.isfinite(positions).all():
+    if len(frames) < positions.shape[2] or not np.isfinite(positions).all():
         raise InputError(
-            f"expected a frame for each of {positions.shape[2]} poses, all of numbers, found {len(pictures)} in"
-            f" {images}"
+            f"expected a frame for each of {positions.shape[2]} poses, all of numbers, found {len(frames)} in {images}"
         )
     # MATLAB counts from 1.
     points = positions.transpose(2, 1, 0) - 1
-    return JointSequence(name, pictures[: len(points)], JHMDB_JOINTS, points, np.ones(points.shape[:2], bool))
+    return JointSequence(name, frames[: len(points)], JHMDB_JOINTS, points, np.ones(points.shape[:2], bool))
 
 
 def open_badja(annotations: Path, root: Path) -> list[JointSequence]:
-    """The videos of one JSON file, or of every JSON file in a folder.
+    """List the videos of one JSON file, or of every JSON file in a folder.
 
-    root: what the paths in the files start from. Each video begins with its first annotated frame, whose visible
-    joints are given. Raises InputError for files that do not match, naming what is missing.
+    Each video begins with its first annotated frame, whose visible joints prompt the tracker.
+
+    root: folder that the paths in the files are relative to
+
+    Raises InputError for other content, and names the frame or mask that is missing.
     """
     files = sorted(annotations.glob("*.json")) if annotations.is_dir() else [annotations]
     if not files:
@@ -164,7 +170,7 @@ def open_badja(annotations: Path, root: Path) -> list[JointSequence]:
 def _badja_video(path: Path, root: Path) -> JointSequence:
     expected = f"expected the joints of a BADJA video as JSON in {path}"
     try:
-        if path.stat().st_size > _LARGEST_TEXT:
+        if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{expected}, found a file of {path.stat().st_size} bytes; refused")
         content = json.loads(path.read_text(encoding="utf-8"))
         entries, names = _badja_entries(content, root)
@@ -176,54 +182,56 @@ def _badja_video(path: Path, root: Path) -> JointSequence:
         raise InputError(f"{expected}, found no annotated frame")
     entries.sort(key=lambda entry: entry[0].name)
     folder = entries[0][0].parent
-    frames = [item for item in _pictures(folder, f"frames of {path.stem}") if item.name >= entries[0][0].name]
-    at = {item.name: index for index, item in enumerate(frames)}
+    frames = [item for item in _image_paths(folder, f"frames of {path.stem}") if item.name >= entries[0][0].name]
+    index_of = {item.name: index for index, item in enumerate(frames)}
     count = len(names)
     joints, visible = np.full((len(frames), count, 2), np.nan), np.zeros((len(frames), count), bool)
     areas = np.full(len(frames), np.nan)
-    for picture, mask, points, seen in entries:
-        if picture.name not in at:
-            raise InputError(f"expected the annotated frame {picture}, found none; complete the frames")
-        index = at[picture.name]
+    for image, mask, points, seen in entries:
+        if image.name not in index_of:
+            raise InputError(f"expected the annotated frame {image}, found none; complete the frames")
+        index = index_of[image.name]
         joints[index], visible[index] = points, seen
         areas[index] = np.count_nonzero(read_indexed_png(mask))
-    last = max(at[picture.name] for picture, *_ in entries) + 1
+    last = max(index_of[image.name] for image, *_ in entries) + 1
     return JointSequence(path.stem, tuple(frames[:last]), names, joints[:last], visible[:last], areas[:last])
 
 
 def _badja_entries(content: Any, root: Path) -> tuple[list[tuple[Path, Path, np.ndarray, np.ndarray]], tuple[str, ...]]:
-    """(frame, mask, joints [P, 2] as (x, y), visible [P]) of each annotated frame, and the joints' names."""
+    """Return (frame, mask, joints [P, 2] as (x, y), visible [P]) of each annotated frame, and the joints' names."""
     entries = []
     if isinstance(content, dict):
         names = tuple(str(name) for name in content["keypoint_names"])
-        folder = root / _inside(content["frames_dir"])
+        folder = root / _relative_path(content["frames_dir"])
         masks = Path(*("Annotations" if part == "JPEGImages" else part for part in folder.parts))
         for stem, values in content["frames"].items():
             table = np.array(values, np.float64).reshape(len(names), 3)
-            entries.append((folder / f"{_inside(stem)}.jpg", masks / f"{stem}.png", table[:, :2], table[:, 2] > 0))
+            entries.append(
+                (folder / f"{_relative_path(stem)}.jpg", masks / f"{stem}.png", table[:, :2], table[:, 2] > 0)
+            )
         return entries, names
     for entry in content:
         table = np.array(entry["joints"], np.float64).reshape(-1, 2)
         seen = np.array(entry["visibility"]).reshape(len(table)) > 0
         # The published files hold (row, column).
-        picture, mask = (root / _inside(entry[name]) for name in ("image_path", "segmentation_path"))
-        entries.append((picture, mask, table[:, ::-1], seen))
+        image, mask = (root / _relative_path(entry[name]) for name in ("image_path", "segmentation_path"))
+        entries.append((image, mask, table[:, ::-1], seen))
     count = len(entries[0][2]) if entries else 0
     if any(len(points) != count for _, _, points, _ in entries):
         raise ValueError("frames with different numbers of joints")
     return entries, tuple(f"joint {index}" for index in range(count))
 
 
-def _inside(path: Any) -> Path:
-    """A relative path that stays below where it starts."""
-    found = Path(str(path).replace("\\", "/"))
-    if found.is_absolute() or ".." in found.parts:
-        raise ValueError(f"a path that leads out of the data set: {path}")
-    return found
+def _relative_path(text: Any) -> Path:
+    """Parse a relative path. Raises ValueError for a path that leads out of its folder."""
+    path = Path(str(text).replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"a path that leads out of the data set: {text}")
+    return path
 
 
 def open_tapvid(path: Path) -> list[PointVideo]:
-    """The videos of a TAP-Vid pickle. Raises InputError for a file that holds anything else, naming the video."""
+    """Read the videos of a TAP-Vid pickle. Raises InputError for any other content, and names the video."""
     content = read_inert_pickle(path)
     if isinstance(content, dict):
         named = [(str(name), item) for name, item in content.items()]
@@ -245,24 +253,23 @@ def _point_video(path: Path, name: str, item: Any) -> PointVideo:
     video, points, occluded = item["video"], item["points"], item["occluded"]
     if isinstance(video, np.ndarray) and video.dtype == object:
         video = video.tolist()
-    pictures = (
+    decodable = (
         isinstance(video, np.ndarray) and video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3
     ) or (isinstance(video, list) and all(isinstance(frame, bytes) for frame in video))
     arrays = isinstance(points, np.ndarray) and isinstance(occluded, np.ndarray)
-    if not pictures or not arrays or not len(video):
-        raise InputError(
-            f"{expected}, the video as RGB [T, H, W, 3] uint8 or as encoded pictures; found something else"
-        )
+    if not decodable or not arrays or not len(video):
+        raise InputError(f"{expected}, the video as RGB [T, H, W, 3] uint8 or as encoded images; found something else")
     shape = (points.shape[0] if points.ndim else 0, len(video))
     if points.shape != (*shape, 2) or occluded.shape != shape or points.dtype.kind not in "fiu":
         raise InputError(f"{expected} with T = {len(video)}, found {list(points.shape)} and {list(occluded.shape)}")
     return PointVideo(name, video, points.astype(np.float64), occluded.astype(bool))
 
 
-def _pictures(folder: Path, content: str) -> tuple[Path, ...]:
+def _image_paths(folder: Path, content: str) -> tuple[Path, ...]:
+    """List the images of a folder by name. Raises InputError, which names the content, for a folder without images."""
     if not folder.is_dir():
         raise InputError(f"expected the {content} in {folder}, found no folder; complete the data set")
-    found = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES))
-    if not found:
-        raise InputError(f"expected the {content} in {folder}, found no pictures; complete the data set")
-    return found
+    paths = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES))
+    if not paths:
+        raise InputError(f"expected the {content} in {folder}, found no images; complete the data set")
+    return paths

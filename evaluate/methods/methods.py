@@ -1,6 +1,6 @@
-"""Ways of making masks for a sequence: trackers with any encoder, baselines without one, and masks from a folder.
+"""Predictors of a sequence's masks: trackers with any features, baselines, and masks from a folder.
 
-Each is plain data that can be sent to a worker process, and describes itself for reports and for the key of a result.
+Predictors are plain data for worker processes. Their descriptions go into reports and into the keys of cached results.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from corrflow.runtime.types import MaskObject
 
 @dataclass(frozen=True)
 class MaskPrediction:
-    """A mask [H, W] uint8 of object ids, and the seconds it took; None where nothing was computed."""
+    """Predicted mask [H, W] uint8 of object ids, and the seconds of its computation; None for no computation."""
 
     mask: np.ndarray
     seconds: float | None = None
 
 
 class MaskPredictor(Protocol):
-    """Makes the masks of a sequence."""
+    """Predictor of the masks of a sequence."""
 
     def describe(self) -> dict[str, Any]:
-        """What the masks depend on besides the sequence, JSON-ready, with the hash of every file."""
+        """Return all that the masks depend on besides the sequence, as JSON values, with the hash of every file."""
         ...
 
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
-        """One per frame, in order; an object is in it from the frame on that it is given on."""
+        """Predict one mask per frame, in order. An object is in the masks from its prompted frame on."""
         ...
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Repeats the given masks: what a score is worth without any tracking."""
+    """Baseline without tracking: the prompted masks, repeated on every frame."""
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "identity"}
@@ -58,56 +58,61 @@ class Identity:
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         mask = np.zeros(sequence.size(0), np.uint8)
         for index in range(len(sequence)):
-            mask = _with_given(mask, sequence.objects(index))
+            mask = _with_prompts(mask, sequence.prompts(index))
             yield MaskPrediction(mask)
 
 
 @dataclass(frozen=True)
 class FlowWarp:
-    """Warps each object's soft label from frame to frame by dense optical flow (OpenCV's DIS, medium preset).
+    """Baseline that warps each object's soft mask by dense optical flow (OpenCV's DIS, medium preset).
 
-    The flow runs from a frame back to the one before it, so that every pixel looks up where it came from.
+    The flow is from each frame back to the previous frame, so that every pixel of the frame has a source.
     """
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "flow", "opencv": cv2.__version__, "flow": "DIS, medium preset, backward"}
 
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
-        # OpenCV reads 0 as "no threading" and a negative number as its default, every core.
+        # For OpenCV 0 means no threading, and a negative number means every core.
         cv2.setNumThreads(threads or -1)
-        # OpenCV's type stubs do not have it.
+        # OpenCV's type stubs lack this function.
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # pyright: ignore[reportAttributeAccessIssue]
         ids: list[int] = []
-        labels = np.zeros((0, *sequence.size(0)), np.float32)
-        before = np.zeros(0, np.uint8)
+        soft_masks = np.zeros((0, *sequence.size(0)), np.float32)
+        previous = np.zeros(0, np.uint8)
         for frame in sequence.frames():
             begin = time.perf_counter()
             grey = cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY)
             if frame.index and ids:
-                back = flow.calc(grey, before, np.zeros((*grey.shape, 2), np.float32))
+                back = flow.calc(grey, previous, np.zeros((*grey.shape, 2), np.float32))
                 y, x = np.mgrid[: grey.shape[0], : grey.shape[1]].astype(np.float32)
-                labels = np.stack(
-                    [cv2.remap(label, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR) for label in labels]
+                soft_masks = np.stack(
+                    [cv2.remap(mask, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR) for mask in soft_masks]
                 )
             seconds = time.perf_counter() - begin
-            given = sequence.objects(frame.index)
-            ids += [item.id for item in given]
-            labels = np.concatenate([labels, *(item.mask[None].astype(np.float32) for item in given)])
-            before = grey
-            yield MaskPrediction(_with_given(indexed_mask(ids, labels), given), seconds if frame.index else None)
+            prompts = sequence.prompts(frame.index)
+            ids += [prompt.id for prompt in prompts]
+            soft_masks = np.concatenate([soft_masks, *(prompt.mask[None].astype(np.float32) for prompt in prompts)])
+            previous = grey
+            mask = _with_prompts(indexed_mask(ids, soft_masks), prompts)
+            yield MaskPrediction(mask, seconds if frame.index else None)
 
 
 class FeatureExtractor(Protocol):
-    """Where a tracker's features come from."""
+    """Source of a tracker's features."""
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """Return all that the features depend on, as JSON values."""
+        ...
 
-    def open(self, settings: TrackingSettings, threads: int) -> Backend: ...
+    def open(self, settings: TrackingSettings, threads: int) -> Backend:
+        """Open a backend that encodes frames with these features."""
+        ...
 
 
 @dataclass(frozen=True)
 class ArtifactEncoder:
-    """An artifact's own encoder."""
+    """A model's own encoder."""
 
     path: Path
 
@@ -121,7 +126,7 @@ class ArtifactEncoder:
 
 @dataclass(frozen=True)
 class LabPatches:
-    """Raw Lab patches."""
+    """Raw Lab patches; see `LabBackend`."""
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "lab", "name": "lab"}
@@ -131,8 +136,8 @@ class LabPatches:
 
 
 @dataclass(frozen=True)
-class NamedOnnx:
-    """An ONNX encoder that the user named."""
+class OnnxFeatures:
+    """User's encoder in ONNX format."""
 
     encoder: OnnxEncoder
 
@@ -152,10 +157,9 @@ class NamedOnnx:
 
 @dataclass(frozen=True)
 class TrackerMethod:
-    """The tracker on an encoder's features.
+    """The tracker with features of any source.
 
-    watched: whether strays are dropped and objects taken for lost and found again, where the back end can, as
-             corrflow-track does it
+    redetect: handle occlusion as corrflow-track does, where the backend supports it
     """
 
     encoder: FeatureExtractor
@@ -167,29 +171,26 @@ class TrackerMethod:
 
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         backend = self.encoder.open(self.settings, threads)
-        try:
-            presence = occlusion_settings_for(backend, self.settings) if self.redetect else None
-            tracker = Tracker(backend, self.settings, presence)
+        occlusion = occlusion_settings_for(backend, self.settings) if self.redetect else None
+        with Tracker(backend, self.settings, occlusion) as tracker:
             for frame in sequence.frames():
-                given = sequence.objects(frame.index)
+                prompts = sequence.prompts(frame.index)
                 if frame.index == 0:
-                    yield MaskPrediction(tracker.start(frame.image, given).mask)
+                    yield MaskPrediction(tracker.start(frame.image, prompts).mask)
                     continue
                 begin = time.perf_counter()
                 mask = tracker.step(frame.image).mask
-                if given:
-                    tracker.add(given)
-                yield MaskPrediction(_with_given(mask, given), time.perf_counter() - begin)
-        finally:
-            backend.close()
+                if prompts:
+                    tracker.add(prompts)
+                yield MaskPrediction(_with_prompts(mask, prompts), time.perf_counter() - begin)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Masks made by anything: FOLDER/<sequence>/<frame>.png, object ids or 0 and 255 as the truth has them.
+    """Masks from a folder: FOLDER/<sequence>/<frame>.png with the truth's object ids, or with 0 and 255.
 
-    The first frame, which is given, may be missing. Raises InputError, naming the file, for a frame that is missing or
-    cut short, of another size than the truth, or with an object id that the truth does not have.
+    Frames without a score may be missing. Raises InputError, which names the file, for a scored frame that is missing,
+    cannot be decoded, has another size than the truth, or has an object id that the truth lacks.
     """
 
     folder: Path
@@ -198,7 +199,7 @@ class Predictions:
         return {"kind": "predictions", "path": str(self.folder)}
 
     def check(self, sequence: MaskSequence) -> None:
-        """Raise InputError where frames are missing, before anything is read."""
+        """Raise InputError for missing frames, before any mask is read."""
         folder = self.folder / sequence.name
         if not folder.is_dir():
             raise InputError(f"expected a folder of masks for sequence {sequence.name}, found none at {folder}")
@@ -215,16 +216,16 @@ class Predictions:
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         self.check(sequence)
         scored = {index for frames in sequence.scored.values() for index in frames}
-        known = {0, *sequence.object_ids}
+        ids = {0, *sequence.object_ids}
         mask = np.zeros(sequence.size(0), np.uint8)
         for index in range(len(sequence)):
             if index in scored:
-                mask = self._read(sequence, index, known)
+                mask = self._read(sequence, index, ids)
             else:
-                mask = _with_given(np.zeros_like(mask), sequence.objects(index))
+                mask = _with_prompts(np.zeros_like(mask), sequence.prompts(index))
             yield MaskPrediction(mask)
 
-    def _read(self, sequence: MaskSequence, index: int, known: set[int]) -> np.ndarray:
+    def _read(self, sequence: MaskSequence, index: int, ids: set[int]) -> np.ndarray:
         path = self.folder / sequence.name / f"{sequence.image_paths[index].stem}.png"
         mask = read_indexed_png(path)
         height, width = sequence.size(index)
@@ -233,23 +234,23 @@ class Predictions:
                 f"expected a mask of the truth's size {width}x{height}, got {mask.shape[1]}x{mask.shape[0]} in {path};"
                 " write masks at the size of the frames"
             )
-        found = set(distinct(mask))
-        if found <= {0, VOID} and known == {0, 1}:
+        values = set(distinct(mask))
+        if values <= {0, VOID} and ids == {0, 1}:
             return (mask == VOID).astype(np.uint8)
-        strange = sorted(found - known)
-        if strange:
+        unknown = sorted(values - ids)
+        if unknown:
             raise InputError(
-                f"expected the truth's object ids {sorted(known - {0})}, got {strange[:8]} in {path};"
+                f"expected the truth's object ids {sorted(ids - {0})}, got {unknown[:8]} in {path};"
                 " give the objects the ids of the first frame's mask"
             )
         return mask
 
 
-def _with_given(mask: np.ndarray, given: tuple[MaskObject, ...]) -> np.ndarray:
-    """A mask with the objects given on its frame drawn in, as they were given."""
-    if not given:
+def _with_prompts(mask: np.ndarray, prompts: tuple[MaskObject, ...]) -> np.ndarray:
+    """Return a frame's mask with the frame's prompts drawn over it."""
+    if not prompts:
         return mask
     drawn = mask.copy()
-    for item in given:
-        drawn[item.mask] = item.id
+    for prompt in prompts:
+        drawn[prompt.mask] = prompt.id
     return drawn

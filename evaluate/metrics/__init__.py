@@ -1,1 +1,1 @@
-"""Metrics of masks and points."""
+"""Measures of masks and points."""

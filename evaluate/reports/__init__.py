@@ -1,1 +1,1 @@
-"""Score tables as JSON, pictures and HTML."""
+"""Score tables, JSON, images and HTML pages."""

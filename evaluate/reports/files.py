@@ -1,4 +1,4 @@
-"""Files of a report: they appear whole or not at all, under names that any file system takes."""
+"""Files of a report: written atomically, with names that are valid on any file system."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from corrflow.errors import InputError
 
 
 def file_name(label: str) -> str:
-    """A method's label as the name of a folder; different labels give different names."""
+    """Convert a method's label to the name of a folder; different labels have different names."""
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", label).strip(".-") or "method"
     return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: it is the old one or the whole new one, never a part."""
+    """Write a file atomically, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make a folder to write to; raises InputError where that cannot be, before any work is done."""
+    """Create a folder for results. Raises InputError where nothing can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

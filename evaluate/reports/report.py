@@ -1,9 +1,10 @@
-"""Scores of several methods on one data set: their means, the table for people, JSON and CSV for programs."""
+"""Scores of several methods on one data set: means, a table for the terminal, JSON and CSV."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ from corrflow.evaluate.metrics.masks import ObjectScore, object_score
 from corrflow.evaluate.reports.files import file_name, write_text
 
 REPORT_VERSION = 2
-WIDEST_TABLE = 3
+MAX_TABLE_METHODS = 3
+"""Largest number of methods that a table shows side by side."""
 
 
 @dataclass(frozen=True)
 class SequenceScore:
-    """One method on one sequence.
+    """Score of one method on one sequence.
 
     objects: scores by object id
     frames:  length of the sequence
-    seconds: what the method took for `tracked` frames, without reading files; None where nothing was computed
-    reused:  whether the score is from an earlier run
+    seconds: time of the `tracked` frames, without reading files; None where nothing was computed
+    reused:  the score is from an earlier run
     """
 
     objects: dict[int, ObjectScore]
@@ -40,13 +42,13 @@ class SequenceScore:
 
 @dataclass(frozen=True)
 class MethodReport:
-    """One method on every sequence.
+    """Scores of one method on every sequence.
 
-    protocol:    name of the tracking protocol; None for what does not track with the tracker
-    description: what the method is, with hashes and settings, JSON-ready
+    protocol:    name of the tracking protocol; None for a method without the tracker
+    description: JSON values of `MaskPredictor.describe`, with hashes and settings
     sequences:   scores by the sequence's name
-    masks:       folder of the masks, <sequence>/<frame>.png below it; None where they were not kept
-    notes:       what a reader of the score has to know
+    masks:       folder of the masks <sequence>/<frame>.png; None where masks were not written
+    notes:       remarks for readers of the score
     """
 
     label: str
@@ -59,11 +61,11 @@ class MethodReport:
 
 @dataclass(frozen=True)
 class MaskReport:
-    """Every method on one data set, all of them on the same sequences.
+    """Scores of all methods on the same sequences of one data set.
 
-    dataset:        "DAVIS" or "YouTube-VOS": whose rule says which frames and objects are scored
-    official_decay: whether decays keep the official code's mistake past 256 frames
+    dataset:        "DAVIS" or "YouTube-VOS", whose rule selects the scored frames and objects
     program:        hash of corrflow's code, versions of the libraries
+    official_decay: decays repeat the official code's overflow past 256 frames
     """
 
     dataset: str
@@ -80,7 +82,7 @@ class MaskReport:
 
 
 def with_official_decay(score: SequenceScore) -> SequenceScore:
-    """The same scores with decays as the official code computes them, right or wrong."""
+    """Return the scores with the decays of the official code, which overflow past 256 frames."""
     objects = {
         object_id: object_score(item.frames.tolist(), item.region_similarity, item.contour_accuracy, True)
         for object_id, item in score.objects.items()
@@ -89,7 +91,7 @@ def with_official_decay(score: SequenceScore) -> SequenceScore:
 
 
 def mean_scores(sequences: Iterable[SequenceScore]) -> dict[str, float]:
-    """J, F and J&F as means over all objects of these sequences, not over the sequences: each 0..1."""
+    """Return J, F and J&F, 0..1, as means over all objects of these sequences (not over the sequences)."""
     objects = [score for sequence in sequences for score in sequence.objects.values()]
     region = float(np.mean([score.region.mean for score in objects]))
     contour = float(np.mean([score.contour.mean for score in objects]))
@@ -97,50 +99,75 @@ def mean_scores(sequences: Iterable[SequenceScore]) -> dict[str, float]:
 
 
 def seconds_per_frame(sequences: Iterable[SequenceScore]) -> float | None:
-    """Mean over the tracked frames of these sequences; None where nothing was tracked."""
+    """Return the mean over the tracked frames of these sequences; None where nothing was tracked."""
     timed = [(item.seconds, item.tracked) for item in sequences if item.seconds is not None and item.tracked]
     return sum(seconds for seconds, _ in timed) / sum(frames for _, frames in timed) if timed else None
 
 
 def mask_table(report: MaskReport) -> Table:
-    """One row per sequence and one for the mean over objects; J, F, J&F in percent and the time for every method.
+    """Build the table of J, F, J&F in percent and seconds per frame; the last row has the means over objects."""
+    methods = {method.label: list(method.sequences.values()) for method in report.methods}
+    first = report.methods[0].sequences
+    return score_table(
+        report.title,
+        ("sequence", *first, f"mean of {sum(len(score.objects) for score in first.values())} objects"),
+        ("J", "F", "J&F", "s/frame"),
+        {label: [*(_cells([score]) for score in scores), _cells(scores)] for label, scores in methods.items()},
+    )
 
-    With more than `WIDEST_TABLE` methods one row per method, with the means alone.
+
+def _cells(scores: Sequence[SequenceScore]) -> list[str]:
+    means, seconds = mean_scores(scores), seconds_per_frame(scores)
+    return [*(f"{100 * value:.1f}" for value in means.values()), "" if seconds is None else f"{seconds:.3f}"]
+
+
+def score_table(
+    title: str, names: Sequence[str], measures: Sequence[str], cells: Mapping[str, Sequence[Sequence[str]]]
+) -> Table:
+    """Build a table with a row for each video and columns for each method.
+
+    With more than `MAX_TABLE_METHODS` methods the table has a row for each method, with the means alone.
+
+    names: title of the first column, then the V videos, then the row of means
+    cells: text of each measure, [V + 1][measure], by the method's label
     """
-    table = Table(title=report.title)
-    if len(report.methods) > WIDEST_TABLE:
-        objects = sum(len(sequence.objects) for sequence in report.methods[0].sequences.values())
-        table.add_column(f"mean of {objects} objects", no_wrap=True)
-        for measure in ("J", "F", "J&F", "s/frame"):
+    heading, *videos, mean = names
+    table = Table(title=title)
+    if len(cells) > MAX_TABLE_METHODS:
+        table.add_column(mean, no_wrap=True)
+        for measure in measures:
             table.add_column(measure, justify="right", no_wrap=True)
-        for method in report.methods:
-            one = replace(report, methods=(method,))
-            table.add_row(Text(method.label), *_cells(one, lambda method: list(method.sequences.values())))
+        for label, rows in cells.items():
+            table.add_row(Text(label), *rows[-1])
         return table
-    table.add_column("sequence", no_wrap=True)
-    for method in report.methods:
-        for first, measure in enumerate(("J", "F", "J&F", "s/frame")):
-            label = method.label if first == 0 else ""
-            table.add_column(Text(f"{label}\n{measure}"), justify="right", no_wrap=True)
-
-    for name in report.methods[0].sequences:
-        table.add_row(Text(name), *_cells(report, lambda method, name=name: [method.sequences[name]]))
-    table.add_section()
-    objects = sum(len(sequence.objects) for sequence in report.methods[0].sequences.values())
-    table.add_row(f"mean of {objects} objects", *_cells(report, lambda method: list(method.sequences.values())))
+    table.add_column(heading, no_wrap=True)
+    for label in cells:
+        for index, measure in enumerate(measures):
+            table.add_column(Text(f"{'' if index else label}\n{measure}"), justify="right", no_wrap=True)
+    for index, name in enumerate((*videos, mean)):
+        if index == len(videos):
+            table.add_section()
+        table.add_row(Text(name), *(text for rows in cells.values() for text in rows[index]))
     return table
 
 
-def print_whole(table: Table) -> None:
-    """Print a table, in its full width where the output is not a terminal."""
+def print_table(table: Table) -> None:
+    """Print a table, at full width where the output is not a terminal."""
     console = Console()
     if not console.is_terminal:
         console.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console.print(table)
 
 
+def print_notes(notes: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Print the notes of each method, (label, notes), to standard error."""
+    for label, texts in notes:
+        for text in texts:
+            print(f"note: {label}: {text}", file=sys.stderr)
+
+
 def as_json(report: MaskReport) -> dict[str, Any]:
-    """The report as JSON values: every object's mean, recall and decay of J and of F, each 0..1 (decay -1..1)."""
+    """Convert a report to JSON values, with mean, recall (0..1) and decay (-1..1) of each object's J and F."""
     return {
         "version": REPORT_VERSION,
         "dataset": {
@@ -184,12 +211,12 @@ def as_json(report: MaskReport) -> dict[str, Any]:
 
 
 def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
-    """None in place of NaN, which JSON does not have: an official decay may have an empty quarter."""
+    """Replace NaN, which JSON lacks, by None; an official decay is NaN where a quarter is empty."""
     return {name: None if value != value else value for name, value in values.items()}
 
 
 def official_csv(report: MaskReport, method: MethodReport) -> dict[str, str]:
-    """Name and text of the two files that the DAVIS-2017 evaluation writes, in its columns, order and rounding."""
+    """Return names and texts of the DAVIS-2017 code's two CSV files, with the same columns, order and rounding."""
     objects = [
         (f"{name}_{object_id}", score)
         for name, sequence in method.sequences.items()
@@ -211,7 +238,7 @@ def official_csv(report: MaskReport, method: MethodReport) -> dict[str, str]:
 
 
 def write_files(report: MaskReport, folder: Path) -> list[Path]:
-    """report.json and each method's CSV files below `folder`; returns their paths."""
+    """Write report.json and each method's CSV files to `folder`, and return their paths."""
     texts = {folder / "report.json": json.dumps(as_json(report), indent=1, default=str) + "\n"}
     for method in report.methods:
         for name, text in official_csv(report, method).items():
@@ -219,13 +246,3 @@ def write_files(report: MaskReport, folder: Path) -> list[Path]:
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
-
-
-def _cells(report: MaskReport, choose: Callable[[MethodReport], list[SequenceScore]]) -> list[str]:
-    cells = []
-    for method in report.methods:
-        chosen = choose(method)
-        seconds = seconds_per_frame(chosen)
-        cells += [f"{100 * value:.1f}" for value in mean_scores(chosen).values()]
-        cells.append("" if seconds is None else f"{seconds:.3f}")
-    return cells

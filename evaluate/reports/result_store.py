@@ -1,10 +1,10 @@
-"""Results on disk, one file per method and sequence, that are used again only where nothing they depend on changed.
+"""Cache of results on disk, one file per method and sequence; a changed key or mask invalidates a result.
 
-    FOLDER/scores/<method>/<sequence>.json     scores of every frame, and the key: all that they depend on
-    FOLDER/masks/<method>/<sequence>/*.png     the masks, as `corrflow-eval score` reads them
+    FOLDER/scores/<method>/<sequence>.json     scores of every frame, and the key
+    FOLDER/masks/<method>/<sequence>/*.png     masks, in the format of `corrflow-eval score`
 
-The key holds what the method is (hashes of its files, settings), the hash of every frame and mask of the sequence, and
-a hash of corrflow's own code with the versions of the libraries that compute.
+The key has the method's description (settings, hashes of its files), a hash of the sequence's frames and masks, a hash
+of corrflow's code, and the versions of the libraries that compute.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LIBRARIES = ("numpy", "opencv-python", "onnxruntime")
 
 @cache
 def program() -> dict[str, str]:
-    """What computes: one hash over corrflow's code, and the versions of the libraries."""
+    """Return a hash of corrflow's code, and the versions of the libraries that compute."""
     digest = hashlib.sha256()
     for package in (corrflow.plugins, corrflow.runtime, corrflow.evaluate):
         for folder in package.__path__:
@@ -41,8 +41,8 @@ def program() -> dict[str, str]:
 
 
 def sequence_hash(sequence: MaskSequence) -> str:
-    """SHA-256 over names and content of all files of a sequence, and over the rule it is scored by."""
-    digest = hashlib.sha256(f"{sequence.name} {sequence.objects_appear}".encode())
+    """Compute the SHA-256 of names and contents of a sequence's files, and of the rule that scores the sequence."""
+    digest = hashlib.sha256(f"{sequence.name} {sequence.late_prompts}".encode())
     for path in (*sequence.image_paths, *sequence.annotation_paths):
         if path is None:
             digest.update(b"none")
@@ -56,55 +56,57 @@ def sequence_hash(sequence: MaskSequence) -> str:
 
 
 def result_key(description: dict[str, Any], sequence: MaskSequence, **further: Any) -> dict[str, Any]:
-    """All that the score of a method on a sequence depends on, JSON-ready."""
-    # The hash of an artifact stands for its weights; where it lies and how it was made change no score.
+    """Return all that the score of a method on a sequence depends on, as JSON values."""
+    # A model's hash identifies its weights; path and provenance change no score.
     method = {name: value for name, value in description.items() if name not in ("path", "provenance", "tracking")}
     key = {"method": method, "data": sequence_hash(sequence), "program": program(), **further}
     return json.loads(json.dumps(key))
 
 
-class ResultFolder:
-    """Reads and writes the results below a folder; every file appears whole, by rename."""
+class ResultStore:
+    """Results in a folder; files are written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def mask_folder(self, method: str, sequence: str = "") -> Path:
-        """Where the masks of a method, or of one of its sequences, are."""
+        """Return the folder of the masks of a method, or of one sequence of the method."""
         return self.folder / "masks" / file_name(method) / sequence
 
     def load(self, method: str, sequence: str, key: dict[str, Any]) -> tuple[SequenceScore | None, str]:
-        """The score of a method on a sequence, or None and why there is none to use: "" where there never was one."""
+        """Return a valid score and "", or None and the reason why the score is invalid; "" where no score exists."""
         path = self._score_path(method, sequence)
         try:
-            written = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None, ""
         except (OSError, ValueError):
             return None, "its file is damaged"
         try:
-            changed = [name for name in sorted({*key, *written["key"]}) if key.get(name) != written["key"].get(name)]
+            changed = [name for name in sorted({*key, *stored["key"]}) if key.get(name) != stored["key"].get(name)]
             if changed:
                 return None, f"another {', '.join(changed)}"
-            if written["masks"] != _folder_hash(self.mask_folder(method, sequence)):
+            if stored["masks"] != _folder_hash(self.mask_folder(method, sequence)):
                 return None, "its masks changed"
-            return _score_from_json(written["score"]), ""
+            return _score_from_json(stored["score"]), ""
         except (KeyError, TypeError, ValueError, AttributeError):
             return None, "its file is damaged"
 
     def save(self, method: str, sequence: str, key: dict[str, Any], score: SequenceScore) -> None:
-        written = {
+        """Write a score with its key; the masks must be written already."""
+        stored = {
             "key": key,
             "masks": _folder_hash(self.mask_folder(method, sequence)),
             "score": _score_to_json(score),
         }
-        write_text(self._score_path(method, sequence), json.dumps(written) + "\n")
+        write_text(self._score_path(method, sequence), json.dumps(stored) + "\n")
 
     def _score_path(self, method: str, sequence: str) -> Path:
         return self.folder / "scores" / file_name(method) / f"{sequence}.json"
 
 
 def _folder_hash(folder: Path) -> str:
+    """Compute the SHA-256 of the names and contents of a folder's masks."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.png")):
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -127,9 +129,9 @@ def _score_to_json(score: SequenceScore) -> dict[str, Any]:
     }
 
 
-def _score_from_json(written: dict[str, Any]) -> SequenceScore:
+def _score_from_json(stored: dict[str, Any]) -> SequenceScore:
     objects = {
         int(object_id): object_score(item["frames"], item["J"], item["F"])
-        for object_id, item in written["objects"].items()
+        for object_id, item in stored["objects"].items()
     }
-    return SequenceScore(objects, int(written["frames"]), written["seconds"], int(written["tracked"]), reused=True)
+    return SequenceScore(objects, int(stored["frames"]), stored["seconds"], int(stored["tracked"]), reused=True)

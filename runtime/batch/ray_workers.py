@@ -77,8 +77,8 @@ def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: in
             raise InputError(f"expected {gpus} GPUs in the Ray cluster, got {has.get('GPU', 0):g}; give fewer --gpus")
         room = int(has.get("CPU", 1)) // cpus
         # Beside an item, one question about it and a late one about that before.
-        options = {"num_cpus": cpus, "num_gpus": min(1.0, gpus / count) if gpus else 0, "max_concurrency": 3}
-        actor = ray.remote(**cluster)(Worker)
+        resources = {"num_cpus": cpus, "num_gpus": min(1.0, gpus / count) if gpus else 0, "max_concurrency": 3}
+        actor = ray.remote(**resources)(Worker)
         idle = [actor.remote(job, options) for _ in range(max(1, min(count or room, room, len(items))))]
         waiting, tries = list(reversed(items)), dict.fromkeys(items, 0)
         busy: dict[Any, tuple[Any, Item]] = {}
