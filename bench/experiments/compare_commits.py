@@ -56,7 +56,7 @@ def produce(commands: Path, out: Path, davis: Path, checkpoint: Path, frames: in
         for name in SEQUENCES:
             line = (videos / name, "--init", labels / name / "00000.png")
             _call(commands, ("track",), *line, "--masks", out / name / "masks", "--jsonl", out / name / "tracks.jsonl")
-        name = SEQUENCES[0]  # small and whole: the rider is lost twice and found again
+        name = SEQUENCES[0]  # small and whole: the rider is lost, found and lost again
         line = (davis / "JPEGImages" / "480p" / name, "--init", labels / name / "00000.png", SHORT_SIDE, "240")
         _call(commands, ("track",), *line, "--masks", out / "lost" / "masks", "--jsonl", out / "lost" / "tracks.jsonl")
         name, points = SEQUENCES[-1], out / "keypoints"
