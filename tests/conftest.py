@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SLOW_FILES = frozenset((Path(__file__).parent / "slow_files.txt").read_text().split("\n\n")[1].split())
+"""Names of the test files that `scripts/test fast` leaves out."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -127,3 +127,8 @@ def test_documented_commands_have_the_options_they_are_given(page: str, least: i
         assert used <= known | {"--help"}, line
         checked += 1
     assert checked >= least
+
+
+def test_the_slow_files_are_there() -> None:
+    names = (ROOT / "tests" / "slow_files.txt").read_text().split("\n\n")[1].split()
+    assert names and [name for name in names if not (ROOT / "tests" / name).is_file()] == []
