@@ -301,8 +301,8 @@ def command(data: str, out: Path, *options: str, processes: int = 1) -> list[str
     if processes > 1:
         module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *module]
     return [
-        sys.executable, *module, "--data", data, "--out", str(out), "--cache", str(out.parent / "cache"), "--batch", "2",
-        "--crop", "32", "--radius", "2", "--threads", "1", "--device", "cpu", "--precision", "float32",
+        sys.executable, *module, "--data", data, "--out", str(out), "--cache", str(out.parent / "cache"),
+        "--batch", "2", "--crop", "32", "--radius", "2", "--threads", "1", "--device", "cpu", "--precision", "float32",
         "--log-images-every", "1000", "--save-every", "2", "--steps", "16", *options,
     ]  # fmt: skip
 
@@ -332,7 +332,7 @@ def test_a_run_killed_within_an_epoch_has_the_same_bits(shards: Path, tmp_path: 
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
     lines = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 17))
-    names = "\n".join(sorted(Path(name).name for name in names_of(shards)))
+    names = "\n".join(Path(name).name for name in names_of(shards))
     expected = {"count": 5, "sha256": hashlib.sha256(names.encode()).hexdigest()}
     assert load_checkpoint(tmp_path / "killed").provenance["sources"] == expected
 

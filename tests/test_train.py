@@ -331,7 +331,7 @@ def test_a_students_features_approach_its_teachers(sampler: ClipSampler) -> None
     with torch.no_grad():
         teacher_features = teacher(normalise(torch.from_numpy(sampler.clip(0)).permute(0, 3, 1, 2) / 255))
     assert (features * teacher_features).sum(1).mean() > 0.3  # cosine similarity, which is near 0 before training
-    assert results[0].copied is None and results[0].cycle == 0
+    assert results[0].predicted is None and results[0].cycle == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 

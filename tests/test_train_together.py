@@ -47,8 +47,8 @@ def command(footage: Path, out: Path, *options: str, processes: int = 1) -> list
     if processes > 1:
         module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *module]
     return [
-        sys.executable, *module, "--data", str(footage / "videos"), "--out", str(out), "--cache", str(footage / "cache"),
-        "--crop", "32", "--radius", "2", "--threads", "1", "--device", "cpu", "--precision", "float32",
+        sys.executable, *module, "--data", str(footage / "videos"), "--out", str(out),
+        "--cache", str(footage / "cache"), "--crop", "32", "--radius", "2", "--threads", "1", "--device", "cpu", "--precision", "float32",
         "--log-images-every", "1000", *options,
     ]  # fmt: skip
 
@@ -62,8 +62,8 @@ def run(line: list[str]) -> subprocess.CompletedProcess[str]:
 def test_two_processes_train_as_one_process(footage: Path, tmp_path: Path) -> None:
     """Losses, weights, statistics and moments after three steps agree to 1e-5.
 
-    The test uses float64. In float32, rounding can switch a ReLU or the clamp of the loss, which changes a gradient by a
-    thousandth. Adam's first steps are as long for small gradients as for large ones.
+    The test uses float64. In float32, rounding can switch a ReLU or the clamp of the loss, which changes a gradient by
+    a thousandth. Adam's first steps are as long for small gradients as for large ones.
     """
     options = ("--batch", "4", "--accumulate", "2", "--steps", "3", "--ema-decay", "0.9", "--precision", "float64")
     run(command(footage, tmp_path / "one", *options))

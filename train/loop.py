@@ -184,8 +184,8 @@ def train(
 
 
 def new_provenance(counts: dict[str, int], sources: list[str]) -> dict[str, Any]:
-    """Return the origin of the weights for checkpoints: counts of the data, digest of its file names, versions."""
-    names = "\n".join(sorted(sources))
+    """Return the origin of the weights for checkpoints: data, digest of its file names in order, versions."""
+    names = "\n".join(sources)
     return {
         **counts,
         "sources": {"count": len(sources), "sha256": hashlib.sha256(names.encode()).hexdigest()},
