@@ -1,5 +1,4 @@
-"""Training objectives: colour reconstruction with scheduled sampling and cycle terms (paper, sections 3.3 to 3.5), and
-distillation of a teacher's features (not in the paper)."""
+"""Training objectives: colour reconstruction (paper, sections 3.3 to 3.5), and distillation of a teacher's features."""
 
 from __future__ import annotations
 

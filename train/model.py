@@ -165,7 +165,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def new_encoder(config: ModelConfig, seed: int) -> Encoder:
-    """Create an untrained encoder; its weights depend only on the configuration and the seed."""
+    """Create an encoder with random weights, which depend only on the configuration and the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Encoder(config)
