@@ -1,4 +1,4 @@
-"""Threads that read ahead and write behind keep order, errors and memory as one loop would."""
+"""Threads that read ahead and write behind keep order, errors and memory as one loop does."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.types import Frame, FrameResult
 from corrflow.runtime.video.prefetch import DEPTH, read_ahead
 
-PICTURE = np.zeros((2, 2, 3), np.uint8)
-TRACKS = FrameResult(PICTURE[..., 0])
+IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
 def frames(count: int, error: Exception | None = None, made: list[int] | None = None) -> Iterator[Frame]:
     for index in range(count):
         if made is not None:
             made.append(index)
-        yield Frame(PICTURE, index, 0.0, f"{index:05d}")
+        yield Frame(IMAGE, index, 0.0, f"{index:05d}")
     if error is not None:
         raise error
 
 
+def results(count: int) -> Iterator[FrameResult]:
+    for frame in frames(count):
+        yield FrameResult(IMAGE[..., 0], (), frame)
+
+
 class Recorder(Sink):
-    """Remembers what it was given; fails at one index."""
+    """Sink that records the indices of its frames; fails at one index."""
 
     def __init__(self, fails_at: int = -1, seconds: float = 0.0) -> None:
         self.written: list[int] = []
         self.fails_at, self.seconds = fails_at, seconds
 
-    def write(self, frame: Frame, tracks: FrameResult) -> None:
+    def write(self, result: FrameResult) -> None:
         time.sleep(self.seconds)
-        if frame.index == self.fails_at:
+        if result.frame.index == self.fails_at:
             raise CorrflowError("the disk is full")
-        self.written.append(frame.index)
+        self.written.append(result.frame.index)
 
     def close(self) -> None:
         pass
@@ -76,8 +80,8 @@ def test_no_more_frames_are_decoded_than_may_wait() -> None:
 def test_everything_is_written_in_order_to_every_sink() -> None:
     sinks = [Recorder(), Recorder(seconds=0.001)]
     with write_behind(sinks) as write:
-        for frame in frames(20):
-            write(frame, TRACKS)
+        for result in results(20):
+            write(result)
     assert [sink.written for sink in sinks] == [list(range(20))] * 2
 
 
@@ -85,8 +89,8 @@ def test_everything_is_written_in_order_to_every_sink() -> None:
 def test_a_failed_write_is_raised_and_nothing_follows_it(fails_at: int) -> None:
     sink, handed = Recorder(fails_at), 0
     with pytest.raises(CorrflowError, match="full"), write_behind([sink]) as write:
-        for frame in frames(20):
-            write(frame, TRACKS)
+        for result in results(20):
+            write(result)
             handed += 1
             time.sleep(0.002)
     assert sink.written == list(range(fails_at))
@@ -96,13 +100,13 @@ def test_a_failed_write_is_raised_and_nothing_follows_it(fails_at: int) -> None:
 def test_an_interruption_writes_what_was_handed_over() -> None:
     sink = Recorder(seconds=0.01)
     with pytest.raises(KeyboardInterrupt), write_behind([sink]) as write:
-        for frame in frames(4):
-            write(frame, TRACKS)
+        for result in results(4):
+            write(result)
         raise KeyboardInterrupt
     assert sink.written == [0, 1, 2, 3]
 
 
 def test_an_error_on_its_way_is_not_replaced_by_that_of_a_sink() -> None:
     with pytest.raises(KeyboardInterrupt), write_behind([Recorder(0)]) as write:
-        write(next(frames(1)), TRACKS)
+        write(next(results(1)))
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The tracker copies labels as its definition says, object by object, with a memory that does not grow."""
+"""The tracker propagates masks as its definition says, object by object, with a memory that does not grow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording import RecordingBackend
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
@@ -19,6 +20,7 @@ from corrflow.runtime.backends.memory import MemoryRing
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings, with_settings
+from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject
 
@@ -63,20 +65,21 @@ def test_a_moving_object_is_followed(backend: Backend, moving_square) -> None:
 
 
 def test_labels_match_a_brute_force_tracker(backend: Backend, moving_square, oracle) -> None:
-    """The whole loop again, written from its description: encode, copy from frame 0 and the last three, add_frame."""
+    """Write the loop again from its description: encode, propagate from frame 0 and the last three, store."""
     frames, masks = moving_square
     if backend.supports_runtime_search_params:
         backend = OnnxRuntimeBackend(backend.artifact, 1, fused=True, bits=32)
-    tracker = Tracker(backend)
+    recorder = RecordingBackend(backend)
+    tracker = Tracker(recorder)
     tracker.start(frames[0], [MaskObject(1, masks[0])])
-    geometry = tracker._geometry
-    assert geometry is not None
+    (memory,) = recorder.memories
     used = tracker.settings
+    geometry = Geometry.of((66, 98), used.short_side)
     labels = [geometry.mask_to_cells(masks[0])[None].astype(np.float64)]
-    features = [backend.encode(geometry.shrink(frames[0]))]
+    features = [backend.encode(frames[0], geometry.working)]
     for t in range(1, 6):
         got = tracker.step(frames[t])
-        features.append(backend.encode(geometry.shrink(frames[t])))
+        features.append(backend.encode(frames[t], geometry.working))
         references = sorted({0, *range(max(0, t - 3), t)})
         labels.append(
             oracle(
@@ -88,8 +91,8 @@ def test_labels_match_a_brute_force_tracker(backend: Backend, moving_square, ora
                 used.temperature,
             )[0]
         )
-        soft = tracker._groups[0].memory.references()[1]  # type: ignore[attr-defined]
-        assert min(np.abs(slot[0] - labels[t][0]).max() for slot in soft) < 1e-5
+        newest = next(reference for reference in memory.references if reference.age == 1)
+        assert np.abs(memory.soft_masks[newest.slot][0] - labels[t][0]).max() < 1e-5
         expected = geometry.upsampler()(labels[t].astype(np.float32))[0]
         decided = np.abs(expected - 0.5) > 1e-4  # away from exact ties
         np.testing.assert_array_equal((got.mask == 1)[decided], (expected > 0.5)[decided])
@@ -175,21 +178,23 @@ def test_memory_holds_the_frames_that_the_settings_name_and_no_others(
     named = TrackingSettings(
         permanent_frames=tuple(sorted(permanent_frames)), recent_offsets=tuple(sorted(recent_offsets))
     )
-    ring = MemoryRing(named, labels=1, cells=(1, 1), channels=2)
+    ring = MemoryRing(named, num_channels=1, cells=(1, 1), channels=2)
     for t in range(25):
         ring.add_frame(np.full((2, 1, 1), t, np.float32), np.full((1, 1, 1), t, np.float32))
-        keys, values, attributes = ring.references()
-        kept = {frame for frame in range(t + 1) if frame in permanent_frames or t + 1 - frame in recent_offsets}
-        assert sorted(values.ravel().tolist()) == sorted(keys[:, 0].ravel().tolist()) == sorted(kept)
-        assert values.ravel().tolist() == ring.frames
-        assert attributes == named.attributes
+        expected = {frame for frame in range(t + 1) if frame in permanent_frames or t + 1 - frame in recent_offsets}
+        slots, frames, ages = zip(*ring.references, strict=True)
+        assert sorted(frames) == sorted(expected) and list(slots) == sorted(set(slots))
+        assert ages == tuple(t + 1 - frame for frame in frames)
+        keys, values = ring.stacked(list(slots))
+        assert values.ravel().tolist() == keys[:, 0].ravel().tolist() == list(frames)
 
 
-def test_first_frame_and_last_few_are_references_without_a_copy() -> None:
-    ring = MemoryRing(TrackingSettings(recent_offsets=(1, 2, 3)), labels=1, cells=(1, 1), channels=1)
+def test_first_frame_and_last_few_are_stacked_without_a_copy() -> None:
+    ring = MemoryRing(TrackingSettings(recent_offsets=(1, 2, 3)), num_channels=1, cells=(1, 1), channels=1)
     for _ in range(9):
         ring.add_frame(np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32))
-        assert np.shares_memory(ring.references()[0], ring._keys)
+        keys, values = ring.stacked([reference.slot for reference in ring.references])
+        assert np.shares_memory(keys, ring.features) and np.shares_memory(values, ring.soft_masks)
 
 
 def test_references_past_an_age_are_searched_more_widely() -> None:
@@ -239,7 +244,7 @@ def test_a_step_needs_a_start_and_frames_of_one_size(backend: Backend, moving_sq
 @pytest.mark.parametrize("change", [{"top_k": 3}, {"radius": (4,)}, {"dilate_past_age": 15}], ids=str)
 def test_only_the_fused_kernel_takes_settings_that_are_not_built_in(backend: Backend, change: dict) -> None:
     built_in = backend.artifact.settings
-    assert with_settings(built_in, short_side=32, memory_frames=1).references == 2
+    assert with_settings(built_in, short_side=32, memory_frames=1).num_reference_frames == 2
     if backend.supports_runtime_search_params:
         Tracker(backend, replace(built_in, **change))
     else:
@@ -267,16 +272,16 @@ def test_settings_that_make_no_tracker_are_refused(change: dict, reason: str) ->
 
 def test_bytes_held_do_not_grow_with_the_stream(backend: Backend, moving_square) -> None:
     frames, masks = moving_square
-    tracker = Tracker(backend)
+    recorder = RecordingBackend(backend)
+    tracker = Tracker(recorder)
     tracker.start(frames[0], [MaskObject(1, masks[0])])
-    memory = tracker._groups[0].memory
 
     def bytes_held() -> int:
-        return sum(held.nbytes for held in vars(memory).values() if isinstance(held, np.ndarray))
+        (memory,) = recorder.memories  # no second memory is made
+        features = getattr(memory.features, "words", memory.features)
+        return features.nbytes + memory.soft_masks.nbytes
 
-    held = bytes_held()
+    before = bytes_held()
     for t in range(30):
         tracker.step(frames[t % len(frames)])
-    assert len(tracker._groups) == 1
-    assert tracker._groups[0].memory is memory
-    assert bytes_held() == held > 0
+    assert bytes_held() == before > 0

@@ -1,4 +1,4 @@
-"""Windows go along with the objects: where they are aimed, and that what crosses the picture is not lost."""
+"""Search windows follow the objects: their offsets, and an object that crosses the frame."""
 
 from __future__ import annotations
 
@@ -7,111 +7,140 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recording import RecordingBackend
 
+from corrflow.errors import CorrflowError
 from corrflow.export.propagate_graph import propagate_model
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.plugins.local_soft_copy.spec import SearchWindow
+from corrflow.plugins.local_soft_copy.spec import Attributes, SearchWindow
 from corrflow.runtime.artifacts.artifact import PROPAGATE, load_artifact
 from corrflow.runtime.backends.base import Backend
-from corrflow.runtime.backends.memory import MemoryRing, PackedRing
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.registry import open_backend
+from corrflow.runtime.backends.search_plan import ReferenceFrame, SearchPlan
 from corrflow.runtime.settings import MAX_WINDOWS, TrackingSettings, settings_from_json
 from corrflow.runtime.tracking.occlusion import OcclusionSettings
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.tracking.window_motion import NEAR, Followed, WindowMotion
+from corrflow.runtime.tracking.window_motion import MIN_WINDOW_DISTANCE, ObjectChannels, WindowMotion
 from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject
 
 SETTINGS = TrackingSettings(
     permanent_frames=(0,), recent_offsets=(1, 2, 3), radius=(8, 12), dilation=(1, 2), move_windows=True
 )
-ONE_MASK = [Followed(slice(0, 1), False)]
+ONE_MASK = [ObjectChannels(slice(0, 1), False)]
+
+
+def references(*frames: int) -> list[ReferenceFrame]:
+    """Reference frames with these numbers."""
+    return [ReferenceFrame(slot, frame, 1) for slot, frame in enumerate(frames)]
 
 
 def block(top: int, left: int, size: int = 4) -> np.ndarray:
-    """Labels [1, 60, 80] of a square."""
-    label = np.zeros((1, 60, 80), np.float32)
-    label[0, top : top + size, left : left + size] = 1
-    return label
+    """Return the soft mask [1, 60, 80] of a square."""
+    soft_mask = np.zeros((1, 60, 80), np.float32)
+    soft_mask[0, top : top + size, left : left + size] = 1
+    return soft_mask
 
 
-def test_windows_of_the_given_frame_are_both_where_it_was_and_moved_and_those_of_recent_frames_are_moved() -> None:
-    follower = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
+def test_the_annotated_frame_is_searched_at_both_positions_and_recent_frames_at_the_shifted_one() -> None:
+    motion = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
     for t in range(1, 5):
-        follower.see(block(10 + t, 10 + 5 * t))
+        motion.observe(block(10 + t, 10 + 5 * t))
     # The object is at (14, 30) now; frame 3 shows it at (13, 25).
-    assert follower.aims([0, 3, 2]) == {0: [(0, 0), (-4, -20)], 3: [(-1, -5)], 2: [(-2, -10)]}
+    assert motion.offsets(references(0, 3, 2)) == {0: [(0, 0), (-4, -20)], 3: [(-1, -5)], 2: [(-2, -10)]}
 
 
 def test_windows_that_nearly_coincide_are_searched_once() -> None:
-    follower = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
-    follower.see(block(10, 10 + NEAR - 1))
-    assert follower.aims([0]) == {0: [(0, 0)]}
-    follower.see(block(10, 10 + NEAR))
-    assert follower.aims([0]) == {0: [(0, 0), (0, -NEAR)]}
+    motion = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
+    motion.observe(block(10, 10 + MIN_WINDOW_DISTANCE - 1))
+    assert motion.offsets(references(0)) == {0: [(0, 0)]}
+    motion.observe(block(10, 10 + MIN_WINDOW_DISTANCE))
+    assert motion.offsets(references(0)) == {0: [(0, 0), (0, -MIN_WINDOW_DISTANCE)]}
 
 
-def test_what_is_out_of_sight_stays_where_it_was_last() -> None:
-    follower = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
-    follower.see(block(10, 20))
+def test_a_hidden_object_stays_at_its_last_position() -> None:
+    motion = WindowMotion(SETTINGS, ONE_MASK, block(10, 10))
+    motion.observe(block(10, 20))
     for _ in range(9):
-        follower.see(np.zeros((1, 60, 80), np.float32))
-    assert follower.aims([0]) == {0: [(0, 0), (0, -10)]}
+        motion.observe(np.zeros((1, 60, 80), np.float32))
+    assert motion.offsets(references(0)) == {0: [(0, 0), (0, -10)]}
 
 
-def test_objects_that_move_apart_each_have_a_window_up_to_a_number() -> None:
-    objects = [Followed(slice(k, k + 1), False) for k in range(6)]
-    follower = WindowMotion(SETTINGS, objects, np.concatenate([block(9 * k, 10) for k in range(6)]))
-    follower.see(np.concatenate([block(9 * k, 10 + 10 * k) for k in range(6)]))
-    aims = follower.aims([0])
-    assert aims[0] == [(0, 0), (0, -10), (0, -20), (0, -30)] and len(aims[0]) == MAX_WINDOWS
+def test_objects_that_move_apart_each_have_a_window_up_to_max_windows() -> None:
+    objects = [ObjectChannels(slice(k, k + 1), False) for k in range(6)]
+    motion = WindowMotion(SETTINGS, objects, np.concatenate([block(9 * k, 10) for k in range(6)]))
+    motion.observe(np.concatenate([block(9 * k, 10 + 10 * k) for k in range(6)]))
+    offsets = motion.offsets(references(0))
+    assert offsets[0] == [(0, 0), (0, -10), (0, -20), (0, -30)] and len(offsets[0]) == MAX_WINDOWS
 
 
-def test_points_move_a_window_by_their_median() -> None:
-    follower = WindowMotion(
-        SETTINGS, [Followed(slice(0, 3), True)], np.concatenate([block(10, 10 * k, 1) for k in (1, 2, 3)])
+def test_points_shift_a_window_by_their_median() -> None:
+    motion = WindowMotion(
+        SETTINGS, [ObjectChannels(slice(0, 3), True)], np.concatenate([block(10, 10 * k, 1) for k in (1, 2, 3)])
     )
-    follower.see(np.concatenate([block(15, 10, 1), block(16, 21, 1), block(40, 70, 1)]))
-    assert follower.aims([0, 1]) == {0: [(0, 0), (-6, -1)], 1: [(0, 0)]}
-    follower.see(block(16, 10, 1).repeat(3, 0))
-    assert follower.aims([1]) == {1: [(0, 0)]}  # recent windows stay
-    follower.see(np.concatenate([block(15, 10, 1), block(16, 21, 1), block(40, 70, 1)]))
-    follower.see(np.zeros((3, 60, 80), np.float32))
-    assert follower.aims([0]) == {0: [(0, 0), (-6, -1)]}
+    motion.observe(np.concatenate([block(15, 10, 1), block(16, 21, 1), block(40, 70, 1)]))
+    assert motion.offsets(references(0, 1)) == {0: [(0, 0), (-6, -1)], 1: [(0, 0)]}
+    motion.observe(block(16, 10, 1).repeat(3, 0))
+    assert motion.offsets(references(1)) == {1: [(0, 0)]}  # recent windows stay
+    motion.observe(np.concatenate([block(15, 10, 1), block(16, 21, 1), block(40, 70, 1)]))
+    motion.observe(np.zeros((3, 60, 80), np.float32))
+    assert motion.offsets(references(0)) == {0: [(0, 0), (-6, -1)]}
 
 
-def test_what_is_kept_does_not_grow() -> None:
-    follower = WindowMotion(
-        replace(SETTINGS, radius=(8,), dilation=(1,), permanent_frames=(0, 7)), ONE_MASK, block(10, 10)
-    )
+def test_positions_are_stored_for_possible_references_alone() -> None:
+    settings = replace(SETTINGS, radius=(8,), dilation=(1,), permanent_frames=(0, 7))
+    motion = WindowMotion(settings, ONE_MASK, block(10, 10))
     for t in range(50):
-        follower.see(block(10, 10 + t % 3))
-    assert sorted(follower._places) == [0, 7, 48, 49, 50]
+        motion.observe(block(10, 10 + t % 3))
+    assert set(motion.offsets(references(0, 7, 48, 49, 50))) == {0, 7, 48, 49, 50}
+    for frame in (1, 47):
+        with pytest.raises(KeyError):
+            motion.offsets(references(frame))
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_memory_names_a_frame_once_for_each_of_its_moves(packed: bool) -> None:
-    if packed and cpu.unavailable():
-        pytest.skip(cpu.unavailable())
-    ring = (
-        PackedRing(SETTINGS, 1, (4, 5), 2, 16, lambda f: cpu.pack(f, 16))
-        if packed
-        else MemoryRing(SETTINGS, 1, (4, 5), 2)
-    )
-    for _ in range(6):
-        ring.add_frame(np.ones((2, 4, 5), np.float32), np.ones((1, 4, 5), np.float32))
-    assert sorted(ring.frames) == [0, 3, 4, 5]
-    view = ring.aimed({0: [(0, 0), (-4, 7)], 4: [(1, 2)]})
-    _, values, attributes, named = view.named_references()
-    frame_in = dict(zip((reference.frame for reference in ring.named_references()[3]), ring.frames, strict=True))
-    found = [(frame_in[each.frame], each.dy, each.dx) for each in named]
-    assert sorted(found) == [(0, -4, 7), (0, 0, 0), (3, 0, 0), (4, 1, 2), (5, 0, 0)]
-    windows = {place: attributes.window(each.window) for place, each in zip(found, named, strict=True)}
-    assert windows[0, 0, 0] == windows[0, -4, 7] == (8, 1) and windows[4, 1, 2] == windows[5, 0, 0] == (12, 2)
-    assert len(values) >= len({each.frame for each in named})
-    assert ring.named_references()[3] == tuple(
-        SearchWindow(slot, slot) for slot in range(4)
-    )  # the view's aims are its own
+PARAMS = Attributes((8, 12), (1, 2), 10, 0.07)
+
+
+def test_a_plan_searches_every_frame_once_in_the_order_of_the_tie_rule() -> None:
+    stored = [ReferenceFrame(0, 0, 6), ReferenceFrame(1, 4, 2), ReferenceFrame(3, 3, 3)]
+    plan = SearchPlan.of(stored, PARAMS)
+    assert plan.windows == (SearchWindow(0, 0), SearchWindow(1, 1), SearchWindow(3, 2))
+    assert plan.slots == [0, 1, 3] and plan.params is PARAMS and not plan.moves
+
+
+def test_a_plan_searches_a_frame_once_for_each_of_its_offsets() -> None:
+    stored = [ReferenceFrame(0, 0, 6), ReferenceFrame(1, 4, 2), ReferenceFrame(2, 5, 1)]
+    plan = SearchPlan.of(stored, PARAMS, {0: [(0, 0), (-4, 7)], 4: [(1, 2)], 9: [(5, 5)]})
+    assert plan.windows == (
+        SearchWindow(0, 0), SearchWindow(0, 0, -4, 7), SearchWindow(1, 1, 1, 2), SearchWindow(2, 2)
+    )  # fmt: skip
+    assert plan.slots == [0, 0, 1, 2] and plan.moves
+    assert [plan.params.window(window.window) for window in plan.windows] == [(8, 1), (8, 1), (12, 2), (12, 2)]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "moves"),
+    [({}, False), ({0: [(0, 0)]}, False), ({0: [(0, 1)]}, True), ({0: [(0, 0), (0, 0)]}, True)],
+    ids=["none", "in place", "shifted", "twice"],
+)
+def test_a_plan_moves_where_a_window_is_shifted_or_searched_twice(offsets: dict, moves: bool) -> None:
+    assert SearchPlan.of([ReferenceFrame(0, 0, 1)], PARAMS, offsets).moves is moves
+
+
+def test_a_moved_plan_is_refused_by_a_backend_without_window_offsets(small_artifact: Path) -> None:
+    artifact = load_artifact(small_artifact)
+    built_in = propagate_model(artifact.settings.attributes, artifact.channels).SerializeToString()
+    backend = OnnxRuntimeBackend(replace(artifact, files=artifact.files | {PROPAGATE: built_in}), 1)
+    assert not backend.supports_window_offsets
+    features = backend.encode(np.zeros((32, 32, 3), np.uint8))
+    memory = backend.new_memory(artifact.settings, 8, (8, 8))
+    memory.add_frame(features, np.ones((8, 8, 8), np.float32))
+    plan = SearchPlan.of(memory.references, artifact.settings.attributes)
+    assert backend.propagate(features, memory, plan).shape == (8, 8, 8)
+    moved = SearchPlan.of(memory.references, artifact.settings.attributes, {0: [(0, 0), (2, 2)]})
+    with pytest.raises(CorrflowError, match="references by index"):
+        backend.propagate(features, memory, moved)
+    backend.close()
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "onnx-function"])
@@ -157,7 +186,8 @@ def test_the_onnx_function_follows_as_the_fused_kernel_does(following_artifact: 
     settings = replace(artifact.settings, recent_offsets=recent_offsets, short_side=0)
     found, moved = [], 0
     for backend in (OnnxRuntimeBackend(artifact, 1), OnnxRuntimeBackend(artifact, 1, fused=True, bits=32)):
-        tracker = Tracker(backend, settings)
+        recorder = RecordingBackend(backend)
+        tracker = Tracker(recorder, settings)
         still = np.roll(masks[0], (22, 62), (0, 1))
         point = KeypointsObject(7, np.array([[12.0, 24.0]], np.float32), ("a",))
         results = [tracker.start(frames[0], [MaskObject(1, masks[0]), point, MaskObject(3, still)])]
@@ -165,9 +195,7 @@ def test_the_onnx_function_follows_as_the_fused_kernel_does(following_artifact: 
             results.append(tracker.step(frame))
             if t == 4:
                 tracker.add([MaskObject(5, np.roll(masks[t], 20, 0))])
-        follower = tracker._groups[0].follower
-        assert follower is not None
-        moved += max(len(moves) for moves in follower.aims([0]).values()) > 1
+        moved += any(plan.moves for plan in recorder.plans)
         found.append(np.stack([one.mask for one in results]))
         backend.close()
     assert moved == 2, "windows were moved on both"
@@ -190,7 +218,7 @@ def test_a_propagation_from_before_has_windows_that_stay(
         caplog.clear()
         with caplog.at_level("INFO", logger="corrflow"):
             tracks = run(backend, replace(own.settings, move_windows=follow), frames, [MaskObject(1, masks[0])])
-        said = [message for message in caplog.messages if "windows stay where they are" in message]
+        said = [message for message in caplog.messages if "search windows do not follow the objects" in message]
         assert len(said) == bool(files and follow)
         found.append(np.stack([one.mask for one in tracks]))
         backend.close()
@@ -200,8 +228,10 @@ def test_a_propagation_from_before_has_windows_that_stay(
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["in sight", "hidden"])
-@pytest.mark.parametrize("presence", [None, OcclusionSettings()], ids=["unwatched", "redetect"])
-def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backend, presence, hidden, crossing) -> None:
+@pytest.mark.parametrize("occlusion", [None, OcclusionSettings()], ids=["no occlusion handling", "occlusion handling"])
+def test_adding_correcting_and_removing_changes_no_bit_of_another(
+    backend: Backend, occlusion, hidden, crossing
+) -> None:
     """Objects given together share windows; those that come and go later have no part in them."""
     frames, masks = crossing
     still = np.roll(masks[0], (22, 62), (0, 1))
@@ -211,7 +241,7 @@ def test_adding_correcting_and_removing_changes_no_bit_of_another(backend: Backe
     points = KeypointsObject(7, np.array([[12.0, 24.0], [20.0, 30.0]], np.float32), ("a", "b"))
     settings = replace(backend.artifact.settings, move_windows=True)
     given = [MaskObject(1, masks[0]), points, MaskObject(3, still)]
-    left, changed = Tracker(backend, settings, presence), Tracker(backend, settings, presence)
+    left, changed = Tracker(backend, settings, occlusion), Tracker(backend, settings, occlusion)
     for tracker in (left, changed):
         tracker.start(frames[0], given)
     for t, frame in enumerate(frames[1:], 1):

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, with the fused kernel or propagate.onnx for the labels; all arrays on the host."""
+"""ONNX Runtime backend on the CPU, with the fused kernel or propagate.onnx for the soft masks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, Artifact
 from corrflow.runtime.backends.memory import MemoryRing, PackedRing
-from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.resize import resize
 from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import TrackingSettings
 
 
 class OnnxRuntimeBackend:
-    """Fulfils `backend.Backend`. Features are [C, h, w] float32 arrays.
+    """`base.Backend` on the CPU. Features are [C, h, w] float32 arrays.
 
-    fused: copy labels with the fused kernel, otherwise with propagate.onnx
-    bits:  of a channel in the fused kernel's search: 32, 16 or 8; by default 16, which nobody can tell from 32, and 8
-           for an artifact whose encoder computes in 8 bits, where the processor is faster at them
+    fused: propagate with the fused kernel, otherwise with propagate.onnx
+    bits:  bits of a feature channel in the fused kernel: 32, 16 or 8. The default is 16 (scores within 2e-4 of
+           float32), or 8 for an artifact with an 8-bit encoder on a processor with 8-bit products
+
     Raises InputError where the kernel was not built, or onnxruntime refuses a graph.
     """
 
@@ -43,7 +44,7 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors; its warnings are about its own optimiser
-        # Its threads would go on spinning for a while on the cores that decoding and the kernel need next.
+        # Spinning threads would hold the cores that decoding and the kernel need next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._encode = onnxruntime.InferenceSession(
@@ -74,8 +75,8 @@ class OnnxRuntimeBackend:
             )
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
-        """[H, W, 3] uint8, BGR, shrunk to (h, w) where that is given -> [C, ceil(h / 4), ceil(w / 4)] float32."""
-        frame = frame if working is None else shrink(frame, working)
+        """Encode a frame [H, W, 3] uint8, BGR, resized to (h, w) where given, to [C, ceil(h/4), ceil(w/4)] float32."""
+        frame = frame if working is None else resize(frame, working)
         features = self._run(self._encode, {"frame": np.ascontiguousarray(frame[None])})[0]
         if features.shape[0] != self.artifact.channels:
             raise CorrflowError(
@@ -92,7 +93,10 @@ class OnnxRuntimeBackend:
         return PackedRing(settings, num_channels, cells, self.artifact.channels, self._bits, self._pack)
 
     def propagate(self, query: np.ndarray, memory: MemoryRing | PackedRing, plan: SearchPlan) -> np.ndarray:
-        """Features [C, h, w] -> soft masks [N, h, w] float32."""
+        """Return soft masks [N, h, w] float32 of features [C, h, w].
+
+        Raises CorrflowError for window offsets that propagate.onnx does not support.
+        """
         search = {"attributes": plan.params, "threads": self._threads, "references": plan.windows}
         if isinstance(memory, PackedRing):
             return cpu.packed_soft_copy(self._pack(query), memory.features, memory.soft_masks, **search)
@@ -102,17 +106,22 @@ class OnnxRuntimeBackend:
             keys, values = memory.features, memory.soft_masks
             rows = {REFERENCES: np.array(plan.windows, np.int32)}
         else:
+            if plan.moves:
+                raise CorrflowError(
+                    f"expected graphs that take references by index, got {self.name}; export {self.artifact.name} again"
+                )
             keys, values = memory.stacked(plan.slots)
             rows = {}
         return self._run(self._propagate, {"query": query[None], "keys": keys[None], "values": values[None], **rows})[0]
 
     def _pack(self, features: np.ndarray) -> cpu.PackedFeatures:
-        """PackedFeatures features; those of the newest frame are kept, for they are searched for and then remembered."""
+        """Return packed features; the newest frame's are cached, because they are the query first and stored then."""
         if self._packed is None or self._packed[0] is not features:
             self._packed = features, cpu.pack(features, self._bits, self._threads)
         return self._packed[1]
 
     def close(self) -> None:
+        """Release the sessions."""
         del self._encode, self._propagate
 
     @staticmethod

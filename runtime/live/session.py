@@ -17,7 +17,7 @@ from corrflow.runtime.live.capture.capture import Capture, CapturedFrame
 from corrflow.runtime.live.object_editor import Frozen, ObjectEditor
 from corrflow.runtime.live.outputs.worker import SinkWorker
 from corrflow.runtime.live.reference import Prompt, resized
-from corrflow.runtime.live.results import FrameResult, LatencyStats, LatestResult
+from corrflow.runtime.live.results import LatencyStats, LatestResult
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, FrameResult, LiveTiming, size_text
 
@@ -28,11 +28,11 @@ _Answer = TypeVar("_Answer")
 
 
 class Session:
-    """FrameResult what a capture delivers until it ends or `stop` is set.
+    """Live loop over a capture, until the capture ends or `stop` is set.
 
-    start: what to track: objects on the first frame of the stream (none, where they are given later), or a reference,
-    whose frame comes before the stream
-    began: told the reference once the objects are accepted
+    start: returns the objects of the stream's first frame (none where they are added later); or a prompt, whose frame
+           comes before the stream
+    began: called with the prompt once the objects are accepted
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Session:
         self.processed = 0
         self.outputs = list(outputs)
         self.busy = False
-        """Whether a frame is being tracked just now."""
+        """True while a frame is being tracked."""
         self.editing = ObjectEditor(tracker)
-        """Changes of the objects; to be touched through `call` alone."""
+        """Changes of the objects; used through `call` alone."""
         self._calls: Queue[tuple[Callable[[], Any], Future]] = Queue(_MOST_CALLS)
         self._tracker, self._start, self._began = tracker, start, began
         self._last: FrameResult | None = None

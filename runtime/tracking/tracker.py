@@ -85,7 +85,7 @@ class _Group:
 
 
 class Tracker:
-    """FrameResult masks and keypoints through a stream of frames of one size.
+    """Tracker of masks and keypoints through a stream of frames of one size.
 
     `Tracker.from_model` opens a model with its backend and is what applications use; the constructor takes a backend
     that is open already. Use the tracker as a context manager, or call `close`.
