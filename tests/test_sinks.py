@@ -42,7 +42,7 @@ def frame_at(index: int, size: tuple[int, int] = (48, 64)) -> Frame:
     return Frame(image, index, index / 25, f"{index:05d}")
 
 
-def tracks_at(index: int, size: tuple[int, int] = (48, 64)) -> FrameResult:
+def result_at(index: int, size: tuple[int, int] = (48, 64)) -> FrameResult:
     mask = np.zeros(size, np.uint8)
     mask[8:20, 10 + index : 30 + index] = 1
     mask[30:40, 5:15] = 200
@@ -63,12 +63,13 @@ def tracks_at(index: int, size: tuple[int, int] = (48, 64)) -> FrameResult:
             ),
             ObjectResult(200, "", 0.1, False),
         ),
+        frame_at(index, size),
     )
 
 
 def write_clip(sink: Sink, count: int = 5, size: tuple[int, int] = (48, 64)) -> None:
     for index in range(count):
-        sink.write(frame_at(index, size), tracks_at(index, size))
+        sink.write(result_at(index, size))
 
 
 def test_masks_come_back_exactly_with_the_davis_palette(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_masks_come_back_exactly_with_the_davis_palette(tmp_path: Path) -> None:
     masks = [generator.integers(0, 256, (33, 47), np.uint8) for _ in range(3)]
     with MaskFolderSink(tmp_path / "new" / "masks") as sink:
         for index, mask in enumerate(masks):
-            sink.write(frame_at(index, (33, 47)), FrameResult(mask))
+            sink.write(FrameResult(mask, (), frame_at(index, (33, 47))))
     assert sorted(os.listdir(tmp_path / "new" / "masks")) == ["00000.png", "00001.png", "00002.png"]
     for index, mask in enumerate(masks):
         with Image.open(tmp_path / "new" / "masks" / f"{index:05d}.png") as image:
@@ -99,7 +100,7 @@ def test_csv_has_one_row_per_point_and_frame(tmp_path: Path) -> None:
 
 def test_csv_of_masks_alone_has_its_header(tmp_path: Path) -> None:
     with KeypointCsvSink(tmp_path / "points.csv") as sink:
-        sink.write(frame_at(0), FrameResult(np.zeros((48, 64), np.uint8)))
+        sink.write(FrameResult(np.zeros((48, 64), np.uint8), (), frame_at(0)))
     assert (tmp_path / "points.csv").read_text() == "frame,time,object,point,x,y,confidence\n"
 
 
@@ -125,12 +126,11 @@ def test_json_lines_hold_every_object_of_every_frame(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_keep_the_tables_readable(tmp_path: Path) -> None:
     points = np.array([[np.nan, np.inf]], np.float32)
-    tracks = FrameResult(
-        np.zeros((48, 64), np.uint8), (ObjectResult(1, "", float("nan"), False, None, points, ("p",)),)
-    )
+    objects = (ObjectResult(1, "", float("nan"), False, None, points, ("p",)),)
+    result = FrameResult(np.zeros((48, 64), np.uint8), objects, frame_at(0))
     with JsonLinesSink(tmp_path / "t.jsonl") as lines, KeypointCsvSink(tmp_path / "t.csv") as table:
-        lines.write(frame_at(0), tracks)
-        table.write(frame_at(0), tracks)
+        lines.write(result)
+        table.write(result)
     assert json.loads((tmp_path / "t.jsonl").read_text())["objects"][0]["points"] == {"p": [None, None, None]}
     assert (tmp_path / "t.csv").read_text().splitlines()[1] == "0,0.000000,1,p,,,"
 
@@ -152,7 +152,7 @@ def test_video_has_every_frame_at_even_size_and_the_given_pace(
     height, width = size
     assert len(frames) == 7
     assert frames[0].shape == (height + height % 2, width + width % 2, 3)
-    expected = draw_overlay(frame_at(3, size).image, tracks_at(3, size))
+    expected = draw_overlay(result_at(3, size))
     assert np.abs(frames[3][:height, :width].astype(int) - expected).mean() < 12  # thin coloured lines lose in 4:2:0
     # A corner free of overlay: the colours survive the way through the encoder's colour space.
     assert np.abs(frames[3][height - 2, width - 2].astype(int) - expected[-2, -2]).max() <= 6
@@ -238,7 +238,7 @@ WRITER = """
     def frame(i): return Frame(noise.integers(0, 256, (96, 128, 3), np.uint8), i, i / 25, f"{i:05d}")
     points = np.zeros((40, 2), np.float32)
     track = ObjectResult(3, "long name", 1.0, True, None, points, tuple(map(str, range(40))))
-    def tracks(): return FrameResult(noise.integers(0, 256, (96, 128), np.uint8), (track,))
+    def result(i): return FrameResult(noise.integers(0, 256, (96, 128), np.uint8), (track,), frame(i))
     sinks = [VideoSink(folder / "v.mp4", Fraction(25)), KeypointCsvSink(folder / "p.csv"),
              JsonLinesSink(folder / "t.jsonl"), MaskFolderSink(folder / "masks")]
 """
@@ -254,8 +254,8 @@ def run_writer(folder: Path, mode: str, body: str) -> subprocess.CompletedProces
 def test_killed_run_leaves_no_half_file_at_a_final_path(tmp_path: Path) -> None:
     body = """
         for i in range(20):
-            f, t = frame(i), tracks()
-            for sink in sinks: sink.write(f, t)
+            now = result(i)
+            for sink in sinks: sink.write(now)
         signal.raise_signal(signal.SIGKILL)
     """
     result = run_writer(tmp_path, "kill", body)
@@ -275,7 +275,7 @@ def test_full_disk_is_reported_in_one_sentence_and_leaves_no_broken_file(tmp_pat
             try:
                 with sink:
                     for i in range(200):
-                        sink.write(frame(i), tracks())
+                        sink.write(result(i))
             except CorrflowError as error:
                 print(type(error).__name__, error)
     """
