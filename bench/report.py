@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from corrflow.atomic_files import write_whole
+from corrflow.atomic_files import write_file
 from corrflow.bench import machine
-from corrflow.errors import CorrflowError, InputError
+from corrflow.errors import InputError
 
 TABLE_WIDTH = 110
 
@@ -52,8 +52,5 @@ def check_output(path: Path | None) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the file by rename. Raises CorrflowError where that fails."""
-    try:
-        write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise CorrflowError(f"expected to write {path}, got an error ({error.strerror}); name another") from error
+    """Write a JSON file atomically. Raises CorrflowError."""
+    write_file(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.logging import RichHandler
 
+from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.attributes import read_attributes
 from corrflow.evaluate.datasets.masks import open_davis, open_youtube_vos, select_sequences
@@ -25,7 +26,7 @@ from corrflow.evaluate.options import (
     YouTubeVosOptions,
 )
 from corrflow.evaluate.partial_occlusion import PartialOcclusion, run_partial_occlusion
-from corrflow.evaluate.reports.files import prepare_folder, write_text
+from corrflow.evaluate.reports.files import prepare_folder
 from corrflow.evaluate.reports.html import html_page
 from corrflow.evaluate.reports.report import MaskReport, mask_table, print_notes, print_table, write_files
 from corrflow.runtime.tracking.tracker import Tracker
@@ -136,6 +137,6 @@ def _report(data: DataSet, methods: list[Method], options: MaskReportOptions, wo
     if options.out is not None:
         paths = write_files(report, options.out)
         page = options.out / "report.html"
-        write_text(page, html_page(report, data.sequences, attributes))
+        write_file(page, html_page(report, data.sequences, attributes))
         console.print(f"wrote {page} and {len(paths)} more files", markup=False)
     return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.points import open_badja, open_jhmdb, open_tapvid
 from corrflow.evaluate.masks import Method
@@ -19,7 +20,7 @@ from corrflow.evaluate.points import (
     point_table,
     points_as_json,
 )
-from corrflow.evaluate.reports.files import prepare_folder, write_text
+from corrflow.evaluate.reports.files import prepare_folder
 from corrflow.evaluate.reports.report import print_notes, print_table
 
 
@@ -57,5 +58,5 @@ def _report(report: PointReport, options: PointOptions) -> None:
     print_table(point_table(report))
     print_notes((method.label, method.notes) for method in report.methods)
     if options.out is not None:
-        write_text(options.out, json.dumps(points_as_json(report), indent=1, default=str) + "\n")
+        write_file(options.out, json.dumps(points_as_json(report), indent=1, default=str) + "\n")
         print(f"wrote {options.out}", file=sys.stderr)

@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from corrflow.atomic_files import write_file
 from corrflow.errors import CorrflowError, InputError
 from corrflow.evaluate.commands import davis_data
 from corrflow.evaluate.datasets.masks import MaskSequence
@@ -28,7 +29,7 @@ from corrflow.evaluate.method_selection import model_settings
 from corrflow.evaluate.methods.methods import ArtifactEncoder, TrackerMethod
 from corrflow.evaluate.metrics.scorer import SequenceScorer
 from corrflow.evaluate.options import SearchOptions
-from corrflow.evaluate.reports.files import prepare_folder, write_text
+from corrflow.evaluate.reports.files import prepare_folder
 from corrflow.evaluate.reports.report import SequenceScore, mean_scores, print_table, seconds_per_frame
 from corrflow.evaluate.reports.result_store import ResultStore, program, result_key
 from corrflow.evaluate.workers import frame_done, run_jobs
@@ -182,7 +183,7 @@ class Search:
         return [self.trials[settings] for settings in requested]
 
     def coordinate_search(self, start: TrackingSettings, space: SearchSpace, max_seconds: float) -> Trial:
-        """From `start`, set one setting after another to its best value, until a round changes nothing."""
+        """Set one setting after another to its best value, from `start`, until a round changes nothing."""
         best = self.measure([start], "initial settings")[0]
         for _ in range(MAX_ROUNDS):
             previous = best
@@ -321,8 +322,8 @@ def run_search(options: SearchOptions) -> Trial:
         console.print(f"{search.reused} results are from an earlier search with the same code, settings and data")
     if out is not None:
         path = out / "settings.json"
-        write_text(path, json.dumps(asdict(chosen.settings), indent=2) + "\n")
-        write_text(out / "search.json", json.dumps(_as_json(search, chosen, data), indent=1) + "\n")
+        write_file(path, json.dumps(asdict(chosen.settings), indent=2) + "\n")
+        write_file(out / "search.json", json.dumps(_as_json(search, chosen, data), indent=1) + "\n")
         console.print(f"wrote {path} and {out / 'search.json'}", markup=False)
         if write is not None:
             _write_model(artifact, write, path)

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from corrflow.atomic_files import write_whole
+from corrflow.atomic_files import write_file
 from corrflow.errors import CorrflowError, InputError
 from corrflow.export.propagate_graph import Sizes, propagate_model
 from corrflow.export.step_graph import fixed_encode
@@ -325,7 +325,7 @@ def _build(trt: Any, spec: EngineSpec, name: str, model: bytes) -> bytes:
     if engine is None:
         raise CorrflowError(f"TensorRT {trt.__version__} did not build {name}; its reason is above, try --plugin off")
     cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_whole(cache, bytes(config.get_timing_cache().serialize()))
+    write_file(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
 
 

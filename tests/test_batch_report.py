@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrflow.runtime.formats.html_report import MOST_SPANS, ReportSink
+from corrflow.runtime.formats.html_report import MAX_SPANS, ReportSink
 from corrflow.runtime.types import Frame, FrameResult, ObjectResult
 
 
@@ -20,7 +20,7 @@ def write(
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     for index, confidence in enumerate(confidences):
         track = ObjectResult(3, name, confidence or 0.0, confidence is not None)
-        sink.write(Frame(image, index, index / 25, f"{index:05d}"), FrameResult(mask, (track,)))
+        sink.write(FrameResult(mask, (track,), Frame(image, index, index / 25, f"{index:05d}")))
     sink.close()
     return sink, path.read_text()
 
@@ -36,7 +36,7 @@ def test_the_weakest_frames_are_named_and_apart(tmp_path: Path, count: int) -> N
     assert f"clip/cup/{count - 9:05d}.png" in page and "cup: confidence 0.40" in page
     pictures = re.findall(r'alt="frame (\d+)"', page)
     assert {"6", str(count - 9)} <= set(pictures) and len(pictures) <= 12
-    assert page.count("<rect") <= MOST_SPANS
+    assert page.count("<rect") <= MAX_SPANS
 
 
 def test_where_an_object_is_lost_is_worth_a_label_and_its_absence_is_not(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_frame_is_to_be_labelled_in_a_file_that_can_hold_the_object(tmp_path: 
         if index == 20:
             drawn = ObjectResult(1, "cup", 0.0, False)
         dots = ObjectResult(2, "hand", sure, index != 20, None, np.zeros((1, 2), np.float32), ("a",), np.full(1, sure))
-        sink.write(Frame(image, index, index / 25, f"{index:05d}"), FrameResult(mask, (drawn, dots)))
+        sink.write(FrameResult(mask, (drawn, dots), Frame(image, index, index / 25, f"{index:05d}")))
     sink.close()
     rows = re.findall(r"<tr><td>(\d+)</td>.*?<code>(.*?)</code>", (tmp_path / "report.html").read_text())
     assert rows == [("20", "clip.csv"), ("5", "clip/cup/00005.png"), ("30", "clip.csv")]
@@ -66,7 +66,7 @@ def test_a_sure_video_suggests_nothing(tmp_path: Path) -> None:
 
 def test_the_memory_of_a_report_does_not_grow_with_the_video(tmp_path: Path) -> None:
     sink, _ = write(tmp_path / "report.html", [0.9] * 5000)
-    assert len(sink._spans) <= MOST_SPANS
+    assert len(sink._spans) <= MAX_SPANS
     assert [span.first for span in sink._spans] == list(range(0, 5000, sink._length))
 
 
@@ -102,7 +102,7 @@ def test_the_file_to_label_in_is_taken_for_that_object(tmp_path: Path, identity:
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     for index in range(20):
         track = ObjectResult(identity, name, 0.3 if index == 9 else 0.9, True)
-        sink.write(Frame(image, index, index / 25, f"{index:05d}"), FrameResult(mask, (track,)))
+        sink.write(FrameResult(mask, (track,), Frame(image, index, index / 25, f"{index:05d}")))
     sink.close()
     page = (tmp_path / "report.html").read_text()
     assert f"<code>{file}</code>" in page and "white where the object is" in page and "<code>frame,name" not in page
@@ -113,7 +113,7 @@ def test_of_several_points_the_least_sure_is_named(tmp_path: Path) -> None:
     image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
     sure = np.array([0.9, 0.1, 0.5])
     dots = ObjectResult(1, "hand", 0.5, True, None, np.zeros((3, 2), np.float32), ("thumb", "palm", "wrist"), sure)
-    sink.write(Frame(image, 0, 0.0, "00000"), FrameResult(mask, (dots,)))
+    sink.write(FrameResult(mask, (dots,), Frame(image, 0, 0.0, "00000")))
     sink.close()
     page = (tmp_path / "report.html").read_text()
     assert "hand: confidence 0.50, least palm with 0.10" in page and "<code>frame,name,x,y</code>" in page

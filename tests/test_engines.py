@@ -411,17 +411,17 @@ def test_the_command_is_given_the_videos_size_and_works_out_the_engines(
     monkeypatch.setattr(device, "CudaDevice", lambda: CudaDevice(fakes.Cuda()))
     done = CliRunner().invoke(app, ["engine", "model", *options])
     assert done.exit_code == 0, done.output
-    assert asked["frame"] == frame and asked["calibration"] is None
-    assert not (tmp_path / "model" / "engines").exists(), "nothing is left of asking whether it can be written"
+    assert received["frame"] == frame and received["calibration"] is None
+    assert not (tmp_path / "model" / "engines").exists(), "the check for a writable folder leaves nothing"
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_anything_is_built(artifact: Artifact, monkeypatch) -> None:
+def test_a_folder_that_is_not_writable_is_refused_before_a_build(artifact: Artifact, monkeypatch) -> None:
     from corrflow.runtime.backends import engine_files as engines
 
-    def refuse(path: Path, content: bytes) -> None:
+    def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(engines, "write_whole", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(InputError, match=r"to write engines to .*engines, got Permission denied; copy the artifact"):
         engines.writable_folder(artifact)
 

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from corrflow.errors import InputError
-from corrflow.runtime.formats.rle import run_lengths
-from corrflow.runtime.live.capture.capture import CapturedFrame
+from corrflow.runtime.formats.rle import coco_rle
 from corrflow.runtime.live.outputs import worker as outputs_module
 from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, unique_path
 from corrflow.runtime.live.outputs.worker import Sink, SinkWorker
 from corrflow.runtime.live.reference import Prompt, load_prompt, resized, save_prompt
-from corrflow.runtime.types import FrameResult, KeypointsObject, MaskObject, ObjectResult
+from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, LiveTiming, MaskObject, ObjectResult
 
 
 def result(number: int, size: tuple[int, int] = (66, 97), at: float | None = None) -> FrameResult:
@@ -30,8 +29,9 @@ def result(number: int, size: tuple[int, int] = (66, 97), at: float | None = Non
     mask = np.zeros(size, np.uint8)
     mask[10:20, number % 40 : number % 40 + 10] = 3
     track = ObjectResult(3, "cat", 0.9, True, (number % 40, 10, number % 40 + 10, 20))
-    frame = CapturedFrame(np.full((*size, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
-    return FrameResult(frame, FrameResult(mask, (track,)), number, number / 7 if at is None else at, 0.025)
+    time = number / 7 if at is None else at
+    frame = Frame(np.full((*size, 3), 90, np.uint8), 2 * number, time, f"{2 * number:05d}")
+    return FrameResult(mask, (track,), frame, LiveTiming(number, 1e9 + number, 0.025))
 
 
 def times(path: Path) -> list[float]:
@@ -91,7 +91,7 @@ def test_a_line_has_everything_about_its_frame_and_is_there_at_once(tmp_path: Pa
     }  # fmt: skip
     (cat,) = line["objects"]
     assert (cat["id"], cat["name"], cat["confidence"], cat["box"]) == (3, "cat", 0.9, [5, 10, 15, 20])
-    assert np.array_equal(unpacked(cat["mask"]), result(5).tracks.mask == 3)
+    assert np.array_equal(unpacked(cat["mask"]), result(5).mask == 3)
 
 
 def unpacked(runs: dict[str, list[int]]) -> np.ndarray:
@@ -102,7 +102,7 @@ def unpacked(runs: dict[str, list[int]]) -> np.ndarray:
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_run_lengths_say_the_mask_and_nothing_twice(mask: np.ndarray) -> None:
-    runs = run_lengths(mask)
+    runs = coco_rle(mask)
     assert np.array_equal(unpacked(runs), mask)
     assert all(count > 0 for count in runs["counts"][1:])
 
@@ -116,9 +116,10 @@ class ScriptedSink(Sink):
     def write(self, result: FrameResult) -> None:
         if self._gate is not None:
             self._gate.wait(10)
-        if result.number in self._fail_at:
+        assert result.live is not None
+        if result.live.number in self._fail_at:
             raise OSError("no space left")
-        self._written.append(result.number)
+        self._written.append(result.live.number)
 
     def close(self) -> None:
         pass

@@ -300,7 +300,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert load_checkpoint(killed).step < 16, "the kill came after the end of the run"
-    partial = killed / f".{FILE_NAME}.{process.pid}.part"  # as whole_file names it
+    partial = killed / f".{FILE_NAME}.{process.pid}.part"  # as AtomicFile names it
     partial.write_bytes(b"partial")
     done = subprocess.run(command(footage, killed, "--steps", "16"), check=True, capture_output=True, text=True)
     assert "resuming" in done.stderr

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from corrflow.atomic_files import whole_file
+from corrflow.atomic_files import AtomicFile
 from corrflow.errors import InputError
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.model import Encoder
@@ -79,7 +79,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "provenance": checkpoint.provenance,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
+    with AtomicFile(path) as part:
         save_file(tensors, part, metadata={"corrflow": json.dumps(description)})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corrflow.atomic_files import whole_file
+from corrflow.atomic_files import AtomicFile
 
 POINTS = 500
 """Largest number of points of a line; more points are averaged."""
@@ -28,7 +28,7 @@ def plot_curves(
         axes.grid(alpha=0.3)
         axes.legend()
         axes.set_xlabel(x_label)
-    with whole_file(path) as part:
+    with AtomicFile(path) as part:
         figure.savefig(part, dpi=110, format="png")
 
 

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
+from corrflow.atomic_files import write_file
 from corrflow.bench.experiments.dev_scores import Score, Scoring, command, export, scores
 from corrflow.errors import InputError, errors_reported
-from corrflow.evaluate.reports.files import write_text
 
 WHOLE = "whole"
 # Model, its switches, and J and F on DAVIS-2017 val as the paper has them (table 2; Vondrick et al. for the baseline).
@@ -92,8 +92,8 @@ def run(
         rows = [Row(UNTRAINED, 0, 0.0, found[0])]
         for name, score in zip(MODELS, found[1:], strict=False):
             rows.append(Row(name, *_trained(out / "runs" / name), score))
-        write_text(out / "table.md", table(rows, preset, scoring))
-        write_text(out / "table.json", json.dumps(as_json(rows, preset, scoring), indent=1) + "\n")
+        write_file(out / "table.md", table(rows, preset, scoring))
+        write_file(out / "table.json", json.dumps(as_json(rows, preset, scoring), indent=1) + "\n")
     return rows
 
 
@@ -158,7 +158,7 @@ def _agree(out: Path, made: dict[str, Any]) -> None:
                 " them, or another --out"
             )
     else:
-        write_text(path, json.dumps(made, indent=1) + "\n")
+        write_file(path, json.dumps(made, indent=1) + "\n")
 
 
 def _finished(run: Path) -> bool:

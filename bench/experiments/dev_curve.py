@@ -19,9 +19,9 @@ from typing import Annotated
 
 import typer
 
+from corrflow.atomic_files import write_file
 from corrflow.bench.experiments.dev_scores import Score, Scoring, export, scores
 from corrflow.errors import InputError, errors_reported
-from corrflow.evaluate.reports.files import write_text
 
 
 def measure(run: Path, scoring: Scoring, settings_from: str | None) -> dict[int, Score]:
@@ -65,7 +65,7 @@ def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path
         "sequences": scoring.sequences(), "protocol": scoring.protocol, "short_side": scoring.short_side, "steps": list(curve),
         **lines,
     }  # fmt: skip
-    write_text(folder / "curve.json", json.dumps(described, indent=1) + "\n")
+    write_file(folder / "curve.json", json.dumps(described, indent=1) + "\n")
     percent = {name: (list(curve), [100 * value for value in values]) for name, values in lines.items()}
     plot_curves(folder / "curve.png", {"score in percent": percent}, "step")
     shutil.rmtree(events, ignore_errors=True)  # or every call would add the whole curve once more

@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-from corrflow.atomic_files import write_whole
 from corrflow.errors import InputError
 
 
@@ -15,12 +14,6 @@ def file_name(label: str) -> str:
     """Convert a method's label to the name of a folder; different labels have different names."""
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", label).strip(".-") or "method"
     return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, and create its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
 
 
 def prepare_folder(folder: Path) -> None:

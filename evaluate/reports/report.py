@@ -15,8 +15,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from corrflow.atomic_files import write_file
 from corrflow.evaluate.metrics.masks import ObjectScore, object_score
-from corrflow.evaluate.reports.files import file_name, write_text
+from corrflow.evaluate.reports.files import file_name
 
 REPORT_VERSION = 2
 MAX_TABLE_METHODS = 3
@@ -128,8 +129,8 @@ def score_table(
 
     With more than `MAX_TABLE_METHODS` methods the table has a row for each method, with the means alone.
 
-    names: title of the first column, then the V videos, then the row of means
-    cells: text of each measure, [V + 1][measure], by the method's label
+    names:  title of the first column, then the V videos, then the row of means
+    cells:  text of each measure, [V + 1][measure], by the method's label
     """
     heading, *videos, mean = names
     table = Table(title=title)
@@ -244,5 +245,5 @@ def write_files(report: MaskReport, folder: Path) -> list[Path]:
         for name, text in official_csv(report, method).items():
             texts[folder / "csv" / file_name(method.label) / name] = text
     for path, text in texts.items():
-        write_text(path, text)
+        write_file(path, text)
     return list(texts)

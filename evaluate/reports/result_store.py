@@ -3,8 +3,8 @@
     FOLDER/scores/<method>/<sequence>.json     scores of every frame, and the key
     FOLDER/masks/<method>/<sequence>/*.png     masks, in the format of `corrflow-eval score`
 
-The key has the method's description (settings, hashes of its files), a hash of the sequence's frames and masks, a hash
-of corrflow's code, and the versions of the libraries that compute.
+The key has the method's description, with settings and hashes of its files, and a hash of the sequence's files. The
+key also has a hash of corrflow's code and the versions of the libraries that compute.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 import corrflow.evaluate
 import corrflow.plugins
 import corrflow.runtime
+from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.masks import MaskSequence
 from corrflow.evaluate.metrics.masks import object_score
-from corrflow.evaluate.reports.files import file_name, write_text
+from corrflow.evaluate.reports.files import file_name
 from corrflow.evaluate.reports.report import SequenceScore
 
 _LIBRARIES = ("numpy", "opencv-python", "onnxruntime")
@@ -99,7 +100,7 @@ class ResultStore:
             "masks": _folder_hash(self.mask_folder(method, sequence)),
             "score": _score_to_json(score),
         }
-        write_text(self._score_path(method, sequence), json.dumps(stored) + "\n")
+        write_file(self._score_path(method, sequence), json.dumps(stored) + "\n")
 
     def _score_path(self, method: str, sequence: str) -> Path:
         return self.folder / "scores" / file_name(method) / f"{sequence}.json"

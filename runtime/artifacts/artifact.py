@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corrflow.atomic_files import write_whole
+from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.onnx_check import check_onnx
 from corrflow.runtime.settings import STRIDE, TrackingSettings, settings_from_json
@@ -76,9 +76,8 @@ def save_artifact(
 
     files: encode.onnx, propagate.onnx and whatever else belongs to it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        write_whole(folder / name, content)
+        write_file(folder / name, content)
     description = {
         "format": FORMAT_VERSION,
         "stride": STRIDE,
@@ -90,7 +89,7 @@ def save_artifact(
             for name, content in files.items()
         },
     }
-    write_whole(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+    write_file(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
 
 def load_artifact(path: Path | str) -> Artifact:

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from corrflow.atomic_files import write_whole
+from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import (
     ENCODE,
@@ -136,28 +136,27 @@ def writable_folder(artifact: Artifact) -> Path:
     folder = _folder(artifact)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ".writable", b"")
+        (folder / ".writable").touch()
         (folder / ".writable").unlink()
         if not any(folder.iterdir()):
-            folder.rmdir()  # until there is something to keep
+            folder.rmdir()  # no empty folder is left
     except OSError as error:
         raise InputError(
-            f"expected to write engines to {folder}, got {error.strerror}; copy the artifact's folder to where you may"
-            " write, and name that"
+            f"expected to write engines to {folder}, got {error.strerror}; copy the artifact to a writable"
+            " folder, and use that"
         ) from error
     return folder
 
 
 def save_engines(artifact: Artifact, engines: Engines) -> Path:
-    """Write engines beside the artifact and sign them; returns the folder. The sidecar is the last to appear."""
+    """Write and sign the engines of an artifact, and return their folder. The sidecar is written last."""
     folder = _folder(artifact)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in engines.contents.items():
-        write_whole(folder / name, content)
+        write_file(folder / name, content)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in engines.contents.items()}
-    body = {"made": asdict(engines.made), "files": hashes}
-    sidecar = {"format": _FORMAT, **body, "signature": _signature(body, _own_key())}
-    write_whole(folder / SIDECAR, (json.dumps(sidecar, indent=2) + "\n").encode())
+    body = {"spec": asdict(engines.spec), "files": hashes}
+    sidecar = {"format": _FORMAT, **body, "signature": _signature(body, _user_key())}
+    write_file(folder / SIDECAR, json.dumps(sidecar, indent=2) + "\n")
     for leftover in set(folder.glob("*.engine")) - {folder / name for name in hashes}:
         leftover.unlink()
     return folder

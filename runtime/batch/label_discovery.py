@@ -22,7 +22,7 @@ from pathlib import Path
 from corrflow.errors import InputError
 from corrflow.runtime.formats.annotations import AnnotationFile, Annotations, ReadContext
 from corrflow.runtime.formats.registry import read_annotations, read_object_mask
-from corrflow.runtime.formats.yolo import SETUP
+from corrflow.runtime.formats.yolo import DATA_YAML
 
 
 def label_files(folder: Path, name: str) -> list[Path]:
@@ -31,7 +31,7 @@ def label_files(folder: Path, name: str) -> list[Path]:
     files = [path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()]
     inner = folder / name
     if inner.is_dir():
-        patterns = ("*.png", "*.json", "*.txt", "*/*.png", SETUP)
+        patterns = ("*.png", "*.json", "*.txt", "*/*.png", DATA_YAML)
         files += sorted(path for pattern in patterns for path in inner.glob(pattern) if path.is_file())
     if not files:
         raise InputError(
@@ -54,7 +54,7 @@ def read_labels(folder: Path, name: str, frame_size: Callable[[], tuple[int, int
             return read_object_mask(path, path.stem)
         return read_annotations(path, ReadContext(name, 0 if path.parent == folder else path.stem, frame_size))
 
-    files = [path for path in label_files(folder, name) if path.name not in (SETUP, "classes.txt")]
+    files = [path for path in label_files(folder, name) if path.name not in (DATA_YAML, "classes.txt")]
     annotations = Annotations.of(map(read, files))
     if not annotations.objects:
         raise InputError(f"expected objects in the labels for {name!r} in {str(folder)!r}, got none; label one")

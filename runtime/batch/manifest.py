@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from corrflow.atomic_files import write_whole
+from corrflow.atomic_files import write_file
 
 State = Literal["pending", "running", "done", "failed"]
 _PAUSE = 1.0  # seconds between two versions of the file; thousands of items are not written once for each
@@ -44,7 +44,7 @@ class Manifest:
     def write(self) -> None:
         """Raises OSError where the disk fails."""
         items = [asdict(entry) for entry in self.entries.values()]
-        write_whole(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n", only_writer=True)
+        write_file(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n", exclusive=True)
         self._written = time.monotonic()
 
     def count(self, state: State) -> int:

@@ -1,4 +1,4 @@
-"""Annotations: the objects that files describe, by frame, and how they become the objects of one video."""
+"""Annotations: objects from files by frame, with one id for each object of a video."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject
 
 FrameKey = int | str
-"""Index of a frame from 0, or its name; a name of digits alone also means the frame of that number."""
+"""Index of a frame from 0, or its name; a name of digits also matches the frame of that number."""
 
 
 @dataclass(frozen=True)
 class ReadContext:
-    """Facts that a reader may need besides its file.
+    """Context of a file, for its reader.
 
-    video:      name of the video whose annotations are wanted
-    frame:      key of the frame that a file about a single frame belongs to
+    video:      name of the video
+    frame:      frame of a file that describes a single frame
     frame_size: returns (height, width) of the video's frames; called only for files that do not state it
     """
 
@@ -35,7 +35,7 @@ class AnnotationFile:
     """Content of one file for one video.
 
     format:   name of the file's format
-    frames:   objects by the key of their frame; id 0 where the file gives none
+    frames:   objects by frame; id 0 for an object without an id
     left_out: one sentence for each part of the file that was not read
     """
 
@@ -47,21 +47,21 @@ class AnnotationFile:
 
 @dataclass(frozen=True)
 class CompressedAnnotation:
-    """An object with its mask packed: annotations of many frames wait in memory until their frame comes."""
+    """Object with a compressed mask, because the annotations of all frames are in memory."""
 
     prompt: TrackedObject
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, prompt: TrackedObject) -> CompressedAnnotation:
-        """Pack an object."""
+        """Compress an object."""
         if isinstance(prompt, KeypointsObject):
             return cls(prompt, ())
         bits = zlib.compress(np.packbits(prompt.mask).tobytes(), 1)
         return cls(replace(prompt, mask=np.frombuffer(bits, np.uint8)), prompt.mask.shape)
 
     def unpacked(self) -> TrackedObject:
-        """Return the object as it was."""
+        """Return the object with its mask."""
         if isinstance(self.prompt, KeypointsObject):
             return self.prompt
         bits = np.frombuffer(zlib.decompress(self.prompt.mask.tobytes()), np.uint8)
@@ -71,13 +71,13 @@ class CompressedAnnotation:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Annotated objects of one video, by the key of their frame; an object has the same id on all of them."""
+    """Annotated objects of one video by frame; an object has the same id on all frames."""
 
     objects: Mapping[FrameKey, Sequence[CompressedAnnotation]]
 
     @classmethod
     def of(cls, files: Iterable[AnnotationFile]) -> Annotations:
-        """Combine the files of one video, and give every object an id."""
+        """Combine the files of one video, and assign an id to every object."""
         by_frame: dict[FrameKey, list[CompressedAnnotation]] = {}
         for file in files:
             for frame, objects in file.frames.items():
@@ -90,19 +90,19 @@ class Annotations:
         return tuple(self.objects)
 
     def keys_of(self, frame: Frame) -> list[FrameKey]:
-        """Return the keys that mean this frame."""
+        """Return the keys that match a frame."""
         keys: list[FrameKey] = [frame.index] if frame.index in self.objects else []
         if frame.name.isdecimal():
             return keys + self._by_number.get(int(frame.name), [])
         return keys + [frame.name] * (frame.name in self.objects)
 
     def on(self, frame: Frame) -> list[TrackedObject]:
-        """Return the objects of this frame."""
+        """Return the objects of a frame."""
         return [packed.unpacked() for key in self.keys_of(frame) for packed in self.objects[key]]
 
     @cached_property
     def _by_number(self) -> dict[int, list[FrameKey]]:
-        """Keys that are digits alone, by their number, whatever zeros stand before it."""
+        """Keys of digits by their number, without leading zeros."""
         numbered: dict[int, list[FrameKey]] = {}
         for key in self.objects:
             if isinstance(key, str) and key.isdecimal():
@@ -115,9 +115,9 @@ def _assign_ids(
 ) -> dict[FrameKey, list[CompressedAnnotation]]:
     """Assign one id per object across all frames: the id from the file if it is free, otherwise max(id) + 1.
 
-    Objects with the same id are one object. Without ids, objects with the same name are one object: of several in a
-    frame the first with the first, and so on. A name whose objects have a single id means that id. Masks choose first,
-    because the id of a mask is the value that its annotator drew.
+    Objects with the same id are one object. Objects without ids are matched by name, and by their order among the
+    objects of that name in a frame. A name that has a single id stands for that id. Masks are assigned first, because
+    the id of a mask is the value that its annotator drew.
     """
     ids_of_name: dict[tuple[bool, str], set[int]] = {}
     for packed in (packed for objects in by_frame.values() for packed in objects):

@@ -1,4 +1,4 @@
-"""Writing in the background: sinks work in a thread of their own, a few frames behind the tracker."""
+"""Background writing: a thread of its own writes results, a few frames behind the tracker."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from corrflow.runtime.video.prefetch import DEPTH
 
 @contextmanager
 def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable[[FrameResult], None]]:
-    """Yield a function that hands a result to a thread, which writes it to every sink in order.
+    """Yield a function that queues a result; a thread writes the results to every sink in order.
 
-    The function raises the error of an earlier write. Leaving the context writes the waiting results, also after an
-    interruption, and raises the error of a last write unless another is on its way. The caller closes the sinks.
+    depth: results that may wait
+
+    The function raises the error of an earlier write. Leaving the context writes the queued results, also after an
+    error, and raises the error of a write unless another error is raised. The caller closes the sinks.
     """
     queue: Queue[FrameResult | None] = Queue(depth)
     failed: list[BaseException] = []
@@ -25,7 +27,7 @@ def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable
     def work() -> None:
         while (result := queue.get()) is not None:
             if failed:
-                continue  # the queue is emptied, so that nobody waits for room
+                continue  # empties the queue, so that `write` never blocks
             try:
                 for sink in sinks:
                     sink.write(result)

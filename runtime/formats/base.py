@@ -1,7 +1,4 @@
-"""Where tracks go: indexed masks, an overlay video, and tables of points or of everything.
-
-A finished file appears at its path in one piece: it is written to a hidden neighbour, ".name.part", and renamed.
-"""
+"""Base of the writers: the protocol `Sink`, and text files that grow by one frame at a time."""
 
 from __future__ import annotations
 
@@ -9,21 +6,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
+from corrflow.atomic_files import AtomicFile, check_writable, write_errors
 from corrflow.runtime.types import FrameResult
 
 _Sink = TypeVar("_Sink", bound="Sink")
 
 
 class Sink(Protocol):
-    """Takes the tracks of each frame in order; what was written before an interruption stays, whole and valid."""
+    """Writer of results, frame by frame in order. After an interruption the frames written so far are a valid file."""
 
     def write(self, result: FrameResult) -> None:
-        """Add one frame. Raises CorrflowError where the disk or the encoder fails."""
+        """Write one frame. Raises CorrflowError where the disk or the encoder fails."""
         ...
 
     def close(self) -> None:
-        """Finish the output with the frames written so far; without any, no file appears. A second call does nothing.
+        """Finish the output; without frames no file appears. A second call does nothing.
 
         Raises CorrflowError where the output cannot be finished.
         """
@@ -37,14 +34,15 @@ class Sink(Protocol):
 
 
 class TableSink(Sink):
-    """A text file that grows by whole frames and appears at its path at the end."""
+    """Text file that grows by complete frames and appears at its path at the end."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises InputError where the path cannot be written to."""
+        """Create the file. Raises InputError where the path cannot be written to."""
         self._path = Path(path)
-        prepare_place(self._path)
-        # Unbuffered, so that a failure shows in the frame that causes it and nothing is left to fail at the end.
-        self._file = part_of(self._path).open("wb", buffering=0)
+        check_writable(self._path)
+        self._output = AtomicFile(self._path, exclusive=True)
+        # Unbuffered: an error appears at the frame that causes it, and not at the end.
+        self._file = open(self._output.part, "wb", buffering=0)  # noqa: SIM115, open until close()
         self._is_empty = True
 
     def write(self, result: FrameResult) -> None:
@@ -52,30 +50,29 @@ class TableSink(Sink):
         if self._is_empty:
             data = self._header.encode() + data
         end = self._file.tell()
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(end)
-                self._file.seek(end)
-            raise write_failed(self._path, error) from None
+        with write_errors(self._path):
+            try:
+                while data:
+                    data = data[self._file.write(data) :]
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(end)
+                    self._file.seek(end)
+                raise
         self._is_empty = False
 
     def close(self) -> None:
-        if self._file.closed:
-            return
-        try:
-            self._file.close()
-            finish(self._path, keep=not self._is_empty)
-        except OSError as error:
-            raise write_failed(self._path, error) from None
+        if not self._file.closed:
+            with write_errors(self._path):
+                self._file.close()
+                self._output.finish(keep=not self._is_empty)
 
     _header = ""
 
     def _lines(self, result: FrameResult) -> str:
+        """Return the lines of one frame."""
         raise NotImplementedError
 
 
 LARGEST_SIDE = 32768
-"""Pixels: a picture is only as large as its JSON says, which may say anything."""
+"""Pixels: limit for image sizes that files state, against memory exhaustion."""

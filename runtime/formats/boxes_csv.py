@@ -1,4 +1,4 @@
-"""Boxes as CSV: frame,object,x0,y0,x1,y1 in pixels, the last row and column outside."""
+"""Boxes as CSV: frame,object,x0,y0,x1,y1 in pixels; x1 and y1 are exclusive."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ COLUMNS = ("x0", "y0", "x1", "y1")
 
 
 class BoxCsvSink(TableSink):
-    """frame,time,object,name,x0,y0,x1,y1,confidence: one row for each visible mask object and frame."""
+    """Writer of one row for each visible mask object: frame,time,object,name,x0,y0,x1,y1,confidence."""
 
     _header = "frame,time,object,name,x0,y0,x1,y1,confidence\n"
 
     def _lines(self, result: FrameResult) -> str:
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
-        for track in result.objects:
-            if track.box is not None:
-                start = [result.frame.index, f"{result.frame.time:.6f}", track.id, track.name]
-                table.writerow([*start, *track.box, f"{track.confidence:.4f}"])
+        for obj in result.objects:
+            if obj.box is not None:
+                start = [result.frame.index, f"{result.frame.time:.6f}", obj.id, obj.name]
+                table.writerow([*start, *obj.box, f"{obj.confidence:.4f}"])
         return text.getvalue()
 
 
 def is_boxes(first_line: str) -> bool:
+    """Return True for a header with the columns of boxes."""
     return set(COLUMNS) <= {cell.strip().lower() for cell in first_line.lstrip("\ufeff").split(",")}
 
 
 def read_boxes(path: Path, shape: tuple[int, int]) -> dict[int, list[MaskObject]]:
-    """Masks [H, W] of all pixels in each box, by the index of their frame (0 without the column `frame`).
+    """Read boxes as masks, by the index of their frame, 0 without the column `frame`.
 
-    `object` is the id where it is a number, else the name, as is `name`. shape: (height, width) of the frames. Raises
-    InputError for what cannot be read and for boxes without a pixel in the frame.
+    shape: (height, width) of the frames
+
+    A number in the column `object` is an id, any other text a name. Raises InputError, also for a box outside its frame.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -46,13 +48,13 @@ def read_boxes(path: Path, shape: tuple[int, int]) -> dict[int, list[MaskObject]
                 {(key or "").strip().lower(): (cell or "").strip() for key, cell in row.items() if isinstance(key, str)}
                 for row in csv.DictReader(file)
             ]
-        found: dict[int, list[MaskObject]] = {}
+        by_frame: dict[int, list[MaskObject]] = {}
         for row in rows:
             x0, y0, x1, y1 = (float(row[name]) for name in COLUMNS)
             if not np.isfinite([x0, y0, x1, y1]).all():
                 raise ValueError(f"the box {x0:g},{y0:g},{x1:g},{y1:g}")
             mask = np.zeros(shape, bool)
-            # Pixels whose centres are in the box.
+            # The mask has the pixels with their centre in the box.
             (left, top), (right, bottom) = (
                 np.ceil(np.clip([x - 0.5, y - 0.5], 0, shape[::-1])).astype(int).tolist()
                 for x, y in ((x0, y0), (x1, y1))
@@ -60,16 +62,16 @@ def read_boxes(path: Path, shape: tuple[int, int]) -> dict[int, list[MaskObject]
             mask[top:bottom, left:right] = True
             if not mask.any():
                 raise ValueError(f"the box {x0:g},{y0:g},{x1:g},{y1:g} without a pixel of {shape[1]}x{shape[0]}")
-            called, name = row.get("object", ""), row.get("name", "")
-            number = int(called) if called.isascii() and called.isdigit() and len(called) < 4 else 0
+            label, name = row.get("object", ""), row.get("name", "")
+            number = int(label) if label.isascii() and label.isdigit() and len(label) < 4 else 0
             identity = number if 0 < number < 256 else 0
             frame = int(row.get("frame") or 0)
             if frame < 0:
                 raise ValueError(f"frame {frame}")
-            found.setdefault(frame, []).append(MaskObject(identity, mask, name or ("" if identity else called)))
-        if not found:
+            by_frame.setdefault(frame, []).append(MaskObject(identity, mask, name or ("" if identity else label)))
+        if not by_frame:
             raise InputError(f"expected boxes in {path}, got none; add a line for each")
-        return found
+        return by_frame
     except OSError as error:
         raise InputError(f"expected a CSV of boxes in {path}, which cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, OverflowError, csv.Error) as error:

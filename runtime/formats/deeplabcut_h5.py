@@ -1,8 +1,8 @@
-"""DeepLabCut's .h5: a pandas table of points in PyTables' HDF5, in and out by h5py alone.
+"""DeepLabCut's .h5: a pandas table of points in PyTables' HDF5, read and written by h5py alone.
 
-pandas stores such a table in two layouts. Labels are in its "fixed" one, which is plain arrays and is what is written
-here; predictions are often in its "table" one, whose names of columns are pickles. pandas and PyTables unpickle what a
-file holds; here the opcodes of a list of names are read as data, and anything else is refused.
+pandas has two layouts. Labels have the "fixed" layout of plain arrays, which is also written here. Predictions often
+have the "table" layout, whose column names are pickles. A pickle is never executed here: its opcodes are read as data,
+and only a list of names is accepted.
 """
 
 from __future__ import annotations
@@ -13,38 +13,39 @@ from typing import Any
 
 import numpy as np
 
-from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
+from corrflow.atomic_files import AtomicFile, check_writable, write_errors
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.deeplabcut import HEADER, SCORER, frame_of, objects_of
 from corrflow.runtime.types import FrameResult, KeypointsObject
 
 _KEY = "df_with_missing"
-"""What DeepLabCut calls its table."""
+"""Name of DeepLabCut's table."""
 
 _COORDINATES = ("x", "y", "likelihood")
-_ROWS = 1024  # of a chunk
-_CACHE = 1 << 16  # bytes for each table, in place of a mebibyte, which fills up as a video goes on
+_ROWS = 1024  # rows of a chunk
+_CACHE = 1 << 16  # bytes for each table; HDF5's default of a mebibyte grows with the video
 
 
 class DeepLabCutH5Sink(Sink):
-    """x, y and likelihood of every point of every frame, objects as individuals; rows are appended as they come."""
+    """Writer of x, y and likelihood of every point and frame. Objects are individuals."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises InputError where the path cannot be written to or h5py is missing."""
+        """Create the file. Raises InputError where the path cannot be written to, or h5py is missing."""
         self._path = Path(path)
-        prepare_place(self._path)
-        self._h5py = _h5py(self._path)
-        self._file = self._h5py.File(part_of(self._path), "w", rdcc_nbytes=_CACHE)
+        check_writable(self._path)
+        self._h5py = import_h5py(self._path)
+        self._output = AtomicFile(self._path, exclusive=True)
+        self._file = self._h5py.File(self._output.part, "w", rdcc_nbytes=_CACHE)
         self._columns: list[tuple[str, ...]] = []
         self._frames: Any = None
 
     def write(self, result: FrameResult) -> None:
-        tracked = [track for track in result.objects if track.points is not None]
+        keypoints = [obj for obj in result.objects if obj.points is not None]
         if self._frames is None:
             self._columns = [
-                (SCORER, track.name or str(track.id), name, coordinate)
-                for track in tracked for name in track.point_names for coordinate in _COORDINATES
+                (SCORER, obj.name or str(obj.id), name, coordinate)
+                for obj in keypoints for name in obj.point_names for coordinate in _COORDINATES
             ]  # fmt: skip
             columns = max(len(self._columns), 1)
             self._frames = self._file.create_dataset("frames", (0,), "<i8", maxshape=(None,), chunks=(_ROWS,))
@@ -54,54 +55,49 @@ class DeepLabCutH5Sink(Sink):
         if not self._columns:
             return
         row: list[float] = []
-        for track in tracked:
-            assert track.points is not None and track.point_confidence is not None
-            for (x, y), confidence in zip(track.points.tolist(), track.point_confidence.tolist(), strict=True):
+        for obj in keypoints:
+            assert obj.points is not None and obj.point_confidence is not None
+            for (x, y), confidence in zip(obj.points.tolist(), obj.point_confidence.tolist(), strict=True):
                 row += [x, y, confidence]
-        try:
+        with write_errors(self._path):
             for dataset, value in ((self._frames, result.frame.index), (self._values, row)):
                 dataset.resize(len(dataset) + 1, 0)
                 dataset[-1] = value
-        except OSError as error:
-            raise write_failed(self._path, error) from None
 
     def close(self) -> None:
-        if not self._file:
-            return
-        try:
-            if self._columns:
-                self._describe()
-            self._file.close()
-            finish(self._path, keep=bool(self._columns))
-        except OSError as error:
-            raise write_failed(self._path, error) from None
+        if self._file:
+            with write_errors(self._path):
+                if self._columns:
+                    self._write_axes()
+                self._file.close()
+                self._output.finish(keep=bool(self._columns))
 
-    def _describe(self) -> None:
-        """Write around the values what makes them a table to pandas."""
+    def _write_axes(self) -> None:
+        """Write the axes and attributes that make a pandas table of the values."""
         group = self._file[_KEY]
         self._file.move("frames", f"{_KEY}/axis1")
         group.attrs.update({"ndim": 2, "nblocks": 1, "axis0_nlevels": len(HEADER), "block0_items_nlevels": len(HEADER)})
         words = {"pandas_type": "frame", "encoding": "UTF-8", "errors": "strict", "axis1_variety": "regular"}
         for name, word in (words | {"axis0_variety": "multi", "block0_items_variety": "multi"}).items():
-            self._say(group, name, word)
-        self._say(group["axis1"], "kind", "integer")
+            self._set_text(group, name, word)
+        self._set_text(group["axis1"], "kind", "integer")
         group["block0_values"].attrs["transposed"] = np.uint8(1)
         for axis in ("axis0", "block0_items"):
-            for level, name in enumerate(HEADER):
-                own = [column[level] for column in self._columns]
-                values = sorted(set(own))
-                group[f"{axis}_label{level}"] = np.array([values.index(value) for value in own], np.int32)
+            for level, title in enumerate(HEADER):
+                names = [column[level] for column in self._columns]
+                values = sorted(set(names))
+                group[f"{axis}_label{level}"] = np.array([values.index(name) for name in names], np.int32)
                 dataset = group.create_dataset(f"{axis}_level{level}", data=np.array([v.encode() for v in values], "S"))
-                for attribute, word in (("kind", "string"), ("name", name), ("nan_rep", "nan")):
-                    self._say(dataset, attribute, word)
+                for attribute, word in (("kind", "string"), ("name", title), ("nan_rep", "nan")):
+                    self._set_text(dataset, attribute, word)
 
-    def _say(self, place: Any, name: str, word: str) -> None:
-        place.attrs.create(name, word, dtype=self._h5py.string_dtype("utf-8", len(word.encode())))
+    def _set_text(self, node: Any, name: str, word: str) -> None:
+        node.attrs.create(name, word, dtype=self._h5py.string_dtype("utf-8", len(word.encode())))
 
 
 def read_deeplabcut_h5(path: Path) -> dict[int | str, list[KeypointsObject]]:
-    """The labelled points by frame, as `read_deeplabcut`. Raises InputError for what cannot be read."""
-    h5py = _h5py(path)
+    """Read the labelled points by frame, as `read_deeplabcut` does. Raises InputError."""
+    h5py = import_h5py(path)
     try:
         with h5py.File(path, "r") as file:
             tables = [group for group in file.values() if "pandas_type" in group.attrs]
@@ -109,20 +105,20 @@ def read_deeplabcut_h5(path: Path) -> dict[int | str, list[KeypointsObject]]:
                 raise ValueError(f"{len(tables)} tables in place of one")
             read = _fixed if _text(tables[0].attrs["pandas_type"]) == "frame" else _table
             columns, index, values = read(tables[0])
-        found: dict[int | str, list[KeypointsObject]] = {}
+        by_frame: dict[int | str, list[KeypointsObject]] = {}
         for row, numbers in zip(index, values, strict=True):
             objects: dict[str, dict[str, tuple[float, float]]] = {}
-            places = dict(zip(columns, numbers.tolist(), strict=True))
+            cells = dict(zip(columns, numbers.tolist(), strict=True))
             for column in columns:
-                place = tuple(places[(*column[:-1], coordinate)] for coordinate in ("x", "y"))
-                if column[-1] == "x" and np.isfinite(place).all():
+                point = tuple(cells[(*column[:-1], coordinate)] for coordinate in ("x", "y"))
+                if column[-1] == "x" and np.isfinite(point).all():
                     individual = column[1] if len(column) == 4 else ""
-                    objects.setdefault(individual, {})[column[-2]] = place
+                    objects.setdefault(individual, {})[column[-2]] = point
             if objects:
-                found[frame_of(row)] = objects_of(objects)
-        if not found:
+                by_frame[frame_of(row)] = objects_of(objects)
+        if not by_frame:
             raise InputError(f"expected labelled points in {path}, got none; label at least one frame")
-        return found
+        return by_frame
     # h5py reports damage with many plain exceptions.
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, MemoryError) as error:
         raise InputError(
@@ -135,7 +131,7 @@ _Table = tuple[list[tuple[str, ...]], list[str], np.ndarray]  # columns, rows, v
 
 
 def _fixed(group: Any) -> _Table:
-    """pandas' fixed layout: each axis as arrays of levels and of places in them, one block of values."""
+    """Read pandas' fixed layout: each axis as arrays of levels and of indices into them, and one block of values."""
     if int(group.attrs.get("nblocks", 1)) != 1:
         raise ValueError("columns of several types")
     columns = _levels(group, "block0_items")
@@ -144,16 +140,17 @@ def _fixed(group: Any) -> _Table:
 
 
 def _levels(group: Any, axis: str) -> list[tuple[str, ...]]:
+    """Return the names along an axis, one tuple of levels for each entry."""
     count = sum(f"{axis}_level{level}" in group for level in range(8))
     if not count:
         raise ValueError("columns that are not of scorer, bodyparts and coords")
     levels = [_texts(group[f"{axis}_level{level}"][()]) for level in range(count)]
-    places = [group[f"{axis}_label{level}"][()].tolist() for level in range(count)]
-    return [tuple(level[at] for level, at in zip(levels, row, strict=True)) for row in zip(*places, strict=True)]
+    indices = [group[f"{axis}_label{level}"][()].tolist() for level in range(count)]
+    return [tuple(level[at] for level, at in zip(levels, row, strict=True)) for row in zip(*indices, strict=True)]
 
 
 def _table(group: Any) -> _Table:
-    """pandas' table layout: one record for each row, the names of the columns in an attribute."""
+    """Read pandas' table layout: one record for each row, with the column names in an attribute."""
     table = group["table"]
     blocks = sorted(name for name in table.dtype.names if name.startswith("values_block_") and table.dtype[name].shape)
     if len(blocks) != 1:
@@ -163,6 +160,7 @@ def _table(group: Any) -> _Table:
 
 
 def _block(values: np.ndarray, columns: list[tuple[str, ...]]) -> np.ndarray:
+    """Return the values [rows, columns]. Raises ValueError where they do not fit the columns."""
     if values.dtype.kind != "f" or values.ndim != 2 or values.shape[1] != len(columns):
         raise ValueError(f"values of {values.dtype} {list(values.shape)} for {len(columns)} columns")
     if not columns or len(columns[0]) not in (3, 4):
@@ -179,7 +177,7 @@ def _text(value: Any) -> str:
 
 
 def _names(pickled: bytes) -> list[tuple[str, ...]]:
-    """A list of tuples of texts out of a pickle, by its opcodes: nothing is looked up or called."""
+    """Read a list of tuples of texts from the opcodes of a pickle, without looking up or calling anything."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
@@ -206,7 +204,8 @@ def _names(pickled: bytes) -> list[tuple[str, ...]]:
     return names
 
 
-def _h5py(path: Path) -> Any:
+def import_h5py(path: Path) -> Any:
+    """Return the module h5py. Raises InputError, with the path that needs it, where h5py is missing."""
     try:
         import h5py
     except ImportError as error:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from corrflow.runtime.formats.base import TableSink
-from corrflow.runtime.formats.rle import run_lengths
+from corrflow.runtime.formats.rle import coco_rle
 from corrflow.runtime.types import FrameResult, ObjectResult
 
 
 class JsonLinesSink(TableSink):
-    """One line for each frame, as `frame_record` describes it; without masks."""
+    """Writer of one line for each frame, as `frame_record` describes it, without masks."""
 
     def _lines(self, result: FrameResult) -> str:
         return json_line(frame_record(result, masks=False)).decode()
@@ -23,17 +23,26 @@ class JsonLinesSink(TableSink):
 def frame_record(result: FrameResult, masks: bool = True) -> dict[str, Any]:
     """Return a frame's result as JSON values.
 
-    A frame of a file has frame (its index), time (seconds) and name. A frame of a live session has frame (which counts
-    all captured frames), number (which counts the tracked ones), time (seconds since the first tracked frame), captured
-    (seconds since 1970), latency_ms (from capture to result) and size ([width, height]). Both have the objects as
-    `object_record` describes them. masks: add each mask as COCO run lengths in `mask`.
+    masks: True to add each mask as COCO run lengths, in `mask`
+
+    A frame of a file has these fields, and `objects` as `object_record` describes them:
+        frame       index from 0
+        time        seconds
+        name        name of the frame
+    A frame of a live session has these fields, and `objects`:
+        frame       index among all captured frames
+        number      index among the tracked frames
+        time        seconds since the first tracked frame
+        captured    seconds since 1970
+        latency_ms  from capture to result
+        size        [width, height]
     """
     frame, live = result.frame, result.live
     objects = []
-    for one in result.objects:
-        objects.append(object_record(one))
-        if masks and one.points is None:
-            objects[-1]["mask"] = run_lengths(result.mask == one.id)
+    for obj in result.objects:
+        objects.append(object_record(obj))
+        if masks and obj.points is None:
+            objects[-1]["mask"] = coco_rle(result.mask == obj.id)
     record: dict[str, Any] = {"frame": frame.index}
     if live is None:
         record |= {"time": _rounded(frame.time, 6), "name": frame.name}
@@ -54,30 +63,30 @@ def json_line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def object_record(track: ObjectResult) -> dict[str, object]:
-    """An object of one frame as JSON has it; see `JsonLinesSink`."""
+def object_record(obj: ObjectResult) -> dict[str, object]:
+    """Return an object of one frame as JSON values; box: [x0, y0, x1, y1]; points: {name: [x, y, confidence]}."""
     return {
-        "id": track.id,
-        "name": track.name,
-        "confidence": _rounded(track.confidence, 4),
-        "visible": bool(track.visible),
-        "box": None if track.box is None else [int(side) for side in track.box],
+        "id": obj.id,
+        "name": obj.name,
+        "confidence": _rounded(obj.confidence, 4),
+        "visible": bool(obj.visible),
+        "box": None if obj.box is None else [int(side) for side in obj.box],
         "points": {
             name: [_rounded(x, 2), _rounded(y, 2), _rounded(confidence, 4)]
-            for name, (x, y, confidence) in _points(track).items()
+            for name, (x, y, confidence) in named_points(obj).items()
         },
     }
 
 
-def _points(track: ObjectResult) -> dict[str, tuple[float, float, float]]:
-    """(x, y, confidence) of each named point; none for masks."""
-    if track.points is None:
+def named_points(obj: ObjectResult) -> dict[str, tuple[float, float, float]]:
+    """Return (x, y, confidence) of each point by its name; nothing for a mask."""
+    if obj.points is None:
         return {}
-    count = len(track.points)
-    confidence = np.full(count, track.confidence) if track.point_confidence is None else track.point_confidence
+    count = len(obj.points)
+    confidence = np.full(count, obj.confidence) if obj.point_confidence is None else obj.point_confidence
     return {
         name: (float(x), float(y), float(certainty))
-        for name, (x, y), certainty in zip(track.point_names, track.points, confidence, strict=True)
+        for name, (x, y), certainty in zip(obj.point_names, obj.points, confidence, strict=True)
     }
 
 

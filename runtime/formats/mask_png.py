@@ -1,4 +1,4 @@
-"""What a user brings to begin with: masks as PNG and keypoints as CSV, read into objects to track."""
+"""Masks as PNG: drawings and indexed images are read, palette PNGs are written."""
 
 from __future__ import annotations
 
@@ -9,53 +9,52 @@ from pathlib import Path
 
 import numpy as np
 
-# OpenCV turns the palette of an indexed PNG into colours, so that the object ids are lost; Pillow keeps them.
+# OpenCV converts the palette of an indexed PNG to colours, which loses the object ids; Pillow keeps them.
 from PIL import Image
 
-from corrflow.atomic_files import prepare_place, save_whole
+from corrflow.atomic_files import check_writable, write_file
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.types import FrameResult, MaskObject
 from corrflow.runtime.video.overlay import davis_palette
 
-_MOST_COLOURS = 32  # a drawing with more colours is a photograph, or has blended edges
+_MAX_COLOURS = 32  # an image with more colours is a photograph, or has smooth edges
 
 
 def read_mask_objects(paths: Sequence[Path]) -> list[MaskObject]:
-    """The objects drawn in one or several masks.
+    """Read the objects of one or several masks.
 
-    An indexed PNG (as DAVIS has them) and a grey one hold object ids; 0 and 255 alone are one object; in a coloured
-    picture every colour but black is an object. Objects of a second file get the ids after those of the first.
-    Raises InputError where a file is missing, no mask, or empty.
+    Values of an indexed or grey PNG are object ids; 0 and 255 alone are one object. In a colour image every colour but
+    black is an object. Objects of several files are numbered on. Raises InputError for a missing or invalid file.
     """
     objects: list[MaskObject] = []
     for path in paths:
-        ids = _read_drawing(path)
-        found = [value for value in np.unique(ids).tolist() if value]
-        if not found:
+        ids = _read_ids(path)
+        values = [value for value in np.unique(ids).tolist() if value]
+        if not values:
             raise InputError(f"expected an object in the mask {path}, found only background; draw one")
-        if found == [255]:
-            ids, found = (ids == 255).astype(np.uint8), [1]
-        highest = max((given.id for given in objects), default=0)
+        if values == [255]:
+            ids, values = (ids == 255).astype(np.uint8), [1]
+        highest = max((obj.id for obj in objects), default=0)
         if len(paths) == 1:
-            objects += [MaskObject(value, ids == value) for value in found]
+            objects += [MaskObject(value, ids == value) for value in values]
         else:
-            objects += [MaskObject(highest + 1 + k, ids == value) for k, value in enumerate(found)]
+            objects += [MaskObject(highest + 1 + k, ids == value) for k, value in enumerate(values)]
     if objects and objects[-1].id > 255:
         raise InputError(f"expected at most 255 objects, found {objects[-1].id}; track them in several runs")
     return objects
 
 
-def _read_drawing(path: Path) -> np.ndarray:
-    """[H, W] uint8 ids; colours are numbered in the order of their values."""
+def _read_ids(path: Path) -> np.ndarray:
+    """Read the object ids of a mask, [H, W] uint8; colours are numbered in the order of their values."""
     if not path.is_file():
         raise InputError(f"expected a mask at {path}, found no file; check the path")
     try:
         return read_indexed_png(path)
     except InputError:
         try:
-            with Image.open(path) as picture:
-                coloured = np.asarray(picture.convert("RGB"))
+            with Image.open(path) as image:
+                coloured = np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             coloured = None
         if coloured is None:
@@ -63,7 +62,7 @@ def _read_drawing(path: Path) -> np.ndarray:
     packed = (coloured.astype(np.uint32) * np.array([65536, 256, 1], np.uint32)).sum(2, dtype=np.uint32)
     colours = np.unique(packed)
     colours = colours[colours > 0]
-    if len(colours) > _MOST_COLOURS:
+    if len(colours) > _MAX_COLOURS:
         raise InputError(
             f"expected a mask of one value for each object, found {len(colours)} colours in {path};"
             " save it as PNG, without smooth edges"
@@ -72,14 +71,14 @@ def _read_drawing(path: Path) -> np.ndarray:
 
 
 def read_indexed_png(path: Path) -> np.ndarray:
-    """The stored values of a mask, palette indices included: [H, W] uint8; raises InputError for anything else."""
+    """Read the stored values of a mask, such as palette indices, as [H, W] uint8. Raises InputError."""
     try:
-        with Image.open(path) as picture:
-            mode = picture.mode
-            values = np.asarray(picture)
+        with Image.open(path) as image:
+            mode = image.mode
+            values = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"expected a PNG, found a file that cannot be decoded: {path}; replace the file") from error
-    # Some grey masks are stored as colours or with an alpha channel, in DAVIS itself too.
+    # Some grey masks are stored as colours or with an alpha channel, also in DAVIS.
     if values.ndim == 3:
         colours = values[..., :1] if mode == "LA" else values[..., :3]
         values = colours[..., 0]
@@ -94,12 +93,12 @@ def read_indexed_png(path: Path) -> np.ndarray:
 
 
 class MaskFolderSink(Sink):
-    """One palette PNG of object ids per frame, named `{result.frame.name}.png`, as DAVIS stores its masks."""
+    """Writer of one palette PNG of object ids for each frame, FRAME.png, as in DAVIS."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Make the folder where it is missing. Raises InputError where nothing can be written into it."""
+        """Create the folder. Raises InputError where nothing can be written to it."""
         self._folder = Path(folder)
-        prepare_place(self._folder / "mask.png")
+        check_writable(self._folder / "mask.png")
         self._palette = davis_palette().tobytes()
 
     def write(self, result: FrameResult) -> None:
@@ -107,7 +106,7 @@ class MaskFolderSink(Sink):
         image.putpalette(self._palette)
         encoded = io.BytesIO()
         image.save(encoded, format="PNG")
-        save_whole(os.path.join(self._folder, f"{result.frame.name}.png"), encoded.getvalue())
+        write_file(os.path.join(self._folder, f"{result.frame.name}.png"), encoded.getvalue())
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Points out of a CSV that may have the column `frame`, as `KeypointCsvSink` writes it."""
+"""Points as CSV: of one frame, or with a column `frame` of several."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import numpy as np
 
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import TableSink
-from corrflow.runtime.formats.jsonl import _points
+from corrflow.runtime.formats.jsonl import named_points
 from corrflow.runtime.types import FrameResult, KeypointsObject
 
 
 def read_points_by_frame(path: Path) -> dict[int, list[KeypointsObject]]:
-    """The objects by the index of their frame, from 0 (0 without such a column).
+    """Read the objects by the index of their frame, 0 without the column `frame`.
 
-    An object that is called by a number has it as its id; the others have id 0. Raises InputError for what cannot be
-    read.
+    A number in the column `object` is an id; any other text is a name, with id 0. Raises InputError.
     """
     by_frame: dict[str, list[list[str]]] = {}
     try:
@@ -30,7 +29,7 @@ def read_points_by_frame(path: Path) -> dict[int, list[KeypointsObject]]:
             header = next(table, [])
             names = [cell.strip().lower() for cell in header]
             if "frame" not in names or "x" not in names:
-                return {0: [_own_id(given) for given in read_keypoints(path, 1)]}
+                return {0: [_with_id(obj) for obj in read_keypoints(path, 1)]}
             column = names.index("frame")
             for line in table:
                 if len(line) > column:
@@ -39,27 +38,32 @@ def read_points_by_frame(path: Path) -> dict[int, list[KeypointsObject]]:
         raise InputError(f"expected a CSV of keypoints in {path}, found a file that is none ({error})") from error
     if not by_frame:
         raise InputError(f"expected keypoints in {path}, found only the line of names; add one line for each point")
-    found = {}
+    objects: dict[int, list[KeypointsObject]] = {}
     for frame, lines in by_frame.items():
         if not (frame.isascii() and frame.isdigit()):
             raise InputError(f"expected the index of a frame, from 0, in {path}, got {frame!r}")
         text = io.StringIO(newline="")
         csv.writer(text).writerows([header, *lines])
         text.seek(0)
-        found.setdefault(int(frame), []).extend(_own_id(given) for given in keypoints_of(text, path, 1))
-    return found
+        objects.setdefault(int(frame), []).extend(_with_id(obj) for obj in parse_keypoints(text, path, 1))
+    return objects
 
 
-def _own_id(given: KeypointsObject) -> KeypointsObject:
-    number = int(given.name) if given.name.isascii() and given.name.isdigit() and len(given.name) < 4 else 0
-    return replace(given, id=number, name="") if 0 < number < 256 else replace(given, id=0)
+def _with_id(obj: KeypointsObject) -> KeypointsObject:
+    """Return an object named by a number with that number as its id, any other object with id 0."""
+    number = int(obj.name) if obj.name.isascii() and obj.name.isdigit() and len(obj.name) < 4 else 0
+    return replace(obj, id=number, name="") if 0 < number < 256 else replace(obj, id=0)
 
 
 class KeypointCsvSink(TableSink):
-    """A CSV table with one row per point and frame: frame,time,object,point,x,y,confidence.
+    """Writer of one row for each point and frame: frame,time,object,point,x,y,confidence.
 
-    frame is the index from 0, time in seconds, object the id, point the point's name, x and y in pixels with (0, 0) at
-    the centre of the top-left pixel, confidence 0..1. Objects given by masks have no rows.
+    frame:      index from 0
+    time:       seconds
+    object:     id of the object
+    point:      name of the point
+    x, y:       pixels, with (0, 0) at the centre of the top-left pixel
+    confidence: 0..1
     """
 
     _header = "frame,time,object,point,x,y,confidence\n"
@@ -67,10 +71,10 @@ class KeypointCsvSink(TableSink):
     def _lines(self, result: FrameResult) -> str:
         lines = io.StringIO()
         table = csv.writer(lines, lineterminator="\n")
-        for track in result.objects:
-            for name, (x, y, confidence) in _points(track).items():
+        for obj in result.objects:
+            for name, (x, y, confidence) in named_points(obj).items():
                 numbers = (_text(x, 2), _text(y, 2), _text(confidence, 4))
-                table.writerow([result.frame.index, f"{result.frame.time:.6f}", track.id, name, *numbers])
+                table.writerow([result.frame.index, f"{result.frame.time:.6f}", obj.id, name, *numbers])
         return lines.getvalue()
 
 
@@ -82,22 +86,25 @@ _POINT_COLUMNS = ("point", "name", "bodypart", "keypoint")
 
 
 def read_keypoints(path: Path, first_id: int) -> list[KeypointsObject]:
-    """Keypoints of a CSV: columns x, y, and if given point (a name) and object (a name); pixels of the first frame.
+    """Read keypoints from columns x and y, in pixels, and optional columns point and object, both names.
 
-    A line of names comes first; without one the columns are x, y or point, x, y. Points of one `object` make one
-    object; ids are counted from `first_id`. Raises InputError for what cannot be read.
+    Without a header the columns are x, y or point, x, y. Points of one `object` form one object. Ids start at
+    `first_id`. Raises InputError.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return keypoints_of(file, path, first_id)
+            return parse_keypoints(file, path, first_id)
     except FileNotFoundError as error:
         raise InputError(f"expected keypoints in {path}, which does not exist; check the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"expected a CSV of keypoints in {path}, found a file that is none ({error})") from error
 
 
-def keypoints_of(file: TextIO, path: Path, first_id: int) -> list[KeypointsObject]:
-    """As `read_keypoints`, of the open text of what lies at `path`; csv.Error and UnicodeDecodeError pass through."""
+def parse_keypoints(file: TextIO, path: Path, first_id: int) -> list[KeypointsObject]:
+    """Read keypoints from open text, as `read_keypoints` does. Raises also csv.Error and UnicodeDecodeError.
+
+    path: file name for error messages
+    """
     lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
     if not lines:
         raise InputError(f"expected keypoints in {path}, found none; write one line for each: name,x,y")

@@ -1,4 +1,4 @@
-"""Prompts: the objects of the first frame, from files of any readable format, arrays or images."""
+"""Prompts: objects of the first frame, from files of any readable format, arrays or images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Prompts = Callable[[Frame], list[TrackedObject]]
 
 
 def prompts_from_files(files: Sequence[Path], keypoints: Path | None, video: str = "") -> Prompts:
-    """Read the files that show the first frame's objects.
+    """Return prompts from files.
 
     files:     mask PNGs, several for several objects, or annotation files of any readable format
-    keypoints: CSV of points; its objects get the ids after the others'
-    video:     name of the video, for files about several
+    keypoints: CSV of points; their ids follow those of `files`
+    video:     name of the video, for files of several videos
 
-    Raises InputError for files that cannot be read, at once, or once the first frame is known.
+    Raises InputError for files that cannot be read; the returned function does the same.
     """
     if all(path.suffix.lower() == ".png" for path in files):
         objects: list[TrackedObject] = list(read_mask_objects(files))
@@ -53,30 +53,31 @@ def prompts_from_files(files: Sequence[Path], keypoints: Path | None, video: str
 
 
 def prompts_from_values(masks: Any, keypoints: Any) -> Prompts:
-    """Accept what Python callers have; see `corrflow.track` for the kinds of values.
+    """Return prompts from the values of a Python caller, see `corrflow.track`.
 
-    Raises InputError for any other value, and where there is no object at all.
+    Raises InputError for any other value, and without any object.
     """
     if keypoints is not None and not isinstance(keypoints, (str, PathLike, Mapping)):
         raise InputError(
             f"expected keypoints as a path or as {{name: (x, y)}}, got {type(keypoints).__name__}; convert them"
         )
     listed = [masks] if masks is None or _is_path(masks) or hasattr(masks, "__array__") else _as_list(masks)
-    by_path = [Path(fspath(one)) for one in listed if _is_path(one)]
-    if by_path:
-        if len(by_path) < len(listed):
+    paths = [Path(fspath(value)) for value in listed if _is_path(value)]
+    if paths:
+        if len(paths) < len(listed):
             raise InputError("expected masks all as paths or all as arrays, got both; read the files first")
         csv = Path(fspath(keypoints)) if _is_path(keypoints) else None
-        return _with_points(prompts_from_files(by_path, csv), None if csv else keypoints)
+        return _with_points(prompts_from_files(paths, csv), None if csv else keypoints)
     objects: list[TrackedObject] = []
-    for one in listed:
-        objects += _objects_of(one, objects, len(listed)) if one is not None else []
+    for value in listed:
+        objects += _objects_of(value, objects, len(listed)) if value is not None else []
     if not objects and not keypoints:
         raise InputError("expected masks or keypoints to track, got neither; pass masks= or keypoints=")
     return _with_points(lambda frame: objects, keypoints)
 
 
 def _with_points(prompts: Prompts, keypoints: Any) -> Prompts:
+    """Return prompts with keypoints, a path or {name: (x, y)}, added."""
     if not keypoints:
         return prompts
 
@@ -96,7 +97,11 @@ def _with_points(prompts: Prompts, keypoints: Any) -> Prompts:
 
 
 def _objects_of(value: Any, objects: Sequence[TrackedObject], count: int) -> list[TrackedObject]:
-    """Return the objects of one array or image: each value of a map of ids, or one object of a binary mask."""
+    """Return the objects of an array or image: one for each id, or one of a binary mask.
+
+    objects: objects with lower ids
+    count:   number of arrays; ids of several arrays are numbered on
+    """
     if not hasattr(value, "__array__"):
         raise InputError(
             f"expected masks as paths, arrays [H, W] or PIL images, got {type(value).__name__}; convert them to arrays"
@@ -112,7 +117,7 @@ def _objects_of(value: Any, objects: Sequence[TrackedObject], count: int) -> lis
 
 
 def _next_id(objects: Sequence[TrackedObject]) -> int:
-    return max((one.id for one in objects), default=0) + 1
+    return max((obj.id for obj in objects), default=0) + 1
 
 
 def _is_path(value: Any) -> TypeGuard[str | PathLike[str]]:

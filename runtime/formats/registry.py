@@ -1,7 +1,7 @@
 """Registry of file formats: name, reader, writer, suffixes and sniffer of each.
 
-corrflow-track, corrflow-batch, live sessions and the help texts all use this table. It names the modules of a format
-and loads them at their first use, so that a help text costs nothing.
+corrflow-track, corrflow-batch, live sessions and the help texts use this table. The modules of a format are loaded at
+their first use, so that a help text appears at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Frames = Mapping[Any, Sequence["TrackedObject"]]
 
 
 class SourceInfo(Protocol):
-    """Facts about a source that writers need: its name, and its frame rate or None."""
+    """Name and frame rate of a source, for writers."""
 
     @property
     def name(self) -> str: ...
@@ -36,14 +36,14 @@ class SourceInfo(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """One file format.
+    """File format.
 
-    name:     as `--format` takes it
-    title:    one line for help texts
-    result:   name of the results below the folder of a video; "" for a format that is only read
+    name:     value of `--format`
+    title:    line for help texts
+    result:   name of the results in the folder of a video
     write:    returns a sink for the results at a path
-    suffixes: of the files that can be read; () for a format that is only written
-    read:     returns the objects of a file, by frame
+    suffixes: suffixes of readable files; () for a format that is only written
+    read:     returns the objects of a file by frame
     sniff:    returns True for a file of this format; None where the suffix decides
     """
 
@@ -57,7 +57,7 @@ class Format:
 
 
 def _sink(module: str, name: str, *arguments: str) -> Callable[[Path, SourceInfo], Sink]:
-    """Return a writer that loads its class at the first use; "source" among the arguments stands for the name."""
+    """Return a writer that loads its class at the first use; the argument "source" becomes the source's name."""
 
     def write(path: Path, source: SourceInfo) -> Sink:
         values = [source.name if argument == "source" else argument for argument in arguments]
@@ -155,8 +155,8 @@ def _is_labelme(path: Path) -> bool:
 
 
 FORMATS = {
-    one.name: one
-    for one in (
+    entry.name: entry
+    for entry in (
         Format(
             "davis", "palette PNG of object ids for each frame", "masks", _sink("mask_png", "MaskFolderSink"),
             (".png",), _read_mask,
@@ -189,19 +189,19 @@ FORMATS = {
                _sink("html_report", "ReportSink", "source")),
     )
 }  # fmt: skip
-READABLE = tuple(dict.fromkeys(suffix for one in FORMATS.values() for suffix in one.suffixes))
+READABLE = tuple(dict.fromkeys(suffix for entry in FORMATS.values() for suffix in entry.suffixes))
 """Suffixes of the files that can be read."""
 
 
 def check_formats(names: Sequence[str]) -> None:
-    """Raise InputError for the first name that is not a format's."""
+    """Raise InputError for the first unknown format."""
     for name in names:
         if name not in FORMATS:
             raise InputError(f"expected --format among {', '.join(FORMATS)}, got {name!r}; choose one of those")
 
 
 def open_sink(name: str, path: Path, source: SourceInfo) -> Sink:
-    """Return a sink that writes a format's results at a path. Raises InputError where the path cannot be written to."""
+    """Return a sink for results at a path. Raises InputError where the path cannot be written to."""
     write = FORMATS[name].write
     assert write is not None, "every format is written"
     return write(path, source)
@@ -214,26 +214,26 @@ def read_annotations(path: Path, context: ReadContext) -> AnnotationFile:
     """
     from corrflow.runtime.formats.annotations import AnnotationFile
 
-    for one in FORMATS.values():
-        if path.suffix.lower() in one.suffixes and (one.sniff is None or one.sniff(path)):
-            assert one.read is not None, "a format with suffixes is read"
-            return AnnotationFile(path, one.name, one.read(path, context))
+    for entry in FORMATS.values():
+        if path.suffix.lower() in entry.suffixes and (entry.sniff is None or entry.sniff(path)):
+            assert entry.read is not None, "a format with suffixes is read"
+            return AnnotationFile(path, entry.name, entry.read(path, context))
     raise InputError(
         f"expected annotations in a file that ends in {', '.join(READABLE)}, got {str(path)!r}; convert it"
     )
 
 
 def read_object_mask(path: Path, frame: FrameKey) -> AnnotationFile:
-    """Read the mask of one object; its folder is named by the object's id, or by its name."""
+    """Read the mask of one object; its folder has the object's id or name. Raises InputError."""
     from corrflow.runtime.formats.annotations import AnnotationFile
     from corrflow.runtime.formats.mask_png import read_mask_objects
 
     objects: list[MaskObject] = read_mask_objects([path])
     if len(objects) > 1:
         raise InputError(f"expected a black and white mask of one object in {path}, got {len(objects)} values")
-    word = path.parent.name
-    number = int(word) if word.isascii() and word.isdigit() else 0
-    return AnnotationFile(path, "binary", {frame: [replace(objects[0], id=number, name="" if number else word)]})
+    label = path.parent.name
+    number = int(label) if label.isascii() and label.isdigit() else 0
+    return AnnotationFile(path, "binary", {frame: [replace(objects[0], id=number, name="" if number else label)]})
 
 
 def _first_line(path: Path) -> str:

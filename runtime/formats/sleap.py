@@ -1,7 +1,6 @@
-"""SLEAP's .slp, which is HDF5: points of objects as instances of tracks, each with its skeleton.
+"""SLEAP's .slp, which is HDF5: points as instances of tracks, each with its skeleton.
 
-SLEAP 1.2 and later put (0, 0) on the centre of the top-left pixel, as here; older files are half a pixel off, which is
-taken away.
+In SLEAP 1.2 and later, (0, 0) is the centre of the top-left pixel. Points of older files are shifted by half a pixel.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from corrflow.atomic_files import finish, part_of, prepare_place, write_failed
+from corrflow.atomic_files import AtomicFile, check_writable, write_errors
 from corrflow.errors import InputError
 from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.deeplabcut_h5 import import_h5py
 from corrflow.runtime.types import FrameResult, KeypointsObject
 
 _FRAME = np.dtype(
@@ -43,17 +43,24 @@ _INSTANCE = np.dtype(
 _POINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("visible", "?"), ("complete", "?")])
 _PREDICTED_POINT = np.dtype([*_POINT.descr, ("score", "<f8")])
 _PREDICTED = 1
-_CACHE = 1 << 16  # bytes for each table, in place of a mebibyte, which fills up as a video goes on
+_CACHE = 1 << 16  # bytes for each table; HDF5's default of a mebibyte grows with the video
 
 
 class SleapSink(Sink):
-    """Predicted instances of every frame, appended as they come."""
+    """Writer of the points of every frame as predicted instances."""
 
     def __init__(self, path: str | Path, video: str) -> None:
-        """video: what the file calls the video. Raises InputError where it cannot be written or h5py is missing."""
+        """Create the file.
+
+        video: name of the video in the file
+
+        Raises InputError where the path cannot be written to, or h5py is missing.
+        """
         self._path, self._video = Path(path), video
-        prepare_place(self._path)
-        self._file = _h5py(self._path).File(part_of(self._path), "w", rdcc_nbytes=_CACHE)
+        check_writable(self._path)
+        self._h5py = import_h5py(self._path)
+        self._output = AtomicFile(self._path, exclusive=True)
+        self._file = self._h5py.File(self._output.part, "w", rdcc_nbytes=_CACHE)
         self._tables = {
             name: self._file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(1024,))
             for name, dtype in (("frames", _FRAME), ("instances", _INSTANCE), ("pred_points", _PREDICTED_POINT))
@@ -65,32 +72,30 @@ class SleapSink(Sink):
         frames, instances, points = (len(self._tables[name]) for name in ("frames", "instances", "pred_points"))
         new_instances: list[tuple[Any, ...]] = []
         new_points: list[tuple[Any, ...]] = []
-        for track in result.objects:
-            if track.points is None or track.point_confidence is None:
+        for obj in result.objects:
+            if obj.points is None or obj.point_confidence is None:
                 continue
-            self._objects.setdefault(track.id, (track.name or str(track.id), track.point_names))
-            number = list(self._objects).index(track.id)
+            self._objects.setdefault(obj.id, (obj.name or str(obj.id), obj.point_names))
+            number = list(self._objects).index(obj.id)
             start = points + len(new_points)
-            for (x, y), confidence in zip(track.points.tolist(), track.point_confidence.tolist(), strict=True):
+            for (x, y), confidence in zip(obj.points.tolist(), obj.point_confidence.tolist(), strict=True):
                 new_points.append((x, y, True, False, confidence))
             end = points + len(new_points)
             identity = instances + len(new_instances)
-            score = track.confidence
+            score = obj.confidence
             new_instances.append((identity, _PREDICTED, frames, number, number, -1, score, start, end, score))
         row = (frames, 0, result.frame.index, instances, instances + len(new_instances))
-        try:
+        with write_errors(self._path):
             for name, rows in (("frames", [row]), ("instances", new_instances), ("pred_points", new_points)):
                 table = self._tables[name]
                 table.resize((len(table) + len(rows),))
                 if rows:
                     table[-len(rows) :] = np.array(rows, table.dtype)
-        except OSError as error:
-            raise write_failed(self._path, error) from None
 
     def close(self) -> None:
         if not self._file:
             return
-        try:
+        with write_errors(self._path):
             objects = list(self._objects.values())
             names = list(dict.fromkeys(name for _, points in objects for name in points))
             skeletons = [
@@ -123,22 +128,19 @@ class SleapSink(Sink):
                 ("tracks_json", tracks),
                 ("suggestions_json", []),
             ):
-                dataset = self._file.create_dataset(name, (len(texts),), _h5py(self._path).string_dtype())
+                dataset = self._file.create_dataset(name, (len(texts),), self._h5py.string_dtype())
                 for index, text in enumerate(texts):
                     dataset[index] = text
             self._file.close()
-            finish(self._path, keep=bool(objects))
-        except OSError as error:
-            raise write_failed(self._path, error) from None
+            self._output.finish(keep=bool(objects))
 
 
 def read_sleap(path: Path) -> dict[int | str, list[KeypointsObject]]:
-    """The objects by the index of their frame: what people placed, or if nothing, what was predicted.
+    """Read the objects by the index of their frame: the labels, or the predictions of a file without labels.
 
-    An instance without a track is called by its skeleton. Raises InputError for what cannot be read, and for labels on
-    several videos.
+    An instance without a track has the name of its skeleton. Raises InputError, also for labels of several videos.
     """
-    h5py = _h5py(path)
+    h5py = import_h5py(path)
     try:
         with h5py.File(path, "r") as file:
             metadata = json.loads(bytes(file["metadata"].attrs["json"]))
@@ -151,10 +153,10 @@ def read_sleap(path: Path) -> dict[int | str, list[KeypointsObject]]:
             ]
             tables = {name: file[name][()] for name in ("frames", "instances", "points", "pred_points")}
         if len(np.unique(tables["frames"]["video"])) > 1:
-            raise InputError(f"expected labels of one video in {path}, got several; save each for itself")
+            raise InputError(f"expected labels of one video in {path}, got several; save each video on its own")
         instances = tables["instances"]
         kind = 0 if (instances["instance_type"] == 0).any() else _PREDICTED
-        found: dict[int | str, list[KeypointsObject]] = {}
+        by_frame: dict[int | str, list[KeypointsObject]] = {}
         for frame in tables["frames"]:
             objects = []
             for entry in instances[int(frame["instance_id_start"]) : int(frame["instance_id_end"])]:
@@ -163,30 +165,22 @@ def read_sleap(path: Path) -> dict[int | str, list[KeypointsObject]]:
                 points = tables["pred_points" if kind else "points"]
                 points = points[int(entry["point_id_start"]) : int(entry["point_id_end"])]
                 skeleton, names = skeletons[int(entry["skeleton"])]
-                places = np.stack([points["x"], points["y"]], 1) - shift
-                seen = np.flatnonzero(np.isfinite(places).all(1) & points["visible"]).tolist()
+                coordinates = np.stack([points["x"], points["y"]], 1) - shift
+                visible = np.flatnonzero(np.isfinite(coordinates).all(1) & points["visible"]).tolist()
                 name = tracks[int(entry["track"])] if entry["track"] >= 0 else skeleton
                 number = int(name) if name.isascii() and name.isdigit() and len(name) < 4 else 0
                 identity = number if 0 < number < 256 else 0
-                if seen:
-                    chosen = tuple(names[index] for index in seen)
-                    own = places[seen].astype(np.float32)
-                    objects.append(KeypointsObject(identity, own, chosen, "" if identity else name))
+                if visible:
+                    chosen = tuple(names[index] for index in visible)
+                    selected = coordinates[visible].astype(np.float32)
+                    objects.append(KeypointsObject(identity, selected, chosen, "" if identity else name))
             if objects:
-                found.setdefault(int(frame["frame_idx"]), []).extend(objects)
-        if not found:
+                by_frame.setdefault(int(frame["frame_idx"]), []).extend(objects)
+        if not by_frame:
             raise InputError(f"expected labelled points in {path}, got none; label at least one frame")
-        return found
+        return by_frame
     # h5py reports damage with many plain exceptions.
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"expected SLEAP labels in {path}, got a file that cannot be read ({type(error).__name__}); save it again"
         ) from error
-
-
-def _h5py(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(f"expected h5py for {path}, found none; pip install 'corrflow[formats]'") from error
-    return h5py

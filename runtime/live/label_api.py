@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from corrflow.atomic_files import write_failed, write_whole
+from corrflow.atomic_files import write_errors, write_file
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.formats.background_writer import write_behind
 from corrflow.runtime.formats.overlay_video import VideoSink
@@ -196,11 +196,13 @@ class LabelApi:
                 if (mask := _indexed_mask(objects)) is not None:
                     path = folder / name / f"{self._names[index]}.png"
                     path = self._own_path(folder / f"{name}_mask.png") if first_alone else path
-                    saved.append(_write(path, _mask_png(mask)))
+                    write_file(path, _mask_png(mask))
+                    saved.append(path)
                     command += ["--init", str(path)]
             if table := _points_table(labels):
                 path = self._own_path(folder / f"{name}_points.csv") if first_alone else folder / f"{name}.csv"
-                saved.append(_write(path, table))
+                write_file(path, table)
+                saved.append(path)
                 command += ["--keypoints", str(path)]
             if not first_alone:
                 command = ["corrflow-batch", self._source, "--labels", str(folder), "--out", f"{name}_results"]
@@ -382,7 +384,7 @@ def _mask_png(mask: np.ndarray) -> bytes:
     return encoded.getvalue()
 
 
-def _points_table(labels: dict[int, list[TrackedObject]]) -> bytes:
+def _points_table(labels: dict[int, list[TrackedObject]]) -> str:
     """Return the CSV name,x,y,object,frame of all keypoints, frame by index; empty without keypoints."""
     rows = []
     for index, objects in labels.items():
@@ -394,25 +396,14 @@ def _points_table(labels: dict[int, list[TrackedObject]]) -> bytes:
                     rows.append([point, f"{x:.2f}", f"{y:.2f}", name, index])
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([["name", "x", "y", "object", "frame"], *rows])
-    return text.getvalue().encode() if rows else b""
-
-
-def _write(path: Path, content: bytes) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise write_failed(path, error) from None
-    return path
+    return text.getvalue() if rows else ""
 
 
 def _reserved(path: Path, reserve: Callable[[Path], Path] = unique_path) -> Path:
     """Reserve a free name at the path. Raises CorrflowError."""
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return reserve(path)
-    except OSError as error:
-        raise write_failed(path, error) from None
 
 
 def _unique_folder(path: Path) -> Path:

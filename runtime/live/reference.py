@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from corrflow.atomic_files import write_whole
-from corrflow.errors import CorrflowError, InputError
+from corrflow.atomic_files import write_file
+from corrflow.errors import InputError
 from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
 
 FORMAT = 1
@@ -75,14 +75,7 @@ def save_prompt(prompt: Prompt, path: Path) -> None:
     arrays["description"] = np.array(json.dumps({"format": FORMAT, "size": size, "objects": objects}))
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        raise CorrflowError(
-            f"expected to write the prompt file {str(path)!r}, got an error ({error.strerror}); free some space or choose"
-            " another place"
-        ) from None
+    write_file(path, content.getvalue())
 
 
 def load_prompt(path: Path) -> Prompt:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all. In the lowest package, because every stage writes some."""
+"""Atomic files: each appears at its path complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,77 +11,72 @@ from pathlib import Path
 from corrflow.errors import CorrflowError, InputError
 
 
-@contextmanager
-def whole_file(path: Path, only_writer: bool = False) -> Iterator[Path]:
-    """Where to write what is to appear at `path`: a hidden neighbour, since a rename is atomic only within one disk.
+class AtomicFile:
+    """File that is written to a hidden neighbour, `part`, and renamed to its path by `finish`.
 
-    It takes the file's name where the block ends without an error, and is removed where not. Raises OSError.
+    part:      path to write to, in the folder of the file, because a rename is atomic only within one disk
+    exclusive: True if no other process writes this file; a later run then overwrites the part of a killed process.
+               False gives each process a part of its own.
 
-    only_writer: whether a lock keeps others from writing this file. Then the next one writes over what a killed process
-        has left; otherwise each process has a neighbour of its own, so that none writes into another's.
+    As a context, an AtomicFile yields `part` and finishes at the end; an error in the block removes the part.
     """
-    part = path.with_name(f".{path.name}.part" if only_writer else f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
-            part.unlink(missing_ok=True)
-        raise
+
+    def __init__(self, path: str | Path, exclusive: bool = False) -> None:
+        # Text, because Python 3.12's pathlib keeps every name for ever, and a video may have many thousand files.
+        folder, name = os.path.split(path)
+        self._path = path
+        self.part = os.path.join(folder, f".{name}.part" if exclusive else f".{name}.{os.getpid()}.part")
+
+    def finish(self, keep: bool = True) -> None:
+        """Rename the part to the path, or remove the part. Raises OSError where the part cannot be renamed."""
+        try:
+            if keep:
+                os.replace(self.part, self._path)
+        finally:
+            with suppress(OSError):
+                os.unlink(self.part)
+
+    def __enter__(self) -> str:
+        return self.part
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self.finish(keep=kind is None)
 
 
-def write_whole(path: Path, content: bytes | str, only_writer: bool = False) -> None:
-    """Write a file, text in UTF-8: it is the old one or the whole new one, never a part. See `whole_file`."""
-    with whole_file(path, only_writer) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+def write_file(path: str | Path, content: bytes | str, exclusive: bool = False) -> None:
+    """Write a file atomically, text in UTF-8, and create its folder. Raises CorrflowError.
 
-
-def part_of(path: Path) -> Path:
-    """Where a file is written before it is whole: beside its path, since a rename is atomic only within one disk."""
-    return path.with_name(f".{path.name}.part")
-
-
-def finish(path: Path, keep: bool = True) -> None:
-    """Give what was written beside the path its name, or remove it where it is not worth keeping. Raises OSError."""
-    if keep:
-        os.replace(part_of(path), path)
-    else:
-        part_of(path).unlink()
-
-
-def save_whole(path: str | Path, content: bytes) -> None:
-    """Write a file that appears with all its content or not at all; raises CorrflowError where that fails.
-
-    The path of one of a video's many files is text: Python 3.12's pathlib keeps every name that it has met for ever.
+    exclusive: as for `AtomicFile`
     """
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(part)
-        raise write_failed(path, error) from None
+    with write_errors(path):
+        if folder := os.path.dirname(path):
+            os.makedirs(folder, exist_ok=True)
+        with AtomicFile(path, exclusive) as part, open(part, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
 
 
-def prepare_place(path: Path) -> None:
-    """Make the path's folder and prove that a file can be written there, before any work is spent."""
+def check_writable(path: Path) -> None:
+    """Create the folder of a file, and raise InputError unless the file can be written. Use before long work."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        part_of(path).touch()
-        part_of(path).unlink()
+        file = AtomicFile(path, exclusive=True)
+        Path(file.part).touch()
+        file.finish(keep=False)
     except OSError as error:
         raise InputError(
             f"expected to write to {str(path)!r}, got an error ({error.strerror}); choose another place"
         ) from None
 
 
-def write_failed(path: str | Path, error: Exception) -> CorrflowError:
-    reason = getattr(error, "strerror", None) or type(error).__name__
-    return CorrflowError(
-        f"expected to write {str(path)!r}, got an error ({reason}); free some space or choose another place"
-    )
+@contextmanager
+def write_errors(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn an OSError, or an error of the given kinds, into a CorrflowError that names the path."""
+    try:
+        yield
+    except (OSError, *kinds) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise CorrflowError(
+            f"expected to write {str(path)!r}, got an error ({reason}); free some space or choose another place"
+        ) from None

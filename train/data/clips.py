@@ -16,7 +16,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from corrflow.atomic_files import whole_file, write_whole
+from corrflow.atomic_files import AtomicFile, write_file
 from corrflow.errors import CorrflowError, InputError
 from corrflow.train.config import TrainConfig
 from corrflow.train.data.frames import UNREADABLE, FrameSampling, decode_image, small_frames
@@ -97,7 +97,7 @@ def _write_cache(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     offsets, starts, names, skipped = [0], [0], [], {}
-    with whole_file(folder / "frames.bin") as part, part.open("wb") as file:
+    with AtomicFile(folder / "frames.bin") as part, open(part, "wb") as file:
         for done, item in enumerate(items):
             progress(done, len(items))
             try:
@@ -111,10 +111,10 @@ def _write_cache(
                 names.append(item.name)
             elif str(item) not in skipped:
                 skipped[str(item)] = "the file contains no frame"
-    with whole_file(folder / "index.npz") as part, part.open("wb") as file:
+    with AtomicFile(folder / "index.npz") as part, open(part, "wb") as file:
         np.savez(file, offsets=np.array(offsets, np.int64), starts=np.array(starts, np.int64))
     # Written last, so that a cache with this file is complete.
-    write_whole(folder / "index.json", json.dumps({"names": names, "skipped": skipped}))
+    write_file(folder / "index.json", json.dumps({"names": names, "skipped": skipped}))
 
 
 class Videos(Protocol):

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from corrflow.atomic_files import whole_file
+from corrflow.atomic_files import AtomicFile
 from corrflow.errors import CorrflowError
 
 PAUSES = (1.0, 4.0, 16.0, 60.0)
@@ -81,9 +81,9 @@ class Downloads:
         request = urllib.request.Request(url, headers={"User-Agent": "corrflow"})
         try:
             with (
-                whole_file(path) as part,
+                AtomicFile(path) as part,
                 urllib.request.urlopen(request, timeout=self.timeout) as response,
-                part.open("wb") as file,
+                open(part, "wb") as file,
             ):
                 while block := response.read(_BLOCK):
                     file.write(block)

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import cv2
 
-from corrflow.atomic_files import write_whole
+from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
 from corrflow.run_lock import lock_run
 from corrflow.train.data.frames import UNREADABLE, FrameSampling, find_videos, small_frames
@@ -154,7 +154,7 @@ def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None]
     total.skipped = dict(sorted(total.skipped.items()))
     total.truncated = dict(sorted(total.truncated.items()))
     written = {name: value for name, value in asdict(total).items() if name != "sha256"}
-    write_whole(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n", only_writer=True)
+    write_file(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n", exclusive=True)
     return total
 
 
@@ -220,7 +220,7 @@ class _ShardFile:
             os.replace(self._part, self.path)
         else:
             self._part.unlink()
-        write_whole(self.record_path, json.dumps(asdict(self.record)) + "\n", only_writer=True)
+        write_file(self.record_path, json.dumps(asdict(self.record)) + "\n", exclusive=True)
 
 
 class _Decoders:
@@ -308,7 +308,7 @@ def _check_plan(plan: Plan, out: Path) -> None:
     elif any(out.glob("*.tar")):
         raise InputError(f"expected a new folder or one of corrflow-prepare, got {out}, which contains other shards")
     else:
-        write_whole(path, json.dumps(description, indent=1) + "\n", only_writer=True)
+        write_file(path, json.dumps(description, indent=1) + "\n", exclusive=True)
 
 
 def _record_path(out: Path, shard: int) -> Path:
