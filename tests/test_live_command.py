@@ -312,12 +312,12 @@ def test_a_model_that_hangs_does_not_keep_it_from_ending(serve, live, tmp_path: 
     ("arguments", "words"),
     [
         (["--camera", "0"], "got neither"),
+        (["--camera", "0", "--show"], "add --serve"),
         (["--camera", "0", "--init", "mask.png", "--prompt-file", "a.npz"], "got both"),
-        (["--camera", "0", "--init", "mask.png", "--masks", "m"], "leave that out"),
-        (["video.mp4", "--camera", "0", "--init", "mask.png"], "leave that out"),
+        (["video.mp4", "--camera", "0", "--init", "mask.png"], "leave one of them out"),
         (["video.mp4", "--init", "mask.png", "--show"], "add --camera"),
         (["--camera", "0", "--prompt-file", "missing.npz"], "check the path"),
-        (["--camera", "0", "--prompt-file", "mask.png"], "is no reference"),
+        (["--camera", "0", "--prompt-file", "mask.png"], "is no prompt file"),
         (["--camera", "missing.mp4", "--init", "mask.png"], "check the path"),
         (["--camera", "ftp://host/a", "--init", "mask.png"], "use one of those"),
         (["--camera", "0", "--init", "mask.png", "--save", "out.avi"], "name it .mkv"),
@@ -366,7 +366,8 @@ def test_an_opencv_without_windows_is_said_in_one_sentence(tmp_path: Path, monke
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "headless"))
     Path("clip").mkdir()
     cv2.imwrite("clip/0.png", moving_square[0][0])
+    Image.fromarray(moving_square[1][0].astype(np.uint8)).save("mask.png")
     with pytest.raises(SystemExit) as stopped:
-        app(["--camera", "clip", "--show"])
+        app(["--camera", "clip", "--init", "mask.png", "--show"])
     error = capfd.readouterr().err
     assert stopped.value.code == 2 and "expected an OpenCV with windows" in error and error.count("\n") == 1

@@ -65,7 +65,7 @@ class Page:
         self.session = Session(
             Capture(lambda: Loop(frames, self.scale), Timeouts(1, 1)),
             Tracker(self.backend, occlusion=OcclusionSettings()),
-            [],
+            lambda frame: [],
         )  # fmt: skip
         self.control = SessionApi(self.session, folder / "recorded.mkv", folder / "kept.npz")
         self.server = Server(live_routes(self.session, self.control), access)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,9 +17,7 @@ import pytest
 
 from corrflow.errors import InputError
 from corrflow.runtime.live import window
-from corrflow.runtime.live.board_picture import display_scale
 from corrflow.runtime.live.capture.readers import Reader, open_reader
-from corrflow.runtime.live.reference import load_prompt
 from corrflow.runtime.live.window import check_window
 from corrflow.runtime.video.source_uri import live_address
 
@@ -66,7 +63,7 @@ def test_the_screen_is_read_at_its_size_and_pace(screen: Reader) -> None:
 def test_the_window_shows_the_tracked_mask(screen: Reader, tmp_path, small_artifact, moving_square) -> None:
     """Played in a process of its own, and looked for on the screen by the window's red mask."""
     frames, masks = moving_square
-    stand_still(tmp_path / "clip", frames[0])
+    loop(tmp_path / "clip", frames[:1])
     cv2.imwrite(str(tmp_path / "mask.png"), masks[0].astype(np.uint8))
     process = subprocess.Popen(
         [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--init",
@@ -95,119 +92,85 @@ def test_the_window_shows_the_tracked_mask(screen: Reader, tmp_path, small_artif
 
 def test_a_window_that_never_shows_is_opened_anew_and_one_that_was_closed_is_not(monkeypatch) -> None:
     calls, visible = [], -1.0
-    for name in ("namedWindow", "setMouseCallback", "imshow", "destroyAllWindows"):
-        monkeypatch.setattr(window.cv2, name, lambda *given, name=name: calls.append(name))
+    for name in ("namedWindow", "imshow", "destroyAllWindows"):
+        monkeypatch.setattr(window.cv2, name, lambda *values, name=name: calls.append(name))
     monkeypatch.setattr(window.cv2, "waitKeyEx", lambda wait: -1)
-    monkeypatch.setattr(window.cv2, "getWindowProperty", lambda *given: visible)
-    monkeypatch.setattr(window, "_PATIENCE", 0.0)
+    monkeypatch.setattr(window.cv2, "getWindowProperty", lambda *values: visible)
+    monkeypatch.setattr(window, "_REOPEN_SECONDS", 0.0)
     session = SimpleNamespace(latest=SimpleNamespace(result=None), capture=SimpleNamespace(state=("waiting", "")))
-    shown = window.Window(session, SimpleNamespace())  # pyright: ignore[reportArgumentType]
-    assert shown.step() and calls.count("namedWindow") == calls.count("setMouseCallback") == 2
+    shown = window.Window(session, SimpleNamespace(recording=False))  # pyright: ignore[reportArgumentType]
+    assert shown.step() and calls.count("namedWindow") == 2
     visible = 1.0
     assert shown.step() and shown.step() and calls.count("namedWindow") == 2
     visible = 0.0
     assert not shown.step() and calls.count("namedWindow") == 2
 
 
-def stand_still(folder: Path, picture: np.ndarray) -> None:
-    """Two minutes of one picture, at 25 a second, longer than any test looks."""
+def loop(folder: Path, frames: np.ndarray) -> None:
+    """Write the frames again and again as two minutes of images, longer than any test takes."""
     folder.mkdir()
-    cv2.imwrite(str(folder / "0000.png"), picture)
-    for number in range(1, 3000):
-        (folder / f"{number:04}.png").hardlink_to(folder / "0000.png")
+    for number in range(3000):
+        path = folder / f"{number:04}.png"
+        if number < len(frames):
+            cv2.imwrite(str(path), frames[number])
+        else:
+            path.hardlink_to(folder / f"{number % len(frames):04}.png")
 
 
-class Hand:
-    """The mouse and the keyboard of the virtual screen, in the window of --show. Places are pixels of the frame."""
-
-    def __init__(self, scale: float) -> None:
-        if shutil.which("xdotool") is None:
-            pytest.skip("xdotool, which moves the mouse of the virtual screen, is not installed")
-        self._scale = scale
-        self._window = ""
-
-    def _do(self, *words: object) -> str:
-        return subprocess.run(["xdotool", *map(str, words)], check=True, capture_output=True, text=True).stdout
-
-    def find(self) -> bool:
-        """Whether the window is there by now; it has the keyboard then."""
-        done = subprocess.run(
-            ["xdotool", "search", "--onlyvisible", "--name", "^corrflow$"], capture_output=True, text=True
-        )
-        self._window = (done.stdout.split() or [""])[0]
-        if self._window:
-            self._do("windowfocus", self._window)
-        return bool(self._window)
-
-    def drag(self, *places: tuple[float, float], button: int = 1) -> None:
-        shown = [[round((side + 0.5) * self._scale) for side in place] for place in places]
-        self._do("mousemove", "--window", self._window, *shown[0])
-        self._do("mousedown", button)
-        for place in shown[1:]:
-            self._do("mousemove", "--window", self._window, *place)
-            time.sleep(0.1)
-        self._do("mouseup", button)
-        time.sleep(0.2)
-
-    def keys(self, *names: str) -> None:
-        for name in names:
-            self._do("key", name)
-            time.sleep(0.15)
-
-
-def test_an_object_is_drawn_named_corrected_kept_and_removed_in_the_window(
-    screen: Reader, tmp_path, small_artifact, moving_square
-) -> None:
-    """Begun with nothing drawn; the mouse and the keys are those of the virtual screen."""
+def test_the_keys_freeze_record_and_quit(screen: Reader, tmp_path, small_artifact, moving_square) -> None:
+    """In a process of its own, with the keyboard of the virtual screen."""
+    if shutil.which("xdotool") is None:
+        pytest.skip("xdotool, which presses keys on the virtual screen, is not installed")
     frames, masks = moving_square
-    stand_still(tmp_path / "clip", frames[0])
-    hand = Hand(display_scale(frames[0].shape[:2]))
-    command = [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--show", "--model"]
-    command += [str(small_artifact), "--jsonl", "out.jsonl", "--save-prompt", "kept.npz"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    loop(tmp_path / "clip", np.concatenate([frames, frames[-2:0:-1]]))
+    cv2.imwrite(str(tmp_path / "mask.png"), masks[0].astype(np.uint8))
+    command = [sys.executable, "-m", "corrflow.runtime.commands.track_cli", "--camera", "clip", "--init", "mask.png"]
+    process = subprocess.Popen(
+        [*command, "--show", "--model", str(small_artifact)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+
+    def xdotool(*words: str) -> str:
+        return subprocess.run(["xdotool", *words], capture_output=True, text=True).stdout
 
     def wait_for(condition, seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not condition():
             if process.poll() is not None or time.monotonic() > end:
-                keep_screenshot(screen)
                 process.kill()
                 pytest.fail(f"it never happened; {process.communicate()[1]}")
             time.sleep(0.1)
 
-    def last() -> dict:
-        whole, _, _ = (tmp_path / "out.jsonl").read_text().rpartition("\n")  # the newest line may be half written
-        return json.loads(whole.splitlines()[-1])
+    def view() -> np.ndarray:
+        """The frame in the window, above the status line and left of the screen's edge."""
+        image = screen.read()
+        assert image is not None
+        return image[:400, :600]
 
-    def names() -> list[str]:
-        return [one["name"] for one in last()["objects"]]
+    def moves() -> bool:
+        first = view()
+        time.sleep(1.0)
+        return not np.array_equal(first, view())
+
+    def recording() -> bool:
+        path = tmp_path / "clip_recorded.mkv"
+        return path.exists() and path.stat().st_size > 0
 
     try:
-        wait_for(lambda: (tmp_path / "out.jsonl").exists() and "\n" in (tmp_path / "out.jsonl").read_text())
-        wait_for(hand.find)
-        assert names() == []
-        (top, left), (bottom, right) = np.argwhere(masks[0]).min(0).tolist(), np.argwhere(masks[0]).max(0).tolist()
-        hand.drag((left - 5, top - 5), (left + 20, top + 20), (right + 5, bottom + 5))
-        hand.keys("n", "c", "u", "q", "BackSpace", "p")
-        keep_screenshot(screen)
-        hand.keys("Return", "Return")
-        wait_for(lambda: names() == ["cup"])
-        box = np.array(last()["objects"][0]["box"])
-        assert np.abs(box - (left, top, right + 1, bottom + 1)).max() <= 4, "the box became the square's mask"
-        hand.keys("r")
-        wait_for((tmp_path / "kept.npz").exists)
-        kept = load_prompt(tmp_path / "kept.npz").objects
-        assert [one.name for one in kept] == ["cup"]
-        hand.keys("1", "space", "p")
-        hand.drag((2, 60), (95, 60))
-        hand.keys("Return")
-        wait_for(lambda: names() == ["cup"] and (last()["objects"][0]["box"] or [99])[0] < 10)
-        hand.keys("x")
-        wait_for(lambda: names() == [])
-        hand.keys("h")
-        time.sleep(0.5)
-        keep_screenshot(screen, "help")
-        hand.keys("q")
+        wait_for(lambda: xdotool("search", "--onlyvisible", "--name", "^corrflow$"))
+        window_id = xdotool("search", "--onlyvisible", "--name", "^corrflow$").split()[0]
+        xdotool("windowfocus", window_id)
+        wait_for(moves)
+        xdotool("key", "space")
+        wait_for(lambda: not moves())
+        keep_screenshot(screen, "window-frozen")
+        xdotool("key", "space")
+        wait_for(moves)
+        assert not recording()
+        xdotool("key", "Left")  # a key without a meaning
+        xdotool("key", "r")
+        wait_for(recording)
+        keep_screenshot(screen, "window-recording")
+        xdotool("key", "q")
         _, error = process.communicate(timeout=60)
         assert process.returncode == 0 and "tracked" in error, error
     finally:
@@ -215,12 +178,50 @@ def test_an_object_is_drawn_named_corrected_kept_and_removed_in_the_window(
         process.wait()
 
 
+@pytest.mark.parametrize(
+    ("code", "goes_on"),
+    [(ord("q"), False), (ord("Q"), False), (27, False), (0xFF1B, False), (0x10001B, False), (0xFF51, True),
+     (0xFF52, True), (ord("x"), True), (0xFFE1, True)],
+)  # fmt: skip
+def test_only_q_and_escape_quit_on_every_toolkit(monkeypatch, code: int, goes_on: bool) -> None:
+    recorded: list[bool] = []
+    shown = fake_window(monkeypatch, [code], recorded)
+    assert shown.step() is goes_on and not recorded
+
+
+def test_space_holds_the_view_and_r_toggles_the_recording(monkeypatch) -> None:
+    recorded: list[bool] = []
+    shown = fake_window(monkeypatch, [-1, ord(" "), -1, ord(" "), -1, ord("r")], recorded)
+    is_newest = []
+    for number in range(6):
+        shown._session.latest.result = number  # pyright: ignore[reportAttributeAccessIssue]
+        assert shown.step()
+        is_newest.append(shown._result == number)
+    assert is_newest == [True, True, False, False, True, True]
+    end = time.monotonic() + 5
+    while recorded != [True]:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def fake_window(monkeypatch, codes: list[int], recorded: list[bool], visible: float = 1.0) -> window.Window:
+    """A window without a screen, which gets the key codes one after another."""
+    for name in ("namedWindow", "imshow", "destroyAllWindows"):
+        monkeypatch.setattr(window.cv2, name, lambda *values: None)
+    monkeypatch.setattr(window.cv2, "waitKeyEx", lambda wait: codes.pop(0) if codes else -1)
+    monkeypatch.setattr(window.cv2, "getWindowProperty", lambda *values: visible)
+    monkeypatch.setattr(window.Window, "_draw", lambda self: None)
+    session = SimpleNamespace(latest=SimpleNamespace(result=None), capture=SimpleNamespace(state=("running", "")))
+    api = SimpleNamespace(recording=False, record=recorded.append)
+    return window.Window(session, api)  # pyright: ignore[reportArgumentType]
+
+
 def keep_screenshot(screen: Reader, name: str = "window") -> None:
-    """Where CORRFLOW_SCREENSHOTS names a folder, to look at."""
+    """Save a screenshot where CORRFLOW_SCREENSHOTS names a folder."""
     if folder := os.environ.get("CORRFLOW_SCREENSHOTS"):
-        picture = screen.read()
-        assert picture is not None
-        cv2.imwrite(f"{folder}/{name}.png", picture)
+        image = screen.read()
+        assert image is not None
+        cv2.imwrite(f"{folder}/{name}.png", image)
 
 
 def test_a_screen_that_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

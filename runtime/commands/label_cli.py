@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from corrflow.command_line import with_options
+from corrflow.runtime.commands.model_options import TrackerOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelOptions:
+class LabelOptions(TrackerOptions):
     """Options of corrflow-label."""
 
     source: Annotated[str, typer.Argument(help="Video file, image, folder of images, or glob pattern.")]
@@ -23,15 +24,6 @@ class LabelOptions:
     save_prompt: Annotated[
         Path | None, typer.Option(help="Save the frame with its objects as well, for --prompt-file.")
     ] = None
-    model: Annotated[str | None, typer.Option(help="Model: a bundled name, a folder or a zip. [quarter]")] = None
-    short_side: Annotated[
-        int | None, typer.Option(help="Short side in pixels that frames are resized to; 0: never [the model's].")
-    ] = None
-    redetect: Annotated[
-        bool,
-        typer.Option("--redetect/--no-redetect", help="Detect occlusion, hide lost objects and re-detect them."),
-    ] = True
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0
     serve: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the page; port 0 takes a free port.")] = (
         "127.0.0.1:0"
     )
@@ -60,18 +52,8 @@ def label(options: LabelOptions) -> None:
     from corrflow.runtime.artifacts.bundled import resolve_model
     from corrflow.runtime.live.label import run_label
     from corrflow.runtime.live.web.auth import parse_access
-    from corrflow.runtime.tracking.tracker import Tracker
 
     resolve_model(options.model)  # a wrong name is reported before anything is drawn
-
-    def open_tracker() -> Tracker:
-        return Tracker.from_model(
-            options.model,
-            short_side=options.short_side,
-            redetect=options.redetect,
-            threads=options.threads,
-        )
-
     run_label(
         options.source,
         options.frame,
@@ -79,7 +61,7 @@ def label(options: LabelOptions) -> None:
         options.save_prompt,
         parse_access(options.serve, options.token, always_token=True),
         options.browser,
-        open_tracker,
+        options.tracker_options().open,
     )
 
 
