@@ -72,9 +72,9 @@ def evaluate_masks(
 ) -> MaskReport:
     """Predict and score the masks of every sequence with every method.
 
-    workers: processes over sequences and methods; from 2 on every process computes on one thread
-    results: folder that caches masks and scores; a cached score is valid until something that it depends on changes
-    fresh:   ignore cached scores
+    workers:  processes over sequences and methods; from 2 on every process computes on one thread
+    results:  folder that caches masks and scores; a cached score is valid until something that it depends on changes
+    fresh:    ignore cached scores
 
     Raises InputError for invalid sequences, methods or options, as far as possible before tracking starts.
     Raises CorrflowError where a worker process dies.

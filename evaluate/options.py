@@ -13,7 +13,7 @@ Model = Annotated[str, typer.Option(help="Model: a bundled name or a path.")]
 ShortSide = Annotated[
     int | None, typer.Option(min=0, help="Short side of the working frame; 0 keeps the size. (default: the model's)")
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Processes; from 2 on with one thread each.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes; from 2 on with one thread each.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The layouts of DAVIS and YouTube-VOS, and what is said of folders that do not match."""
+"""Layouts of DAVIS and YouTube-VOS, and the errors for other folders."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def square(top: int, left: int, value: int = 255, size: int = 8) -> np.ndarray:
 
 
 def save_indexed(mask: np.ndarray, path: Path) -> None:
-    picture = Image.fromarray(mask).convert("P")
-    picture.putdata(mask.ravel().tolist())
-    picture.putpalette(PALETTE)
-    picture.save(path)
+    image = Image.fromarray(mask).convert("P")
+    image.putdata(mask.ravel().tolist())
+    image.putpalette(PALETTE)
+    image.save(path)
 
 
 def save_grey(mask: np.ndarray, path: Path) -> None:
@@ -48,14 +48,14 @@ Saver = Callable[[np.ndarray, Path], None]
 
 
 def add_sequence(root: Path, name: str, masks: list[np.ndarray], save: Saver = save_grey) -> None:
-    """A sequence of pictures that brighten from frame to frame, listed in ImageSets/2017/val.txt."""
+    """Write a sequence that brightens from frame to frame, and list it in ImageSets/2017/val.txt."""
     images, annotations = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
     for folder in (images, annotations, root / "ImageSets" / "2017"):
         folder.mkdir(parents=True, exist_ok=True)
     for index, mask in enumerate(masks):
         save(mask, annotations / f"{index:05d}.png")
-        picture = np.full((HEIGHT, WIDTH, 3), (10 * index, 60, 200), np.uint8)
-        cv2.imwrite(str(images / f"{index:05d}.jpg"), picture)
+        image = np.full((HEIGHT, WIDTH, 3), (10 * index, 60, 200), np.uint8)
+        cv2.imwrite(str(images / f"{index:05d}.jpg"), image)
     with (root / "ImageSets" / "2017" / "val.txt").open("a") as file:
         file.write(f"{name}\n")
 
@@ -68,7 +68,7 @@ def sequence_of(root: Path, masks: list[np.ndarray], save: Saver = save_grey) ->
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def test_sequences_come_in_the_order_of_the_list(tmp_path: Path) -> None:
+def test_sequences_have_the_order_of_the_list(tmp_path: Path) -> None:
     for name in ("walk", "bear"):
         add_sequence(tmp_path, name, [square(2, 3)] * 3)
     sequences = open_davis(tmp_path, "val", year="2017")
@@ -77,7 +77,7 @@ def test_sequences_come_in_the_order_of_the_list(tmp_path: Path) -> None:
     assert [sequences[0].annotation_path(index).name for index in range(3)] == ["00000.png", "00001.png", "00002.png"]
 
 
-def test_frames_are_blue_green_red_with_stem_and_time(tmp_path: Path) -> None:
+def test_frames_are_bgr_with_stem_and_time(tmp_path: Path) -> None:
     frames = list(sequence_of(tmp_path, [square(2, 3)] * 3).frames())
     assert [(frame.index, frame.name, frame.time) for frame in frames] == [
         (0, "00000", 0.0),
@@ -87,7 +87,7 @@ def test_frames_are_blue_green_red_with_stem_and_time(tmp_path: Path) -> None:
     for index, frame in enumerate(frames):
         assert frame.image.shape == (HEIGHT, WIDTH, 3)
         assert frame.image.dtype == np.uint8
-        # JPEG moves the values of a flat picture by rounding only.
+        # JPEG changes the values of a uniform image by rounding only.
         assert np.abs(frame.image.reshape(-1, 3).mean(0) - (10 * index, 60, 200)).max() <= 3
 
 
@@ -109,11 +109,11 @@ def test_indexed_masks_hold_the_object_ids_and_void(tmp_path: Path) -> None:
     sequence = sequence_of(tmp_path, [first, only_void], save_indexed)
     assert sequence.object_ids == (2, 7)
     np.testing.assert_array_equal(sequence.annotation(0), first)
-    # The first frame tells the kind of mask: in a mask of ids, 255 alone is still void and not object 1.
+    # The first mask has ids, so a mask with nothing but 255 is void and not object 1.
     np.testing.assert_array_equal(sequence.annotation(1), only_void)
-    given = sequence.objects()
-    assert [item.id for item in given] == [2, 7]
-    assert all(item.mask.dtype == np.bool_ and item.mask.sum() == 64 for item in given)
+    prompts = sequence.prompts()
+    assert [prompt.id for prompt in prompts] == [2, 7]
+    assert all(prompt.mask.dtype == np.bool_ and prompt.mask.sum() == 64 for prompt in prompts)
 
 
 def test_objects_that_appear_later_are_not_tracked(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_objects_that_appear_later_are_not_tracked(tmp_path: Path) -> None:
     assert sequence_of(tmp_path, [square(2, 3, 1), later, later], save_indexed).object_ids == (1,)
 
 
-def test_lists_of_file_pairs_name_their_sequences(tmp_path: Path) -> None:
+def test_lists_of_file_pairs_are_read(tmp_path: Path) -> None:
     add_sequence(tmp_path, "bear", [square(2, 3)] * 3)
     for resolution in ("480p", "1080p"):
         pairs = tmp_path / "ImageSets" / resolution / "train.txt"
@@ -157,7 +157,7 @@ def add_list_of_another_year(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "found"),
+    ("damage", "message"),
     [
         pytest.param(lambda root: (root / LIST).unlink(), "no list", id="no list"),
         pytest.param(lambda root: (root / LIST).write_text("\n \n"), "names of sequences", id="empty list"),
@@ -185,17 +185,17 @@ def add_list_of_another_year(root: Path) -> None:
         ),
     ],
 )
-def test_other_layouts_are_refused_with_what_was_found(
-    tmp_path: Path, spoil: Callable[[Path], None], found: str
+def test_errors_for_other_layouts_name_what_was_found(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     add_sequence(tmp_path, "only", [square(2, 3)] * 3)
-    spoil(tmp_path)
+    damage(tmp_path)
     with pytest.raises(InputError) as refusal:
         open_davis(tmp_path, "val")
-    message = str(refusal.value)
-    assert "expected" in message
-    assert found in message
-    assert "\n" not in message
+    text = str(refusal.value)
+    assert "expected" in text
+    assert message in text
+    assert "\n" not in text
 
 
 def test_absent_roots_resolutions_and_splits_are_refused(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_absent_roots_resolutions_and_splits_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("spoil", "found"),
+    ("damage", "message"),
     [
-        pytest.param(lambda path: path.write_text("no picture"), "cannot be decoded", id="text"),
+        pytest.param(lambda path: path.write_text("no image"), "cannot be decoded", id="text"),
         pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-30]), "cannot be decoded", id="cut off"),
         pytest.param(lambda path: Image.new("RGB", (WIDTH, HEIGHT), "red").save(path), "colours", id="colours"),
         pytest.param(lambda path: save_grey(np.full((HEIGHT, WIDTH), 300, np.uint16), path), "8 bits", id="16 bits"),
@@ -219,17 +219,17 @@ def test_absent_roots_resolutions_and_splits_are_refused(tmp_path: Path) -> None
         pytest.param(lambda path: save_grey(square(2, 3, 128), path), r"values \[0, 128\]", id="grey"),
     ],
 )
-def test_files_that_are_no_masks_are_refused(tmp_path: Path, spoil: Callable[[Path], None], found: str) -> None:
+def test_invalid_masks_are_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     sequence = sequence_of(tmp_path, [square(2, 3)] * 3)
-    spoil(sequence.annotation_path(1))
-    with pytest.raises(InputError, match=found) as refusal:
+    damage(sequence.annotation_path(1))
+    with pytest.raises(InputError, match=message) as refusal:
         sequence.annotation(1)
     assert str(sequence.annotation_paths[1]) in str(refusal.value)
 
 
-def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
+def test_invalid_frames_are_refused(tmp_path: Path) -> None:
     sequence = sequence_of(tmp_path, [square(2, 3)] * 3)
-    sequence.image_paths[1].write_text("no picture")
+    sequence.image_paths[1].write_text("no image")
     with pytest.raises(InputError, match="cannot be decoded"):
         list(sequence.frames())
 
@@ -237,14 +237,14 @@ def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
 def test_first_frames_without_objects_are_refused(tmp_path: Path) -> None:
     sequence = sequence_of(tmp_path, [square(2, 3, 0), square(2, 3), square(2, 3)])
     with pytest.raises(InputError, match="an object in the first frame"):
-        sequence.objects()
+        sequence.prompts()
 
 
 # --- objects that appear later ---------------------------------------------------------------------------------
 
 
 def youtube_vos(root: Path, masks: dict[int, np.ndarray], frames: int = 9) -> MaskSequence:
-    """A sequence whose masks exist for some frames alone."""
+    """Write a sequence with masks of some frames."""
     images, annotations = root / "JPEGImages" / "clip", root / "Annotations" / "clip"
     for folder in (images, annotations):
         folder.mkdir(parents=True)
@@ -255,25 +255,25 @@ def youtube_vos(root: Path, masks: dict[int, np.ndarray], frames: int = 9) -> Ma
     return open_youtube_vos(root)[0]
 
 
-def test_objects_of_youtube_vos_are_given_where_they_appear_and_scored_after(tmp_path: Path) -> None:
+def test_objects_of_youtube_vos_are_prompted_where_they_appear_and_scored_after(tmp_path: Path) -> None:
     both = np.maximum(square(2, 3, 1), square(12, 20, 4))
     sequence = youtube_vos(tmp_path, {1: square(2, 3, 1), 3: both, 5: square(12, 20, 4), 8: both})
-    assert sequence.given == {1: (1,), 3: (4,)}
+    assert sequence.prompt_ids == {1: (1,), 3: (4,)}
     assert sequence.scored == {1: (3, 5, 8), 4: (5, 8)}
     assert sequence.object_ids == (1, 4)
-    assert [item.id for item in sequence.objects(3)] == [4]
-    assert sequence.objects(5) == ()
+    assert [prompt.id for prompt in sequence.prompts(3)] == [4]
+    assert sequence.prompts(5) == ()
     with pytest.raises(InputError, match="a mask for frame 00010 of clip"):
         sequence.annotation(2)
 
 
-def test_objects_that_are_never_seen_again_are_refused(tmp_path: Path) -> None:
+def test_objects_without_scored_frames_are_refused(tmp_path: Path) -> None:
     sequence = youtube_vos(tmp_path, {0: square(2, 3, 1), 3: square(2, 3, 2)})
     with pytest.raises(InputError, match="object 2 of sequence clip"):
         _ = sequence.scored
 
 
-def test_folders_that_are_no_youtube_vos_say_what_is_missing(tmp_path: Path) -> None:
+def test_errors_for_incomplete_youtube_vos_folders_name_the_missing_part(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="JPEGImages of a data set in the YouTube-VOS layout"):
         open_youtube_vos(tmp_path)
     youtube_vos(tmp_path, {0: square(2, 3, 1), 3: square(2, 3, 1)})

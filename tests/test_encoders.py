@@ -1,4 +1,4 @@
-"""Encoders other than an artifact's own: they land on the tracker's cells, and their options mean what they say."""
+"""Features other than a model's own: positions on the tracker's cells, options of ONNX encoders, and Lab patches."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def pooling(
     size: tuple[int | str, int | str] = ("h", "w"),
     dtype=TensorProto.FLOAT,
 ) -> Path:
-    """An encoder that averages stride x stride pixels, and gives the three means and their sum."""
+    """Save an encoder that averages stride x stride pixels, and outputs the three means and their sum."""
     axes = [1, 3, *size] if layout == "nchw" else [1, *size, 3]
-    nodes, last = [], "picture"
+    nodes, last = [], "image"
     if dtype == TensorProto.UINT8:
         nodes.append(helper.make_node("Cast", [last], ["cast"], to=TensorProto.FLOAT))
         last = "cast"
@@ -48,7 +48,7 @@ def pooling(
     graph = helper.make_graph(
         nodes,
         "pooling",
-        [helper.make_tensor_value_info("picture", dtype, axes)],
+        [helper.make_tensor_value_info("image", dtype, axes)],
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 4, "rows", "columns"])],
         [numpy_helper.from_array(mix, "mix")],
     )
@@ -62,44 +62,44 @@ def features(encoder: OnnxEncoder, frame: np.ndarray) -> np.ndarray:
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """A picture whose blue grows to the right, green downwards, and red with neither."""
+    """Render an image whose blue increases to the right and green downwards, with constant red."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x, y, np.full_like(x, 90)], 2).astype(np.uint8)
 
 
 def plain(path: Path, **options) -> OnnxEncoder:
-    """Pixels as they are, in units of one."""
+    """Build an encoder that gets unchanged pixels, 0 to 255."""
     return OnnxEncoder(path, mean=(0, 0, 0), std=(1 / 255,) * 3, **options)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])
-def test_features_of_any_stride_lie_at_the_cells_centres(tmp_path: Path, stride: int) -> None:
-    """Averages of a linear picture are its values at their centres, so interpolated ones are 4i + 1.5 at cell i."""
+def test_features_of_any_stride_are_interpolated_to_cell_centres(tmp_path: Path, stride: int) -> None:
+    """Compare with a linear image: averages are its values at their centres, so cell i has the value 4i + 1.5."""
     encoder = plain(pooling(tmp_path / "e.onnx", stride), colours="bgr")
     backend = OnnxEncoderBackend(encoder, SETTINGS, 1)
-    found = backend.features(ramp(96, 128))
-    assert found.shape == (4, 24, 32)
-    # Undo the unit length by the constant channel.
-    found = found / found[2] * 90
+    output = backend.features(ramp(96, 128))
+    assert output.shape == (4, 24, 32)
+    # The constant channel restores the lengths.
+    output = output / output[2] * 90
     inner = slice(stride // 4, 24 - stride // 4), slice(stride // 4, 32 - stride // 4)
     centre_y, centre_x = np.mgrid[:24, :32] * 4 + 1.5
-    np.testing.assert_allclose(found[0][inner], centre_x[inner], atol=0.01)
-    np.testing.assert_allclose(found[1][inner], centre_y[inner], atol=0.01)
+    np.testing.assert_allclose(output[0][inner], centre_x[inner], atol=0.01)
+    np.testing.assert_allclose(output[1][inner], centre_y[inner], atol=0.01)
 
 
-def test_layout_and_colours_change_nothing_but_their_order(tmp_path: Path) -> None:
+def test_layout_and_colours_change_only_the_order(tmp_path: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
     first = features(plain(pooling(tmp_path / "a.onnx", 4), colours="bgr"), frame)
     last = features(plain(pooling(tmp_path / "b.onnx", 4, "nhwc"), colours="bgr"), frame)
     np.testing.assert_array_equal(first, last)
     red_first = features(plain(pooling(tmp_path / "c.onnx", 4), colours="rgb"), frame)
     np.testing.assert_allclose(red_first[[2, 1, 0, 3]], first, atol=1e-6)
-    whole = features(plain(pooling(tmp_path / "d.onnx", 4, dtype=TensorProto.UINT8), colours="bgr"), frame)
-    np.testing.assert_allclose(whole, first, atol=1e-6)
+    integers = features(plain(pooling(tmp_path / "d.onnx", 4, dtype=TensorProto.UINT8), colours="bgr"), frame)
+    np.testing.assert_allclose(integers, first, atol=1e-6)
     assert np.abs(np.linalg.norm(first, axis=0) - 1).max() < 1e-5
 
 
-def test_mean_and_std_are_of_pixels_from_zero_to_one(tmp_path: Path) -> None:
+def test_mean_and_std_are_for_pixels_from_zero_to_one(tmp_path: Path) -> None:
     path = pooling(tmp_path / "e.onnx", 4)
     frame = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     got = features(OnnxEncoder(path, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125)), frame)
@@ -111,26 +111,24 @@ def test_mean_and_std_are_of_pixels_from_zero_to_one(tmp_path: Path) -> None:
 
 def test_an_encoder_of_fixed_size_gets_frames_of_that_size(tmp_path: Path) -> None:
     encoder = plain(pooling(tmp_path / "e.onnx", 8, size=(64, 64)), colours="bgr")
-    found = OnnxEncoderBackend(encoder, SETTINGS, 1).features(ramp(96, 128))
-    assert found.shape == (4, 24, 32)
-    found = found / found[2] * 90
+    output = OnnxEncoderBackend(encoder, SETTINGS, 1).features(ramp(96, 128))
+    assert output.shape == (4, 24, 32)
+    output = output / output[2] * 90
     centre_y, centre_x = np.mgrid[:24, :32] * 4 + 1.5
-    np.testing.assert_allclose(found[0][4:-4, 4:-4], centre_x[4:-4, 4:-4], atol=0.6)
-    np.testing.assert_allclose(found[1][4:-4, 4:-4], centre_y[4:-4, 4:-4], atol=0.6)
+    np.testing.assert_allclose(output[0][4:-4, 4:-4], centre_x[4:-4, 4:-4], atol=0.6)
+    np.testing.assert_allclose(output[1][4:-4, 4:-4], centre_y[4:-4, 4:-4], atol=0.6)
 
 
-def test_an_artifacts_own_encoder_named_as_onnx_tracks_alike(
-    small_artifact: Path, moving_square, tmp_path: Path
-) -> None:
+def test_a_models_encoder_as_onnx_file_tracks_alike(small_artifact: Path, moving_square, tmp_path: Path) -> None:
     artifact = load_artifact(small_artifact)
     frames, masks = moving_square
-    named = OnnxEncoder(small_artifact / ENCODE, "nhwc", "bgr")
-    shown = []
-    for backend in (open_backend("onnxruntime", artifact, 1), OnnxEncoderBackend(named, artifact.settings, 1)):
+    encoder = OnnxEncoder(small_artifact / ENCODE, "nhwc", "bgr")
+    results = []
+    for backend in (open_backend("onnxruntime", artifact, 1), OnnxEncoderBackend(encoder, artifact.settings, 1)):
         tracker = Tracker(backend, artifact.settings)
         tracker.start(frames[0], [MaskObject(1, masks[0])])
-        shown.append(np.stack([tracker.step(frame).mask for frame in frames[1:]]))
-    assert np.mean(shown[0] == shown[1]) > 0.9999
+        results.append(np.stack([tracker.step(frame).mask for frame in frames[1:]]))
+    assert np.mean(results[0] == results[1]) > 0.9999
 
 
 def test_lab_patches_are_the_colours_around_a_cell() -> None:
@@ -139,7 +137,7 @@ def test_lab_patches_are_the_colours_around_a_cell() -> None:
     assert got.shape == (108, 6, 8)
     padded = np.pad(frame, ((0, 2), (0, 2), (0, 0)), mode="edge")
     lab = cv2.cvtColor(padded.astype(np.float32) / 255, cv2.COLOR_BGR2LAB) - np.array([50, 0, 0], np.float32)
-    # Cell (2, 3) stands for rows 8..11 and columns 12..15; its patch is the twelve pixels around.
+    # Cell (2, 3) covers rows 8..11 and columns 12..15; its patch is the twelve pixels around.
     patch = lab[4:16, 8:20].reshape(6, 2, 6, 2, 3).mean((1, 3)).ravel()
     np.testing.assert_allclose(got[:, 2, 3], patch / np.linalg.norm(patch), atol=1e-5)
 
@@ -148,11 +146,11 @@ def test_identical_patches_follow_a_moving_object(moving_square) -> None:
     frames, masks = moving_square
     tracker = Tracker(LabBackend("lab", SETTINGS, {}, 1), SETTINGS)
     tracker.start(frames[0], [MaskObject(1, masks[0])])
-    found, truth = [tracker.step(frame).mask == 1 for frame in frames[1:]][-1], masks[-1]
-    assert (found & truth).sum() / (found | truth).sum() > 0.7
+    predicted, truth = [tracker.step(frame).mask == 1 for frame in frames[1:]][-1], masks[-1]
+    assert (predicted & truth).sum() / (predicted | truth).sum() > 0.7
 
 
-def test_files_that_are_no_encoders_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_invalid_encoders_are_refused_in_one_sentence(tmp_path: Path) -> None:
     text = tmp_path / "text.onnx"
     text.write_text("no model")
     with pytest.raises(InputError, match=r"text\.onnx"):

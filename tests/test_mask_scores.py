@@ -1,4 +1,4 @@
-"""Scores of masks: what is counted, what is kept and used again, what is refused, and the files of a report."""
+"""Scores of masks: scored frames and objects, cached results, refused inputs and worker processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from corrflow.evaluate.methods.methods import FlowWarp, Identity, MaskPrediction
 from corrflow.evaluate.metrics.masks import contour_accuracy, mean_recall_decay, region_similarity
 from corrflow.evaluate.metrics.scorer import score_sequence
 from corrflow.evaluate.reports.report import as_json, mask_table
-from corrflow.evaluate.reports.result_store import ResultFolder, program
+from corrflow.evaluate.reports.result_store import ResultStore, program
 from corrflow.evaluate.workers import run_jobs
 
 HEIGHT, WIDTH = 24, 40
@@ -41,12 +41,12 @@ def square(top: int, left: int, value: int = 255) -> np.ndarray:
 
 
 def data(root: Path, *names: str) -> DataSet:
-    return davis_data(root, "val", None, "480p", names)
+    return davis_data(root, "val", names=names)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Moves the first mask two pixels to the right a frame, whatever the frames show; counts its calls."""
+    """Predictor that moves the first mask two pixels to the right per frame, and records its calls."""
 
     calls: list[str]
     settings: int = 0
@@ -57,7 +57,7 @@ class Shift:
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
         self.calls.append(sequence.name)
         first = np.zeros(sequence.size(0), np.uint8)
-        for item in sequence.objects():
+        for item in sequence.prompts():
             first[item.mask] = item.id
         for index in range(len(sequence)):
             yield MaskPrediction(np.roll(first, 2 * index, axis=1), 0.5 if index else None)
@@ -67,7 +67,7 @@ def shift(settings: int = 0) -> Method:
     return Method("shift", Shift([], settings))
 
 
-# --- what is counted -------------------------------------------------------------------------------------------
+# --- scores ----------------------------------------------------------------------------------------------------
 
 
 def test_means_are_over_objects_and_not_over_sequences(root: Path) -> None:
@@ -93,7 +93,7 @@ def test_means_are_over_objects_and_not_over_sequences(root: Path) -> None:
     assert list(table.columns[-1].cells) == ["", "", ""]
 
 
-def test_many_methods_are_shown_one_a_row(root: Path) -> None:
+def test_tables_of_many_methods_have_a_row_for_each(root: Path) -> None:
     methods = [Method(f"m{index}", Identity()) for index in range(4)]
     table = mask_table(evaluate_masks(data(root), methods))
     assert [str(cell) for cell in table.columns[0].cells] == ["m0", "m1", "m2", "m3"]
@@ -113,19 +113,22 @@ def test_void_pixels_count_for_no_object(tmp_path: Path, add_sequence) -> None:
 
 
 def test_random_sequences_of_several_objects_agree_with_each_object_scored_alone(tmp_path: Path, add_sequence) -> None:
-    """Multi-object masks with void, some objects gone and some frames empty, against the measures mask by mask."""
+    """Masks of several objects, with void, missing objects and empty frames, compared to the measures mask by mask."""
     generator = np.random.default_rng(5)
     for case in range(12):
-        truths, found = generator.integers(0, 4, (2, 5, HEIGHT // 4, WIDTH // 4), np.uint8).repeat(4, 2).repeat(4, 3)
+        truths, predictions = (
+            generator.integers(0, 4, (2, 5, HEIGHT // 4, WIDTH // 4), np.uint8).repeat(4, 2).repeat(4, 3)
+        )
         truths[3, :4] = VOID
         truths[2][truths[2] == 1] = 0
-        found[case % 5] = 0
+        predictions[case % 5] = 0
         truths[0, 0, :12] = [1] * 4 + [2] * 4 + [3] * 4
         add_sequence(tmp_path, f"case{case}", list(truths), split=f"s{case}")
-        (sequence,) = davis_data(tmp_path, f"s{case}", None, "480p", ()).sequences
-        for object_id, score in score_sequence(sequence, found).items():
+        (sequence,) = davis_data(tmp_path, f"s{case}").sequences
+        for object_id, score in score_sequence(sequence, predictions).items():
             pairs = [
-                (np.where(t == VOID, 0, p) == object_id, t == object_id) for p, t in zip(found, truths, strict=True)
+                (np.where(truth == VOID, 0, mask) == object_id, truth == object_id)
+                for mask, truth in zip(predictions, truths, strict=True)
             ]
             assert score.region_similarity.tolist() == [region_similarity(*pair) for pair in pairs[1:-1]]
             assert score.contour_accuracy.tolist() == [contour_accuracy(*pair) for pair in pairs[1:-1]]
@@ -134,17 +137,17 @@ def test_random_sequences_of_several_objects_agree_with_each_object_scored_alone
             )
 
 
-def test_objects_that_appear_later_are_added_where_they_are_given(tmp_path: Path, save) -> None:
+def test_objects_that_appear_later_are_added_on_their_prompted_frame(tmp_path: Path, save) -> None:
     for index in range(5):
-        picture = tmp_path / "JPEGImages" / "clip" / f"{index:05d}.jpg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(picture), np.full((HEIGHT, WIDTH, 3), 100, np.uint8))
+        path = tmp_path / "JPEGImages" / "clip" / f"{index:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), 100, np.uint8))
     both = np.maximum(square(2, 3, 1), square(13, 20, 2))
     for index, mask in {0: square(2, 3, 1), 2: both, 4: both}.items():
         save(mask, tmp_path / "Annotations" / "clip" / f"{index:05d}.png")
-    vos = youtube_vos_data(tmp_path, ())
-    for maker in (Identity(), FlowWarp()):
-        masks = [made.mask for made in maker.masks(vos.sequences[0], 1)]
+    vos = youtube_vos_data(tmp_path)
+    for predictor in (Identity(), FlowWarp()):
+        masks = [prediction.mask for prediction in predictor.masks(vos.sequences[0], 1)]
         assert [np.unique(mask).tolist() for mask in masks] == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
     (method,) = evaluate_masks(vos, [Method("identity", Identity())]).methods
     scores = method.sequences["clip"].objects
@@ -152,33 +155,33 @@ def test_objects_that_appear_later_are_added_where_they_are_given(tmp_path: Path
     assert [score.region.mean for score in scores.values()] == [1, 1]
 
 
-# --- what is kept ----------------------------------------------------------------------------------------------
+# --- cached results --------------------------------------------------------------------------------------------
 
 
-def keep(root: Path, results: Path, method: Method, **options: Any) -> list[str]:
-    """Names of the sequences that were computed, in one run that keeps its results."""
+def computed(root: Path, results: Path, method: Method, **options: Any) -> list[str]:
+    """Return the names of the sequences that a run with cached results computes."""
     evaluate_masks(data(root), [method], results=results, **options)
-    assert isinstance(method.maker, Shift)
-    return method.maker.calls
+    assert isinstance(method.predictor, Shift)
+    return method.predictor.calls
 
 
-def test_results_are_used_again_where_nothing_changed(root: Path, tmp_path: Path) -> None:
+def test_unchanged_results_are_reused(root: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     first = evaluate_masks(data(root), [shift()], results=results)
     again = evaluate_masks(data(root), [shift()], results=results)
     assert not any(score.reused for score in first.methods[0].sequences.values())
     assert all(score.reused for score in again.methods[0].sequences.values())
-    strip = [json.loads(json.dumps(as_json(item))) for item in (first, again)]
-    for item in strip:
-        for sequence in item["methods"][0]["sequences"].values():
+    reports = [json.loads(json.dumps(as_json(report))) for report in (first, again)]
+    for report in reports:
+        for sequence in report["methods"][0]["sequences"].values():
             del sequence["reused"]
-    assert strip[0] == strip[1]
+    assert reports[0] == reports[1]
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(root: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues(root: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     evaluate_masks(data(root, "two"), [shift()], results=results)
-    assert keep(root, results, shift()) == ["one"]
+    assert computed(root, results, shift()) == ["one"]
 
 
 def touch_frame(root: Path, results: Path) -> None:
@@ -208,29 +211,27 @@ def empty_scores(root: Path, results: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [touch_frame, touch_truth, touch_mask, remove_mask, cut_scores, empty_scores])
-def test_results_are_computed_again_where_something_changed(
-    root: Path, tmp_path: Path, change: Callable[[Path, Path], None]
-) -> None:
+def test_changed_results_are_computed_again(root: Path, tmp_path: Path, change: Callable[[Path, Path], None]) -> None:
     results = tmp_path / "results"
-    assert keep(root, results, shift()) == ["two", "one"]
+    assert computed(root, results, shift()) == ["two", "one"]
     change(root, results)
-    assert keep(root, results, shift()) == ["one"]
-    assert keep(root, results, shift()) == []
+    assert computed(root, results, shift()) == ["one"]
+    assert computed(root, results, shift()) == []
 
 
 def test_other_settings_other_code_and_fresh_compute_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "results"
-    keep(root, results, shift())
-    assert keep(root, results, shift(settings=1)) == ["two", "one"]
-    assert keep(root, results, shift(settings=1), fresh=True) == ["two", "one"]
+    computed(root, results, shift())
+    assert computed(root, results, shift(settings=1)) == ["two", "one"]
+    assert computed(root, results, shift(settings=1), fresh=True) == ["two", "one"]
     other = {**program(), "code": "0" * 64}
     monkeypatch.setattr("corrflow.evaluate.reports.result_store.program", lambda: other)
-    assert keep(root, results, shift(settings=1)) == ["two", "one"]
+    assert computed(root, results, shift(settings=1)) == ["two", "one"]
 
 
-def test_kept_masks_score_the_same_from_their_folder(root: Path, tmp_path: Path) -> None:
+def test_written_masks_have_the_same_score(root: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     report = evaluate_masks(data(root), [shift()], results=results)
     scored = CliRunner().invoke(
@@ -248,19 +249,19 @@ def test_failed_writes_leave_the_old_result(root: Path, tmp_path: Path, monkeypa
     old = path.read_text()
     monkeypatch.setattr("os.replace", lambda source, target: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        ResultFolder(results).save("shift", "one", {}, replace(first, frames=3))
+        ResultStore(results).save("shift", "one", {}, replace(first, frames=3))
     assert path.read_text() == old
     assert [item.name for item in path.parent.iterdir()] == ["one.json"]
 
 
-# --- what is refused -------------------------------------------------------------------------------------------
+# --- refused inputs --------------------------------------------------------------------------------------------
 
 
 PREDICTED = Path("masks/shift/one/00002.png")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "found"),
+    ("damage", "message"),
     [
         pytest.param(lambda path: path.unlink(), "missing 00002.png", id="missing"),
         pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-30]), "cannot be decoded: {path}", id="cut off"),
@@ -268,7 +269,7 @@ PREDICTED = Path("masks/shift/one/00002.png")
             lambda path: Image.fromarray(square(2, 2, 1)[:-1]).save(path), "size 40x24, got 40x23 in {path}", id="size"
         ),
         pytest.param(
-            lambda path: Image.fromarray(square(2, 2, 3)).save(path), r"ids [1], got [3] in {path}", id="strange id"
+            lambda path: Image.fromarray(square(2, 2, 3)).save(path), r"ids [1], got [3] in {path}", id="unknown id"
         ),
         pytest.param(
             lambda path: Image.fromarray(np.maximum(square(2, 2, 1), square(13, 2, 255))).save(path),
@@ -278,19 +279,19 @@ PREDICTED = Path("masks/shift/one/00002.png")
         pytest.param(lambda path: path.parent.rename(path.parent.with_name("x")), "a folder of masks", id="sequence"),
     ],
 )
-def test_predictions_that_do_not_fit_are_named(
-    root: Path, tmp_path: Path, spoil: Callable[[Path], None], found: str
+def test_invalid_predictions_are_refused_by_name(
+    root: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     results = tmp_path / "results"
     evaluate_masks(data(root), [shift()], results=results)
-    spoil(results / PREDICTED)
+    damage(results / PREDICTED)
     scored = CliRunner().invoke(cli.app, ["score", str(results / "masks" / "shift"), "--gt", str(root)])
     assert scored.exit_code == 2
-    assert found.format(path=results / PREDICTED) in scored.stderr
+    assert message.format(path=results / PREDICTED) in scored.stderr
     assert len(scored.stderr.strip().splitlines()) == 1 or "frames" in scored.stderr.splitlines()[0]
 
 
-def test_predictions_of_0_and_255_and_without_the_first_frame_are_taken(root: Path, tmp_path: Path, save) -> None:
+def test_predictions_of_0_and_255_and_without_the_first_frame_are_scored(root: Path, tmp_path: Path, save) -> None:
     for index in range(1, 6):
         save(square(1, 2 + 2 * index), tmp_path / "mine" / "one" / f"{index:05d}.png")
     scored = CliRunner().invoke(
@@ -301,13 +302,13 @@ def test_predictions_of_0_and_255_and_without_the_first_frame_are_taken(root: Pa
 
 
 @pytest.mark.parametrize(
-    ("options", "found"),
+    ("options", "message"),
     [
         (["--sequence", "ghost"], "(two, one), got ghost"),
         (["--short-side", "3"], "rows between"),
         (["--protocol", "stc"], "a protocol among"),
         (["--baseline", "magic"], "baselines among identity, lab, flow"),
-        (["--model", "no/such"], "an artifact folder or zip at no/such"),
+        (["--model", "no/such"], "or a path, got 'no/such'"),
         (["--model", "random-init:giant"], "cannot make random-init:giant: expected a preset among"),
         (["--encoder", "no.onnx"], "an encoder as ONNX at no.onnx"),
         (["--encoder", "no.onnx", "--encoder-mean", "a"], "three numbers"),
@@ -319,24 +320,24 @@ def test_predictions_of_0_and_255_and_without_the_first_frame_are_taken(root: Pa
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_options_are_one_line_before_anything_is_tracked(root: Path, options: list[str], found: str) -> None:
+def test_wrong_options_are_one_line_before_anything_is_tracked(root: Path, options: list[str], message: str) -> None:
     done = CliRunner().invoke(cli.app, ["davis", str(root), *options])
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
-    assert found in done.stderr
+    assert message in done.stderr
 
 
 # --- processes -------------------------------------------------------------------------------------------------
 
 
-def test_parallel_scores_are_those_of_one_process(root: Path) -> None:
+def test_parallel_scores_match_one_process(root: Path) -> None:
     one, two = (
         as_json(evaluate_masks(data(root), [Method("identity", Identity())], workers=workers)) for workers in (1, 2)
     )
     assert one == two
 
 
-def test_errors_of_worker_processes_arrive_as_they_are(root: Path) -> None:
+def test_errors_of_worker_processes_keep_their_type_and_text(root: Path) -> None:
     (sequence,) = data(root, "one").sequences
     sequence.annotation_path(1).write_text("no picture")
     job = Job(Method("identity", Identity()), sequence, 1, None)

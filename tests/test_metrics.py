@@ -1,4 +1,4 @@
-"""The DAVIS measures against official values, and against a slow and direct reading of their definition."""
+"""DAVIS measures compared with official values, and with a direct implementation of their definition."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEQUENCES = (
     "soccerball",
 )
 
-# Every step is a count of pixels or one division, so that only the order of the operations can differ.
+# Every step is a count of pixels or one division, so values differ by the order of operations at most.
 ROUNDING = 1e-12
 
 
@@ -48,19 +48,19 @@ def test_scores_match_golden_values(sequence: str) -> None:
             np.unpackbits(golden[f"{sequence}/{name}"], count=math.prod(shape)).reshape(shape).astype(bool)
             for name in ("pred", "gt")
         )
-        every = score_object(prediction, truth)
-        # The statistics leave out the first frame, which is given, and the last.
+        all_frames = score_object(prediction, truth)
+        # The statistics exclude the prompted first frame and the last frame.
         score = score_object(prediction[1:-1], truth[1:-1])
         for value, name in (
-            (every.region_similarity, "J"),
-            (every.contour_accuracy, "F"),
+            (all_frames.region_similarity, "J"),
+            (all_frames.contour_accuracy, "F"),
             ([score.region.mean, score.region.recall, score.region.decay], "J_stats"),
             ([score.contour.mean, score.contour.recall, score.contour.decay], "F_stats"),
         ):
             np.testing.assert_allclose(value, golden[f"{sequence}/{name}"], rtol=0, atol=ROUNDING)
 
 
-# --- against the definition ------------------------------------------------------------------------------------
+# --- definition ------------------------------------------------------------------------------------------------
 
 
 def direct_region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -107,7 +107,7 @@ def direct_boundary(mask: np.ndarray) -> set[tuple[int, int]]:
 
 
 def blob(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """An ellipse that may leave the image."""
+    """Draw an ellipse that may leave the image."""
     y, x = np.mgrid[:height, :width]
     centre_y, centre_x = generator.uniform(0, height), generator.uniform(0, width)
     radius_y, radius_x = generator.uniform(0.5, height), generator.uniform(0.5, width)
@@ -178,10 +178,10 @@ def test_contour_tolerance_of_480p_is_eight_pixels() -> None:
     assert contour_accuracy(prediction, truth) == contour_accuracy(prediction, truth, bound=8)
 
 
-def test_contour_accuracy_of_one_empty_contour_is_zero() -> None:
+def test_contour_accuracy_with_one_empty_contour_is_zero() -> None:
     empty, full, part = np.zeros((9, 9), bool), np.ones((9, 9), bool), np.eye(9, dtype=bool)
     assert contour_accuracy(part, empty) == contour_accuracy(empty, part) == 0.0
-    # A full mask has no contour: nothing in the image is different from it.
+    # A full mask has no contour, because no pixel differs from its neighbours.
     assert contour_accuracy(full, empty) == 1.0
     assert region_similarity(full, empty) == 0.0
     assert region_similarity(empty, empty) == contour_accuracy(empty, empty) == 1.0
@@ -209,15 +209,15 @@ def test_masks_of_other_shapes_are_refused(measure) -> None:
 
 
 @pytest.mark.parametrize("bound", [-0.1, 1.5, -1])
-def test_bound_of_no_meaning_is_refused(bound: float) -> None:
+def test_invalid_bounds_are_refused(bound: float) -> None:
     with pytest.raises(ValueError, match="whole pixels"):
         contour_accuracy(np.eye(4, dtype=bool), np.eye(4, dtype=bool), bound)
 
 
 # --- properties ------------------------------------------------------------------------------------------------
 
-# Other processes may hold a shared machine for longer than the default deadline.
-unhurried = settings(deadline=None)
+# Other processes of a shared machine may delay an example past the default deadline.
+no_deadline = settings(deadline=None)
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16))
 mask_pairs = hnp.array_shapes(min_dims=2, max_dims=2, max_side=16).flatmap(
@@ -227,24 +227,24 @@ scores = hnp.arrays(np.float64, st.integers(1, 700), elements=st.floats(0, 1))
 
 
 @given(masks)
-@unhurried
+@no_deadline
 def test_equal_masks_score_one(mask: np.ndarray) -> None:
     assert region_similarity(mask, mask) == 1.0
     assert contour_accuracy(mask, mask) == 1.0
 
 
 @given(mask_pairs)
-@unhurried
+@no_deadline
 def test_measures_are_symmetric_and_within_zero_and_one(pair: tuple[np.ndarray, np.ndarray]) -> None:
     first, second = pair
     assert 0.0 <= region_similarity(first, second) == region_similarity(second, first) <= 1.0
-    # Precision and recall swap, and the sum of the two is rounded in either order alike.
+    # Precision and recall swap, and their sum is rounded equally in both orders.
     assert contour_accuracy(first, second) == pytest.approx(contour_accuracy(second, first), abs=ROUNDING)
     assert 0.0 <= contour_accuracy(first, second) <= 1.0 + ROUNDING
 
 
 @given(mask_pairs, st.integers(1, 8), st.integers(1, 8))
-@unhurried
+@no_deadline
 def test_wider_tolerance_never_lowers_contour_accuracy(
     pair: tuple[np.ndarray, np.ndarray], one: int, other: int
 ) -> None:
@@ -253,7 +253,7 @@ def test_wider_tolerance_never_lowers_contour_accuracy(
 
 
 @given(mask_pairs)
-@unhurried
+@no_deadline
 def test_background_around_the_masks_does_not_change_measures(pair: tuple[np.ndarray, np.ndarray]) -> None:
     rim = [np.pad(mask, 3) for mask in pair]
     wide = [np.pad(mask, ((9, 20), (14, 5))) for mask in pair]
@@ -265,7 +265,7 @@ def test_background_around_the_masks_does_not_change_measures(pair: tuple[np.nda
 
 
 def official_decay(values: np.ndarray) -> float:
-    """The decay with bin edges in 8 bits, edge by edge."""
+    """Compute the decay edge by edge, with edges in 8 bits."""
     edges = []
     for share in range(5):
         position = 1 + share * (len(values) - 1) / 4 + 1e-10
@@ -275,7 +275,7 @@ def official_decay(values: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("count", range(1, 257))
-def test_decay_up_to_256_frames_is_the_official_one(count: int) -> None:
+def test_decay_up_to_256_frames_is_the_official_decay(count: int) -> None:
     values = np.random.default_rng(count).random(count)
     mean, recall, decay = mean_recall_decay(values)
     assert (mean, recall, decay) == mean_recall_decay(values, official_uint8_bins=True)
@@ -285,8 +285,8 @@ def test_decay_up_to_256_frames_is_the_official_one(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [257, 300, 345, 400, 513, 800, 1025])
-def test_decay_past_256_frames_is_right_by_default(count: int) -> None:
-    # On a falling line the quarters' means are those of their middles: no edge but the right one gives this.
+def test_decay_past_256_frames_is_correct_by_default(count: int) -> None:
+    # On a falling line the mean of a quarter is the value at its middle, which only the correct edges give.
     values = np.linspace(1, 0, count)
     first, second, _, fourth, last = np.round(np.linspace(1, count, 5) + 1e-10).astype(int) - 1
     expected = (values[first] + values[second]) / 2 - (values[fourth] + values[last]) / 2
@@ -295,7 +295,7 @@ def test_decay_past_256_frames_is_right_by_default(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [257, 300, 345, 400, 513, 800, 1025])
-def test_decay_past_256_frames_wraps_under_the_switch(count: int) -> None:
+def test_official_decay_past_256_frames_wraps(count: int) -> None:
     values = np.random.default_rng(count).random(count)
     decay = mean_recall_decay(values, official_uint8_bins=True)[2]
     assert decay == pytest.approx(official_decay(values), abs=ROUNDING, nan_ok=True)
@@ -303,7 +303,7 @@ def test_decay_past_256_frames_wraps_under_the_switch(count: int) -> None:
 
 
 @given(scores)
-@unhurried
+@no_deadline
 def test_statistics_stay_within_their_ranges(values: np.ndarray) -> None:
     mean, recall, decay = mean_recall_decay(values)
     assert values.min() - ROUNDING <= mean <= values.max() + ROUNDING
@@ -313,18 +313,18 @@ def test_statistics_stay_within_their_ranges(values: np.ndarray) -> None:
 
 
 @given(st.floats(0, 1), st.integers(1, 700))
-@unhurried
+@no_deadline
 def test_constant_scores_have_no_decay(value: float, count: int) -> None:
     assert mean_recall_decay([value] * count)[2] == pytest.approx(0.0, abs=ROUNDING)
 
 
 @pytest.mark.parametrize("values", [[], np.zeros((3, 2)), np.float64(1)], ids=["none", "2d", "scalar"])
-def test_statistics_of_anything_but_a_list_are_refused(values) -> None:
+def test_statistics_of_other_shapes_are_refused(values) -> None:
     with pytest.raises(ValueError, match="one value per frame"):
         mean_recall_decay(values)
 
 
-def test_objects_of_no_or_unequal_frames_are_refused() -> None:
+def test_objects_with_no_or_unequal_frames_are_refused() -> None:
     frames = np.ones((3, 4, 4), dtype=bool)
     with pytest.raises(ValueError, match="at least one"):
         score_object(frames[:0], frames[:0])

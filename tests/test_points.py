@@ -1,4 +1,4 @@
-"""Points: the measures against their definitions, the data sets' layouts, and tracking through both."""
+"""Points: measures compared with their definitions, layouts of the data sets, and tracked scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from corrflow.evaluate.metrics.points import (
     share_per_joint,
     tapvid_score,
 )
-from corrflow.evaluate.points import PointJob, evaluate_badja, evaluate_jhmdb, evaluate_tapvid, follow_queries
+from corrflow.evaluate.points import PointJob, evaluate_badja, evaluate_jhmdb, evaluate_tapvid, track_queries
 from corrflow.runtime.artifacts.artifact import load_artifact
 
 IDENTITY = Method("identity", Identity())
@@ -47,44 +47,49 @@ def test_sizes_of_an_instance_are_those_of_its_joints() -> None:
 
 def test_pck_is_the_mean_over_joints_of_their_shares_and_lost_joints_are_wrong() -> None:
     true = np.zeros((4, 2, 2))
-    found = np.array([[[1, 0], [0, 0]], [[2, 0], [np.nan, 0]], [[0, 2.1], [0, 0]], [[0, 0], [9, 9]]], float)
-    right = correct_points(found, true, np.array([1.0, 2.0, 2.0, 2.0]))
-    assert right.tolist() == [[True, True], [True, False], [False, True], [True, False]]
-    assert share_per_joint(right, np.ones((4, 2), bool)).tolist() == [0.75, 0.5]
+    predicted = np.array([[[1, 0], [0, 0]], [[2, 0], [np.nan, 0]], [[0, 2.1], [0, 0]], [[0, 0], [9, 9]]], float)
+    correct = correct_points(predicted, true, np.array([1.0, 2.0, 2.0, 2.0]))
+    assert correct.tolist() == [[True, True], [True, False], [False, True], [True, False]]
+    assert share_per_joint(correct, np.ones((4, 2), bool)).tolist() == [0.75, 0.5]
     counted = np.array([[True, True], [True, False], [True, True], [True, True]])
-    assert share_per_joint(right, counted)[1] == pytest.approx(2 / 3)
-    shares = share_per_joint(right, counted & [True, False])
+    assert share_per_joint(correct, counted)[1] == pytest.approx(2 / 3)
+    shares = share_per_joint(correct, counted & [True, False])
     assert np.isnan(shares[1]) and mean_share(shares) == 0.75
     assert np.isnan(mean_share(np.array([np.nan])))
 
 
 def test_badja_counts_visible_joints_within_a_share_of_the_masks_size() -> None:
     true = np.zeros((2, 3, 2))
-    found = np.array([[[2, 0], [2.1, 0], [0, 0]], [[4, 0], [0, 4.1], [np.nan, 0]]], float)
+    predicted = np.array([[[2, 0], [2.1, 0], [0, 0]], [[4, 0], [0, 4.1], [np.nan, 0]]], float)
     visible = np.array([[True, True, False], [True, True, True]])
-    assert badja_share(found, true, visible, np.array([100.0, 400.0])) == pytest.approx(2 / 5)
-    assert np.isnan(badja_share(found, true, np.zeros((2, 3), bool), np.array([1.0, 1.0])))
+    assert badja_share(predicted, true, visible, np.array([100.0, 400.0])) == pytest.approx(2 / 5)
+    assert np.isnan(badja_share(predicted, true, np.zeros((2, 3), bool), np.array([1.0, 1.0])))
 
 
 def direct_tapvid(
-    query: np.ndarray, true_gone: np.ndarray, true: np.ndarray, gone: np.ndarray, found: np.ndarray, mode: str
+    query: np.ndarray,
+    true_occluded: np.ndarray,
+    true: np.ndarray,
+    occluded: np.ndarray,
+    predicted: np.ndarray,
+    mode: str,
 ) -> tuple[float, float, float]:
-    """Point by point and frame by frame, from the words of the definition."""
-    places = [
+    """Compute the definition point by point and frame by frame."""
+    scored = [
         (q, t)
         for q in range(len(query))
-        for t in range(true_gone.shape[1])
+        for t in range(true_occluded.shape[1])
         if (t > query[q] if mode == "first" else t != query[q])
     ]
-    agreed = [true_gone[place] == gone[place] for place in places]
+    agreed = [true_occluded[point] == occluded[point] for point in scored]
     jaccards, shares = [], []
     for threshold in (1, 2, 4, 8, 16):
-        near = {place: float(np.hypot(*(found[place] - true[place]))) < threshold for place in places}
-        visible = [place for place in places if not true_gone[place]]
-        hit = sum(near[place] and not gone[place] for place in visible)
-        false = sum(not gone[place] and (true_gone[place] or not near[place]) for place in places)
-        shares.append(sum(near[place] for place in visible) / len(visible))
-        jaccards.append(hit / (len(visible) + false))
+        near = {point: float(np.hypot(*(predicted[point] - true[point]))) < threshold for point in scored}
+        visible = [point for point in scored if not true_occluded[point]]
+        true_positives = sum(near[point] and not occluded[point] for point in visible)
+        false_positives = sum(not occluded[point] and (true_occluded[point] or not near[point]) for point in scored)
+        shares.append(sum(near[point] for point in visible) / len(visible))
+        jaccards.append(true_positives / (len(visible) + false_positives))
     return float(np.mean(jaccards)), float(np.mean(shares)), float(np.mean(agreed))
 
 
@@ -94,18 +99,18 @@ def test_tapvid_matches_its_definition(mode: str) -> None:
         generator = np.random.default_rng(seed)
         queries, frames = int(generator.integers(1, 6)), int(generator.integers(3, 9))
         true = generator.uniform(0, 256, (queries, frames, 2))
-        # Whole pixels away among others, since a point that is exactly as far as a threshold is outside of it.
-        found = true + generator.choice([0, 1, 2, 3, 4, 7.9, 8, 16, 30], (queries, frames, 1)) * [1, 0]
-        true_gone, gone = generator.random((2, queries, frames)) < 0.3
-        true_gone[:, -1] = False
+        # Distances equal to a threshold are among these; such a point is outside the threshold.
+        predicted = true + generator.choice([0, 1, 2, 3, 4, 7.9, 8, 16, 30], (queries, frames, 1)) * [1, 0]
+        true_occluded, occluded = generator.random((2, queries, frames)) < 0.3
+        true_occluded[:, -1] = False
         query = generator.integers(0, frames - 1, queries)
-        score = tapvid_score(query, true_gone, true.round(), gone, found.round(), mode)
-        expected = direct_tapvid(query, true_gone, true.round(), gone, found.round(), mode)
-        got = score.average_jaccard, score.delta_average, score.occlusion_accuracy
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+        arguments = query, true_occluded, true.round(), occluded, predicted.round(), mode
+        score, expected = tapvid_score(*arguments), direct_tapvid(*arguments)
+        values = score.average_jaccard, score.delta_average, score.occlusion_accuracy
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
 
 
-def test_tapvid_thresholds_are_strict_and_lost_places_are_far() -> None:
+def test_tapvid_thresholds_are_strict_and_lost_points_are_wrong() -> None:
     zeros = np.zeros((1, 2), bool)
     true = np.zeros((1, 2, 2))
     at_one = tapvid_score(np.array([0]), zeros, true, zeros, true + np.array([1, 0]), "first")
@@ -129,7 +134,7 @@ def save_frames(folder: Path, frames: np.ndarray, first: int = 1, suffix: str = 
 
 @pytest.fixture
 def jhmdb(tmp_path: Path, moving_square) -> Path:
-    """A clip in the published layout: joints on a grid inside the square, one outside the picture from the start."""
+    """Write two clips in the published layout: joints on a grid inside the square, and one outside the frame."""
     frames, _ = moving_square
     root = tmp_path / "jhmdb"
     for clip in ("clip_a", "clip_b"):
@@ -145,7 +150,7 @@ def jhmdb(tmp_path: Path, moving_square) -> Path:
     return root
 
 
-def test_jhmdb_counts_from_one_in_the_file_and_from_zero_here(jhmdb: Path) -> None:
+def test_jhmdb_coordinates_count_from_one_in_the_file_and_from_zero_here(jhmdb: Path) -> None:
     clips = open_jhmdb(jhmdb)
     assert [clip.name for clip in clips] == ["clip_a", "clip_b"]
     assert [clip.name for clip in open_jhmdb(jhmdb, 1)] == ["clip_a"]
@@ -155,7 +160,7 @@ def test_jhmdb_counts_from_one_in_the_file_and_from_zero_here(jhmdb: Path) -> No
     assert next(clip.images()).shape == (66, 98, 3)
 
 
-def test_joints_outside_the_first_frame_are_lost_and_the_switch_drops_them(jhmdb: Path) -> None:
+def test_joints_outside_the_first_frame_are_lost_and_dropped_on_request(jhmdb: Path) -> None:
     clips = open_jhmdb(jhmdb)
     strict, dropped = (evaluate_jhmdb(clips, [IDENTITY], drop_lost=drop) for drop in (False, True))
     assert strict.measures == ("PCKinstance@0.1", "PCKinstance@0.2", "PCKmax@0.1", "PCKmax@0.2")
@@ -174,7 +179,7 @@ def test_tracked_joints_beat_joints_that_stay(jhmdb: Path, small_artifact: Path)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "found"),
+    ("damage", "message"),
     [
         (lambda root: (root / "joint_positions").rename(root / "x"), "found neither"),
         (lambda root: (root / "Rename_Images").rename(root / "x"), "the frames of clip clip_a"),
@@ -191,16 +196,16 @@ def test_tracked_joints_beat_joints_that_stay(jhmdb: Path, small_artifact: Path)
             "each of 8 poses, all of numbers, found 7",
         ),
     ],
-    ids=["no joints", "no pictures", "no matlab", "shape", "missing frame"],
+    ids=["no joints", "no images", "no matlab", "shape", "missing frame"],
 )
-def test_folders_that_are_no_jhmdb_say_what_is_missing(jhmdb: Path, spoil: Any, found: str) -> None:
-    spoil(jhmdb)
+def test_errors_for_incomplete_jhmdb_folders_name_the_missing_part(jhmdb: Path, damage: Any, message: str) -> None:
+    damage(jhmdb)
     with pytest.raises(InputError) as refusal:
         open_jhmdb(jhmdb)
-    assert found in str(refusal.value)
+    assert message in str(refusal.value)
 
 
-def test_joints_without_scipy_name_the_extra_to_install(jhmdb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_scipy_names_the_extra_to_install(jhmdb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(InputError, match=r"pip install 'corrflow\[eval\]'"):
         open_jhmdb(jhmdb)
@@ -210,10 +215,10 @@ def test_joints_without_scipy_name_the_extra_to_install(jhmdb: Path, monkeypatch
 @given(place=st.floats(0, 1), value=st.integers(0, 255), cut=st.floats(0.02, 1))
 def test_damaged_joints_are_read_or_refused_in_one_sentence(jhmdb: Path, place: float, value: int, cut: float) -> None:
     path = jhmdb / "joint_positions" / "run" / "clip_a" / "joint_positions.mat"
-    kept = path.with_name("kept.mat")
-    if not kept.exists():
-        kept.write_bytes(path.read_bytes())
-    content = bytearray(kept.read_bytes())
+    original = path.with_name("original.mat")
+    if not original.exists():
+        original.write_bytes(path.read_bytes())
+    content = bytearray(original.read_bytes())
     content[int(place * (len(content) - 1))] = value
     path.write_bytes(content[: int(cut * len(content))])
     try:
@@ -224,7 +229,7 @@ def test_damaged_joints_are_read_or_refused_in_one_sentence(jhmdb: Path, place: 
 
 @pytest.fixture
 def badja(tmp_path: Path, moving_square) -> Path:
-    """One video in the published form: (row, column), every third frame, paths with folders."""
+    """Write one video in the published form: (row, column), every third frame, paths with folders."""
     frames, masks = moving_square
     root = tmp_path / "badja"
     save_frames(root / "DAVIS" / "JPEGImages" / "square", frames, 0, "jpg")
@@ -258,7 +263,7 @@ def test_badja_begins_with_its_first_annotated_frame(badja: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "found"),
+    ("damage", "message"),
     [
         (lambda root: (root / "joint_annotations/square.json").write_text("{"), "something else"),
         (lambda root: (root / "joint_annotations/square.json").write_text("[]"), "no annotated frame"),
@@ -274,11 +279,11 @@ def test_badja_begins_with_its_first_annotated_frame(badja: Path) -> None:
     ],
     ids=["cut off", "empty", "no joints", "no frame", "no mask", "outside"],
 )
-def test_files_that_are_no_badja_are_refused(badja: Path, spoil: Any, found: str) -> None:
-    spoil(badja)
+def test_other_files_than_badja_are_refused(badja: Path, damage: Any, message: str) -> None:
+    damage(badja)
     with pytest.raises(InputError) as refusal:
         open_badja(badja / "joint_annotations", badja)
-    assert found in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 json_values = st.recursive(
@@ -297,10 +302,10 @@ json_values = st.recursive(
 @given(json_values, st.sampled_from(["whole", "list", "joints", "visibility", "image_path", "segmentation_path"]))
 def test_any_json_is_a_video_or_one_sentence(badja: Path, value: Any, where: str) -> None:
     path = badja / "joint_annotations" / "square.json"
-    kept = path.with_suffix(".kept")
-    if not kept.exists():
-        kept.write_text(path.read_text())
-    entries = json.loads(kept.read_text())
+    original = path.with_suffix(".original")
+    if not original.exists():
+        original.write_text(path.read_text())
+    entries = json.loads(original.read_text())
     if where in ("whole", "list"):
         entries = value if where == "whole" else [value]
     else:
@@ -313,14 +318,14 @@ def test_any_json_is_a_video_or_one_sentence(badja: Path, value: Any, where: str
 
 
 def tapvid_file(path: Path, frames: np.ndarray, **changes: Any) -> Path:
-    """Two points on the moving square, the second hidden at first and last."""
+    """Write a pickle of two points on the moving square; the second point is occluded at first and last."""
     height, width = frames.shape[1:3]
-    places = np.array([[[26.0 + 2 * t, 20 + t] for t in range(8)], [[36.0 + 2 * t, 28 + t] for t in range(8)]])
+    pixels = np.array([[[26.0 + 2 * t, 20 + t] for t in range(8)], [[36.0 + 2 * t, 28 + t] for t in range(8)]])
     occluded = np.zeros((2, 8), bool)
     occluded[1, [0, 1, 7]] = True
     video = {
         "video": np.ascontiguousarray(frames[..., ::-1]),
-        "points": ((places + 0.5) / [width, height]).astype(np.float32),
+        "points": ((pixels + 0.5) / [width, height]).astype(np.float32),
         "occluded": occluded,
     } | changes
     path.write_bytes(pickle.dumps({"square": video}, 4))
@@ -332,14 +337,14 @@ def test_tapvid_queries_are_the_first_visible_frame_or_every_fifth(tmp_path: Pat
     (video,) = open_tapvid(tapvid_file(tmp_path / "a.pkl", frames))
     np.testing.assert_array_equal(video.images(None)[3], frames[3])
     assert video.images()[0].shape == (256, 256, 3)
-    query_frames, asked, places, lost = follow_queries(PointJob(IDENTITY, video, 1, "first"))
-    assert query_frames.tolist() == [0, 2] and asked.tolist() == [0, 1]
+    query_frames, points, positions, lost = track_queries(PointJob(IDENTITY, video, 1, "first"))
+    assert query_frames.tolist() == [0, 2] and points.tolist() == [0, 1]
     assert lost[0].sum() == 0 and lost[1].tolist() == [True, True] + [False] * 6
-    # Where it is given it is found, on the raster of 256, without half a pixel lost on the way there and back.
-    np.testing.assert_allclose(places[1, 2], video.points[1, 2] * 256, atol=1e-3)
-    query_frames, asked, places, lost = follow_queries(PointJob(IDENTITY, video, 1, "strided"))
-    assert list(zip(query_frames.tolist(), asked.tolist(), strict=True)) == [(0, 0), (5, 0), (5, 1)]
-    np.testing.assert_allclose(places[2], np.broadcast_to(video.points[1, 5] * 256, (8, 2)), atol=1e-3)
+    # The conversion to pixels and back must not shift the query by half a pixel.
+    np.testing.assert_allclose(positions[1, 2], video.points[1, 2] * 256, atol=1e-3)
+    query_frames, points, positions, lost = track_queries(PointJob(IDENTITY, video, 1, "strided"))
+    assert list(zip(query_frames.tolist(), points.tolist(), strict=True)) == [(0, 0), (5, 0), (5, 1)]
+    np.testing.assert_allclose(positions[2], np.broadcast_to(video.points[1, 5] * 256, (8, 2)), atol=1e-3)
     assert not lost.any()
 
 
@@ -356,13 +361,13 @@ def test_tracked_points_beat_points_that_stay(
     assert report.means["small"][0] > report.means["identity"][0]
 
 
-def test_encoded_pictures_are_read_as_they_are(tmp_path: Path, moving_square) -> None:
+def test_encoded_frames_are_decoded(tmp_path: Path, moving_square) -> None:
     frames, _ = moving_square
     encoded = [cv2.imencode(".png", frame)[1].tobytes() for frame in frames]
-    for pictures in (encoded, np.array(encoded, object)):
-        (video,) = open_tapvid(tapvid_file(tmp_path / "a.pkl", frames, video=pictures))
+    for content in (encoded, np.array(encoded, object)):
+        (video,) = open_tapvid(tapvid_file(tmp_path / "a.pkl", frames, video=content))
         np.testing.assert_array_equal(video.images(None), frames)
-    (broken,) = open_tapvid(tapvid_file(tmp_path / "b.pkl", frames, video=[*encoded[:-1], b"no picture"]))
+    (broken,) = open_tapvid(tapvid_file(tmp_path / "b.pkl", frames, video=[*encoded[:-1], b"no image"]))
     with pytest.raises(InputError, match="frame 7 of square"):
         broken.images()
 
@@ -380,7 +385,7 @@ def test_encoded_pictures_are_read_as_they_are(tmp_path: Path, moving_square) ->
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_pickles_of_something_else_are_refused(tmp_path: Path, moving_square, changes: dict) -> None:
+def test_pickles_of_other_content_are_refused(tmp_path: Path, moving_square, changes: dict) -> None:
     frames, _ = moving_square
     with pytest.raises(InputError, match=r"occluded \[N, T\] for square"):
         open_tapvid(tapvid_file(tmp_path / "a.pkl", frames, **changes))

@@ -1,4 +1,4 @@
-"""The files of a report: the official CSV, JSON, and a page that is whole and fetches nothing."""
+"""Files of a report: the official CSV, JSON, and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def root(small_davis: Path) -> Path:
 
 
 def data(root: Path, *names: str) -> DataSet:
-    return davis_data(root, "val", None, "480p", names)
+    return davis_data(root, "val", names=names)
 
 
 def square(top: int, left: int, value: int) -> np.ndarray:
@@ -48,42 +48,44 @@ def test_official_csv_has_the_official_columns_and_rounding(root: Path) -> None:
     assert lines[2] == "two_5,1.000,1.000"
 
 
-def test_official_decay_is_a_switch_that_reaches_every_score(tmp_path: Path, add_sequence) -> None:
+def test_official_decay_changes_every_score(tmp_path: Path, add_sequence) -> None:
     masks = [square(2, 2 + (index > 150), 1) for index in range(400)]
     add_sequence(tmp_path, "long", masks)
-    right, official = (
-        evaluate_masks(data(tmp_path), [Method("identity", Identity())], official_decay=switch).methods[0]
-        for switch in (False, True)
+    correct, official = (
+        evaluate_masks(data(tmp_path), [Method("identity", Identity())], official_decay=option)
+        .methods[0]
+        .sequences["long"]
+        .objects[1]
+        for option in (False, True)
     )
-    right, official = (method.sequences["long"].objects[1] for method in (right, official))
-    assert right.region.mean == official.region.mean
-    assert right.region.decay > 0.1
+    assert correct.region.mean == official.region.mean
+    assert correct.region.decay > 0.1
     assert official.region.decay == mean_recall_decay(official.region_similarity, official_uint8_bins=True)[2]
-    assert official.region.decay != right.region.decay
+    assert official.region.decay != correct.region.decay
 
 
-def test_a_decay_that_is_no_number_is_null_in_json(root: Path) -> None:
+def test_a_nan_decay_is_null_in_json(root: Path) -> None:
     report = evaluate_masks(data(root, "one"), [Method("identity", Identity())])
     method = report.methods[0]
     score = method.sequences["one"]
-    odd = replace(score.objects[1], region=replace(score.objects[1].region, decay=np.nan))
-    changed = replace(report, methods=(replace(method, sequences={"one": replace(score, objects={1: odd})}),))
+    with_nan = replace(score.objects[1], region=replace(score.objects[1].region, decay=np.nan))
+    changed = replace(report, methods=(replace(method, sequences={"one": replace(score, objects={1: with_nan})}),))
     written = json.loads(json.dumps(as_json(changed), allow_nan=False))
     assert written["methods"][0]["sequences"]["one"]["objects"]["1"]["J"]["decay"] is None
 
 
 class Links(HTMLParser):
-    """Collects whatever a page would fetch."""
+    """Parser that collects the addresses a page would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.links: list[str] = []
         self.open: list[str] = []
-        self.pictures = 0
+        self.images = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.pictures += tag == "img"
-        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.images += tag == "img"
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
         if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
 
@@ -91,37 +93,37 @@ class Links(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_is_whole_and_fetches_nothing(root: Path, tmp_path: Path) -> None:
-    evil = Method("<script>alert(1)</script>&", Identity())
-    report = evaluate_masks(data(root), [Method("identity", Identity()), evil], results=tmp_path / "results")
+def test_page_is_self_contained(root: Path, tmp_path: Path) -> None:
+    hostile = Method("<script>alert(1)</script>&", Identity())
+    report = evaluate_masks(data(root), [Method("identity", Identity()), hostile], results=tmp_path / "results")
     page = html_page(report, data(root).sequences, {"two": ("OCC", "<b>")})
     reader = Links()
     reader.feed(page)
     assert reader.open == []
-    assert reader.pictures == 6  # one for each object of each method
-    assert all(link.startswith("data:image/jpeg;base64,") for link in reader.found)
+    assert reader.images == 6  # one for each object of each method
+    assert all(link.startswith("data:image/jpeg;base64,") for link in reader.links)
     assert "<script" not in page and "@import" not in page and "url(" not in page
     assert "OCC (1)" in page and "&lt;b&gt;" in page
 
 
-def test_names_of_sequences_are_text_and_nothing_else(tmp_path: Path, add_sequence) -> None:
+def test_names_of_sequences_are_escaped(tmp_path: Path, add_sequence) -> None:
     add_sequence(tmp_path, "<img&src>", [square(2 + top, 2, 1) for top in range(4)])
     report = evaluate_masks(data(tmp_path), [Method("identity", Identity())], results=tmp_path / "results")
     page = html_page(report, data(tmp_path).sequences)
-    # In the table, with its chart, and with its picture as caption and as the text in place of it.
+    # The name is in the table, at the chart, and at the image as caption and as alternative text.
     assert "<img&src" not in page and page.count("&lt;img&amp;src&gt;") == 4
 
 
-def test_drift_is_the_mean_over_objects_at_equal_shares_of_their_length() -> None:
+def test_drift_is_the_mean_over_objects_at_equal_fractions_of_their_length() -> None:
     short = object_score([1, 2], [1.0, 0.0], [1, 1])
     long = object_score([1, 2, 3], [1.0, 1.0, 0.0], [1, 1, 1])
-    places, values = drift([short, long], points=3)
-    assert places.tolist() == [0, 50, 100]
+    positions, values = drift([short, long], points=3)
+    assert positions.tolist() == [0, 50, 100]
     assert values.tolist() == [1, 0.75, 0]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
-def test_attributes_are_read_in_both_forms(tmp_path: Path, suffix: str) -> None:
+def test_attributes_are_read_from_json_and_yaml(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"attributes{suffix}"
     if suffix == ".json":
         path.write_text('{"bear": ["OCC", "FM"], "cows": []}')
@@ -132,7 +134,7 @@ def test_attributes_are_read_in_both_forms(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"bear": 3}', '{"sequences": [3]}', '{"bear": [1]}', "{"])
-def test_files_that_hold_no_attributes_are_refused(tmp_path: Path, text: str) -> None:
+def test_files_without_attributes_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "attributes.json"
     path.write_text(text)
     with pytest.raises(InputError, match="expected attributes"):

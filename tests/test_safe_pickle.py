@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets import safe_pickle
-from corrflow.evaluate.datasets.safe_pickle import read_inert_pickle
+from corrflow.evaluate.datasets.safe_pickle import read_pickle
 
 EXAMPLE = {
     "name": {
@@ -47,7 +47,7 @@ def written(path: Path, value: Any, protocol: int = 4) -> Path:
 
 def read_bytes(folder: Path, content: bytes) -> Any:
     (folder / "a.pkl").write_bytes(content)
-    return read_inert_pickle(folder / "a.pkl")
+    return read_pickle(folder / "a.pkl")
 
 
 def same(one: Any, other: Any) -> bool:
@@ -63,7 +63,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_protocol_reads_as_it_was_written(tmp_path: Path, protocol: int) -> None:
-    assert same(read_inert_pickle(written(tmp_path / "a.pkl", EXAMPLE, protocol)), EXAMPLE)
+    assert same(read_pickle(written(tmp_path / "a.pkl", EXAMPLE, protocol)), EXAMPLE)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -131,7 +131,7 @@ def test_anything_but_data_is_refused_and_nothing_runs(
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         path = written(tmp_path / "evil.pkl", {"video": [evil]}, protocol)
         with pytest.raises(InputError, match="nothing in it was executed"):
-            read_inert_pickle(path)
+            read_pickle(path)
     assert [item.name for item in tmp_path.iterdir()] == ["evil.pkl"]
 
 
@@ -242,7 +242,7 @@ def test_one_object_may_be_referred_to_often(tmp_path: Path) -> None:
     shared = {"array": np.zeros(1000), "frame": b"x" * 1000, "size": (3, 4)}
     for protocol in (0, 2, 4, 5):
         content = written(tmp_path / "a.pkl", [shared["array"], shared["frame"], shared["size"]] * 7000, protocol)
-        read = read_inert_pickle(content)
+        read = read_pickle(content)
         assert len(read) == 21_000 and len({id(item) for item in read}) == 3
 
 
@@ -264,10 +264,10 @@ def test_bytes_that_are_copied_again_and_again_are_refused(tmp_path: Path, again
 
 def test_a_file_of_too_many_bytes_or_opcodes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = pickle.dumps(list(range(1000)))
-    monkeypatch.setattr(safe_pickle, "MOST_OPCODES", 900)
+    monkeypatch.setattr(safe_pickle, "MAX_OPCODES", 900)
     with pytest.raises(InputError, match="more than 900 opcodes"):
         read_bytes(tmp_path, content)
-    monkeypatch.setattr(safe_pickle, "LARGEST_FILE", len(content) - 1)
+    monkeypatch.setattr(safe_pickle, "MAX_BYTES", len(content) - 1)
     with pytest.raises(InputError, match=f"a file of {len(content)} bytes"):
         read_bytes(tmp_path, content)
 
@@ -286,7 +286,7 @@ def test_files_that_are_no_pickles_are_refused(tmp_path: Path, content: bytes) -
     with pytest.raises(InputError, match="expected a pickle"):
         read_bytes(tmp_path, content)
     with pytest.raises(InputError, match="no readable file"):
-        read_inert_pickle(tmp_path / "b")
+        read_pickle(tmp_path / "b")
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,7 @@ import numpy as np
 
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.masks import IMAGE_SUFFIXES, read_image
-from corrflow.evaluate.datasets.safe_pickle import read_inert_pickle
+from corrflow.evaluate.datasets.safe_pickle import read_pickle
 from corrflow.runtime.formats.mask_png import read_indexed_png
 
 JHMDB_JOINTS = (
@@ -232,7 +232,7 @@ def _relative_path(text: Any) -> Path:
 
 def open_tapvid(path: Path) -> list[PointVideo]:
     """Read the videos of a TAP-Vid pickle. Raises InputError for any other content, and names the video."""
-    content = read_inert_pickle(path)
+    content = read_pickle(path)
     if isinstance(content, dict):
         named = [(str(name), item) for name, item in content.items()]
     elif isinstance(content, list):

@@ -1,7 +1,7 @@
-"""Reader of pickles that hold data alone: numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays.
+"""Reader of data-only pickles: numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays.
 
-TAP-Vid is published as pickles, and plain unpickling runs whatever a file names. Here a name in the file becomes text,
-and nothing that the file names is ever imported or called. The arrays are built from their bytes.
+TAP-Vid is published as pickles, and Python's unpickler calls any function that a file names. Here a name in the file
+becomes text, and nothing is imported or called. Arrays are built from their bytes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 from corrflow.errors import InputError
 
-LARGEST_FILE = 16 * 2**30
-"""Bytes of a file at most: they are all held in memory."""
+MAX_BYTES = 16 * 2**30
+"""Maximum size of a file, which is read into memory."""
 
-MOST_OPCODES = 2_000_000
-"""Opcodes of a file at most: each may take some 100 bytes of memory. TAP-Vid's files have a tenth of that."""
+MAX_OPCODES = 2_000_000
+"""Maximum number of opcodes of a file. Each may take some 100 bytes of memory; TAP-Vid's files have a tenth as many."""
 
 _PythonUnpickler = vars(pickle)["_Unpickler"]
 _NAMES = {
@@ -38,29 +38,29 @@ _OPCODES = {
 }  # fmt: skip
 
 
-def read_inert_pickle(path: Path) -> Any:
+def read_pickle(path: Path) -> Any:
     """Read a pickle of None, bool, int, float, str, bytes, tuple, list, dict and NumPy arrays of numbers or objects.
 
-    Raises InputError for a file that is damaged, too large or holds anything else.
+    Raises InputError for a file that is damaged, too large, or holds other types.
     """
     try:
         with path.open("rb") as file:
-            # A read of mapped bytes takes no memory for bytes that a damaged file claims and lacks.
+            # Mapped bytes need no memory for lengths that a damaged file claims and lacks.
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise InputError(f"expected a pickle at {path}, found no readable file ({error})") from error
     with content:
         try:
-            if len(content) > LARGEST_FILE:
+            if len(content) > MAX_BYTES:
                 raise pickle.UnpicklingError(f"a file of {len(content)} bytes")
             for count, _ in enumerate(pickletools.genops(content)):  # pyright: ignore[reportArgumentType]
-                if count == MOST_OPCODES:
-                    raise pickle.UnpicklingError(f"more than {MOST_OPCODES} opcodes")
+                if count == MAX_OPCODES:
+                    raise pickle.UnpicklingError(f"more than {MAX_OPCODES} opcodes")
             content.seek(0)
             return _DataUnpickler(content, spare=2 * len(content)).load()
-        except Exception as error:  # whatever a stranger's bytes lead to, memory and recursion included
-            own = isinstance(error, pickle.UnpicklingError)
-            found = str(error) if own else f"bytes that make no sense ({type(error).__name__})"
+        except Exception as error:  # damaged bytes raise any type, such as MemoryError and RecursionError
+            known = isinstance(error, pickle.UnpicklingError)
+            found = str(error) if known else f"bytes that make no sense ({type(error).__name__})"
             raise InputError(
                 f"expected a pickle of numbers, text, lists and NumPy arrays in {path}, found {found}; nothing in it"
                 " was executed"
@@ -68,12 +68,13 @@ def read_inert_pickle(path: Path) -> Any:
 
 
 class _DataUnpickler(_PythonUnpickler):
-    """Unpickler without the opcodes that need other objects; a call in the file is recognised, not made.
+    """Unpickler with the opcodes of data alone; the calls that build arrays are recognised, not executed.
 
-    The Python form, since the C form calls what is on its stack, hashes any key, and takes memory for a memo's index.
+    The base is Python's unpickler in Python: the C unpickler calls objects on its stack, hashes any key, and allocates
+    memory for a memo's index.
 
-    spare: bytes that may still be copied. A file can name one text many times to have it copied each time; an honest
-           file has each text copied once to bytes and once to an array.
+    spare:  bytes that may still be copied. A malicious file can copy one text many times; a valid file copies each
+            text once to bytes and once to an array.
     """
 
     def __init__(self, file: mmap.mmap, spare: int) -> None:
@@ -90,7 +91,7 @@ class _DataUnpickler(_PythonUnpickler):
         arguments, name = self.stack.pop(), self.stack.pop()
         match name if isinstance(name, str) else None, arguments:
             case "numpy.core.multiarray._reconstruct", _:
-                value = np.empty(0, np.int8)  # BUILD completes it; the shape in the file is not taken
+                value = np.empty(0, np.int8)  # BUILD completes the array; the shape in the file is ignored
             case "numpy.dtype", (str(code), *_) if code in _DTYPES:
                 value = np.dtype(code, False, True)
             case "numpy.core.multiarray.scalar", (dtype, data):
@@ -115,17 +116,17 @@ class _DataUnpickler(_PythonUnpickler):
                 target.__setstate__((3, order, None, None, None, -1, -1, 0))  # pyright: ignore[reportAttributeAccessIssue]
             case (_, "|" | "=", None, None, None, *_), np.dtype():
                 pass
-            # Other arrays may be views of an array that has bytes, and would be left without them.
+            # An array with bytes may have views, which would lose their memory.
             case (_, shape, np.dtype() as dtype, fortran, data), np.ndarray(nbytes=0):
                 self._copy(len(data))
-                made = np.empty(len(data), dtype).reshape(shape) if dtype.hasobject else _array(data, dtype, shape)
-                target.__setstate__((1, made.shape, dtype, bool(fortran), data))  # pyright: ignore[reportArgumentType]
+                array = np.empty(len(data), dtype).reshape(shape) if dtype.hasobject else _array(data, dtype, shape)
+                target.__setstate__((1, array.shape, dtype, bool(fortran), data))  # pyright: ignore[reportArgumentType]
             case _:
                 raise pickle.UnpicklingError("a state that makes no array of numbers")
 
     def load_setitems(self) -> None:
         items = self.pop_mark()
-        # The hash of a tuple in tuples may take for ever.
+        # The hash of deeply shared tuples takes exponential time.
         if not {type(key) for key in items[::2]} <= _KEYS:
             raise pickle.UnpicklingError("a dictionary's key that is neither text nor number")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
@@ -152,7 +153,7 @@ class _DataUnpickler(_PythonUnpickler):
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
-    """View [shape] of bytes as numbers; the number of bytes has to agree."""
+    """View bytes as an array [shape]. Raises an error for another number of bytes."""
     if not isinstance(data, (bytes, bytearray)) or not isinstance(dtype, np.dtype):
         raise pickle.UnpicklingError("an array without bytes or without a type of numbers")
     return np.frombuffer(data, dtype).reshape(shape, order=order)

@@ -18,7 +18,7 @@ from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import LARGEST_FILE, Artifact
 from corrflow.runtime.artifacts.onnx_check import check_onnx
 from corrflow.runtime.backends.memory import MemoryRing
-from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.resize import resize
 from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import STRIDE, TrackingSettings
 
@@ -51,7 +51,7 @@ class FeatureBackend:
 
         working: size (h, w) to resize the frame to; None for the frame's own size
         """
-        frame = frame if working is None else shrink(frame, working)
+        frame = frame if working is None else resize(frame, working)
         features = np.ascontiguousarray(self.features(frame), np.float32)
         self._channels = len(features)
         return features
@@ -231,9 +231,10 @@ def _stride(image: tuple[int, int], features: tuple[int, ...]) -> float | None:
 def _interpolation_weights(cells: int, working: int, image: int, features: int, stride: float) -> np.ndarray:
     """Return the linear interpolation from features to cells along one axis: [cells, features] float32.
 
-    Cell i has its centre at 4 * i + 1.5 pixels of the working frame, whose `working` pixels may have been resized to
-    the `image` pixels of the encoder's input. Feature i is assumed to lie at stride * i + (stride - 1) / 2 pixels of
-    the input, the middle of the pixels of its stride.
+    Cell i has its centre at 4 * i + 1.5 pixels of the working frame. Feature i is assumed to lie in the middle of its
+    stride, at stride * i + (stride - 1) / 2 pixels of the encoder's input.
+
+    working, image: sides in pixels of the working frame and of the encoder's input, which may differ
     """
     centre = (STRIDE * np.arange(cells) + (STRIDE - 1) / 2 + 0.5) * image / working - 0.5
     position = ((centre - (stride - 1) / 2) / stride).clip(0, features - 1)

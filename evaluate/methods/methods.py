@@ -189,8 +189,8 @@ class TrackerMethod:
 class Predictions:
     """Masks from a folder: FOLDER/<sequence>/<frame>.png with the truth's object ids, or with 0 and 255.
 
-    Frames without a score may be missing. Raises InputError, which names the file, for a scored frame that is missing,
-    cannot be decoded, has another size than the truth, or has an object id that the truth lacks.
+    Frames without a score may be missing. Raises InputError, which names the file, for a scored mask that is missing
+    or invalid. A valid mask can be decoded, and has the truth's size and object ids.
     """
 
     folder: Path

@@ -64,7 +64,7 @@ def contour_accuracy(prediction: np.ndarray, truth: np.ndarray, bound: float = O
     one empty contour scores 0.
 
     prediction, truth: [H, W] bool, or numbers of which nonzero is foreground
-    bound: tolerance; below 1 a fraction of the image diagonal, rounded up to pixels; from 1 on a whole number of pixels
+    bound:  tolerance; below 1 a fraction of the image diagonal, rounded up to pixels; from 1 on whole pixels
 
     Raises ValueError for other shapes, a negative bound, and a bound above 1 that is not whole.
     """

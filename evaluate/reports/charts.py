@@ -1,4 +1,4 @@
-"""Geometry of the charts that templates/charts.html.j2 draws as SVG: lines over time and grouped bars."""
+"""Geometry of SVG charts, lines and grouped bars, which templates/charts.html.j2 draws."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 SERIES_COLOURS = 8
-"""Classes c0..c7 that a page has to define."""
+"""Number of colours: classes c0 to c7, which the page has to define."""
 
 
 def line_chart(
     series: Sequence[tuple[str, np.ndarray, np.ndarray]], x_label: str, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """Lines on axes from 0 to 1 (y) and over the range of x.
+    """Lay out lines over the range of x, with y from 0 to 1.
 
     series: label, x [N], y [N]; NaN in y is a gap
     size:   (width, height) in CSS pixels
@@ -25,9 +25,9 @@ def line_chart(
     high = max(max(float(x.max()) for _, x, _ in series), low + 1e-9)
     lines = []
     for index, (label, x, y) in enumerate(series):
-        places = np.stack([left + (x - low) / (high - low) * across, _TOP + (1 - y) * down], axis=1)
+        positions = np.stack([left + (x - low) / (high - low) * across, _TOP + (1 - y) * down], axis=1)
         for run in np.ma.clump_unmasked(np.ma.masked_invalid(y)):
-            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places[run])
+            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions[run])
             lines.append((index % SERIES_COLOURS, label, points))
     shares = (0, 0.25, 0.5, 0.75, 1)
     ticks = [(round(left + share * across, 1), f"{low + share * (high - low):.0f}") for share in shares]
@@ -37,9 +37,9 @@ def line_chart(
 def bar_chart(
     groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], size: tuple[int, int]
 ) -> dict[str, Any]:
-    """Bars from 0 to 1, one per group and series.
+    """Lay out bars from 0 to 1, one per group and series.
 
-    series: label and a value per group, NaN for none
+    series: label and one value per group; NaN for no bar
     """
     chart, down = _axes(size, bottom=30)
     step = (chart["right"] - chart["left"]) / max(len(groups), 1)
@@ -49,9 +49,9 @@ def bar_chart(
     for index, (label, values) in enumerate(series):
         for name, middle, value in zip(groups, middles, values, strict=True):
             if np.isfinite(value):
-                x, tall = middle + (index - len(series) / 2) * bar, max(0.0, value) * down
-                place = (round(float(number), 1) for number in (x, _TOP + down - tall, bar - 2, tall))
-                bars.append((index % SERIES_COLOURS, f"{label}, {name}: {100 * value:.1f}", *place))
+                x, height = middle + (index - len(series) / 2) * bar, max(0.0, value) * down
+                box = (round(float(number), 1) for number in (x, _TOP + down - height, bar - 2, height))
+                bars.append((index % SERIES_COLOURS, f"{label}, {name}: {100 * value:.1f}", *box))
     ticks = [(round(middle, 1), name) for middle, name in zip(middles, groups, strict=True)]
     return chart | {"x_ticks": ticks, "x_ticks_at": size[1] - 10, "bars": bars}
 
@@ -60,7 +60,7 @@ _TOP = 12
 
 
 def _axes(size: tuple[int, int], bottom: int) -> tuple[dict[str, Any], int]:
-    """What both charts have in common, and the height of y's axis."""
+    """Return the frame and y axis of a chart, and the height of the y axis."""
     width, height = size
     down = height - _TOP - bottom
     ticks = [(round(_TOP + (1 - value) * down, 1), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)]

@@ -1,4 +1,4 @@
-"""Page of a report that needs nothing else: tables, charts, the worst frames, settings and hashes."""
+"""Self-contained HTML page of a report: tables, charts, worst frames, settings and hashes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 from corrflow.evaluate.datasets.masks import MaskSequence
 from corrflow.evaluate.metrics.masks import ObjectScore
 from corrflow.evaluate.reports.charts import SERIES_COLOURS, bar_chart, line_chart
-from corrflow.evaluate.reports.pictures import comparison_jpeg, worst_frames
 from corrflow.evaluate.reports.report import MaskReport, MethodReport, mean_scores, seconds_per_frame
+from corrflow.evaluate.reports.worst_frames import comparison_jpeg, worst_frames
 from corrflow.html_template import render_html
 
 WORST_FRAMES = 8
 DRIFT_POINTS = 50
-LONGEST_VALUE = 400
+MAX_CHARACTERS = 400
+"""Characters of a fact that the page shows."""
 
 _TEMPLATE = Path(__file__).with_name("templates") / "mask_report.html.j2"
 
@@ -28,8 +29,8 @@ def html_page(
 ) -> str:
     """Render the page of a report.
 
-    sequences:  those of the report, for the pictures
-    attributes: of sequences by name; a score for each is drawn where there are any
+    sequences:  sequences of the report, for the images of worst frames
+    attributes: attributes by sequence name; the page has a chart of the mean J of each attribute
     """
     scored = report.methods[0].sequences
     rows = [
@@ -62,7 +63,7 @@ def _objects(method: MethodReport) -> list[ObjectScore]:
 
 
 def _method(index: int, method: MethodReport) -> dict[str, Any]:
-    """What the page shows of one method beside its charts and pictures."""
+    """Return the values of one method's card and details."""
     scores = {"J": [score.region for score in _objects(method)], "F": [score.contour for score in _objects(method)]}
     measures = {
         f"{name} {measure}": f"{100 * np.mean([getattr(score, measure) for score in of_objects]):.1f}"
@@ -70,11 +71,11 @@ def _method(index: int, method: MethodReport) -> dict[str, Any]:
         for measure in ("mean", "recall", "decay")
     }
     seconds = seconds_per_frame(method.sequences.values())
-    measures["seconds a frame"] = "–" if seconds is None else f"{seconds:.3f}"  # noqa: RUF001
+    measures["seconds per frame"] = "–" if seconds is None else f"{seconds:.3f}"  # noqa: RUF001
     facts = {name: value for name, value in method.description.items() if name not in ("settings", "tracking")}
     facts |= method.description.get("settings") or {}
     if reused := sum(score.reused for score in method.sequences.values()):
-        facts["results of an earlier run"] = f"{reused} of {len(method.sequences)} sequences"
+        facts["cached results"] = f"{reused} of {len(method.sequences)} sequences"
     return {
         "label": method.label,
         "colour": index % SERIES_COLOURS,
@@ -86,10 +87,10 @@ def _method(index: int, method: MethodReport) -> dict[str, Any]:
 
 
 def drift(scores: Sequence[ObjectScore], points: int = DRIFT_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Mean J of objects at `points` places from the first scored frame (0) to the last (100 percent)."""
-    places = np.linspace(0, 1, points)
-    curves = [np.interp(places, np.linspace(0, 1, len(score.frames)), score.region_similarity) for score in scores]
-    return 100 * places, np.mean(curves, axis=0)
+    """Compute the mean J of objects at `points` positions, 0 (first scored frame) to 100 percent (last)."""
+    positions = np.linspace(0, 1, points)
+    curves = [np.interp(positions, np.linspace(0, 1, len(score.frames)), score.region_similarity) for score in scores]
+    return 100 * positions, np.mean(curves, axis=0)
 
 
 def _drift_of_sequence(report: MaskReport, name: str) -> dict[str, Any]:
@@ -97,49 +98,52 @@ def _drift_of_sequence(report: MaskReport, name: str) -> dict[str, Any]:
     for method in report.methods:
         objects = list(method.sequences[name].objects.values())
         frames = np.unique(np.concatenate([score.frames for score in objects]))
-        of_frames = np.full((len(objects), len(frames)), np.nan)
-        for row, score in zip(of_frames, objects, strict=True):
+        values = np.full((len(objects), len(frames)), np.nan)
+        for row, score in zip(values, objects, strict=True):
             row[np.searchsorted(frames, score.frames)] = score.region_similarity
-        series.append((method.label, frames, np.nanmean(of_frames, axis=0)))
+        series.append((method.label, frames, np.nanmean(values, axis=0)))
     return line_chart(series, "frame", (420, 230))
 
 
 def _attributes(report: MaskReport, attributes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Chart of the mean J of each attribute's sequences, and how many sequences have none; {} without attributes."""
-    having: dict[str, list[str]] = {}
-    shown = [name for name in report.methods[0].sequences if name in attributes]
-    for name in shown:
+    """Build the chart of each attribute's mean J, and count sequences without attributes; {} for no attributes."""
+    by_attribute: dict[str, list[str]] = {}
+    described = [name for name in report.methods[0].sequences if name in attributes]
+    for name in described:
         for attribute in set(attributes[name]):
-            having.setdefault(attribute, []).append(name)
-    if not having:
+            by_attribute.setdefault(attribute, []).append(name)
+    if not by_attribute:
         return {}
-    having = dict(sorted(having.items()))
+    by_attribute = dict(sorted(by_attribute.items()))
     series = [
-        (method.label, [mean_scores([method.sequences[name] for name in names])["J"] for names in having.values()])
+        (
+            method.label,
+            [mean_scores([method.sequences[name] for name in names])["J"] for names in by_attribute.values()],
+        )
         for method in report.methods
     ]
-    labels = [f"{attribute} ({len(names)})" for attribute, names in having.items()]
-    missing = len(report.methods[0].sequences) - len(shown)
+    labels = [f"{attribute} ({len(names)})" for attribute, names in by_attribute.items()]
+    missing = len(report.methods[0].sequences) - len(described)
     return {"chart": bar_chart(labels, series, (1000, 300)), "missing": missing}
 
 
 def _worst(method: MethodReport, sequences: Sequence[MaskSequence]) -> list[tuple[str, str]]:
-    """Caption and JPEG in base64 of each picture."""
-    pictures = []
+    """Return caption and JPEG in base64 of each worst frame."""
+    images = []
     for worst in worst_frames(method, WORST_FRAMES):
         several = len(method.sequences[worst.sequence].objects) > 1
         name = f"{worst.sequence}, object {worst.object_id}" if several else worst.sequence
         caption = f"{name}, frame {worst.frame}: J {100 * worst.region_similarity:.1f}"
-        pictures.append((caption, comparison_jpeg(method, sequences, worst)))
-    return pictures
+        images.append((caption, comparison_jpeg(method, sequences, worst)))
+    return images
 
 
 def _facts(facts: Mapping[str, object]) -> dict[str, str]:
-    """Each fact as text, and no longer than a reader wants."""
+    """Convert facts to text of at most `MAX_CHARACTERS`."""
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
     return {
         name: text
-        if len(text) <= LONGEST_VALUE
-        else f"{text[:LONGEST_VALUE]} … ({len(text)} characters; whole in report.json)"
+        if len(text) <= MAX_CHARACTERS
+        else f"{text[:MAX_CHARACTERS]} … ({len(text)} characters; full text in report.json)"
         for name, text in texts.items()
     }
