@@ -71,7 +71,7 @@ def sentences(text: str) -> list[str]:
     text = re.sub(r"^(?:\s*[|#>].*|\s{4,}.*|\s*[\w/, .`*-]+:\s{2,}.*)$", "", text, flags=re.M)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"`[^`]*`", "Code", text)
-    parts = re.split(r"(?<=[.!?:;])\s+(?=[\"A-Z*(\[])|\n\s*\n|^\s*(?:[-*]|\d+\.)\s+", text, flags=re.M)
+    parts = re.split(r"(?<=[.!?:;])[*)\"]*\s+(?=[\"A-Z\d*(\[])|\n\s*\n|^\s*(?:[-*]|\d+\.)\s+", text, flags=re.M)
     return [" ".join(part.split()) for part in parts if part and part.strip()]
 
 
