@@ -18,7 +18,7 @@ from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.memory import MemoryRing
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.resize import resize
 from corrflow.runtime.settings import TrackingSettings, with_settings
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import KeypointsObject
@@ -46,7 +46,7 @@ class TorchBackend:
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
         from corrflow.export.parity import torch_features
 
-        frame = frame if working is None else shrink(frame, working)
+        frame = frame if working is None else resize(frame, working)
         return torch_features(self._encoder, frame)[0].numpy()
 
     def new_memory(self, settings: TrackingSettings, labels: int, cells: tuple[int, int]) -> MemoryRing:
@@ -92,7 +92,7 @@ def track(backend, sequence: MaskSequence) -> list[np.ndarray]:
     settings = replace(with_settings(backend.artifact.settings, short_side=ROWS), move_windows=False)
     tracker = Tracker(backend, settings)
     frames = sequence.frames()
-    masks = [tracker.start(next(frames).image, sequence.objects()).mask]
+    masks = [tracker.start(next(frames).image, sequence.prompts()).mask]
     return masks + [tracker.step(frame.image).mask for frame in frames]
 
 
