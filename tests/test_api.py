@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import corrflow.runtime
+import corrflow
 from corrflow.errors import InputError
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "object_area.py"
@@ -31,7 +31,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, moving_square) -> Path:
 
 def test_every_frame_comes_with_its_tracks(clip: Path, small_artifact: Path, moving_square) -> None:
     frames, masks = moving_square
-    found = list(corrflow.runtime.track(clip, masks=masks[0], keypoints={"a": (30, 24)}, artifact=small_artifact))
+    found = list(corrflow.track(clip, masks=masks[0], keypoints={"a": (30, 24)}, model=small_artifact))
     assert [tracks.frame.name for tracks in found] == [f"{index:03d}" for index in range(8)]
     assert [tuple(track.id for track in tracks.objects) for tracks in found] == [(1, 2)] * 8
     assert np.array_equal(found[0].mask, masks[0])
@@ -41,15 +41,15 @@ def test_every_frame_comes_with_its_tracks(clip: Path, small_artifact: Path, mov
 
 
 def test_a_mask_file_and_its_array_give_the_same(clip: Path, small_artifact: Path, moving_square) -> None:
-    by_file = corrflow.runtime.track(str(clip), masks=str(clip.parent / "mask.png"), artifact=small_artifact)
-    by_array = corrflow.runtime.track(clip, masks=moving_square[1][0], artifact=small_artifact)
+    by_file = corrflow.track(str(clip), masks=str(clip.parent / "mask.png"), model=small_artifact)
+    by_array = corrflow.track(clip, masks=moving_square[1][0], model=small_artifact)
     for one, other in zip(by_file, by_array, strict=True):
         assert np.array_equal(one.mask, other.mask)
 
 
 def test_leaving_the_loop_early_leaves_no_thread(clip: Path, small_artifact: Path, moving_square) -> None:
     before = threading.active_count()
-    tracks = corrflow.runtime.track(clip, masks=moving_square[1][0], artifact=small_artifact)
+    tracks = corrflow.track(clip, masks=moving_square[1][0], model=small_artifact)
     next(tracks)
     tracks.close()
     assert threading.active_count() == before
@@ -58,9 +58,9 @@ def test_leaving_the_loop_early_leaves_no_thread(clip: Path, small_artifact: Pat
 def test_nothing_to_track_is_refused(clip: Path) -> None:
     for masks in (None, np.zeros((66, 98), np.uint8)):
         with pytest.raises(InputError, match="got neither"):
-            next(corrflow.runtime.track(clip, masks=masks))
+            next(corrflow.track(clip, masks=masks))
     with pytest.raises(InputError, match="float64"):
-        next(corrflow.runtime.track(clip, masks=np.zeros((66, 98))))
+        next(corrflow.track(clip, masks=np.zeros((66, 98))))
 
 
 def test_the_import_alone_loads_no_library() -> None:

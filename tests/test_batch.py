@@ -30,7 +30,7 @@ from corrflow.runtime.batch.inputs import Item, find_items, shard_of
 from corrflow.runtime.batch.label_discovery import read_labels
 from corrflow.runtime.batch.process_item import RECEIPT, Job
 from corrflow.runtime.batch.workers import run_workers
-from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.model_options import ModelOptions
 from corrflow.runtime.types import Frame, KeypointsObject, MaskObject
 
 FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay", "labelme", "cvat", "deeplabcut")
@@ -296,8 +296,11 @@ def test_every_worker_sees_its_own_gpu(one_of_each: Path, small_artifact: Path, 
         pytest.skip("what a process was started with is read as Linux tells it")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
     job = Job(one_of_each / "labels", one_of_each / "out", one_of_each, (), "none")
-    model, items = Model(small_artifact, "auto", 1, None, None, False), [Item(str(n), Path("none")) for n in range(4)]
-    events: Any = run_workers(job, model, items, 3, gpus=2)
+    options, items = (
+        ModelOptions(str(small_artifact), redetect=False, threads=1),
+        [Item(str(n), Path("none")) for n in range(4)],
+    )
+    events: Any = run_workers(job, options, items, 3, gpus=2)
     next(events)
     seen: list[str] = []
     end = time.monotonic() + 60
@@ -309,7 +312,7 @@ def test_every_worker_sees_its_own_gpu(one_of_each: Path, small_artifact: Path, 
     assert seen == [f"CUDA_VISIBLE_DEVICES={number}" for number in (3, 5, 5)]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,3"
     with pytest.raises(InputError, match="--gpus up to the 2"):
-        next(run_workers(job, model, items, 3, gpus=3))
+        next(run_workers(job, options, items, 3, gpus=3))
 
 
 def test_shards_are_disjoint_and_whole() -> None:
@@ -378,7 +381,7 @@ def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> N
     save_square(tmp_path / "clip" / "cat" / "00002.png", 3)
     labels = read_labels(tmp_path, "clip", lambda: (64, 96))
     assert labels.frames == ("00002",)
-    assert {(packed.given.id, packed.given.name) for packed in labels.objects["00002"]} == {(7, ""), (8, "cat")}
+    assert {(packed.prompt.id, packed.prompt.name) for packed in labels.objects["00002"]} == {(7, ""), (8, "cat")}
 
 
 @pytest.mark.parametrize(
@@ -411,8 +414,11 @@ def test_an_index_and_a_name_may_mean_one_frame_or_two(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "00003.png")
     (tmp_path / "clip.csv").write_text("frame,name,x,y\n3,a,30,20\n")
     labels, picture = read_labels(tmp_path, "clip", lambda: (64, 96)), np.zeros((64, 96, 3), np.uint8)
-    assert labels.on(Frame(picture, 2, 0.0, "00002")) == [] and labels.on(Frame(picture, 3, 0.0, "3")) == [3, "00003"]
-    assert labels.on(Frame(picture, 2, 0.0, "00003")) == ["00003"]  # a folder that begins with 00001
+    assert labels.keys_of(Frame(picture, 2, 0.0, "00002")) == [] and labels.keys_of(Frame(picture, 3, 0.0, "3")) == [
+        3,
+        "00003",
+    ]
+    assert labels.keys_of(Frame(picture, 2, 0.0, "00003")) == ["00003"]  # a folder that begins with 00001
 
 
 @settings(max_examples=150, deadline=None)

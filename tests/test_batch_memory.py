@@ -28,7 +28,7 @@ from corrflow.runtime.batch.passes import Pass
 from corrflow.runtime.batch.process_item import Job, do_item
 from corrflow.runtime.formats import tapvid
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.formats.registry import FORMATS
+from corrflow.runtime.formats.registry import FORMATS, open_sink
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, FrameResult, ObjectResult
 
@@ -36,7 +36,7 @@ SHAPE = (16, 24)
 PACKAGE = Path(tapvid.__file__).parent
 
 
-def tracked(frames: int, points: int = 2) -> Iterator[tuple[Frame, FrameResult]]:
+def tracked(frames: int, points: int = 2) -> Iterator[FrameResult]:
     """Frames with a mask and points, each made anew as a tracker would."""
     generator = np.random.default_rng(0)
     names = tuple(f"point{number}" for number in range(points))
@@ -49,12 +49,12 @@ def tracked(frames: int, points: int = 2) -> Iterator[tuple[Frame, FrameResult]]
             ObjectResult(2, "", 0.8, True, None, places, names, sure),
         )
         image = generator.integers(0, 255, (*SHAPE, 3), np.uint8)
-        yield Frame(image, index, index / 25, f"{index:05d}"), FrameResult(mask, objects)
+        yield FrameResult(mask, objects, Frame(image, index, index / 25, f"{index:05d}"))
 
 
 def sink_of(name: str, folder: Path) -> Sink:
     source: Any = SimpleNamespace(name="clip", frames_per_second=Fraction(25))
-    return FORMATS[name](folder, source)
+    return open_sink(name, folder, source)
 
 
 @contextmanager
@@ -85,10 +85,10 @@ def flush(sink: Sink) -> None:
 def test_no_format_holds_more_after_more_frames(tmp_path: Path, name: str) -> None:
     amounts: list[int] = []
     with traced(), sink_of(name, tmp_path) as sink:
-        for frame, tracks in tracked(450):
-            sink.write(frame, tracks)
-            if frame.index in (149, 449):
-                del frame, tracks
+        for result in tracked(450):
+            sink.write(result)
+            if result.frame.index in (149, 449):
+                del result
                 flush(sink)
                 amounts.append(held_by_us())
     assert amounts[1] - amounts[0] < 2 * 300
@@ -102,8 +102,8 @@ def test_a_file_that_is_put_together_at_the_end_is_so_piece_by_piece(
     peaks: list[int] = []
     for frames in (1600, 3200):
         sink = sink_of(name, tmp_path / str(frames))
-        for frame, tracks in tracked(frames, points=20):
-            sink.write(frame, tracks)
+        for result in tracked(frames, points=20):
+            sink.write(result)
         with traced():
             sink.close()
             peaks.append(tracemalloc.get_traced_memory()[1])
@@ -122,9 +122,9 @@ def test_libraries_hold_no_more_than_the_index_of_a_file(tmp_path: Path, name: s
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from corrflow.bench import machine\n"
         "from test_batch_memory import sink_of, tracked\n"
         "sink, rows = sink_of(sys.argv[2], Path(sys.argv[3])), []\n"
-        "for frame, tracks in tracked(6000):\n"
-        "    sink.write(frame, tracks)\n"
-        "    if frame.index in (1999, 5999): rows.append(machine.resident())\n"
+        "for result in tracked(6000):\n"
+        "    sink.write(result)\n"
+        "    if result.frame.index in (1999, 5999): rows.append(machine.resident())\n"
         "sink.close(); print(rows[1] - rows[0])\n"
     )
     words = [sys.executable, "-c", program, str(Path(__file__).parent), name, str(tmp_path)]

@@ -18,7 +18,7 @@ from corrflow.runtime.batch import ray_workers as on_ray
 from corrflow.runtime.batch.inputs import Item, find_items
 from corrflow.runtime.batch.process_item import Job, do_item
 from corrflow.runtime.batch.workers import Event
-from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.model_options import ModelOptions
 
 pytest.importorskip("ray", reason="Ray is in the extra ray")
 
@@ -66,13 +66,13 @@ def test_ray_gives_what_the_plain_pool_gives(tmp_path: Path, small_artifact: Pat
     assert "4 done (4 before), 1 failed" in again.stderr
 
 
-def planted(tmp_path: Path, artifact: Path, count: int) -> tuple[Job, Model, list[Item]]:
+def planted(tmp_path: Path, artifact: Path, count: int) -> tuple[Job, ModelOptions, list[Item]]:
     plant(tmp_path, count)
     out = tmp_path / "out"
     (out / ".staging").mkdir(parents=True)
     job = Job(tmp_path / "labels", out, out / ".staging", ("davis", "jsonl"), "test")
     items = [item for item in find_items([str(tmp_path / "videos")]) if item.name != "bad"]
-    return job, Model(artifact, "auto", 1, None, None, False), items
+    return job, ModelOptions(str(artifact), redetect=False, threads=1), items
 
 
 def test_an_actor_that_dies_midway_costs_its_item_a_try_and_nothing_is_left_or_written_twice(
@@ -85,10 +85,10 @@ def test_an_actor_that_dies_midway_costs_its_item_a_try_and_nothing_is_left_or_w
                 do_item(job, item, self._tracker, lambda frames, announced: os._exit(1) if frames == 3 else None)
             return super().do(item, attempt)
 
-    job, model, items = planted(tmp_path, small_artifact, 4)
+    job, options, items = planted(tmp_path, small_artifact, 4)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(on_ray, "Worker", Dying)
-    events = list(on_ray.run_on_ray(job, model, items, 2))
+    events = list(on_ray.run_on_ray(job, options, items, 2))
     last = {event.item.name: event for event in events if event.kind in ("done", "failed")}
     assert [event.item.name for event in events if event.kind == "began"].count("1") == 2
     assert {name: event.kind for name, event in last.items()} == {"0": "done", "1": "done", "2": "failed", "3": "done"}
@@ -109,9 +109,9 @@ def test_actors_share_the_gpus_and_say_how_far_they_are(
             time.sleep(1.5)
             return Event("done", item, reason=os.environ["CUDA_VISIBLE_DEVICES"])
 
-    job, model, items = planted(tmp_path, small_artifact, 4)
+    job, options, items = planted(tmp_path, small_artifact, 4)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(on_ray, "Worker", Looking)
-    events = list(on_ray.run_on_ray(job, model, items, 2, gpus=2))
+    events = list(on_ray.run_on_ray(job, options, items, 2, gpus=2))
     assert {event.reason for event in events if event.kind == "done"} == {"0", "1"}
     assert {(event.frames, event.announced) for event in events if event.kind == "frames"} >= {(7, 9)}

@@ -18,9 +18,10 @@ from hypothesis.extra import numpy as arrays
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.bidirectional import PassPlaces, track_whole
-from corrflow.runtime.batch.label_discovery import Labels, read_labels
+from corrflow.runtime.batch.label_discovery import read_labels
 from corrflow.runtime.batch.passes import FOLDER, blended, rounded
-from corrflow.runtime.batch.targets import CompressedAnnotation, strands_of
+from corrflow.runtime.batch.targets import strands_of
+from corrflow.runtime.formats.annotations import Annotations, CompressedAnnotation
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, MaskObject, TrackedObject
@@ -46,8 +47,8 @@ def tracker(small_artifact: Path) -> Iterator[Tracker]:
         yield tracker
 
 
-def labels(given: Mapping[int, Sequence[TrackedObject]]) -> Labels:
-    return Labels({frame: [CompressedAnnotation.of(one) for one in objects] for frame, objects in given.items()})
+def labels(given: Mapping[int, Sequence[TrackedObject]]) -> Annotations:
+    return Annotations({frame: [CompressedAnnotation.of(one) for one in objects] for frame, objects in given.items()})
 
 
 def run(
@@ -65,8 +66,8 @@ def run(
     before = tracker.backend.encoded
     places = PassPlaces(made_from, folder / earlier, folder / now, True)
     found = list(track_whole(Frames(images), tracker, labels(given), folder, places))
-    assert [frame.index for frame, _ in found] == list(range(len(images)))
-    return [tracks for _, tracks in found], tracker.backend.encoded - before
+    assert [result.frame.index for result in found] == list(range(len(images)))
+    return found, tracker.backend.encoded - before
 
 
 def same(one: Sequence[FrameResult], other: Sequence[FrameResult]) -> bool:
@@ -204,7 +205,7 @@ def test_objects_are_the_same_on_all_frames_by_id_or_name(tmp_path: Path) -> Non
         "frame,object,name,x,y\n0,cat,nose,1,2\n0,dog,nose,3,4\n5,dog,nose,5,6\n5,cat,nose,7,8\n9,2,tail,1,1\n"
     )
     found = read_labels(tmp_path, "clip", lambda: (64, 96)).objects
-    ids = {frame: {one.given.name: one.given.id for one in objects} for frame, objects in found.items()}
+    ids = {frame: {one.prompt.name: one.prompt.id for one in objects} for frame, objects in found.items()}
     assert ids[0] == {"cat": 3, "dog": 4} == ids[5] and ids[9] == {"": 2}
 
 
@@ -226,8 +227,8 @@ def test_a_mask_in_a_folder_of_an_objects_name_is_that_object(tmp_path: Path, nu
     for frame in (0, 5):  # before and after
         save_mask(tmp_path / "clip" / "cat" / f"{frame:05d}.png")
     found = read_labels(tmp_path, "clip", lambda: (16, 16)).objects
-    by_name = {packed.given.name: packed.given.id for packed in found["00002"]}
-    assert [[packed.given.id for packed in found[frame]] for frame in ("00000", "00005")] == [[by_name["cat"]]] * 2
+    by_name = {packed.prompt.name: packed.prompt.id for packed in found["00002"]}
+    assert [[packed.prompt.id for packed in found[frame]] for frame in ("00000", "00005")] == [[by_name["cat"]]] * 2
     assert len(set(by_name.values())) == 2 and (not numbered or by_name == {"dog": 4, "cat": 12})
 
 

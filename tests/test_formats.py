@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from corrflow.errors import InputError
-from corrflow.runtime.batch.label_discovery import Labels, read_labels
+from corrflow.runtime.batch.label_discovery import read_labels
+from corrflow.runtime.formats.annotations import Annotations
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.boxes_csv import BoxCsvSink
 from corrflow.runtime.formats.cvat import CvatSink
@@ -30,15 +31,14 @@ from corrflow.runtime.formats.polygons import filled, polygons_of
 from corrflow.runtime.formats.sleap import SleapSink
 from corrflow.runtime.formats.tapvid import TapVidSink
 from corrflow.runtime.formats.yolo import YoloSink
-from corrflow.runtime.tracking.geometry import Geometry
-from corrflow.runtime.tracking.tracker import keypoints_result, mask_result, tracks_of
+from corrflow.runtime.tracking.results import frame_result, keypoints_result, mask_result
 from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, MaskObject
 
 SHAPE = (37, 53)
 
 
-def clip(count: int = 3) -> list[tuple[Frame, FrameResult]]:
-    """Frames with a speckled mask 2, a ring 5 called "ring", and two points 7 called "hand"."""
+def clip(count: int = 3) -> list[FrameResult]:
+    """Return results of frames with a speckled mask 2, a ring 5 called "ring", and two points 7 called "hand"."""
     dice, found = np.random.default_rng(4), []
     for index in range(count):
         speckles, ring = np.zeros(SHAPE, bool), np.zeros(SHAPE, np.uint8)
@@ -48,29 +48,28 @@ def clip(count: int = 3) -> list[tuple[Frame, FrameResult]]:
         given = KeypointsObject(7, points, ("thumb", "little, finger"), "hand")
         masks = [MaskObject(2, speckles), MaskObject(5, ring.astype(bool), "ring")]
         full = [one.mask.astype(np.float32) for one in masks]
-        tracks = [mask_result(one, part) for one, part in zip(masks, full, strict=True)]
-        tracks.append(keypoints_result(given, points, np.array([1, 0.01], np.float32)))
+        objects = [mask_result(one, part) for one, part in zip(masks, full, strict=True)]
+        objects.append(keypoints_result(given, points, np.array([1, 0.01], np.float32)))
         image = dice.integers(0, 255, (*SHAPE, 3), np.uint8)
         frame = Frame(image, index, index / 25, f"{index:05d}")
-        found.append((frame, tracks_of(Geometry.of(SHAPE, 0), [2, 5], full, tracks)))
+        found.append(frame_result(frame, [2, 5], full, objects))
     return found
 
 
-def write(sink: Sink) -> list[tuple[Frame, FrameResult]]:
-    frames = clip()
+def write(sink: Sink) -> list[FrameResult]:
+    results = clip()
     with sink:
-        for frame, tracks in frames:
-            sink.write(frame, tracks)
-    return frames
+        for result in results:
+            sink.write(result)
+    return results
 
 
-def read(folder: Path) -> Labels:
+def read(folder: Path) -> Annotations:
     return read_labels(folder, "clip", lambda: SHAPE)
 
 
-def objects_on(labels: Labels, frame: Frame) -> dict[int, MaskObject | KeypointsObject]:
-    found = [packed.unpacked() for key in labels.on(frame) for packed in labels.objects[key]]
-    return {one.id: one for one in found}
+def objects_on(annotations: Annotations, frame: Frame) -> dict[int, MaskObject | KeypointsObject]:
+    return {one.id: one for one in annotations.on(frame)}
 
 
 @pytest.mark.parametrize(
@@ -94,24 +93,24 @@ def test_what_a_format_writes_reads_back_without_loss(
         path.rename(tmp_path / "clip" / path.name)
     labels = read(tmp_path)
     assert len(labels.frames) == len(frames)
-    for frame, tracks in frames:
-        back = objects_on(labels, frame)
+    for result in frames:
+        back = objects_on(labels, result.frame)
         if has_masks:
             for identity, name in ((2, ""), (5, "ring")):
                 one = back[identity]
                 assert isinstance(one, MaskObject) and one.name == name
-                assert np.array_equal(one.mask, tracks.mask == identity)
+                assert np.array_equal(one.mask, result.mask == identity)
         if has_points:
             points = next(one for one in back.values() if isinstance(one, KeypointsObject))
             assert (points.name, points.point_names) == ("hand", ("thumb", "little, finger"))
-            assert points.points == pytest.approx(tracks.objects[2].points, abs=0.01)
+            assert points.points == pytest.approx(result.objects[2].points, abs=0.01)
 
 
 def test_boxes_read_back_as_the_pixels_in_them(tmp_path: Path) -> None:
     frames = write(BoxCsvSink(tmp_path / "clip.csv"))
-    for frame, tracks in frames:
-        back = objects_on(read(tmp_path), frame)
-        for track in tracks.objects[:2]:
+    for result in frames:
+        back = objects_on(read(tmp_path), result.frame)
+        for track in result.objects[:2]:
             assert track.box is not None
             x0, y0, x1, y1 = track.box
             wanted = np.zeros(SHAPE, bool)
@@ -121,13 +120,13 @@ def test_boxes_read_back_as_the_pixels_in_them(tmp_path: Path) -> None:
 
 
 def test_cutouts_are_the_frame_where_the_object_is_and_transparent_elsewhere(tmp_path: Path) -> None:
-    for frame, tracks in write(CutoutSink(tmp_path)):
-        for track in tracks.objects[:2]:
-            picture = cv2.imread(str(tmp_path / str(track.id) / f"{frame.name}.png"), cv2.IMREAD_UNCHANGED)
+    for result in write(CutoutSink(tmp_path)):
+        for track in result.objects[:2]:
+            picture = cv2.imread(str(tmp_path / str(track.id) / f"{result.frame.name}.png"), cv2.IMREAD_UNCHANGED)
             assert picture is not None and track.box is not None
             x0, y0, x1, y1 = track.box
-            assert np.array_equal(picture[..., 3] == 255, tracks.mask[y0:y1, x0:x1] == track.id)
-            assert np.array_equal(picture[..., :3], frame.image[y0:y1, x0:x1])
+            assert np.array_equal(picture[..., 3] == 255, result.mask[y0:y1, x0:x1] == track.id)
+            assert np.array_equal(picture[..., :3], result.frame.image[y0:y1, x0:x1])
 
 
 def test_tapvid_arrays_have_its_names_shapes_and_ranges(tmp_path: Path) -> None:
@@ -137,8 +136,8 @@ def test_tapvid_arrays_have_its_names_shapes_and_ranges(tmp_path: Path) -> None:
     assert points.shape == (2, 3, 2) and points.dtype == np.float32 and occluded.dtype == bool
     assert names.tolist() == ["hand/thumb", "hand/little, finger"]
     assert occluded.tolist() == [[False] * 3, [True] * 3]
-    for index, (_, tracks) in enumerate(frames):
-        assert points[:, index] * SHAPE[::-1] - 0.5 == pytest.approx(tracks.objects[2].points, abs=0.01)
+    for index, result in enumerate(frames):
+        assert points[:, index] * SHAPE[::-1] - 0.5 == pytest.approx(result.objects[2].points, abs=0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.npz"]
 
 
@@ -146,31 +145,31 @@ def test_supervision_loads_the_same_masks_from_labelme(tmp_path: Path) -> None:
     supervision = pytest.importorskip("supervision")
     frames = write(LabelMeSink(tmp_path / "labels"))
     (tmp_path / "images").mkdir()
-    for frame, _ in frames:
-        cv2.imwrite(str(tmp_path / "images" / f"{frame.name}.jpg"), frame.image)
+    for result in frames:
+        cv2.imwrite(str(tmp_path / "images" / f"{result.frame.name}.jpg"), result.frame.image)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it passes over points
         loaded = supervision.DetectionDataset.from_labelme(str(tmp_path / "images"), str(tmp_path / "labels"))
     masks = {Path(path).stem: found for path, found in loaded.annotations.items()}
-    for frame, tracks in frames:
-        found = masks[frame.name]
+    for result in frames:
+        found = masks[result.frame.name]
         by_class = {loaded.classes[int(c)]: found.mask[i] for i, c in enumerate(found.class_id)}
-        assert np.array_equal(by_class["object 2"], tracks.mask == 2)
-        assert np.array_equal(by_class["ring"], tracks.mask == 5)
+        assert np.array_equal(by_class["object 2"], result.mask == 2)
+        assert np.array_equal(by_class["ring"], result.mask == 5)
 
 
-def save_pictures(frames: list[tuple[Frame, FrameResult]], folder: Path) -> None:
+def save_pictures(frames: list[FrameResult], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for frame, _ in frames:
-        cv2.imwrite(str(folder / f"{frame.name}.jpg"), frame.image)
+    for result in frames:
+        cv2.imwrite(str(folder / f"{result.frame.name}.jpg"), result.frame.image)
 
 
 def test_labelme_opens_its_files_and_fills_the_same_pixels(tmp_path: Path) -> None:
     labelme = pytest.importorskip("labelme", reason="LabelMe brings Qt, and is not installed")
     frames = write(LabelMeSink(tmp_path))
     save_pictures(frames, tmp_path)
-    for frame, tracks in frames:
-        opened = labelme.LabelFile(str(tmp_path / f"{frame.name}.json"))
+    for result in frames:
+        opened = labelme.LabelFile(str(tmp_path / f"{result.frame.name}.json"))
         own = np.zeros((2, *SHAPE), bool)
         points: dict[str, list[float]] = {}
         for shape in opened.shapes:
@@ -179,8 +178,8 @@ def test_labelme_opens_its_files_and_fills_the_same_pixels(tmp_path: Path) -> No
             else:
                 pixels = labelme.utils.shape_to_mask(SHAPE, shape["points"], shape["shape_type"])
                 own[{2: 0, 5: 1}[shape["group_id"]]] |= pixels
-        assert np.array_equal(own[0], tracks.mask == 2) and np.array_equal(own[1], tracks.mask == 5)
-        found = tracks.objects[2]
+        assert np.array_equal(own[0], result.mask == 2) and np.array_equal(own[1], result.mask == 5)
+        found = result.objects[2]
         assert np.array(list(points.values())) == pytest.approx(found.points, abs=0.01)
         assert tuple(points) == found.point_names
 
@@ -192,16 +191,16 @@ def test_datumaro_loads_the_same_masks_and_points_from_cvat(tmp_path: Path) -> N
     loaded = datumaro.Dataset.import_from(str(tmp_path), "cvat")
     labels = loaded.categories()[datumaro.AnnotationType.label]
     items = {item.id: item for item in loaded}
-    for frame, tracks in frames:
+    for result in frames:
         masks, points = {}, {}
-        for one in items[frame.name].annotations:
+        for one in items[result.frame.name].annotations:
             called = labels[one.label].name
             if one.type is datumaro.AnnotationType.mask:
                 masks[called] = one.image.astype(bool)
             else:
                 points[called] = one.points
-        assert np.array_equal(masks["object 2"], tracks.mask == 2) and np.array_equal(masks["ring"], tracks.mask == 5)
-        found = tracks.objects[2]
+        assert np.array_equal(masks["object 2"], result.mask == 2) and np.array_equal(masks["ring"], result.mask == 5)
+        found = result.objects[2]
         assert tuple(points) == found.point_names
         # A pixel's centre is half a pixel in to CVAT.
         assert np.array(list(points.values())) - 0.5 == pytest.approx(found.points, abs=0.01)
@@ -215,53 +214,55 @@ def test_ultralytics_loads_the_same_polygons_and_points_from_yolo(tmp_path: Path
         save_pictures(frames, tmp_path / task / "images")
         setup = loader.check_det_dataset(str(tmp_path / task / "data.yaml"), autodownload=False)
         count, each = setup.get("kpt_shape", (0, 0))
-        for frame, tracks in frames:
-            picture, text = (tmp_path / task / f for f in (f"images/{frame.name}.jpg", f"labels/{frame.name}.txt"))
+        for result in frames:
+            picture, text = (
+                tmp_path / task / f for f in (f"images/{result.frame.name}.jpg", f"labels/{result.frame.name}.txt")
+            )
             request = (str(picture), str(text), "", task == "pose", len(setup["names"]), count, each, False)
             _, classes, _, polygons, points, _, _, _, corrupt, message = loader.verify_image_label(request)
             assert not corrupt, message
             if task == "pose":
-                assert points[0, :, :2] * SHAPE[::-1] == pytest.approx(tracks.objects[2].points, abs=0.01)
+                assert points[0, :, :2] * SHAPE[::-1] == pytest.approx(result.objects[2].points, abs=0.01)
                 continue
             for identity in (2, 5):
                 own = [p * SHAPE[::-1] for p, c in zip(polygons, classes[:, 0], strict=True) if c == identity - 1]
                 mask = np.any([ops(SHAPE, [p.reshape(-1)]) for p in own], 0)
-                assert np.array_equal(mask, tracks.mask == identity)
+                assert np.array_equal(mask, result.mask == identity)
 
 
 def test_supervision_loads_the_same_masks_from_yolo(tmp_path: Path) -> None:
     supervision = pytest.importorskip("supervision")
     frames = write(YoloSink(tmp_path, "segment"))
     (tmp_path / "images").mkdir()
-    for frame, _ in frames:
-        cv2.imwrite(str(tmp_path / "images" / f"{frame.name}.jpg"), frame.image)
+    for result in frames:
+        cv2.imwrite(str(tmp_path / "images" / f"{result.frame.name}.jpg"), result.frame.image)
     setup = str(tmp_path / "data.yaml")
     loaded = supervision.DetectionDataset.from_yolo(str(tmp_path / "images"), str(tmp_path / "labels"), setup)
     masks = {Path(path).stem: found for path, found in loaded.annotations.items()}
-    for frame, tracks in frames:
-        found = masks[frame.name]
+    for result in frames:
+        found = masks[result.frame.name]
         for identity, name in ((2, "object 2"), (5, "ring")):
             own = [found.mask[i] for i, c in enumerate(found.class_id) if loaded.classes[int(c)] == name]
-            assert np.array_equal(np.any(own, 0), tracks.mask == identity)
+            assert np.array_equal(np.any(own, 0), result.mask == identity)
 
 
 def test_sleap_io_loads_the_same_points_and_writes_labels_that_are_read(tmp_path: Path) -> None:
     sleap = pytest.importorskip("sleap_io")
     frames = write(SleapSink(tmp_path / "out.slp", "clip.mp4"))
     loaded = sleap.load_slp(str(tmp_path / "out.slp"), open_videos=False)
-    for found, (frame, tracks) in zip(loaded.labeled_frames, frames, strict=True):
+    for found, result in zip(loaded.labeled_frames, frames, strict=True):
         (instance,) = found.instances
-        assert found.frame_idx == frame.index and instance.track.name == "hand"
+        assert found.frame_idx == result.frame.index and instance.track.name == "hand"
         assert instance.skeleton.node_names == ["thumb", "little, finger"]
-        assert instance.numpy() == pytest.approx(tracks.objects[2].points, abs=0.01)
+        assert instance.numpy() == pytest.approx(result.objects[2].points, abs=0.01)
     skeleton = sleap.Skeleton(["head", "tail"])
     placed = sleap.Instance.from_numpy(np.array([[1.0, 2.5], [np.nan, np.nan]]), skeleton=skeleton)
     video = sleap.Video("clip.mp4", open_backend=False)
     labelled = sleap.LabeledFrame(video=video, frame_idx=9, instances=[placed])
     sleap.save_slp(sleap.Labels([labelled]), str(tmp_path / "clip.slp"))
     (one,) = read(tmp_path).objects[9]
-    assert isinstance(one.given, KeypointsObject) and one.given.points.tolist() == [[1, 2.5]]
-    assert one.given.point_names == ("head",)
+    assert isinstance(one.prompt, KeypointsObject) and one.prompt.points.tolist() == [[1, 2.5]]
+    assert one.prompt.point_names == ("head",)
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5", b"half"], ids=["empty", "text", "cut off"])
@@ -288,9 +289,9 @@ def test_pandas_loads_deeplabcut_csv_as_its_users_do(tmp_path: Path) -> None:
     frames = write(DeepLabCutSink(tmp_path / "clip.csv"))
     table = pandas.read_csv(tmp_path / "clip.csv", header=[0, 1, 2, 3], index_col=0)
     assert list(table.columns.names) == ["scorer", "individuals", "bodyparts", "coords"]
-    for frame, tracks in frames:
-        row = table.loc[frame.index]["corrflow"]["hand"]["thumb"]
-        points = tracks.objects[2].points
+    for result in frames:
+        row = table.loc[result.frame.index]["corrflow"]["hand"]["thumb"]
+        points = result.objects[2].points
         assert points is not None and [row["x"], row["y"]] == pytest.approx(points[0], abs=0.01)
 
 
@@ -300,10 +301,10 @@ def test_pandas_loads_deeplabcut_h5_as_its_users_do(tmp_path: Path) -> None:
     frames = write(DeepLabCutH5Sink(tmp_path / "clip.h5"))
     table = pandas.read_hdf(tmp_path / "clip.h5")
     assert list(table.columns.names) == ["scorer", "individuals", "bodyparts", "coords"]
-    assert table.index.tolist() == [frame.index for frame, _ in frames]
-    for frame, tracks in frames:
-        row = table.loc[frame.index]["corrflow"]["hand"]
-        points, confidence = tracks.objects[2].points, tracks.objects[2].point_confidence
+    assert table.index.tolist() == [result.frame.index for result in frames]
+    for result in frames:
+        row = table.loc[result.frame.index]["corrflow"]["hand"]
+        points, confidence = result.objects[2].points, result.objects[2].point_confidence
         assert points is not None and confidence is not None
         for name, place, likelihood in zip(("thumb", "little, finger"), points, confidence, strict=True):
             assert row[name].loc[["x", "y", "likelihood"]].tolist() == pytest.approx([*place, likelihood], abs=1e-6)
@@ -338,9 +339,9 @@ def test_labels_that_pandas_stored_for_deeplabcut_are_read(tmp_path: Path, layou
     table.to_hdf(tmp_path / "clip.h5", key="df_with_missing", mode="w", format=layout)
     found = read(tmp_path).objects
     (late,), (early,) = found[12], found[3]
-    assert isinstance(late.given, KeypointsObject) and late.given.point_names == ("snout",)
-    assert late.given.points.tolist() == [[10.5, 20.25]]
-    assert isinstance(early.given, KeypointsObject) and early.given.points.tolist() == [[1, 2], [3, 4]]
+    assert isinstance(late.prompt, KeypointsObject) and late.prompt.point_names == ("snout",)
+    assert late.prompt.points.tolist() == [[10.5, 20.25]]
+    assert isinstance(early.prompt, KeypointsObject) and early.prompt.points.tolist() == [[1, 2], [3, 4]]
 
 
 def test_a_table_that_would_run_code_when_unpickled_is_refused_and_runs_nothing(tmp_path: Path) -> None:
@@ -425,10 +426,10 @@ def test_keyframes_of_cvat_tracks_are_labels(tmp_path: Path) -> None:
     (tmp_path / "clip.xml").write_text(CVAT_VIDEO)
     found = read(tmp_path).objects
     (car,), (person,) = found[2], found[6]
-    assert set(found) == {2, 6} and (car.given.id, person.given.id) == (1, 2)
+    assert set(found) == {2, 6} and (car.prompt.id, person.prompt.id) == (1, 2)
     box = car.unpacked()
     assert isinstance(box, MaskObject) and np.count_nonzero(box.mask) == 40 and box.mask[5:9, 4:14].all()
-    assert isinstance(person.given, KeypointsObject) and person.given.points.tolist() == [[10, 20]]
+    assert isinstance(person.prompt, KeypointsObject) and person.prompt.points.tolist() == [[10, 20]]
 
 
 DEEPLABCUT = """scorer,,,anna,anna,anna,anna
@@ -444,9 +445,9 @@ def test_labels_of_deeplabcut_are_read_by_the_number_of_their_picture(tmp_path: 
     found = read(tmp_path).objects
     assert set(found) == {12, 3}
     (late,), (early,) = found[12], found[3]
-    assert isinstance(late.given, KeypointsObject) and late.given.point_names == ("snout",)
-    assert isinstance(early.given, KeypointsObject) and early.given.points.tolist() == [[1, 2], [3, 4]]
-    assert late.given.id == early.given.id
+    assert isinstance(late.prompt, KeypointsObject) and late.prompt.point_names == ("snout",)
+    assert isinstance(early.prompt, KeypointsObject) and early.prompt.points.tolist() == [[1, 2], [3, 4]]
+    assert late.prompt.id == early.prompt.id
 
 
 @settings(max_examples=250, deadline=None)
@@ -490,12 +491,11 @@ def sound(folder: Path, kind: str) -> tuple[str, str]:
         "boxes": ("clip.csv", BoxCsvSink),
         "yolo": ("clip/00000.txt", lambda place: YoloSink(place, "segment")),
     }[kind]
-    frame, tracks = clip(1)[0]
     place = folder / "sound"
     place.mkdir()
     target = place if kind in ("labelme", "yolo") else place / "file"
     with sink(target) as written:
-        written.write(frame, tracks)
+        written.write(clip(1)[0])
     (path,) = [path for path in place.rglob("*") if path.is_file() and path.suffix != ".yaml"]
     (folder / name).parent.mkdir(exist_ok=True)
     return name, path.read_text()

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.capture.capture import CapturedFrame
+from corrflow.runtime.formats.jsonl import frame_record
 from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, parse_mqtt
-from corrflow.runtime.live.outputs.records import frame_record
 from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
 from corrflow.runtime.live.outputs.udp import LARGEST_DATAGRAM, UdpSink, parse_udp
 from corrflow.runtime.live.outputs.worker import SinkWorker
-from corrflow.runtime.types import FrameResult, ObjectResult
+from corrflow.runtime.types import Frame, FrameResult, LiveTiming, ObjectResult
 
 
 def result(number: int, mask: np.ndarray | None = None) -> FrameResult:
@@ -30,12 +29,12 @@ def result(number: int, mask: np.ndarray | None = None) -> FrameResult:
         mask = np.zeros((66, 97), np.uint8)
         mask[10:20, number : number + 10] = 3
     points = np.array([[4.0, 5.5]], np.float32)
-    tracks = (
+    objects = (
         ObjectResult(3, "cat", 0.9, True, (number, 10, number + 10, 20)),
         ObjectResult(5, "mouse", 0.8, True, None, points, ("nose",), np.array([0.8], np.float32)),
     )
-    frame = CapturedFrame(np.full((*mask.shape, 3), 90, np.uint8), 2 * number, float(number), 1e9 + number, 1)
-    return FrameResult(frame, FrameResult(mask, tracks), number, number / 7, 0.025)
+    frame = Frame(np.full((*mask.shape, 3), 90, np.uint8), 2 * number, number / 7, f"{2 * number:05d}")
+    return FrameResult(mask, objects, frame, LiveTiming(number, 1e9 + number, 0.025))
 
 
 @contextmanager

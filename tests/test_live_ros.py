@@ -6,32 +6,20 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
+import fake_ros
 import numpy as np
 import pytest
 from PIL import Image
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.commands.track_cli import app
-from corrflow.runtime.live.capture.capture import CapturedFrame
-from corrflow.runtime.live.outputs.records import frame_record
+from corrflow.runtime.formats.jsonl import frame_record
 from corrflow.runtime.live.outputs.ros2 import RosSink, Topics, check_ros, parse_ros
 from corrflow.runtime.live.outputs.worker import SinkWorker
-from corrflow.runtime.types import FrameResult, ObjectResult
-
-
-def _load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fake_ros = _load("fake_ros")
+from corrflow.runtime.types import Frame, FrameResult, LiveTiming, ObjectResult
 
 
 @pytest.fixture
@@ -44,8 +32,8 @@ def result() -> FrameResult:
     mask[10:20, 30:45] = 3
     cat = ObjectResult(3, "cat", np.float32(0.75), True, (30, 10, 45, 20))  # pyright: ignore[reportArgumentType]
     nose = ObjectResult(5, "", 0.8, True, None, np.array([[4.0, 5.5]], np.float32), ("nose",))
-    frame = CapturedFrame(np.full((66, 97, 3), 90, np.uint8), 8, 4.0, 1.7e9 + 0.25, 1)
-    return FrameResult(frame, FrameResult(mask, (cat, nose)), 4, 0.5, 0.025)
+    frame = Frame(np.full((66, 97, 3), 90, np.uint8), 8, 0.5, "00008")
+    return FrameResult(mask, (cat, nose), frame, LiveTiming(4, 1.7e9 + 0.25, 0.025))
 
 
 def test_a_frame_is_a_mask_a_line_and_boxes_stamped_with_its_capture(ros) -> None:
@@ -56,7 +44,7 @@ def test_a_frame_is_a_mask_a_line_and_boxes_stamped_with_its_capture(ros) -> Non
     assert [topic for topic, _ in state.published] == ["/lab/mask", "/lab/tracks", "/lab/detections"]
     image = state.last("/lab/mask")
     assert (image.height, image.width, image.step, image.encoding) == (66, 97, 97, "mono8")
-    assert np.array_equal(np.frombuffer(image.data, np.uint8).reshape(66, 97), given.tracks.mask)
+    assert np.array_equal(np.frombuffer(image.data, np.uint8).reshape(66, 97), given.mask)
     found = state.last("/lab/detections")
     for header in (image.header, found.header, found.detections[0].header):
         assert (header.stamp.sec, header.stamp.nanosec) == (1_700_000_000, 250_000_000)

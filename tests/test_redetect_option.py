@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import corrflow.runtime
+import corrflow
 from corrflow.runtime.commands import batch_cli
 from corrflow.runtime.commands.track_cli import app
 
@@ -51,7 +51,7 @@ def test_corrflow_track_and_the_python_loop_watch_unless_told_not_to(
         result = CliRunner().invoke(app, [str(clip), *named, *option])
         assert result.exit_code == 0, result.output
         assert lost(visible(out.read_text())) is redetect
-        tracks = corrflow.runtime.track(clip, masks=mask, artifact=small_artifact, backend=backend, redetect=redetect)
+        tracks = corrflow.track(clip, masks=mask, model=small_artifact, backend=backend, redetect=redetect)
         assert lost([one.objects[0].visible for one in tracks]) is redetect
 
 
