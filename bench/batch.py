@@ -36,7 +36,7 @@ _SIZE = (240, 426)
 _DEMO_FRAMES = 60
 _FORMATS = ("davis", "jsonl", "report")  # what corrflow-batch writes unless told otherwise
 
-Run = Callable[[Job, Model, Sequence[Item], int], Iterator[Event]]
+Run = Callable[[Job, ModelOptions, Sequence[Item], int], Iterator[Event]]
 
 
 @dataclass(frozen=True)

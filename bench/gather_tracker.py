@@ -62,7 +62,7 @@ class GatherTracker:
 
     def _features(self, frame: np.ndarray) -> Tensor:
         with torch.inference_mode():
-            return self._encode(torch.from_numpy(self._geometry.shrink(frame))[None])[0]
+            return self._encode(torch.from_numpy(self._geometry.resize(frame))[None])[0]
 
 
 def gathered_soft_copy(query: Tensor, keys: Tensor, values: Tensor, settings: TrackingSettings) -> Tensor:

@@ -118,7 +118,7 @@ def calibration_frames(folder: Path, short_side: int) -> list[np.ndarray]:
     each = -(-CALIBRATION_FRAMES // max(1, len(clips) + len(images)))
     for source in _spread(images, CALIBRATION_FRAMES) + _spread(clips, CALIBRATION_FRAMES):
         try:
-            frames += [Geometry.of(image.shape[:2], short_side).shrink(image) for image in _some_frames(source, each)]
+            frames += [Geometry.of(image.shape[:2], short_side).resize(image) for image in _some_frames(source, each)]
         except CorrflowError:
             continue  # a text file beside the clips, or a damaged one
     if not frames:

@@ -129,7 +129,7 @@ def build_engines(
             f"expected --reference-frames of {permanent_frames} or more, one for each permanent frame, got"
             f" {num_reference_frames}; raise it"
         )
-    calibrated = "" if calibration is None else _hash_of(calibration)
+    calibration_hash = "" if calibration is None else _hash_of(calibration)
     settings = _with_reference_frames(artifact.settings, num_reference_frames)
     spec = EngineSpec(
         trt.__version__,
@@ -143,9 +143,9 @@ def build_engines(
         num_channels,
         plugin,
         # EngineSpec refuses unknown precisions.
-        onnx_hashes(artifact, precision, calibrated) if precision in MAX_CHANGED_SHARE else ("", ""),
+        onnx_hashes(artifact, precision, calibration_hash) if precision in MAX_CHANGED_SHARE else ("", ""),
         kernel_hash() if plugin else "",
-        calibrated,
+        calibration_hash,
     )
     reason = _reason_to_build(artifact, spec)
     if not reason:
@@ -197,7 +197,7 @@ def calibration_frames_of(source: Path | None, short_side: int) -> list[np.ndarr
         opened = DemoSource() if source is None else open_source(str(source))
         with opened as clip:
             chosen = islice(clip, _COMPARED, _COMPARED + interval * CALIBRATION_FRAMES, interval)
-            frames = [Geometry.of(frame.image.shape[:2], short_side).shrink(frame.image) for frame in chosen]
+            frames = [Geometry.of(frame.image.shape[:2], short_side).resize(frame.image) for frame in chosen]
     if len(frames) < _MIN_FRAMES:
         raise InputError(
             f"expected {_MIN_FRAMES} calibration frames or more, got {len(frames)} from {source}; give a longer video"
@@ -298,7 +298,7 @@ def _models(artifact: Artifact, spec: EngineSpec, encoder: bytes) -> Iterable[tu
     model = propagate_model(
         artifact.settings.attributes,
         artifact.channels,
-        Sizes(spec.slots, spec.num_channels, cells, spec.num_windows),
+        Sizes(spec.num_slots, spec.num_channels, cells, spec.num_windows),
         half,
         aot=spec.plugin and form == "aot",
         body=not (spec.plugin and form == "v3"),  # the parser of these versions would prefer the function

@@ -1,7 +1,7 @@
-"""A CUDA runtime whose memory is NumPy arrays. Loaded through the fixture `fakes` of conftest.py.
+"""Fake CUDA runtime with memory in NumPy arrays; loaded by the fixture `fakes` of conftest.py.
 
-It is strict where a GPU is forgiving or silent: the stream runs nothing before it is waited for, what was never written
-is NaN, an address outside live memory is an error, and so is allocating or waiting while work is recorded.
+The fake is stricter than a GPU. The stream runs nothing before a wait, and unwritten memory is NaN. An address outside
+allocated memory is an error, as is allocating or waiting during a capture.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from corrflow.runtime.backends.cuda_device import Buffer
 
 Work = Callable[[], None]
-NOT_WHILE_RECORDING = 900
+NOT_WHILE_CAPTURING = 900
 
 
 class Cuda:
-    """What of cuda.bindings.runtime is used, by the same names and in the same order of arguments."""
+    """Used part of cuda.bindings.runtime, with the same names and order of arguments."""
 
     cudaStreamNonBlocking, cudaHostAllocDefault, cudaHostAllocMapped = 1, 0, 2
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)
@@ -33,23 +33,25 @@ class Cuda:
         )
         self.memory: dict[int, np.ndarray] = {}
         self.pending: list[Work] = []
-        self.recording: list[Work] | None = None
+        self.capture: list[Work] | None = None
         self.graphs: dict[int, list[Work]] = {}
-        self.launched = self.recorded = self.allocated = self.waited_for = 0
+        self.launched = self.captured = self.allocated = self.waited_for = 0
         self.copied: list[int] = []
 
     def push(self, work: Work) -> None:
-        """Onto the stream, or into what is being recorded."""
-        (self.pending if self.recording is None else self.recording).append(work)
+        """Append work to the stream, or to the current capture."""
+        (self.pending if self.capture is None else self.capture).append(work)
 
     def run(self) -> None:
+        """Run all pending work."""
         pending, self.pending = self.pending, []
         for work in pending:
             work()
 
     def check(self, pointer: int, size: int) -> None:
-        inside = any(base <= pointer and pointer + size <= base + len(held) for base, held in self.memory.items())
-        assert inside, f"{size} bytes at {pointer:#x} are not in live memory"
+        """Assert that an address range is allocated."""
+        inside = any(base <= pointer and pointer + size <= base + len(block) for base, block in self.memory.items())
+        assert inside, f"{size} bytes at {pointer:#x} are not allocated"
 
     def cudaGetDeviceCount(self):
         return 0, 1
@@ -70,12 +72,12 @@ class Cuda:
         return (0,)
 
     def cudaMalloc(self, size):
-        if self.recording is not None:
-            return NOT_WHILE_RECORDING, None
-        held = np.full(size, 0xFF, np.uint8)
-        self.memory[held.ctypes.data] = held
+        if self.capture is not None:
+            return NOT_WHILE_CAPTURING, None
+        block = np.full(size, 0xFF, np.uint8)
+        self.memory[block.ctypes.data] = block
         self.allocated += 1
-        return 0, held.ctypes.data
+        return 0, block.ctypes.data
 
     def cudaFree(self, pointer):
         self.run()
@@ -102,22 +104,22 @@ class Cuda:
         return (0,)
 
     def cudaStreamSynchronize(self, stream):
-        if self.recording is not None:
-            return (NOT_WHILE_RECORDING,)
+        if self.capture is not None:
+            return (NOT_WHILE_CAPTURING,)
         self.waited_for = stream
         self.run()
         return (0,)
 
     def cudaStreamBeginCapture(self, stream, mode):
-        self.recording = []
+        self.capture = []
         return (0,)
 
     def cudaStreamEndCapture(self, stream):
-        recorded, self.recording = self.recording, None
-        assert recorded is not None
-        self.recorded += 1
-        self.graphs[self.recorded] = recorded
-        return 0, self.recorded
+        capture, self.capture = self.capture, None
+        assert capture is not None
+        self.captured += 1
+        self.graphs[self.captured] = capture
+        return 0, self.captured
 
     def cudaGraphInstantiate(self, graph, flags):
         return 0, graph
@@ -136,7 +138,7 @@ class Cuda:
 
 
 def view(cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array in the fake's memory; an error where any of it is not."""
+    """Return an array in the fake's memory; assert that all of it is allocated."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     cuda.check(pointer, size)
     raw: Any = (ctypes.c_uint8 * size).from_address(pointer)
@@ -144,25 +146,25 @@ def view(cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: Any) -> np.nda
 
 
 def core(cuda: Cuda, run: Callable[..., None]) -> Any:
-    """What of cuda.core is used. A launch is run(source, entry_point, config, *arguments) when the stream gets there.
+    """Return the used part of cuda.core. A launch calls run(source, entry_point, config, *arguments) on the stream.
 
-    `compiled` has (source, architecture) of everything that was compiled.
+    `compiled` lists (source, architecture) of compiled kernels.
     """
     compiled: list[tuple[str, str]] = []
 
     def program(source: str, language: str, options: Any) -> Any:
-        def compile_it(target: str) -> Any:
+        def compile_source(target: str) -> Any:
             assert (language, target, options.std) == ("c++", "cubin", "c++17")
             compiled.append((source, options.arch))
             return SimpleNamespace(get_kernel=lambda name: (source, name))
 
-        return SimpleNamespace(compile=compile_it)
+        return SimpleNamespace(compile=compile_source)
 
     def launch(stream: Any, config: Any, kernel: tuple[str, str], *arguments: Any) -> None:
         assert stream == ("stream", 77)
-        for one in arguments:
-            assert isinstance(one, int | ctypes.c_int32), "pointers are ints, sizes are 32 bits"
-        values = [one.value if isinstance(one, ctypes.c_int32) else one for one in arguments]
+        for each in arguments:
+            assert isinstance(each, int | ctypes.c_int32), "pointers are ints, sizes are 32 bits"
+        values = [each.value if isinstance(each, ctypes.c_int32) else each for each in arguments]
         cuda.push(lambda: run(*kernel, config, *values))
 
     return SimpleNamespace(
@@ -177,49 +179,50 @@ def core(cuda: Cuda, run: Callable[..., None]) -> Any:
 
 
 class Streamed:
-    """GraphSet of ONNX Runtime's CPU sessions that wait for their turn on the stream of a `Cuda`."""
+    """GraphSet of ONNX Runtime CPU sessions that run on the stream of a `Cuda`."""
 
     supports_cuda_graph = True
 
-    def __init__(self, programs: Any, cuda: Cuda, **fixed: Any) -> None:
-        self._programs, self._cuda = programs, cuda
-        self.name, self.storage = "fake", programs.storage
-        self.named = programs.named
-        self.frame, self.references, self.labels = (fixed.get(name) for name in ("frame", "references", "labels"))
-        self.slots, self.rows = fixed.get("slots"), fixed.get("rows")
+    def __init__(self, graphs: Any, cuda: Cuda, **fixed: Any) -> None:
+        self._graphs, self._cuda = graphs, cuda
+        self.name, self.dtype = "fake", graphs.dtype
+        self.indexed_references = graphs.indexed_references
+        for name in ("frame", "num_reference_frames", "num_channels", "num_slots", "num_windows"):
+            setattr(self, name, fixed.pop(name, None))
+        assert not fixed, f"unknown sizes: {fixed}"
         self.runs: list[str] = []
 
-    def encode(self) -> _Turn:
-        return _Turn(self, "encode", self._programs.encode())
+    def encode(self) -> _StreamedGraph:
+        return _StreamedGraph(self, "encode", self._graphs.encode())
 
-    def propagate(self) -> _Turn:
-        return _Turn(self, "propagate", self._programs.propagate())
+    def propagate(self) -> _StreamedGraph:
+        return _StreamedGraph(self, "propagate", self._graphs.propagate())
 
     def close(self) -> None:
-        self._programs.close()
+        self._graphs.close()
 
-    def push(self, name: str, program: Any, tensors: dict[str, Buffer]) -> None:
+    def push(self, name: str, graph: Any, tensors: dict[str, Buffer]) -> None:
         def run() -> None:
             for tensor in tensors.values():
                 self._cuda.check(tensor.pointer, tensor.bytes)
             self.runs.append(name)
-            program.enqueue(tensors)
+            graph.enqueue(tensors)
 
         self._cuda.push(run)
 
 
-class _Turn:
-    def __init__(self, streamed: Streamed, name: str, program: Any) -> None:
-        self._streamed, self._name, self._program = streamed, name, program
+class _StreamedGraph:
+    def __init__(self, streamed: Streamed, name: str, graph: Any) -> None:
+        self._streamed, self._name, self._graph = streamed, name, graph
 
     def enqueue(self, tensors: dict[str, Buffer]) -> None:
-        self._streamed.push(self._name, self._program, dict(tensors))
+        self._streamed.push(self._name, self._graph, dict(tensors))
 
 
 def tensorrt(cuda: Cuda, version: str = "11.4.0", takes_plugin: bool = True, wrong: float = 0.0) -> Any:
-    """What of the module tensorrt is used. An "engine" is an ONNX file, and ONNX Runtime's CPU sessions run it.
+    """Return the used part of the module tensorrt. An "engine" is an ONNX file that ONNX Runtime runs on the CPU.
 
-    takes_plugin: whether the parser makes the plugin of our node; wrong: what is added to all that is propagated
+    takes_plugin: the parser uses the plugin for the node; wrong: error that is added to propagated soft masks
     """
     import onnx
     import onnxruntime
@@ -249,9 +252,10 @@ def tensorrt(cuda: Cuda, version: str = "11.4.0", takes_plugin: bool = True, wro
             addresses = dict(self._addresses)
 
             def run() -> None:
-                outputs: Any = self._engine.session.run(None, {n: self.seen(n, addresses) for n in self._engine.inputs})
+                inputs = {name: self.tensor(name, addresses) for name in self._engine.inputs}
+                outputs: Any = self._engine.session.run(None, inputs)
                 for name, value in zip(self._engine.outputs, outputs, strict=True):
-                    self.seen(name, addresses)[...] = value + (wrong if name == "labels" else 0)
+                    self.tensor(name, addresses)[...] = value + (wrong if name == "labels" else 0)
                 if self.profiler is not None:
                     self.profiler.report_layer_time("layer a", 0.25)
                     self.profiler.report_layer_time("layer b", 1.5)
@@ -259,7 +263,7 @@ def tensorrt(cuda: Cuda, version: str = "11.4.0", takes_plugin: bool = True, wro
             cuda.push(run)
             return True
 
-        def seen(self, name: str, addresses: dict[str, int]) -> np.ndarray:
+        def tensor(self, name: str, addresses: dict[str, int]) -> np.ndarray:
             return view(cuda, addresses[name], *self._engine.tensors[name])
 
     class Engine:

@@ -16,7 +16,7 @@ import pytest
 from corrflow.bench.op.cuda_kernel import CASES, DTYPES, INDEXED_CASES, planned
 from corrflow.plugins.local_soft_copy.cuda.launch import Dtype, Launch
 from corrflow.plugins.local_soft_copy.spec import SearchWindow
-from corrflow.runtime.backends.cuda_resize import ENTRY_POINT as SHRINK
+from corrflow.runtime.backends.cuda_resize import ENTRY_POINT as RESIZE
 from corrflow.runtime.backends.cuda_resize import THREADS, blocks_for
 
 NATIVE = Path(__file__).parent / "native"
@@ -25,7 +25,7 @@ OPTIONS = ["-std=c++17", "-O1", "-pipe", "-Wall", "-Wextra", "-Werror", "-Wno-un
 OPTIONS += [f"-I{NATIVE}"]
 FORWARDS, BACKWARDS, SHUFFLED = 0, 1, 7  # orders of threads
 
-Shrink = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 class OnCpu:
@@ -77,12 +77,12 @@ class OnCpu:
         return np.fromfile(work / "copied", query.dtype).reshape(B, values.shape[2], H, W)
 
 
-def shrink_on_cpu(folder: Path, source: str, sanitized: bool = False) -> Shrink:
-    """Compile a kernel's source to shrink(frame, size) on the CPU; sanitizer errors are raised as RuntimeError."""
+def resize_on_cpu(folder: Path, source: str, sanitized: bool = False) -> Resize:
+    """Compile a kernel's source to resize(frame, size) on the CPU; sanitizer errors are raised as RuntimeError."""
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitized else ()
-    kernel, program = folder / "shrink.cu", folder / "shrink"
+    kernel, program = folder / "resize.cu", folder / "resize"
     kernel.write_text(source)
-    words = [f'-DKERNEL="{kernel}"', str(NATIVE / "shrink_on_cpu.cpp"), "-o", str(program)]
+    words = [f'-DKERNEL="{kernel}"', str(NATIVE / "resize_on_cpu.cpp"), "-o", str(program)]
     done = subprocess.run([COMPILER, *OPTIONS, *flags, *words], capture_output=True, text=True)
     if done.returncode and flags:
         pytest.skip(f"{COMPILER} has no such sanitizers here")
@@ -108,18 +108,18 @@ def core_on_cpu(fakes: ModuleType, cuda: Any, folder: Path) -> Any:
     `launched` lists the names of the kernels that have run.
     """
     on_cpu = OnCpu(folder)
-    shrinks: list[Shrink] = []
+    resizes: list[Resize] = []
     launched: list[str] = []
 
     def run(source: str, name: str, config: Any, *arguments: int) -> None:
         launched.append(name)
-        if name == SHRINK:
-            frame, height, width, rows, columns, shrunk = arguments
+        if name == RESIZE:
+            frame, height, width, rows, columns, resized = arguments
             assert (config.grid, config.block) == ((blocks_for((rows, columns)), 1, 1), (THREADS, 1, 1))
-            if not shrinks:
-                shrinks.append(shrink_on_cpu(folder, source))
+            if not resizes:
+                resizes.append(resize_on_cpu(folder, source))
             source_frame = fakes.view(cuda, frame, (height, width, 3), np.uint8)
-            fakes.view(cuda, shrunk, (rows, columns, 3), np.uint8)[...] = shrinks[0](source_frame, (rows, columns))
+            fakes.view(cuda, resized, (rows, columns, 3), np.uint8)[...] = resizes[0](source_frame, (rows, columns))
         else:
             copy(source, name, config, *arguments)
 

@@ -1,8 +1,8 @@
-"""A life of the plugin on TensorRT's real Python bindings beside stub libraries, in a process of its own.
+"""Life cycle of the plugin on TensorRT's real Python bindings with stub libraries, in a separate process.
 
-python tests/on_stub_bindings.py BINDINGS STUBS SCENARIO prints what was seen as JSON. BINDINGS: folder of the
-bindings, STUBS: folder of the stub libraries. What needs a GPU or a real library is a fake written here: the plugin
-registry, symbolic sizes, and cuda-core's launch. Classes, fields, decorators and signature checks are TensorRT's.
+python tests/on_stub_bindings.py BINDINGS STUBS SCENARIO prints observations as JSON. BINDINGS: folder of the bindings,
+STUBS: folder of the stub libraries. This module fakes what needs a GPU or a real library: the plugin registry, symbolic
+sizes, and cuda-core's launch. Classes, fields, decorators and signature checks are TensorRT's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ATTRIBUTES = Attributes((5,), (2,), 7, 0.25)
 
 
 class Registry:
-    """What of the plugin registry is used, without the library behind it."""
+    """Plugin registry without the library."""
 
     def __init__(self) -> None:
         self.creators: dict[tuple[str, str, str], Any] = {}
@@ -45,7 +45,7 @@ class Registry:
 
 
 class Size:
-    """A symbolic size: a number, or an expression of sizes that are free."""
+    """Symbolic size: a number, or an expression of free sizes."""
 
     def __init__(self, value: int, text: str = "") -> None:
         self.value, self.text = value, text
@@ -61,7 +61,7 @@ class Size:
 
 
 class Builder:
-    """Builds expressions and knows their value for the sizes at hand."""
+    """Builder of expressions with their values for SIZES."""
 
     def constant(self, value: int) -> Size:
         return Size(value)
@@ -73,20 +73,20 @@ class Builder:
 
 
 class Sizes(list):
-    """Stands for DimsExprs, which only takes what the library made."""
+    """Replacement of DimsExprs, which only accepts objects of the library."""
 
     def __init__(self, length: int) -> None:
         super().__init__([None] * length)
 
 
 class Extras(dict):
-    """Stands for what takes the kernel's integers."""
+    """Replacement of the container for the kernel's integer arguments."""
 
     nbSymExprs = 0
 
 
 def load(bindings: str, stubs: str) -> Any:
-    """The bindings as the module `tensorrt`."""
+    """Load the bindings as the module `tensorrt`."""
     for library in sorted(Path(stubs).glob("*.so.*")):
         ctypes.CDLL(str(library), mode=os.RTLD_LOCAL)
     sys.path.insert(0, bindings)
@@ -98,13 +98,13 @@ def load(bindings: str, stubs: str) -> Any:
 
 
 def shapes(free: str = "") -> list[list[Size]]:
-    """Sizes of query, keys, values, references and copied; those named in `free` are symbols."""
+    """Return sizes of query, keys, values, references and copied; letters in `free` are symbolic."""
     size = {name: Size(value, name if name in free else "") for name, value in SIZES.items()}
     return [[size[axis] for axis in axes] for axes in ("BCHW", "BKCHW", "BKNHW", "M4", "BNHW")]
 
 
 def description(trt: Any, shape: list[Size], kind: Any) -> Any:
-    """A tensor as the builder describes it while sizes are free."""
+    """Describe a tensor as the builder does while sizes are free."""
     described = trt.DynamicPluginTensorDesc()
     described.desc.dims = tuple(-1 if size.text else size.value for size in shape)
     described.desc.type, described.desc.format = kind, trt.TensorFormat.LINEAR
@@ -113,8 +113,8 @@ def description(trt: Any, shape: list[Size], kind: Any) -> Any:
 
 
 def parsed_fields(trt: Any, creator: Any) -> Any:
-    """Fields as the parser makes them from a node: its own types, whatever the creator declared."""
-    parsed_fields.arrays = {  # which have to outlive the fields
+    """Make fields as the parser does, with its types instead of the types that the creator declared."""
+    parsed_fields.arrays = {  # must outlive the fields
         "radius": (np.array(ATTRIBUTES.radius, np.int64), trt.PluginFieldType.INT64),
         "dilation": (np.array(ATTRIBUTES.dilation, np.int64), trt.PluginFieldType.INT64),
         "top_k": (np.array([ATTRIBUTES.top_k], np.int64), trt.PluginFieldType.INT64),
@@ -125,23 +125,24 @@ def parsed_fields(trt: Any, creator: Any) -> Any:
 
 
 def only_creator(trt: Any) -> Any:
+    """Return the only registered creator."""
     (((name, version, namespace), creator),) = trt.get_plugin_registry().creators.items()
     assert (name, version, namespace) == ("LocalSoftCopy", "1", "corrflow")
     return creator
 
 
 def life_of_v3(trt: Any) -> dict[str, Any]:
-    """Registered, created from a node, asked about shapes, serialised, created again, cloned and launched."""
+    """Register, create from a node, query shapes, serialise, create again, clone and launch."""
     for _ in range(2):
         tensorrt_plugin._register_v3(trt)
     creator = only_creator(trt)
-    seen: dict[str, Any] = {"fields": [field.name for field in creator.field_names]}
+    observed: dict[str, Any] = {"fields": [field.name for field in creator.field_names]}
     plugin = creator.create_plugin("node", parsed_fields(trt, creator), trt.TensorRTPhase.BUILD)
-    seen["parsed"] = plugin.attributes == ATTRIBUTES
+    observed["parsed"] = plugin.attributes == ATTRIBUTES
     empty = creator.create_plugin("node", trt.PluginFieldCollection([]), trt.TensorRTPhase.BUILD)
-    seen["default"] = empty.attributes == Attributes()
+    observed["default"] = empty.attributes == Attributes()
 
-    # The trap of fields whose arrays are gone: read them after memory was used for something else.
+    # Fields must not refer to freed arrays, so read them after memory was reused.
     wrong = 0
     for _ in range(200):
         fields = plugin.get_fields_to_serialize()
@@ -149,26 +150,26 @@ def life_of_v3(trt: Any) -> dict[str, Any]:
         _ = [np.full(size, 99, np.int32) for size in (1, 2, 3, 4) * 20]
         again = creator.create_plugin("node", fields, trt.TensorRTPhase.RUNTIME)
         wrong += again.attributes != ATTRIBUTES
-    seen["corrupted"] = wrong
+    observed["corrupted"] = wrong
     copy = plugin.clone()
-    seen["cloned"] = copy.attributes == ATTRIBUTES and copy is not plugin and copy.kernels is plugin.kernels
-    seen["identity"] = [copy.plugin_name, copy.plugin_version, copy.plugin_namespace, copy.num_outputs]
-    seen["interfaces"] = all(
+    observed["cloned"] = copy.attributes == ATTRIBUTES and copy is not plugin and copy.kernels is plugin.kernels
+    observed["identity"] = [copy.plugin_name, copy.plugin_version, copy.plugin_namespace, copy.num_outputs]
+    observed["interfaces"] = all(
         plugin.get_capability_interface(kind) is plugin for kind in trt.PluginCapabilityType.__members__.values()
     )
 
     FLOAT, HALF, INT8, INT32 = (getattr(trt.DataType, name) for name in ("FLOAT", "HALF", "INT8", "INT32"))
-    seen["output type"] = [kind.name for kind in plugin.get_output_data_types([HALF, HALF, HALF, INT32])]
+    observed["output type"] = [kind.name for kind in plugin.get_output_data_types([HALF, HALF, HALF, INT32])]
     trt.DimsExprs = Sizes
     (copied,) = plugin.get_output_shapes(shapes("BKNHWM")[:4], [], None)
-    seen["output shape"] = [str(size) for size in copied]
+    observed["output shape"] = [str(size) for size in copied]
 
     def supported(position: int, *kinds: Any, layout: Any = trt.TensorFormat.LINEAR) -> bool:
         described = [description(trt, shape, kind) for shape, kind in zip(shapes(), kinds, strict=True)]
         described[position].desc.format = layout
         return plugin.supports_format_combination(position, described, 4)
 
-    seen["supported"] = {
+    observed["supported"] = {
         "half": all(supported(i, HALF, HALF, HALF, INT32, HALF) for i in range(5)),
         "float": all(supported(i, FLOAT, FLOAT, FLOAT, INT32, FLOAT) for i in range(5)),
         "mixed": supported(1, HALF, FLOAT, HALF, INT32, HALF),
@@ -200,7 +201,7 @@ def life_of_v3(trt: Any) -> dict[str, Any]:
             tensors.append(described)
         in_context.on_shape_change(tensors[:4], tensors[4:])
         in_context.enqueue(tensors[:4], tensors[4:], [11, 22, 33, 44], [66], 0, 55)
-    seen["launched"] = [
+    observed["launched"] = [
         {
             "stream": stream,
             "grid": grid,
@@ -211,17 +212,17 @@ def life_of_v3(trt: Any) -> dict[str, Any]:
         }
         for stream, (grid, block), kernel, *arguments in launched
     ]
-    seen["kernels"] = len(plugin.kernels)
-    return seen
+    observed["kernels"] = len(plugin.kernels)
+    return observed
 
 
 def life_of_aot(trt: Any) -> dict[str, Any]:
-    """Registered, created as the parser asks for it, and built as the template of TensorRT drives it."""
+    """Register, create as the parser does, and build as TensorRT's template does."""
     for _ in range(2):
         tensorrt_plugin.register(trt)
     creator = only_creator(trt)
     template: Any = importlib.import_module("tensorrt.plugin._tensor")
-    seen: dict[str, Any] = {"fields": [field.name for field in creator.field_names]}
+    observed: dict[str, Any] = {"fields": [field.name for field in creator.field_names]}
     plugin = creator.create_plugin(
         "LocalSoftCopy",
         "corrflow",
@@ -229,43 +230,45 @@ def life_of_aot(trt: Any) -> dict[str, Any]:
         trt.TensorRTPhase.BUILD,
         trt.QuickPluginCreationRequest.STRICT_AOT,
     )
-    seen["class"] = type(plugin).__name__
-    seen["parsed"] = tensorrt_plugin.attributes_from(plugin.attrs) == ATTRIBUTES
+    observed["class"] = type(plugin).__name__
+    observed["parsed"] = tensorrt_plugin.attributes_from(plugin.attrs) == ATTRIBUTES
 
-    # Sizes are C++ objects that only a builder makes; these stand for them.
+    # Sizes are C++ objects that only a builder creates.
     trt.IDimensionExpr, trt.DimsExprs = Size, Sizes
     template.SymExprImpl = lambda symbol: symbol._expr
     HALF, INT32 = trt.DataType.HALF, trt.DataType.INT32
     compiled = tensorrt_plugin.compile_kernel
 
-    def stand_in(launch: Launch, architecture: str, target: str) -> SimpleNamespace:
-        seen["compiled"] = [architecture, target, len(compiled(launch, architecture).code) > 0]
-        return SimpleNamespace(code=b"// the kernel")  # cuda-core asks the driver before it makes PTX
+    def compile_kernel(launch: Launch, architecture: str, target: str) -> SimpleNamespace:
+        observed["compiled"] = [architecture, target, len(compiled(launch, architecture).code) > 0]
+        return SimpleNamespace(code=b"// the kernel")  # cuda-core needs the driver for PTX
 
     tensorrt_plugin.device_architecture = lambda: ARCHITECTURE
-    tensorrt_plugin.compile_kernel = stand_in
-    seen["output type"] = [kind.name for kind in plugin.get_output_data_types([HALF, HALF, HALF, INT32], [4, 5, 5, 2])]
+    tensorrt_plugin.compile_kernel = compile_kernel
+    observed["output type"] = [
+        kind.name for kind in plugin.get_output_data_types([HALF, HALF, HALF, INT32], [4, 5, 5, 2])
+    ]
     free = "BKHWM"
     (copied,) = plugin.get_output_shapes(shapes(free)[:4], [], Builder())
-    seen["output shape"] = [str(size) for size in copied]
+    observed["output shape"] = [str(size) for size in copied]
     tensors = [description(trt, shape, HALF if len(shape) > 2 else INT32) for shape in shapes(free)]
     offered = plugin.get_supported_format_combinations(tensors, 4)
-    seen["combinations"] = [[described.type.name, described.format.name] for described in offered]
+    observed["combinations"] = [[described.type.name, described.format.name] for described in offered]
     plugin.configure_plugin(tensors[:4], tensors[4:])
-    seen["tactics"] = plugin.get_valid_tactics()
-    plugin.set_tactic(seen["tactics"][0])
+    observed["tactics"] = plugin.get_valid_tactics()
+    plugin.set_tactic(observed["tactics"][0])
     launch, extras = SimpleNamespace(), Extras()
     plugin.get_launch_params(shapes(free)[:4], tensors, 4, launch, extras, Builder())
-    seen["launch"] = {name: str(value) for name, value in vars(launch).items()}
-    seen["values"] = {name: value.value for name, value in vars(launch).items()}
-    seen["extras"] = [str(extras[i]) for i in range(extras.nbSymExprs)]
+    observed["launch"] = {name: str(value) for name, value in vars(launch).items()}
+    observed["values"] = {name: value.value for name, value in vars(launch).items()}
+    observed["extras"] = [str(extras[i]) for i in range(extras.nbSymExprs)]
     name, code = plugin.get_kernel([tensor.desc for tensor in tensors[:4]], [tensor.desc for tensor in tensors[4:]])
-    seen["kernel"], seen["code"] = name, code.decode()
-    return seen
+    observed["kernel"], observed["code"] = name, code.decode()
+    return observed
 
 
 def signature_checks(trt: Any) -> dict[str, Any]:
-    """TensorRT refuses what does not fit the registered signature, so that its acceptance of ours means something."""
+    """Register implementations with a wrong signature, which TensorRT must refuse."""
     tensorrt_plugin.register(trt)
     qdp = importlib.import_module("tensorrt.plugin")
     refused = {}
@@ -285,6 +288,7 @@ def signature_checks(trt: Any) -> dict[str, Any]:
 
 
 def form(trt: Any) -> dict[str, Any]:
+    """Register twice and report the form."""
     registered = tensorrt_plugin.register(trt)
     return {"version": trt.__version__, "form": registered, "again": tensorrt_plugin.register(trt)}
 

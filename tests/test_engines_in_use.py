@@ -1,4 +1,4 @@
-"""corrflow-track, corrflow-batch, the live loop and corrflow-doctor work with engines, on the fakes of fakes.py."""
+"""corrflow-track, corrflow-batch, live sessions and corrflow-doctor with engines, on the fakes of fakes.py."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from corrflow.export import tensorrt_builder as to_engine
+from corrflow.export import tensorrt_builder
 from corrflow.export.tensorrt_builder import build_engines
+from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
 from corrflow.runtime.backends import tensorrt as tensorrt_backend
 from corrflow.runtime.backends.cuda_device import CudaDevice
@@ -29,26 +30,25 @@ from corrflow.runtime.commands import doctor
 from corrflow.runtime.commands.doctor import CHECKS, Finding, examine
 from corrflow.runtime.commands.track_cli import app
 from corrflow.runtime.live.object_editor import ObjectEditor
-from corrflow.runtime.tracking.factory import Model
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
-WORKING = (64, 95)  # of the moving square's 66x98 pixels, with the small artifact's 64 rows
+WORKING = (64, 95)  # of the moving square's 66x98 pixels at the small model's short side of 64
 ENGINES = "back end tensorrt"
 
 
 @pytest.fixture(scope="module")
 def built(small_artifact: Path, fakes: ModuleType, moving_square, tmp_path_factory) -> tuple[Path, Path]:
-    """An artifact with engines beside it, and the folder of the key that they are signed with."""
+    """Return an artifact with engines, and the folder of the key of their signature."""
     folder = tmp_path_factory.mktemp("built")
     shutil.copytree(small_artifact, folder / "model")
     cuda = fakes.Cuda()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-        patch.setattr(to_engine, "register", lambda trt: "aot")
+        patch.setattr(tensorrt_builder, "register", lambda trt: "aot")
         build_engines(
             load_artifact(folder / "model"), lambda: moving_square[0], fakes.tensorrt(cuda), CudaDevice(cuda),
-            precision="fp32", frame=WORKING, references=4, labels=8, plugin=True,
+            precision="fp32", frame=WORKING, num_reference_frames=4, num_channels=8, plugin=True,
         )  # fmt: skip
     return folder / "model", folder / "config"
 
@@ -62,20 +62,20 @@ def artifact(built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.fixture
 def machine(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """machine(version, ...) gives this process a fake GPU and TensorRT; returns the fake CUDA runtime."""
+    """Return machine(version, ...), which installs a fake GPU and TensorRT and returns the fake CUDA runtime."""
 
-    def give(version: str = "11.4.0", **named: Any) -> Any:
-        cuda = fakes.Cuda(**named)
+    def install(version: str = "11.4.0", **properties: Any) -> Any:
+        cuda = fakes.Cuda(**properties)
         monkeypatch.setitem(sys.modules, "tensorrt", fakes.tensorrt(cuda, version))
         monkeypatch.setattr(tensorrt_backend, "CudaDevice", lambda: CudaDevice(cuda))
         return cuda
 
-    return give
+    return install
 
 
 @pytest.fixture
 def fake_path(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH: a tensorrt and a cuda.bindings.runtime for processes of their own."""
+    """Make a folder for PYTHONPATH with a fake tensorrt and cuda.bindings.runtime for other processes."""
     folder = tmp_path / "path"
     (folder / "cuda" / "bindings").mkdir(parents=True)
     for package in (folder / "cuda", folder / "cuda" / "bindings"):
@@ -111,7 +111,7 @@ def noisy(frames: np.ndarray) -> np.ndarray:
     return frames + np.random.default_rng(1).integers(0, 40, frames.shape, np.uint8)
 
 
-def test_corrflow_track_uses_engines_by_name_and_by_itself(
+def test_corrflow_track_uses_engines_by_name_and_automatically(
     artifact: Artifact, machine, moving_square, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine()
@@ -123,9 +123,9 @@ def test_corrflow_track_uses_engines_by_name_and_by_itself(
         with caplog.at_level(logging.INFO, logger="corrflow"):
             done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.output
-    assert caplog.messages.count("back end: tensorrt 11.4.0, fp32, plugin") == 2
-    ours, by_itself, theirs = (masks_in(tmp_path / name) for name in ("tensorrt", "auto", "onnx-function"))
-    assert len(ours) == len(theirs) == 8 and all(map(np.array_equal, ours, by_itself))
+    assert caplog.messages.count("backend: tensorrt 11.4.0, fp32, plugin") == 2
+    ours, automatic, theirs = (masks_in(tmp_path / name) for name in ("tensorrt", "auto", "onnx-function"))
+    assert len(ours) == len(theirs) == 8 and all(map(np.array_equal, ours, automatic))
     assert min(map(overlap, ours, theirs)) > 0.999
 
 
@@ -133,11 +133,11 @@ def test_corrflow_track_uses_engines_by_name_and_by_itself(
     ("options", "reason"),
     [
         (["--short-side", "32"], "frames of 95x64, which the engines are built for, got 48x32; build"),
-        (["--memory-frames", "6"], "at most 4 references, which the engines are built for, got 7; build"),
+        (["--memory-frames", "6"], "at most 4 reference frames, which the engines are built for, got 7; build"),
     ],
-    ids=["rows", "memory_frames"],
+    ids=["short side", "memory frames"],
 )
-def test_what_engines_are_not_built_for_exits_with_2(
+def test_options_beyond_those_of_the_engines_exit_with_2(
     options: list[str], reason: str, artifact: Artifact, machine, moving_square, tmp_path: Path, monkeypatch, capfd
 ) -> None:
     machine()
@@ -167,7 +167,7 @@ def test_corrflow_batch_tracks_with_engines_in_its_workers(
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         if backend == "tensorrt":
-            assert "with 2 workers" in " ".join(done.stderr.split()), "a GPU is not shared by a worker for each core"
+            assert "with 2 workers" in " ".join(done.stderr.split()), "a GPU gets two workers, not one per core"
     for name in ("one", "two"):
         ours, theirs = (masks_in(tmp_path / backend / name / "masks") for backend in ("tensorrt", "onnx-function"))
         assert len(ours) == len(theirs) == 8
@@ -175,26 +175,27 @@ def test_corrflow_batch_tracks_with_engines_in_its_workers(
 
 
 def test_int8_engines_are_built_without_torch(fake_path: Path, small_artifact: Path, tmp_path: Path) -> None:
-    """From one end to the other, fitted to the demo's clip, as on a device."""
+    """End-to-end, calibrated on the demo clip, as on a device."""
     shutil.copytree(small_artifact, tmp_path / "model")
     program = (
         "import sys\nsys.modules['torch'] = None\nfrom corrflow.export.cli import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
         "print([name for name in ('corrflow.train', 'corrflow.export.parity', 'pycuda') if name in sys.modules])\n"
     )
-    words = ["engine", "model", "--precision", "int8", "--plugin", "off", "--size", "64x96", "--references", "2"]
+    words = ["engine", "model", "--precision", "int8", "--plugin", "off", "--size", "64x96", "--reference-frames", "2"]
     done = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(fake_path), "XDG_CONFIG_HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert "int8 on onnxruntime: mean cosine with fp32's features 0.9" in said and said.endswith("[]"), said
+    output = " ".join(done.stdout.split())
+    assert "int8 on onnxruntime: mean cosine similarity with fp32 features 0.9" in output, output
+    assert output.endswith("[]"), output
     assert (tmp_path / "model" / "engines" / "propagate.engine").is_file()
 
 
-def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, machine, moving_square) -> None:
-    """As on the page of a live stream: two trackers in turn on one back end, whose features hold for one frame."""
+def test_objects_are_added_and_removed_in_a_live_stream_on_engines(artifact: Artifact, machine, moving_square) -> None:
+    """Two trackers alternate on one backend, whose features are valid for one frame."""
     machine()
     frames = noisy(np.concatenate([moving_square[0], moving_square[0][-2:0:-1]]))
     other = np.zeros((66, 98), bool)
@@ -224,36 +225,29 @@ def test_objects_join_and_leave_a_running_stream_on_engines(artifact: Artifact, 
 
 
 @pytest.mark.parametrize(
-    ("backend", "memory_frames", "notices"),
+    ("backend", "memory_frames", "warnings"),
     [("tensorrt", 2, 1), ("tensorrt", 3, 0), ("onnx-function", 2, 1), ("onnxruntime", 2, 0)],
 )
-def test_live_says_once_where_hidden_objects_are_not_noticed(
+def test_a_tracker_warns_once_if_occlusion_handling_is_off(
     backend: str,
-    recent: int,
-    notices: int,
+    memory_frames: int,
+    warnings: int,
     artifact: Artifact,
     machine,
     moving_square,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     machine()
-    if backend == "onnxruntime":
-        from corrflow.plugins.local_soft_copy import cpu
-
-        if cpu.unavailable():
-            pytest.skip(cpu.unavailable())
-    model = Model(artifact.folder, backend, 1, None, recent, False)
-    with model.tracker(said=True) as tracker:
+    if backend == "onnxruntime" and cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    with Tracker.from_model(artifact.folder, backend, memory_frames=memory_frames, threads=1) as tracker:
         tracker.start(moving_square[0][0], [MaskObject(1, moving_square[1][0])])
         for frame in moving_square[0][1:]:
             tracker.step(frame)
-        assert (tracker.presence is None) == bool(notices)
-    said = [message for message in caplog.messages if "hidden" in message]
-    assert len(said) == notices
-    assert all("--backend onnxruntime" in message for message in said)
-    with model.tracker() as tracker:  # unsaid, as with video files
-        assert (tracker.presence is None) == bool(notices)
-    assert len([message for message in caplog.messages if "hidden" in message]) == notices
+        assert (tracker.occlusion is None) == bool(warnings)
+    messages = [message for message in caplog.messages if "occlusion handling is off" in message]
+    assert len(messages) == warnings
+    assert all("--backend onnxruntime" in message for message in messages)
 
 
 def examined(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> Finding:
@@ -262,7 +256,7 @@ def examined(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> Finding:
     return found
 
 
-def test_the_doctor_tries_engines_at_their_own_size(artifact: Artifact, machine, monkeypatch) -> None:
+def test_the_doctor_checks_engines_at_their_working_size(artifact: Artifact, machine, monkeypatch) -> None:
     cuda = machine()
     found = examined(artifact, monkeypatch)
     assert found.state == "works" and "tracked 4 frames of 95x64" in found.detail, found
@@ -270,27 +264,27 @@ def test_the_doctor_tries_engines_at_their_own_size(artifact: Artifact, machine,
 
 
 @pytest.mark.parametrize("frame", [(64, 95), (96, 128), (480, 854), (1080, 608)])
-def test_the_doctors_clip_tells_tracking_from_standing_still(frame: tuple[int, int]) -> None:
+def test_the_doctors_clip_distinguishes_tracking_from_a_static_mask(frame: tuple[int, int]) -> None:
     frames, masks = doctor._clip(frame)
     assert frames[0].shape == (*frame, 3)
     assert overlap(masks[0], masks[-1]) < doctor._OVERLAP - 0.1
 
 
-def test_the_doctor_finds_engines_that_lose_the_object(artifact: Artifact, machine, monkeypatch) -> None:
+def test_the_doctor_detects_engines_that_lose_the_object(artifact: Artifact, machine, monkeypatch) -> None:
     machine()
-    right = tensorrt_backend.EngineProgram.enqueue
+    enqueue = tensorrt_backend.EngineGraph.enqueue
 
     def without_labels(self: Any, tensors: dict[str, Any]) -> None:
         if "labels" not in tensors:
-            right(self, tensors)
+            enqueue(self, tensors)
 
-    monkeypatch.setattr(tensorrt_backend.EngineProgram, "enqueue", without_labels)
+    monkeypatch.setattr(tensorrt_backend.EngineGraph, "enqueue", without_labels)
     found = examined(artifact, monkeypatch)
     assert found.state == "broken" and "overlap with the truth" in found.detail and found.remedy
 
 
 BROKEN: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    # what is wrong: (program of the module tensorrt, the GPU, what is said, the remedy)
+    # failure: (program of the module tensorrt, GPU, message, remedy)
     "library missing": ("raise ImportError('libnvinfer.so.11: no such file')", {}, "libnvinfer.so.11", "LD_LIBRARY"),
     "module missing": ("raise ModuleNotFoundError('x', name='tensorrt')", {}, "found none", "JetPack has it"),
     "old version": ("__version__ = '8.6.1'", {}, "10.3 or later, got 8.6.1", "update TensorRT"),
@@ -300,11 +294,11 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", BROKEN)
-def test_the_doctor_says_what_is_wrong_with_engines_and_what_to_do(
-    wrong: str, artifact: Artifact, machine, monkeypatch, tmp_path: Path
+@pytest.mark.parametrize("failure", BROKEN)
+def test_the_doctor_reports_broken_engines_with_a_remedy(
+    failure: str, artifact: Artifact, machine, monkeypatch, tmp_path: Path
 ) -> None:
-    program, gpu, detail, remedy = BROKEN[wrong]
+    program, gpu, detail, remedy = BROKEN[failure]
     driver = gpu.get("driver", True)
     cuda = machine(**{name: value for name, value in gpu.items() if name != "driver"})
     if not driver:

@@ -19,7 +19,7 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.formats.jsonl import frame_record
 from corrflow.runtime.live.outputs.mqtt import Broker, MqttSink, parse_mqtt
 from corrflow.runtime.live.outputs.rerun import RerunSink, check_rerun
-from corrflow.runtime.live.outputs.udp import LARGEST_DATAGRAM, UdpSink, parse_udp
+from corrflow.runtime.live.outputs.udp import MAX_DATAGRAM, UdpSink, parse_udp
 from corrflow.runtime.live.outputs.worker import SinkWorker
 from corrflow.runtime.types import Frame, FrameResult, LiveTiming, ObjectResult
 
@@ -55,7 +55,7 @@ def test_each_frame_is_a_datagram_of_one_line() -> None:
 
 def test_masks_too_ragged_for_a_datagram_are_left_out() -> None:
     ragged = (np.indices((300, 300)).sum(0) % 2 * 3).astype(np.uint8)
-    assert len(json.dumps(frame_record(result(0, ragged)))) > LARGEST_DATAGRAM
+    assert len(json.dumps(frame_record(result(0, ragged)))) > MAX_DATAGRAM
     with receiver() as ours, UdpSink("127.0.0.1", ours.getsockname()[1]) as sink:
         sink.write(result(0, ragged))
         got = json.loads(ours.recv(65536))

@@ -1,4 +1,4 @@
-"""The TensorRT plugin lives its life on TensorRT's own Python bindings; stub libraries stand for what needs a GPU."""
+"""Life cycle of the TensorRT plugin on TensorRT's Python bindings; stub libraries replace what needs a GPU."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Life = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory, gpu_wheels: Callable[[str], Path]) -> Life:
-    """life("10.3", "v3") is what a scenario of on_stub_bindings.py saw, or its standard error where it failed."""
+    """Return life("10.3", "v3"): observations of a scenario of on_stub_bindings.py, or its standard error."""
     if sys.platform != "linux" or shutil.which(COMPILER) is None:
-        pytest.skip(f"no {COMPILER} on Linux here, which the stub libraries are built with")
-    pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+        pytest.skip(f"needs {COMPILER} on Linux to build stub libraries")
+    pytest.importorskip("cuda.core", reason="needs cuda-core")
     folder = tmp_path_factory.mktemp("stubs")
 
     def run(version: str, scenario: str, numpy: bool = True) -> Any:
@@ -43,11 +43,11 @@ def life(tmp_path_factory: pytest.TempPathFactory, gpu_wheels: Callable[[str], P
             name = f"lib{library}.so.{major}"
             command = [COMPILER, "-shared", "-fPIC", f"-Wl,-soname,{name}", str(HERE / "native/tensorrt_stub.cpp")]
             subprocess.run([*command, "-o", str(stubs / name)], check=True)
-        own = dict(os.environ)
+        environment = dict(os.environ)
         if version == "10.3" and numpy:
-            own["PYTHONPATH"] = str(gpu_wheels("numpy-1.26"))
+            environment["PYTHONPATH"] = str(gpu_wheels("numpy-1.26"))
         program = [sys.executable, str(HERE / "on_stub_bindings.py"), str(bindings), str(stubs), scenario]
-        done = subprocess.run(program, capture_output=True, text=True, env=own)
+        done = subprocess.run(program, capture_output=True, text=True, env=environment)
         return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr
 
     return run
@@ -68,15 +68,15 @@ def life(tmp_path_factory: pytest.TempPathFactory, gpu_wheels: Callable[[str], P
         ("nonsense", "none"),
     ],
 )
-def test_the_form_suits_the_version(version: str, form: str) -> None:
+def test_the_form_depends_on_the_version(version: str, form: str) -> None:
     assert tensorrt_plugin.form_for(version) == form
 
 
 @pytest.mark.parametrize(("version", "form"), [("10.3", "v3"), ("10.16", "aot"), ("11.4", "aot")])
-def test_the_real_module_gets_its_form_once(version: str, form: str, life: Life) -> None:
-    seen = life(version, "form")
-    assert seen["version"].startswith(version)
-    assert (seen["form"], seen["again"]) == (form, form)
+def test_the_real_module_is_registered_once(version: str, form: str, life: Life) -> None:
+    observed = life(version, "form")
+    assert observed["version"].startswith(version)
+    assert (observed["form"], observed["again"]) == (form, form)
 
 
 def test_an_old_tensorrt_is_refused_with_the_remedy() -> None:
@@ -85,63 +85,63 @@ def test_an_old_tensorrt_is_refused_with_the_remedy() -> None:
 
 
 @pytest.mark.parametrize("version", ["10.3", "10.16", "11.4"])
-def test_the_plugin_of_version_3_lives_its_life(version: str, life: Life) -> None:
-    seen = life(version, "v3")
-    assert seen["fields"] == OPS
-    assert seen["parsed"] and seen["default"] and seen["cloned"] and seen["interfaces"]
-    assert seen["corrupted"] == 0, "of 200 round trips through serialised fields"
-    assert seen["identity"] == ["LocalSoftCopy", "1", "corrflow", 1]
-    assert seen["output type"] == ["HALF"]
-    assert seen["output shape"] == ["B", "N", "H", "W"]
+def test_the_life_cycle_of_the_v3_plugin(version: str, life: Life) -> None:
+    observed = life(version, "v3")
+    assert observed["fields"] == OPS
+    assert observed["parsed"] and observed["default"] and observed["cloned"] and observed["interfaces"]
+    assert observed["corrupted"] == 0, "of 200 round trips through serialised fields"
+    assert observed["identity"] == ["LocalSoftCopy", "1", "corrflow", 1]
+    assert observed["output type"] == ["HALF"]
+    assert observed["output shape"] == ["B", "N", "H", "W"]
     refused = dict.fromkeys(["mixed", "int8", "references in half", "other layout"], False)
-    assert seen["supported"] == {"half": True, "float": True} | refused
-    # Pointers in, sizes, pointer out; two frame sizes share one kernel.
-    first, second = seen["launched"]
+    assert observed["supported"] == {"half": True, "float": True} | refused
+    # Input pointers, sizes, output pointer; two frame sizes share one kernel.
+    first, second = observed["launched"]
     assert first["arguments"] == [11, 22, 33, 44, 60, 107, 3, 5, 66]
     assert first["32-bit"] == [False] * 4 + [True] * 4 + [False]
     assert first["stream"] == ["stream", 55]
     assert (first["grid"], first["block"]) == ([7, 8, 1], [256, 1, 1])
     assert (second["grid"], second["arguments"][4]) == ([7, 9, 1], 68)
     assert first["kernel"] == second["kernel"] == ["corrflow_local_soft_copy", True]
-    assert seen["kernels"] == 1
+    assert observed["kernels"] == 1
 
 
 def test_bindings_that_misread_this_numpy_are_refused(life: Life) -> None:
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":
-        pytest.skip("this NumPy is older than what TensorRT 10.3 misreads")
+        pytest.skip("needs NumPy 2, whose arrays TensorRT 10.3 misreads")
     assert "misread the arrays of NumPy" in life("10.3", "form", numpy=False)
 
 
 @pytest.mark.parametrize("version", ["10.16", "11.4"])
 def test_the_ahead_of_time_plugin_is_built_by_tensorrts_template(version: str, life: Life) -> None:
-    seen = life(version, "aot")
-    assert seen["fields"] == OPS and seen["class"] == "_TemplateAOTPlugin" and seen["parsed"]
-    assert seen["output type"] == ["HALF"]
-    assert seen["output shape"] == ["B", "4", "H", "W"]
-    assert seen["combinations"] == [[kind, "LINEAR"] for kind in ("HALF", "HALF", "HALF", "INT32", "HALF")]
-    assert seen["tactics"] == [1]
-    # The grid stays an expression of what the engine leaves free, and has launch.py's value for the sizes at hand.
+    observed = life(version, "aot")
+    assert observed["fields"] == OPS and observed["class"] == "_TemplateAOTPlugin" and observed["parsed"]
+    assert observed["output type"] == ["HALF"]
+    assert observed["output shape"] == ["B", "4", "H", "W"]
+    assert observed["combinations"] == [[kind, "LINEAR"] for kind in ("HALF", "HALF", "HALF", "INT32", "HALF")]
+    assert observed["tactics"] == [1]
+    # The grid is an expression of the free sizes and has launch.py's value for SIZES.
     block = {"block_x": 256, "block_y": 1, "block_z": 1, "shared_mem": 0}
-    assert seen["launch"] == {
+    assert observed["launch"] == {
         "grid_x": "CEIL_DIV(W, 16)",
         "grid_y": "CEIL_DIV(H, 8)",
         "grid_z": "PROD(B, 1)",
         **{name: str(value) for name, value in block.items()},
     }
-    assert seen["values"] == {"grid_x": 7, "grid_y": 8, "grid_z": 1, **block}
-    assert seen["extras"] == ["H", "W", "K", "M"]
-    assert seen["compiled"] == ["sm_87", "ptx", True]
-    assert (seen["kernel"], seen["code"]) == ("corrflow_local_soft_copy", "// the kernel")
+    assert observed["values"] == {"grid_x": 7, "grid_y": 8, "grid_z": 1, **block}
+    assert observed["extras"] == ["H", "W", "K", "M"]
+    assert observed["compiled"] == ["sm_87", "ptx", True]
+    assert (observed["kernel"], observed["code"]) == ("corrflow_local_soft_copy", "// the kernel")
 
 
 @pytest.mark.parametrize("version", ["10.16", "11.4"])
-def test_tensorrt_checks_the_signature_that_it_accepted(version: str, life: Life) -> None:
+def test_tensorrt_refuses_other_signatures(version: str, life: Life) -> None:
     refused = life(version, "signatures")
     assert set(refused) == {"without tactic", "other order"}
     assert all("does not match the expected input arg schema" in message for message in refused.values())
 
 
-def test_fields_are_read_by_name_whatever_their_type() -> None:
+def test_fields_are_read_by_name_with_any_type() -> None:
     fields = {"temperature": np.array([0.5], np.float64), "radius": np.array([3, 1], np.int32), "top_k": 4}
     assert tensorrt_plugin.attributes_from(fields) == Attributes((3, 1), (1,), 4, 0.5)
     assert tensorrt_plugin.attributes_from({}) == Attributes()
@@ -166,7 +166,7 @@ def test_free_channels_or_classes_are_refused() -> None:
 @pytest.mark.parametrize(
     "kinds", [("HALF", "FLOAT", "HALF", "INT32"), ("INT8", "INT8", "INT8", "INT32"), ("HALF", "HALF", "HALF", "INT64")]
 )
-def test_types_that_the_kernel_does_not_take_are_refused(kinds: tuple[str, ...]) -> None:
+def test_types_that_the_kernel_does_not_support_are_refused(kinds: tuple[str, ...]) -> None:
     shapes = ((1, 8, 5, 5), (1, 2, 8, 5, 5), (1, 2, 3, 5, 5), (9, 4))
     query, keys, values, rows = (described(kind, *shape) for kind, shape in zip(kinds, shapes, strict=True))
     with pytest.raises(CorrflowError, match=f"BF16 and references INT32, got {', '.join(kinds)}; add casts"):

@@ -1,4 +1,4 @@
-"""The memory that one call of a form adds, measured in a process of its own: python -m corrflow.bench.op.extra_memory
+"""Memory that a call of a form adds, measured in a separate process: python -m corrflow.bench.op.extra_memory
 
 Reads {"form", "threads", "case"} as JSON from standard input and prints the bytes, or null.
 """
@@ -14,19 +14,19 @@ from corrflow.bench.op.forms import Case, forms
 
 
 def extra_memory(form: str, case: Case, threads: int) -> int | None:
-    """Bytes by which a first call raises a process's memory, the result included; None where no system says."""
+    """Return the bytes by which a first call raises the memory of a process, result included; None if unknown."""
     request = {"form": form, "threads": threads, "case": asdict(case)}
     return answer_of(__name__, request, f"measuring the memory of {form} failed")
 
 
 def main() -> None:
-    """The measuring process."""
+    """Measure in this process."""
     import torch
 
     request = json.load(sys.stdin)
     prepare, case, threads = forms()[request["form"]], Case(**request["case"]), request["threads"]
     torch.set_num_threads(threads)
-    # A small call first: libraries allocate for themselves when they are first used.
+    # A small call first, because libraries allocate memory on first use.
     prepare(Case(16, 16, case.channels, case.classes, case.references, 1, min(case.top_k, 4)), threads)()
     print(json.dumps(peak_growth(prepare(case, threads))))
 

@@ -1,4 +1,4 @@
-"""The forms of LocalSoftCopy that the benchmark sets beside each other, and peers that people would write instead."""
+"""Forms of LocalSoftCopy that the benchmark compares, and other implementations of the same search."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 
 Call = Callable[[], np.ndarray]
 UNFOLD, DENSE, BLOCKED, ONNX, SAMPLER = "unfold", "dense", "torch_blocked", "onnx function", "sampler"
-BYTES_KERNEL = "avx512-vnni"  # the one kernel that is faster with 8 bits than with 16
+BYTES_KERNEL = "avx512-vnni"  # the only kernel that is faster with 8 bits than with 16
 TEMPERATURE = 0.07
 
 
 class Unavailable(Exception):
-    """A form cannot run here; the message says why."""
+    """Raised for a form that cannot run on this machine; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One size of the op: cells, feature channels, label channels, references, window and kept scores (0: all)."""
+    """Size of the op: cells, feature channels, value channels, reference frames, window radius, top_k (0: all)."""
 
     rows: int = 120
     columns: int = 214
@@ -39,11 +39,12 @@ class Case:
 
     @property
     def attributes(self) -> Attributes:
+        """Attributes of the op."""
         return Attributes((self.radius,), top_k=self.top_k, temperature=TEMPERATURE)
 
     @property
     def scores(self) -> int:
-        """Window positions inside the frame, over all queries and references."""
+        """Number of window positions inside the frame, over all queries and reference frames."""
 
         def pairs(length: int) -> int:
             return sum(min(length - 1, at + self.radius) - max(0, at - self.radius) + 1 for at in range(length))
@@ -52,29 +53,31 @@ class Case:
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions that the definition needs, exponentials and comparisons left aside."""
+        """Number of multiplications and additions of the definition, without exponentials and comparisons."""
         queries = self.rows * self.columns
         copied = self.scores if self.top_k == 0 else min(self.scores, queries * self.top_k)
         return 2 * self.channels * self.scores + 2 * self.classes * copied
 
     @property
     def title(self) -> str:
-        kept = f"top {self.top_k}" if self.top_k else "all scores"
+        """Title of the case in tables."""
+        scores = f"top {self.top_k}" if self.top_k else "all scores"
         references = f"{self.references} reference{'s' if self.references > 1 else ''}"
         return (
             f"{self.rows}x{self.columns} cells, C = {self.channels}, N = {self.classes}, {references},"
-            f" radius {self.radius}, {kept}"
+            f" radius {self.radius}, {scores}"
         )
 
     def description(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
         return {**asdict(self), "scores": self.scores, "operations": self.operations}
 
 
 def inputs(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """query, keys and values as spec.py has them, float32, with B = 1.
+    """Make query, keys and values as in spec.py, float32, with B = 1.
 
-    Features as smooth as an encoder's, of length one; each reference is the query's picture moved on by a cell or two,
-    so that scores rise and fall within the window as they do in a video.
+    Features are smooth and of unit length, like an encoder's. Each reference frame is shifted by one or two cells, so
+    that scores vary within the window as in a video.
     """
     generator = np.random.default_rng(0)
     margin = 2 * case.references
@@ -84,8 +87,8 @@ def inputs(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scene /= np.sqrt(np.square(scene).mean())
 
     def view(k: int) -> np.ndarray:
-        moved = scene[:, k : k + case.rows, 2 * k : 2 * k + case.columns]
-        features = moved + 0.3 * generator.standard_normal(moved.shape).astype(np.float32)
+        shifted = scene[:, k : k + case.rows, 2 * k : 2 * k + case.columns]
+        features = shifted + 0.3 * generator.standard_normal(shifted.shape).astype(np.float32)
         return features / np.linalg.norm(features, axis=0, keepdims=True)
 
     query, *keys = (view(k) for k in range(case.references + 1))
@@ -94,8 +97,8 @@ def inputs(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def forms() -> dict[str, Callable[[Case, int], Call]]:
-    """What prepares each form for a case and a number of threads, by name; it raises Unavailable where it cannot."""
-    found: dict[str, Callable[[Case, int], Call]] = {
+    """Return the functions that prepare each form for a case and a number of threads; they may raise Unavailable."""
+    prepare: dict[str, Callable[[Case, int], Call]] = {
         UNFOLD: lambda case, threads: _torch_call(torch_reference.local_soft_copy, case),
         DENSE: lambda case, threads: _torch_call(dense_attention, case),
         SAMPLER: lambda case, threads: _torch_call(_sampler(case), case),
@@ -103,60 +106,61 @@ def forms() -> dict[str, Callable[[Case, int], Call]]:
         ONNX: _onnx_call,
     }
     for kernel in reversed(cpu.kernels()):
-        found[fused_name(kernel)] = _fused(kernel, np.float32)
-        found[f"{fused_name(kernel)} fp16"] = _fused(kernel, np.float16)
-        found[packed_name(kernel, 16)] = _packed(kernel, 16)
+        prepare[fused_name(kernel)] = _fused(kernel, np.float32)
+        prepare[f"{fused_name(kernel)} fp16"] = _fused(kernel, np.float16)
+        prepare[packed_name(kernel, 16)] = _packed(kernel, 16)
     if cpu.kernels():
-        found[packed_name(BYTES_KERNEL, 8)] = _packed(BYTES_KERNEL, 8)
+        prepare[packed_name(BYTES_KERNEL, 8)] = _packed(BYTES_KERNEL, 8)
     else:
-        found["fused"] = _not_built
-    return found
+        prepare["fused"] = _not_built
+    return prepare
 
 
 def fused_name(kernel: str) -> str:
+    """Return the name of a fused form."""
     return f"fused {kernel}"
 
 
 def packed_name(kernel: str, bits: int) -> str:
-    """Keys and query packed into so many bits a channel, which is what tracking searches."""
+    """Return the name of the form with packed query and keys, which tracking uses."""
     return f"{fused_name(kernel)} {bits} bits"
 
 
 def bytes_needed(name: str, case: Case) -> int:
-    """A lower bound of what a form takes at once, to refuse in time what would not fit."""
+    """Return a lower bound of a form's memory, to refuse cases that do not fit."""
     window, queries = (2 * case.radius + 1) ** 2, case.rows * case.columns
-    if name == UNFOLD:  # the windows and their product with the query
+    if name == UNFOLD:  # windows, and their products with the query
         return 4 * queries * window * 2 * case.channels
     return 0
 
 
 def dense_attention(query: Tensor, keys: Tensor, values: Tensor, attributes: Attributes) -> Tensor:
-    """Attention of every position to every other, what lies outside the window masked: shapes as in spec.py, B = 1.
+    """Compute attention of all positions to all others, masked outside the window: shapes as in spec.py, B = 1.
 
-    One row of queries at a time, since the scores of a whole frame of 120x214 cells would fill 2.6 GB. Without top_k it
-    is PyTorch's own fused attention, which is quick only for values as wide as the features: zeros fill them up.
+    One row of queries is computed at a time, because the scores of a whole frame of 120x214 cells need 2.6 GB. Without
+    top_k it is PyTorch's fused attention, which is fast only if values are padded to the width of the features.
     """
     _, C, H, W = query.shape
     K, N = values.shape[1:3]
     (radius,), (dilation,) = attributes.radius, attributes.dilation
-    every_key = keys[0].permute(0, 2, 3, 1).flatten(0, 2).contiguous()  # [K * H * W, C]
-    every_value = F.pad(values[0].permute(0, 2, 3, 1).flatten(0, 2), (0, max(0, C - N)))  # [K * H * W, at least C]
+    all_keys = keys[0].permute(0, 2, 3, 1).flatten(0, 2).contiguous()  # [K * H * W, C]
+    all_values = F.pad(values[0].permute(0, 2, 3, 1).flatten(0, 2), (0, max(0, C - N)))  # [K * H * W, at least C]
     rows, columns = torch.arange(H), torch.arange(W)
     copied = torch.empty(N, H, W)
     for y in range(H):
-        own = query[0, :, y].T.contiguous()  # [W, C]
+        row = query[0, :, y].T.contiguous()  # [W, C]
         down, across = rows - y, columns[None] - columns[:, None]
         near_rows = (down.abs() <= radius * dilation) & (down % dilation == 0)
         near_columns = (across.abs() <= radius * dilation) & (across % dilation == 0)
         near = (near_rows[None, :, None] & near_columns[:, None, :]).repeat(1, K, 1).reshape(W, K * H * W)
         if attributes.top_k:
-            score = (own @ every_key.T / attributes.temperature).masked_fill_(~near, float("-inf"))
+            score = (row @ all_keys.T / attributes.temperature).masked_fill_(~near, float("-inf"))
             score, index = score.topk(min(attributes.top_k, score.shape[1]), 1)
-            copied[:, y] = (score.softmax(1)[..., None] * every_value[index, :N]).sum(1).T
+            copied[:, y] = (score.softmax(1)[..., None] * all_values[index, :N]).sum(1).T
         else:
-            batch = (tensor[None, None] for tensor in (own, every_key, every_value))
-            found = F.scaled_dot_product_attention(*batch, attn_mask=near, scale=1 / attributes.temperature)
-            copied[:, y] = found[0, 0, :, :N].T
+            batch = (tensor[None, None] for tensor in (row, all_keys, all_values))
+            result = F.scaled_dot_product_attention(*batch, attn_mask=near, scale=1 / attributes.temperature)
+            copied[:, y] = result[0, 0, :, :N].T
     return copied[None]
 
 
@@ -223,20 +227,20 @@ def _fused(kernel: str, keys_type: type[np.floating]) -> Callable[[Case, int], C
 
 
 def _packed(kernel: str, bits: int) -> Callable[[Case, int], Call]:
-    """As in tracking: keys were packed when they were remembered, the query is packed in the call."""
+    """Prepare as tracking does: keys are packed when a frame is added, the query is packed in the call."""
 
     def prepare(case: Case, threads: int) -> Call:
         if kernel not in cpu.kernels():
-            raise Unavailable(f"this processor does not multiply bytes ({kernel}); tracking searches 16 bits here")
+            raise Unavailable(f"this processor does not multiply bytes ({kernel}); tracking uses 16 bits")
         query, keys, values = inputs(case)
         packed = [cpu.pack(features, bits) for features in keys[0]]
         stacked = cpu.PackedFeatures(
-            np.stack([one.words for one in packed]), np.stack([one.scales for one in packed]), bits
+            np.stack([each.words for each in packed]), np.stack([each.scales for each in packed]), bits
         )
 
         def call() -> np.ndarray:
-            own = cpu.pack(query[0], bits, threads)
-            return cpu.packed_soft_copy(own, stacked, values[0], case.attributes, threads, kernel)[None]
+            packed_query = cpu.pack(query[0], bits, threads)
+            return cpu.packed_soft_copy(packed_query, stacked, values[0], case.attributes, threads, kernel)[None]
 
         return call
 

@@ -1,6 +1,6 @@
-"""An NVIDIA GPU as the back ends see it: memory, copies, one stream, and recorded work. Needs cuda-bindings, no torch.
+"""NVIDIA GPU: memory, copies, one stream, CUDA graphs and kernels. Needs cuda-bindings, but no torch.
 
-Everything that is asked for goes to one stream, in order, and is done once `wait` returns.
+All operations go to one stream in order, and are complete when `wait` returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_BINDINGS = "pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the dri
 
 @dataclass(frozen=True)
 class Buffer:
-    """Contiguous memory on the device: an address, a shape and a type. `owner` keeps it allocated."""
+    """Contiguous memory on the device: address, shape and type. `owner` keeps the memory allocated."""
 
     pointer: int
     shape: tuple[int, ...]
@@ -33,19 +33,20 @@ class Buffer:
 
     @property
     def bytes(self) -> int:
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def first(self, count: int) -> Buffer:
-        """The first `count` entries along axis 0."""
+        """Return the first `count` entries along axis 0."""
         return Buffer(self.pointer, (count, *self.shape[1:]), self.dtype, self.owner)
 
     def entry(self, index: int) -> Buffer:
-        """Entry `index` along axis 0, of length one there."""
-        each = self.bytes // self.shape[0]
-        return Buffer(self.pointer + index * each, (1, *self.shape[1:]), self.dtype, self.owner)
+        """Return entry `index` along axis 0, with an axis of length one."""
+        entry_bytes = self.bytes // self.shape[0]
+        return Buffer(self.pointer + index * entry_bytes, (1, *self.shape[1:]), self.dtype, self.owner)
 
     def batch(self) -> Buffer:
-        """The same with a leading axis of length one."""
+        """Return the buffer with a leading axis of length one."""
         return Buffer(self.pointer, (1, *self.shape), self.dtype, self.owner)
 
 
@@ -53,7 +54,7 @@ class Buffer:
 class PinnedBuffer:
     """Page-locked memory on the host and its counterpart on the device.
 
-    mapped: both are the same bytes, as a GPU that shares its memory with the processor has it: nothing is copied
+    mapped: both are the same memory, on a GPU that shares memory with the CPU; nothing is copied
     """
 
     host: np.ndarray
@@ -62,11 +63,10 @@ class PinnedBuffer:
 
 
 class CudaDevice:
-    """The first GPU, through the CUDA runtime.
+    """First GPU, through the CUDA runtime. Raises InputError without bindings, driver or GPU.
 
-    gpu: its name; compute_capability: "8.7" and the like; stream: the stream's handle, for libraries that take one
-    runtime, core: what stands in for cuda.bindings.runtime and for cuda.core; who has the first has the second, or none
-    Raises InputError where the bindings, the driver or the GPU are missing.
+    gpu: name; compute_capability: for example "8.7"; stream: handle of the stream, for other libraries
+    runtime, core: replacements of cuda.bindings.runtime and cuda.core in tests; core is None without kernels
     """
 
     def __init__(self, runtime: Any = None, core: Any = None) -> None:
@@ -96,13 +96,13 @@ class CudaDevice:
         self.stream = int(self._stream)
 
     def allocate(self, shape: Sequence[int], dtype: Any) -> Buffer:
-        """Memory on the device, not initialised; freed with the last buffer that refers to it."""
+        """Allocate device memory without initialisation; it is freed with the last buffer that refers to it."""
         kind = np.dtype(dtype)
         pointer = int(self._call("cudaMalloc", math.prod(shape) * kind.itemsize))
         return Buffer(pointer, tuple(shape), kind, _Owner(self._cuda.cudaFree, pointer))
 
     def share(self, shape: Sequence[int], dtype: Any) -> PinnedBuffer:
-        """Zeros on the host, page-locked, with a counterpart on the device that holds nothing yet."""
+        """Allocate page-locked zeros on the host, and a counterpart on the device without initialisation."""
         kind = np.dtype(dtype)
         size = math.prod(shape) * kind.itemsize
         flags = self._cuda.cudaHostAllocMapped if self._maps else self._cuda.cudaHostAllocDefault
@@ -116,39 +116,39 @@ class CudaDevice:
         return PinnedBuffer(host, Buffer(alias, tuple(shape), kind, owner), True)
 
     def copy(self, target: Buffer, source: Buffer) -> None:
-        """From device to device; both have the same number of bytes."""
+        """Copy from device to device; both buffers have the same number of bytes."""
         assert target.bytes == source.bytes, (target, source)
         self._copy(target.pointer, source.pointer, source.bytes)
 
     def upload(self, shared: PinnedBuffer) -> None:
-        """What the host side holds when the stream gets there, to the device side."""
+        """Enqueue a copy from host to device; the host memory is read when the stream gets there."""
         if not shared.mapped:
             self._copy(shared.buffer.pointer, shared.host.ctypes.data, shared.buffer.bytes)
 
     def download(self, shared: PinnedBuffer) -> None:
-        """What the device side holds to the host side, which may be read after `wait`."""
+        """Enqueue a copy from device to host; read the host memory after `wait`."""
         if not shared.mapped:
             self._copy(shared.host.ctypes.data, shared.buffer.pointer, shared.buffer.bytes)
 
     def wait(self) -> None:
-        """Return when everything on the stream is done."""
+        """Block until all operations on the stream are complete."""
         self._call("cudaStreamSynchronize", self._stream)
 
     def wait_for(self, stream: int) -> None:
-        """Return when everything on another stream, by its handle, is done."""
+        """Block until all operations on another stream, by its handle, are complete."""
         self._call("cudaStreamSynchronize", stream)
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """A CUDA graph of what `work` puts on the stream, which is not run; call the result to run it.
+    def capture_graph(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture the operations of `work` as a CUDA graph without running them; the result runs the graph.
 
-        Raises CorrflowError where something in it cannot be recorded.
+        Raises CorrflowError for operations that cannot be captured.
         """
         cuda = self._cuda
         self._call("cudaStreamBeginCapture", self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             work()
         except BaseException:
-            cuda.cudaStreamEndCapture(self._stream)  # so that the stream can be used again
+            cuda.cudaStreamEndCapture(self._stream)  # otherwise the stream stays unusable
             raise
         graph = self._call("cudaStreamEndCapture", self._stream)
         launchable = self._call("cudaGraphInstantiate", graph, 0)
@@ -161,11 +161,10 @@ class CudaDevice:
         return launch
 
     def kernel(self, source: str, entry_point: str) -> Callable[..., None]:
-        """A kernel of CUDA C++, compiled for this GPU.
+        """Compile a CUDA C++ kernel for this GPU, and return its launch function.
 
-        Called with blocks and threads of a block as (x, y, z), and the kernel's arguments, it is put on the stream:
-        buffers go by their address, whole numbers as int32. Raises InputError where cuda-core or its compiler is
-        missing, CorrflowError where that refuses the source.
+        The function takes blocks and threads per block as (x, y, z) and the arguments: buffers are passed by address,
+        integers as int32. Raises InputError without cuda-core or its compiler, CorrflowError for a wrong source.
         """
         core = self._find_core()
         if core is None:
@@ -176,24 +175,24 @@ class CudaDevice:
             kernel, stream = compiled.get_kernel(entry_point), core.Stream.from_handle(self.stream)
         except CorrflowError:
             raise
-        except Exception as error:  # cuda-core has no common type for what it raises
+        except Exception as error:  # cuda-core has no common base class for errors
             raise CorrflowError(f"the GPU failed to load {entry_point}: {error}; see corrflow-doctor") from error
 
         def launch(blocks: Size, threads: Size, *arguments: Buffer | int) -> None:
-            passed = (one.pointer if isinstance(one, Buffer) else ctypes.c_int32(one) for one in arguments)
-            core.launch(stream, core.LaunchConfig(grid=blocks, block=threads), kernel, *passed)
+            values = (each.pointer if isinstance(each, Buffer) else ctypes.c_int32(each) for each in arguments)
+            core.launch(stream, core.LaunchConfig(grid=blocks, block=threads), kernel, *values)
 
         return launch
 
     def close(self) -> None:
-        """Give the stream back, once everything on it is done."""
+        """Destroy the stream after its last operation."""
         if self.stream:
             self.wait()
             self._call("cudaStreamDestroy", self._stream)
             self.stream = 0
 
     def _copy(self, target: int, source: int, size: int) -> None:
-        # By address alone the driver knows which side is where.
+        # The driver derives the direction from the addresses.
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
         self._call("cudaMemcpyAsync", target, source, size, kind, self._stream)
 
@@ -209,7 +208,7 @@ class CudaDevice:
 
 
 class _Owner:
-    """Frees a resource when nothing refers to it any more."""
+    """Owner of a resource, which is freed with the last reference."""
 
     def __init__(self, free: Callable[[Any], Any], handle: Any) -> None:
         self.handle = handle
@@ -217,7 +216,7 @@ class _Owner:
 
 
 class _Bytes:
-    """Bytes at an address, for NumPy."""
+    """Array interface of bytes at an address, for NumPy."""
 
     def __init__(self, pointer: int, size: int, owner: _Owner) -> None:
         self._owner = owner

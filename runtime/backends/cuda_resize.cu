@@ -1,10 +1,10 @@
-// A frame shrunk to the size that it is tracked at: each pixel of the result is the mean of the part of the frame that
-// it covers. One thread computes one pixel in its three colours. Everything is counted in whole numbers, so that the
-// result is the same everywhere; OpenCV's INTER_AREA, which does this on the CPU, rounds by one grey level otherwise.
+// Resize a frame to its working size: each pixel of the result is the mean of the area that it covers. One thread
+// computes the three colours of a pixel. The arithmetic is in integers, so the result is the same everywhere; OpenCV's
+// INTER_AREA on the CPU differs by at most one grey level.
 //
-// It includes no header, so that NVRTC needs no include path; shrink.py launches it.
+// The source includes no header, so NVRTC needs no include path; cuda_resize.py launches it.
 #ifndef __CUDACC__
-#include "cuda_words_on_cpu.h"  // the tests run this source on the CPU
+#include "cuda_words_on_cpu.h"  // tests run this source on the CPU
 #endif
 
 namespace {
@@ -12,12 +12,12 @@ namespace {
 constexpr int THREADS = 256;
 constexpr int COLOURS = 3;
 
-// What pixel `index` of `shrunk` covers of `length` pixels. Both are cut into the same length * shrunk pieces.
+// Part of `length` pixels that pixel `index` of `count` pixels covers, in units of 1 / (length * count).
 struct Cover {
-    int begin, end, pieces;  // in pieces; a pixel of the frame has `pieces` of them
+    int begin, end, pieces;  // a pixel of the frame has `pieces` units
 
-    __device__ Cover(int index, int length, int shrunk)
-        : begin(index * length), end((index + 1) * length), pieces(shrunk) {}
+    __device__ Cover(int index, int length, int count)
+        : begin(index * length), end((index + 1) * length), pieces(count) {}
 
     __device__ int first() const { return begin / pieces; }
     __device__ int last() const { return (end - 1) / pieces; }
@@ -28,9 +28,9 @@ struct Cover {
 
 }  // namespace
 
-// frame [height, width, 3], shrunk [rows, columns, 3]; no side of `shrunk` is longer than the frame's.
+// frame [height, width, 3], resized [rows, columns, 3]; no side of `resized` is longer than the side of the frame.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    corrflow_shrink(const unsigned char* frame, int height, int width, int rows, int columns, unsigned char* shrunk) {
+    corrflow_resize(const unsigned char* frame, int height, int width, int rows, int columns, unsigned char* resized) {
     const int pixel = blockIdx.x * THREADS + threadIdx.x;
     if (pixel >= rows * columns) return;
     const Cover down(pixel / columns, height, rows), across(pixel % columns, width, columns);
@@ -47,5 +47,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     const unsigned long long whole = (unsigned long long)height * width;
     for (int colour = 0; colour < COLOURS; ++colour)
-        shrunk[pixel * COLOURS + colour] = (unsigned char)((sums[colour] + whole / 2) / whole);
+        resized[pixel * COLOURS + colour] = (unsigned char)((sums[colour] + whole / 2) / whole);
 }

@@ -1,8 +1,8 @@
-"""The engines beside an artifact: what they are good for, and that this machine made them.
+"""Engine files of an artifact: build key, signature, loading and saving.
 
-ARTIFACT/engines/ holds encode.engine, propagate.engine, and engines.json: for what they were built, the SHA-256 of
-each, and a signature (HMAC-SHA-256) with a key that never leaves this machine. An engine is code, and TensorRT runs it
-without looking: one that was not signed here is not loaded.
+ARTIFACT/engines/ holds encode.engine, propagate.engine and engines.json: build key, SHA-256 of each engine, and a
+signature (HMAC-SHA-256) with a key that never leaves this machine. An engine is code that TensorRT runs without checks,
+so engines without a signature of this machine are not loaded.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from corrflow.runtime.artifacts.artifact import (
 FOLDER, SIDECAR, KEY = "engines", "engines.json", "engine.key"
 PRECISIONS = ("fp32", "fp16", "int8")
 ENCODE_ENGINE, PROPAGATE_ENGINE = "encode.engine", "propagate.engine"
-_FORMAT, _KEY_BYTES = 2, 32  # 1 had an engine for each number of references, whose windows did not move
-_CHANGED = {  # for what nobody wants to read two hashes of
+_FORMAT, _KEY_BYTES = 3, 32
+_CHANGED = {  # readable reasons for changed hashes
     "onnx": "the ONNX files have changed",
     "kernel": "the CUDA kernel has changed",
-    "calibrated": "the frames that int8 is fitted to have changed",
+    "calibration": "the calibration frames of int8 have changed",
 }
 _ENCODERS = {"fp32": (ENCODE_FP32, ENCODE), "fp16": (ENCODE_FP16,), "int8": (ENCODE_INT8,)}
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What engines depend on: rebuilt when anything of it differs.
+    """Build key of engines, which are rebuilt if any field changes. Raises InputError for a field out of range.
 
-    tensorrt, gpu, compute_capability: where they were built
-    precision:  fp32, fp16 or int8; int8 is that of the encoder's convolutions, the rest is fp16 then
-    frame:      (H, W); references: the most frames remembered; labels: channels
-    slots, rows: of the memory, and of the op's `references`: its K and M
-    plugin:     whether LocalSoftCopy is the plugin, and not the ONNX function
-    onnx:       SHA-256 of the encoder's file and of propagate.onnx
-    kernel:     SHA-256 of the CUDA kernel's source; empty without the plugin
-    calibrated: SHA-256 of the frames that the encoder of 8 bits was fitted to when the engines were built, from the
-                file of fp32; empty where the artifact's file was taken as it is
+    tensorrt, gpu, compute_capability: TensorRT version and GPU of the build
+    precision:   fp32, fp16 or int8; with int8, the encoder's convolutions are int8 and everything else is fp16
+    frame:       working size (H, W)
+    num_reference_frames, num_channels: maximum of reference frames, and of mask channels
+    num_slots, num_windows: K and M, slots of the memory and rows of `references`
+    plugin:      LocalSoftCopy is the plugin instead of the ONNX function
+    onnx:        SHA-256 of the encoder's file and of propagate.onnx
+    kernel:      SHA-256 of the CUDA kernel's source; empty without the plugin
+    calibration: SHA-256 of the calibration frames, if the int8 encoder was calibrated during the build; otherwise empty
     """
 
     tensorrt: str
@@ -61,35 +61,38 @@ class EngineSpec:
     compute_capability: str
     precision: str
     frame: tuple[int, int]
-    references: int
-    slots: int
-    rows: int
-    labels: int
+    num_reference_frames: int
+    num_slots: int
+    num_windows: int
+    num_channels: int
     plugin: bool
     onnx: tuple[str, str]
     kernel: str
-    calibrated: str = ""
+    calibration: str = ""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise InputError(f"expected --precision {', '.join(PRECISIONS)}, got {self.precision!r}")
-        for name, value, most in (("--references", self.references, 80), ("--objects", self.labels, 256)):
-            if not 1 <= value <= most:
-                raise InputError(f"expected {name} from 1 to {most}, got {value}")
+            raise InputError(f"expected --precision {', '.join(PRECISIONS)}, got {self.precision!r}; choose one")
+        for option, value, limit in (
+            ("--reference-frames", self.num_reference_frames, 80),
+            ("--objects", self.num_channels, 256),
+        ):
+            if not 1 <= value <= limit:
+                raise InputError(f"expected {option} from 1 to {limit}, got {value}; choose another number")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The engines' files."""
+        """File names of the engines."""
         return ENCODE_ENGINE, PROPAGATE_ENGINE
 
     def difference(self, other: EngineSpec) -> str:
-        """The first thing in which these engines differ from what is wanted; empty where nothing does."""
+        """Return the first difference from a wanted build key; empty if there is none."""
         for field in fields(self):
-            mine, wanted = getattr(self, field.name), getattr(other, field.name)
-            if mine != wanted:
+            value, wanted = getattr(self, field.name), getattr(other, field.name)
+            if value != wanted:
                 if field.name in _CHANGED:
                     return _CHANGED[field.name]
-                return f"{field.name.replace('_', ' ')} was {mine}, is {wanted}"
+                return f"{field.name.replace('_', ' ')} was {value}, is {wanted}"
         return ""
 
 
@@ -97,12 +100,12 @@ class EngineSpec:
 class Engines:
     """Engines that this machine has signed."""
 
-    made: EngineSpec
+    spec: EngineSpec
     contents: dict[str, bytes]
 
 
 def encoder_for(artifact: Artifact, precision: str) -> bytes:
-    """The ONNX file of the encoder in this precision. Raises InputError where the artifact has none."""
+    """Return the ONNX file of the encoder in this precision. Raises InputError if the artifact has none."""
     for name in _ENCODERS[precision]:
         if name in artifact.files:
             return artifact.files[name]
@@ -113,26 +116,26 @@ def encoder_for(artifact: Artifact, precision: str) -> bytes:
     )
 
 
-def onnx_hashes(artifact: Artifact, precision: str, calibrated: str = "") -> tuple[str, str]:
-    """SHA-256 of what engines of this precision are built from; calibrated: as `EngineSpec` has it."""
-    contents = encoder_for(artifact, "fp32" if calibrated else precision), artifact.files[PROPAGATE]
+def onnx_hashes(artifact: Artifact, precision: str, calibration: str = "") -> tuple[str, str]:
+    """Return the SHA-256 of the ONNX files of engines in this precision. calibration: see EngineSpec"""
+    contents = encoder_for(artifact, "fp32" if calibration else precision), artifact.files[PROPAGATE]
     first, second = (hashlib.sha256(content).hexdigest() for content in contents)
     return first, second
 
 
 def kernel_hash() -> str:
-    """SHA-256 of the CUDA kernel that this package would build into an engine."""
+    """Return the SHA-256 of the CUDA kernel's source in this package."""
     kernel = files("corrflow.plugins.local_soft_copy.cuda").joinpath("local_soft_copy.cu")
     return hashlib.sha256(kernel.read_bytes()).hexdigest()
 
 
 def private_folder() -> Path:
-    """Where this user's key is, and what is kept from build to build."""
+    """Return the folder of the user's key and of the timing caches."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "corrflow"
 
 
 def writable_folder(artifact: Artifact) -> Path:
-    """The folder for an artifact's engines, made if need be. Raises InputError where nothing can be written there."""
+    """Return the folder for the engines of an artifact. Raises InputError if it is not writable."""
     folder = _folder(artifact)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,9 +166,9 @@ def save_engines(artifact: Artifact, engines: Engines) -> Path:
 
 
 def load_engines(artifact: Artifact) -> Engines:
-    """The engines beside an artifact, whole and signed here; whether they suit is for the caller (`check_suits`).
+    """Load the engines of an artifact and verify their signature; `check_matches` compares their build key.
 
-    Raises InputError, in one sentence with the remedy, where there are none or they are not to be trusted.
+    Raises InputError if engines are missing, damaged or not signed by this machine.
     """
     folder = _folder(artifact)
     remedy = f"build them here with corrflow-export engine {artifact.folder}"
@@ -175,7 +178,7 @@ def load_engines(artifact: Artifact) -> Engines:
         sidecar = json.loads(_read(folder / SIDECAR))
         if sidecar["format"] != _FORMAT:
             raise InputError(f"{folder}: expected engines of format {_FORMAT}, got {sidecar['format']!r}; {remedy}")
-        body, signature = {name: sidecar[name] for name in ("made", "files")}, str(sidecar["signature"])
+        body, signature = {name: sidecar[name] for name in ("spec", "files")}, str(sidecar["signature"])
         trusted = _is_ours(body, signature)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder}: {SIDECAR} is damaged ({type(error).__name__}: {error}); {remedy}") from error
@@ -186,28 +189,27 @@ def load_engines(artifact: Artifact) -> Engines:
             f"{folder}: expected engines that this machine has built and signed, got others, and an engine is code;"
             f" {remedy}"
         )
-    # From here on all of it was written by `save_engines`.
-    known: dict[str, Any] = dict(body["made"])
-    known.update(frame=tuple(known["frame"]), onnx=tuple(known["onnx"]))
-    made, contents = EngineSpec(**known), {}
-    for name in made.names:
+    # The signature proves that `save_engines` wrote everything from here on.
+    values: dict[str, Any] = dict(body["spec"])
+    values.update(frame=tuple(values["frame"]), onnx=tuple(values["onnx"]))
+    spec, contents = EngineSpec(**values), {}
+    for name in spec.names:
         try:
             contents[name] = _read(folder / name)
         except OSError as error:
             raise InputError(f"{folder}: expected {name}, which cannot be read ({error.strerror}); {remedy}") from error
         if hashlib.sha256(contents[name]).hexdigest() != body["files"].get(name):
             raise InputError(f"{folder}: {name} is not the one that was signed; {remedy}")
-    return Engines(made, contents)
+    return Engines(spec, contents)
 
 
-def check_suits(artifact: Artifact, made: EngineSpec, tensorrt: str, gpu: str, compute_capability: str) -> None:
-    """Raise InputError for engines of another TensorRT, GPU or ONNX file than are here."""
-    onnx, kernel = onnx_hashes(artifact, made.precision, made.calibrated), kernel_hash() if made.plugin else ""
-    place = {"tensorrt": tensorrt, "gpu": gpu, "compute_capability": compute_capability}
-    here = replace(made, **place, onnx=onnx, kernel=kernel)
-    if reason := made.difference(here):
+def check_matches(artifact: Artifact, spec: EngineSpec, tensorrt: str, gpu: str, compute_capability: str) -> None:
+    """Raise InputError for engines of another TensorRT, GPU, ONNX file or kernel than this machine's."""
+    onnx, kernel = onnx_hashes(artifact, spec.precision, spec.calibration), kernel_hash() if spec.plugin else ""
+    machine = {"tensorrt": tensorrt, "gpu": gpu, "compute_capability": compute_capability}
+    if reason := spec.difference(replace(spec, **machine, onnx=onnx, kernel=kernel)):
         raise InputError(
-            f"{artifact.name}: expected engines for what is here, got others: {reason}; build them again with"
+            f"{artifact.name}: expected engines for this machine and model, got others: {reason}; build them again with"
             f" corrflow-export engine {artifact.folder}"
         )
 
@@ -239,8 +241,8 @@ def _is_ours(body: dict[str, Any], signature: str) -> bool:
     return len(key) == _KEY_BYTES and hmac.compare_digest(_signature(body, key).encode(), signature.encode())
 
 
-def _own_key() -> bytes:
-    """This user's key on this machine, made when it is first needed; nobody else can read it."""
+def _user_key() -> bytes:
+    """Return this user's key on this machine, created at first use and readable by the user only."""
     path = private_folder() / KEY
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

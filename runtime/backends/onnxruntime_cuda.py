@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: the artifact's own graphs, bound to memory that stays on the device."""
+"""ONNX Runtime on an NVIDIA GPU: the graphs of the artifact, bound to device memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PROVIDER = "CUDAExecutionProvider"
 
 
 def unavailable() -> str:
-    """Why ONNX Runtime has no GPU here, with the remedy; empty where it says that it has one."""
+    """Return the reason why ONNX Runtime has no GPU support, with the remedy; empty if it has."""
     import onnxruntime
 
     if _PROVIDER in onnxruntime.get_available_providers():
@@ -28,29 +28,29 @@ def unavailable() -> str:
 
 
 def open_onnxruntime_cuda(artifact: Artifact) -> DeviceBackend:
-    """The back end. Raises InputError where ONNX Runtime has no CUDA, or there is no GPU for it."""
+    """Open the backend. Raises InputError without CUDA in ONNX Runtime, or without a GPU."""
     if reason := unavailable():
         raise InputError(reason)
     device = CudaDevice()
-    # On our stream, so that copies and graphs are in order without waiting in between.
+    # On the device's stream, so that copies and graphs run in order without waiting.
     provider = (_PROVIDER, {"device_id": "0", "user_compute_stream": str(device.stream)})
-    return DeviceBackend(artifact, device, OnnxRuntimePrograms(artifact, provider, "cuda"))
+    return DeviceBackend(artifact, device, OnnxRuntimeGraphs(artifact, provider, "cuda"))
 
 
-class OnnxRuntimePrograms:
-    """Fulfils `device_backend.GraphSet`, in float32 and for any size.
+class OnnxRuntimeGraphs:
+    """`gpu.GraphSet` of ONNX Runtime sessions, in float32 and for any size.
 
-    provider: an execution provider with its options; memory: what ONNX Runtime calls the memory that it works in,
-    "cuda" or "cpu". Raises InputError where the provider refuses to start, which ONNX Runtime itself only warns of.
+    provider: execution provider with options; memory: ONNX Runtime's name of its memory, "cuda" or "cpu". Raises
+    InputError if the provider does not start, for which ONNX Runtime only logs a warning.
     """
 
-    storage = np.dtype(np.float32)
-    supports_cuda_graph = False  # ONNX Runtime allocates and waits as it likes
+    dtype = np.dtype(np.float32)
+    supports_cuda_graph = False  # ONNX Runtime allocates and waits during a run
     frame: tuple[int, int] | None = None
-    references: int | None = None
-    slots: int | None = None
-    rows: int | None = None
-    labels: int | None = None
+    num_reference_frames: int | None = None
+    num_slots: int | None = None
+    num_windows: int | None = None
+    num_channels: int | None = None
 
     def __init__(self, artifact: Artifact, provider: tuple[str, dict[str, str]], memory: str) -> None:
         import onnxruntime
@@ -58,16 +58,16 @@ class OnnxRuntimePrograms:
         self.name = f"onnxruntime-{memory}, ONNX function"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Where encode.onnx is of 8 bits for the CPU's sake, the original is beside it.
+        # If encode.onnx is the 8-bit encoder for CPUs, the artifact also has the original.
         encode = artifact.files.get(ENCODE_FP32, artifact.files[ENCODE])
-        self._programs: list[_Session] = []
+        self._graphs: list[_Session] = []
         for content in (encode, artifact.files[PROPAGATE]):
             try:
                 session = onnxruntime.InferenceSession(content, options, providers=[provider])
             except Exception as error:  # onnxruntime's own exceptions share no base class
                 raise InputError(
                     f"{artifact.name}: onnxruntime {onnxruntime.__version__} refuses the graphs on {memory}"
-                    f" ({str(error).splitlines()[0]}); export the artifact again, or use another back end"
+                    f" ({str(error).splitlines()[0]}); export the artifact again, or use another backend"
                 ) from error
             if session.get_providers()[0] != provider[0]:
                 raise InputError(
@@ -75,21 +75,24 @@ class OnnxRuntimePrograms:
                     f" {session.get_providers()[0]} instead; install the CUDA and cuDNN that it wants, and let the"
                     " loader find them (LD_LIBRARY_PATH)"
                 )
-            self._programs.append(_Session(session, memory))
-        self.named = REFERENCES in self._programs[1].inputs
+            self._graphs.append(_Session(session, memory))
+        self.indexed_references = REFERENCES in self._graphs[1].inputs
 
     def encode(self) -> _Session:
-        return self._programs[0]
+        """Return the graph that encodes."""
+        return self._graphs[0]
 
     def propagate(self) -> _Session:
-        return self._programs[1]
+        """Return the graph that propagates."""
+        return self._graphs[1]
 
     def close(self) -> None:
-        self._programs.clear()
+        """Release the sessions."""
+        self._graphs.clear()
 
 
 class _Session:
-    """Fulfils `device_backend.Program`. Nothing is copied: inputs and outputs are bound by address."""
+    """`gpu.Graph` of a session; inputs and outputs are bound by address, without copies."""
 
     def __init__(self, session, memory: str) -> None:
         self._session, self._memory = session, memory
@@ -97,6 +100,7 @@ class _Session:
         self._outputs = [entry.name for entry in session.get_outputs()]
 
     def enqueue(self, tensors: dict[str, Buffer]) -> None:
+        """Run the session on the device's stream. Raises CorrflowError if it fails."""
         binding = self._session.io_binding()
         for bind, names in ((binding.bind_input, self.inputs), (binding.bind_output, self._outputs)):
             for name in names:

@@ -1,4 +1,4 @@
-"""Backends by name, and the choice among them."""
+"""Selection of a backend by name."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ from corrflow.runtime.backends.base import Backend
 
 logger = logging.getLogger("corrflow")
 
-# onnxruntime copies labels with the fused kernel where that was built, onnx-function always with propagate.onnx.
+# onnxruntime propagates with the fused kernel if it was built; onnx-function always uses propagate.onnx.
 BACKENDS = ("auto", "tensorrt", "onnxruntime-cuda", "onnxruntime", "onnx-function")
-
-
 _BEST_FIRST = ("tensorrt", "onnxruntime-cuda", "onnxruntime")
 
 
 def open_backend(name: str, artifact: Artifact, threads: int = 0) -> Backend:
-    """The back end of that name; "auto" takes the best that works, and logs which and why the better ones do not.
+    """Open a backend by name; "auto" opens the fastest one that works, and logs why faster ones do not.
 
-    threads: CPU threads, 0 for as many as there are cores. Raises InputError, with the reason and the remedy, for an
-    unknown name and for a back end that was asked for by name and does not work.
+    threads: CPU threads, 0 for all cores. Raises InputError with reason and remedy for an unknown name, and for a
+    requested backend that does not work.
     """
     if name not in BACKENDS:
-        raise InputError(f"expected a back end among {', '.join(BACKENDS)}, got {name!r}; choose one of those")
+        raise InputError(f"expected a backend among {', '.join(BACKENDS)}, got {name!r}; choose one")
     for candidate in _BEST_FIRST if name == "auto" else (name,):
         try:
             backend = _open(candidate, artifact, threads)
         except CorrflowError as error:
             if name != "auto" or candidate == _BEST_FIRST[-1]:
-                raise  # nothing else is left
+                raise  # no backend is left
             logger.info("not %s: %s", candidate, error)
         else:
-            logger.info("back end: %s", backend.name)
+            logger.info("backend: %s", backend.name)
             return backend
-    raise AssertionError("the last candidate has been returned or has raised")
+    raise AssertionError("the last candidate returns or raises")
 
 
 def _open(name: str, artifact: Artifact, threads: int) -> Backend:
+    """Open a backend; libraries are imported only for the requested one."""
     if name == "tensorrt":
         from corrflow.runtime.backends.tensorrt import open_tensorrt
 
@@ -50,7 +49,7 @@ def _open(name: str, artifact: Artifact, threads: int) -> Backend:
         return open_onnxruntime_cuda(artifact)
     from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
-    reason = "asked for the ONNX function" if name == "onnx-function" else cpu.unavailable()
+    reason = "the ONNX function was requested" if name == "onnx-function" else cpu.unavailable()
     if reason:
         logger.info("no fused kernel: %s", reason)
     return OnnxRuntimeBackend(artifact, threads, fused=not reason)

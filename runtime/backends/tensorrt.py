@@ -1,4 +1,4 @@
-"""TensorRT: the engines that corrflow-export engine has built on this machine, on memory that stays on the device."""
+"""TensorRT backend: engines that corrflow-export engine has built on this machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from corrflow.runtime.backends.engine_files import (
     PROPAGATE_ENGINE,
     Engines,
     EngineSpec,
-    check_suits,
+    check_matches,
     load_engines,
 )
 from corrflow.runtime.backends.gpu import DeviceBackend
 
 
 def import_tensorrt() -> Any:
-    """The module. Raises InputError, with the remedy, where it or its libraries are missing, or it is too old."""
+    """Import tensorrt. Raises InputError if the module or its libraries are missing, or if it is too old."""
     try:
         trt = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:
@@ -44,49 +44,52 @@ def import_tensorrt() -> Any:
 
 
 def open_tensorrt(artifact: Artifact, device: CudaDevice | None = None) -> DeviceBackend:
-    """The back end. Raises InputError where there are no engines, or not ones for this TensorRT, GPU and artifact."""
+    """Open the backend. Raises InputError without engines for this TensorRT, GPU and artifact."""
     engines = load_engines(artifact)
     trt = import_tensorrt()
     device = device or CudaDevice()
-    check_suits(artifact, engines.made, trt.__version__, device.gpu, device.compute_capability)
-    return DeviceBackend(artifact, device, TensorRtPrograms(trt, device, engines))
+    check_matches(artifact, engines.spec, trt.__version__, device.gpu, device.compute_capability)
+    return DeviceBackend(artifact, device, TensorRtGraphs(trt, device, engines))
 
 
-class TensorRtPrograms:
-    """Fulfils `device_backend.GraphSet` with engines, which are trusted: `load_engines` is what looks at them."""
+class TensorRtGraphs:
+    """`gpu.GraphSet` of engines; `load_engines` has verified their signature."""
 
     supports_cuda_graph = True
-    named = True
+    indexed_references = True
 
     def __init__(self, trt: Any, device: CudaDevice, engines: Engines) -> None:
-        made: EngineSpec = engines.made
-        form = "plugin" if made.plugin else "ONNX function"
-        self.name = f"tensorrt {made.tensorrt}, {made.precision}, {form}"
-        self.storage = np.dtype(np.float32 if made.precision == "fp32" else np.float16)
-        self.frame: tuple[int, int] | None = made.frame
-        self.references: int | None = made.references
-        self.slots: int | None = made.slots
-        self.rows: int | None = made.rows
-        self.labels: int | None = made.labels
-        if made.plugin and form_for(made.tensorrt) == "v3":
-            register(trt)  # such an engine asks for the plugin when it is loaded; later ones have the kernel inside
+        spec: EngineSpec = engines.spec
+        form = "plugin" if spec.plugin else "ONNX function"
+        self.name = f"tensorrt {spec.tensorrt}, {spec.precision}, {form}"
+        self.dtype = np.dtype(np.float32 if spec.precision == "fp32" else np.float16)
+        self.frame: tuple[int, int] | None = spec.frame
+        self.num_reference_frames: int | None = spec.num_reference_frames
+        self.num_slots: int | None = spec.num_slots
+        self.num_windows: int | None = spec.num_windows
+        self.num_channels: int | None = spec.num_channels
+        if spec.plugin and form_for(spec.tensorrt) == "v3":
+            register(trt)  # these engines need the plugin when they are loaded; later versions contain the kernel
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self.loaded = {
-            name: EngineProgram(trt, self._runtime, device, name, engines.contents[name]) for name in made.names
+            name: EngineGraph(trt, self._runtime, device, name, engines.contents[name]) for name in spec.names
         }
 
-    def encode(self) -> EngineProgram:
+    def encode(self) -> EngineGraph:
+        """Return the engine that encodes."""
         return self.loaded[ENCODE_ENGINE]
 
-    def propagate(self) -> EngineProgram:
+    def propagate(self) -> EngineGraph:
+        """Return the engine that propagates."""
         return self.loaded[PROPAGATE_ENGINE]
 
     def close(self) -> None:
-        self.loaded.clear()  # before the runtime that made them
+        """Release the engines."""
+        self.loaded.clear()  # before the runtime that created them
 
 
-class EngineProgram:
-    """Fulfils `device_backend.Program`: an engine and the context that it runs in.
+class EngineGraph:
+    """`gpu.Graph` of an engine and its execution context.
 
     tensors: shape and type of each input and output by name
     """
@@ -106,13 +109,14 @@ class EngineProgram:
             self.tensors[tensor] = tuple(self.engine.get_tensor_shape(tensor)), kind
 
     def enqueue(self, tensors: dict[str, Buffer]) -> None:
+        """Put a run on the device's stream. Raises CorrflowError for tensors of another shape or type."""
         for name, (shape, kind) in self.tensors.items():
-            given = tensors[name]
-            if (given.shape, given.dtype) != (shape, kind):  # TensorRT would read and write past its end
+            tensor = tensors[name]
+            if (tensor.shape, tensor.dtype) != (shape, kind):  # TensorRT would access memory past its end
                 raise CorrflowError(
-                    f"{self._name}: expected {name} {kind} {list(shape)}, got {given.dtype} {list(given.shape)};"
+                    f"{self._name}: expected {name} {kind} {list(shape)}, got {tensor.dtype} {list(tensor.shape)};"
                     " build the engines again"
                 )
-            self.context.set_tensor_address(name, given.pointer)
+            self.context.set_tensor_address(name, tensor.pointer)
         if not self.context.execute_async_v3(self._device.stream):
             raise CorrflowError(f"TensorRT failed to run {self._name}; its reason is above")

@@ -259,17 +259,17 @@ def _engines(load: Load) -> Outcome:
         return "absent", f"no engines beside the model {artifact.name}", remedy
     backend = open_tensorrt(artifact)
     # Engines have their references and their frames' size built in, whatever the artifact says.
-    settings, most = artifact.settings, backend.programs.references
+    settings, most = artifact.settings, backend.graphs.num_reference_frames
     if most is not None and settings.num_reference_frames > most:
         settings = replace(settings, recent_offsets=settings.recent_offsets[: most - len(settings.permanent_frames)])
-    return _tracks(backend, backend.programs.frame or _CLIP, settings)
+    return _tracks(backend, backend.graphs.frame or _CLIP, settings)
 
 
 def _cuda_kernel(load: Load) -> Outcome:
     """Compiling needs neither driver nor GPU."""
     from corrflow.plugins.local_soft_copy.cuda import compiler
     from corrflow.plugins.local_soft_copy.cuda.launch import plan
-    from corrflow.runtime.backends import cuda_resize as shrink
+    from corrflow.runtime.backends import cuda_resize as resize
 
     try:
         architecture = compiler.device_architecture()
@@ -280,7 +280,7 @@ def _cuda_kernel(load: Load) -> Outcome:
     launch = plan(**sizes, attributes=artifact.settings.attributes, dtype="float16")
     try:
         code = compiler.compile_kernel(launch, architecture).code
-        compiler.compile_source(shrink.kernel_source(), architecture)
+        compiler.compile_source(resize.kernel_source(), architecture)
     except InputError as error:
         detail, remedy = _with_remedy(str(error))
         return "absent", detail, f"for TensorRT: {remedy}"

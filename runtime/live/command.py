@@ -32,8 +32,8 @@ from corrflow.runtime.video.source_uri import live_address
 
 logger = logging.getLogger("corrflow")
 
-_STEP_GRACE = 0.8  # seconds that a step may still take once the run is to stop
-_CLOSING = 0.7  # seconds that all outputs together have to finish then
+_STEP_SECONDS = 0.8  # limit for the last step after a stop
+_CLOSE_SECONDS = 0.7  # limit for all outputs together to finish after a signal
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LiveOptions:
     timeout: float = 5.0
 
     def check(self) -> None:
-        """Raise InputError for a window, a page or a file that is not to be had, before any camera is opened."""
+        """Raise InputError for a window, a page or a file that is not available, before the camera is opened."""
         if self.save_prompt is not None:
             check_recording(self.save_prompt, ())
         if self.serve is not None:
@@ -102,41 +102,38 @@ def run_camera(
 
         session = Session(capture, tracker, start, outputs.open_workers(LiveSource(name)), on_start)
         control = SessionApi(session, Path(f"{name}_recorded.mkv"), live.save_prompt or Path(f"{name}_prompt.npz"))
-        began = time.monotonic()
+        started = time.monotonic()
         with _served(session, control, live.serve, console):
             error = _run(session, stop, Window(session, control) if live.show else None, console)
-        # After a signal two seconds are all there is; at the end of a file the rest may be written in peace.
-        deadline = time.monotonic() + (_CLOSING if stop.is_set() else 30)
+        # After a signal the whole exit takes two seconds at most; after a file the outputs may finish.
+        deadline = time.monotonic() + (_CLOSE_SECONDS if stop.is_set() else 30)
         for sink in tuple(session.outputs):
             if not sink.close(max(0.1, deadline - time.monotonic())):
                 logger.warning("%s: still busy; its last frames are left out", sink.name)
         if error is None or session.processed:
-            _say(console, session, time.monotonic() - began)
+            _print_summary(console, session, time.monotonic() - started)
         if error is None and session.busy:
-            # The model cannot be interrupted; taking it down under a running step would crash.
+            # The model cannot be interrupted; closing it during a step would crash.
             sys.stderr.flush()
             os._exit(0)
     if error is not None:
         raise error
 
 
-def open_capture(source: str, patience: Timeouts) -> tuple[Capture, str]:
-    """A capture of any source, not started yet, and its name for files.
-
-    Raises InputError for what is neither a live source nor a file.
-    """
+def open_capture(source: str, timeouts: Timeouts) -> tuple[Capture, str]:
+    """Return a capture of a live source or a file, not started yet, and its name for files. Raises InputError."""
     address = live_address(source)
     if address is not None:
         endless = address.kind != "input"
-        return Capture(lambda: open_reader(address, patience.reading), patience, endless), address.name
-    with open_source(source) as frames:  # which says what is wrong with it
+        return Capture(lambda: open_reader(address, timeouts.reading), timeouts, endless), address.name
+    with open_source(source) as frames:  # raises InputError for an invalid source
         name = frames.name
-    return Capture(lambda: PacedReader(open_source(source)), patience, endless=False), name
+    return Capture(lambda: PacedReader(open_source(source)), timeouts, endless=False), name
 
 
 @contextmanager
 def _served(session: Session, control: SessionApi, access: Access | None, console: Console) -> Iterator[None]:
-    """The session's page, where one is asked for, while the context lasts."""
+    """Serve the page of a session while the context lasts; access: None for no page."""
     if access is None:
         yield
         return
@@ -153,18 +150,18 @@ def _served(session: Session, control: SessionApi, access: Access | None, consol
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[Event]:
-    """An event that SIGINT and SIGTERM set while the context lasts."""
+    """Yield an event that SIGINT and SIGTERM set."""
     stop = Event()
-    former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _run(session: Session, stop: Event, window: Window | None, console: Console) -> BaseException | None:
-    """Track in a thread, so that signals and the window are heard of at once; returns the error that ended it."""
+    """Track in a thread, so that signals and the window are handled at once. Return the error that ended tracking."""
     thread, errors = session.in_thread()
     status = _Status(console)
     while thread.is_alive() and not stop.is_set():
@@ -172,49 +169,49 @@ def _run(session: Session, stop: Event, window: Window | None, console: Console)
             thread.join(0.05)
         elif not window.step():
             break
-        status.say(session)
+        status.update(session)
     session.stop.set()
-    thread.join(_STEP_GRACE)
+    thread.join(_STEP_SECONDS)
     if window is not None:
         window.close()
-    status.end()
+    status.clear()
     return errors[0] if errors else None
 
 
 class _Status:
-    """A line that says how the run is doing: rewritten on a terminal, now and then elsewhere."""
+    """Status line: rewritten on a terminal, otherwise printed every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._terminal = console, console.is_terminal
         self._interval = 0.5 if self._terminal else 10.0
         self._due = time.monotonic() + self._interval
 
-    def say(self, session: Session) -> None:
+    def update(self, session: Session) -> None:
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._interval
-        counts, pace = session.capture.counts, session.latency
+        counts, latency = session.capture.counts, session.latency
         text = (
-            f"{pace.frames_per_second():.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
+            f"{latency.frames_per_second():.1f} frames/s, latency {1000 * latency.latency(50):.0f} ms,"
             f" {session.processed} tracked, {counts.dropped} dropped, {session.capture.state[0]}"
         )
         self._console.print(text.ljust(78) if self._terminal else text, end="\r" if self._terminal else "\n")
 
-    def end(self) -> None:
+    def clear(self) -> None:
         if self._terminal:
             self._console.print(" " * 78, end="\r")
 
 
-def _say(console: Console, session: Session, seconds: float) -> None:
-    counts, pace = session.capture.counts, session.latency
+def _print_summary(console: Console, session: Session, seconds: float) -> None:
+    counts, latency = session.capture.counts, session.latency
     console.print(
         f"captured {counts.captured} frames: {session.processed} tracked, {counts.dropped} dropped,"
         f" {max(0, counts.connections - 1)} reconnects"
     )
     if session.processed:
         console.print(
-            f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * pace.latency(50):.0f} ms,"
-            f" 99 % below {1000 * pace.latency(99):.0f} ms"
+            f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * latency.latency(50):.0f} ms,"
+            f" 99 % below {1000 * latency.latency(99):.0f} ms"
         )
     for sink in session.outputs:
         lost = f", {sink.lost} lost ({sink.error or 'it was too slow'})" if sink.lost else ""

@@ -22,6 +22,7 @@ class LatestResult:
         self._result: FrameResult | None = None
 
     def put(self, result: FrameResult) -> None:
+        """Set the newest result, and wake the readers."""
         with self._condition:
             self._result = result
             self._condition.notify_all()
@@ -42,9 +43,10 @@ class LatencyStats:
     """Latency and frame rate of the last frames, in fixed memory; one thread writes, any thread reads."""
 
     def __init__(self) -> None:
-        self._rows: deque[tuple[float, float]] = deque(maxlen=STATISTICS_FRAMES)  # time of a result, and its latency
+        self._rows: deque[tuple[float, float]] = deque(maxlen=STATISTICS_FRAMES)  # time and latency of each result
 
     def add(self, latency: float) -> None:
+        """Add the latency of a result in seconds."""
         self._rows.append((time.monotonic(), latency))
 
     def frames_per_second(self, over: float = 2.0) -> float:

@@ -1,4 +1,4 @@
-"""Live loop: the newest frame through the tracker, and its result to every output."""
+"""Live session: a loop that tracks the newest frame and sends its result to every output."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from corrflow.runtime.types import Frame, FrameResult, LiveTiming, size_text
 
 logger = logging.getLogger("corrflow")
 
-_MOST_CALLS = 32
-_Answer = TypeVar("_Answer")
+_MAX_CALLS = 32  # calls in the queue
+_Result = TypeVar("_Result")
 
 
 class Session:
@@ -41,7 +41,7 @@ class Session:
         tracker: Tracker,
         start: Prompts | Prompt,
         outputs: Sequence[SinkWorker] = (),
-        began: Callable[[Prompt], None] = lambda reference: None,
+        on_start: Callable[[Prompt], None] = lambda prompt: None,
     ) -> None:
         self.capture, self.latest, self.latency, self.stop = capture, LatestResult(), LatencyStats(), Event()
         self.processed = 0
@@ -50,19 +50,19 @@ class Session:
         """True while a frame is being tracked."""
         self.editing = ObjectEditor(tracker)
         """Changes of the objects; used through `call` alone."""
-        self._calls: Queue[tuple[Callable[[], Any], Future]] = Queue(_MOST_CALLS)
-        self._tracker, self._start, self._began = tracker, start, began
+        self._calls: Queue[tuple[Callable[[], Any], Future]] = Queue(_MAX_CALLS)
+        self._tracker, self._start, self._on_start = tracker, start, on_start
         self._last: FrameResult | None = None
         self._last_capture = 0.0
         self._begin = 0.0
 
     def run(self) -> None:
-        """Track until the end. Raises what a source that cannot go on or the tracker raises; the capture is closed."""
+        """Track until the end and close the capture. Raises the errors of the capture and of the tracker."""
         self.capture.start()
         try:
             while not self.stop.is_set():
                 frame = self.capture.take(0.05)
-                self._answer()
+                self._run_calls()
                 if frame is not None:
                     self.busy = True
                     self._publish(frame, self._track(frame))
@@ -76,7 +76,7 @@ class Session:
             self.capture.close(0.3)
 
     def in_thread(self) -> tuple[Thread, list[BaseException]]:
-        """`run` in a thread that is gone with the process, and the list that what it raises is put into."""
+        """Start `run` in a daemon thread. Return the thread, and a list that receives the error of `run`."""
         errors: list[BaseException] = []
 
         def work() -> None:
@@ -94,12 +94,12 @@ class Session:
         """Seconds since the newest result's frame was captured."""
         return time.monotonic() - self._last_capture
 
-    def call(self, action: Callable[[], _Answer], timeout: float = 5.0) -> _Answer:
-        """Do something between two frames, in the thread that tracks; returns or raises what it does.
+    def call(self, action: Callable[[], _Result], timeout: float = 5.0) -> _Result:
+        """Run an action between two frames in the tracking thread. Return its result, or raise its error.
 
-        Raises CorrflowError where the thread is not there within `timeout` seconds; then it is not done.
+        Raises CorrflowError, without running the action, if the thread is busy for `timeout` seconds.
         """
-        future: Future[_Answer] = Future()
+        future: Future[_Result] = Future()
         try:
             self._calls.put_nowait((action, future))
             return future.result(timeout)
@@ -109,16 +109,16 @@ class Session:
             return future.result()
 
     def freeze(self) -> Frozen:
-        """Freeze the newest frame; its image and tracks do not change. Raises CorrflowError before the first."""
+        """Freeze the newest frame and its result. Raises CorrflowError before the first frame."""
 
-        def keep() -> Frozen:
+        def freeze() -> Frozen:
             if self._last is None:
                 raise CorrflowError("no frame came yet; wait for the stream")
             return self.editing.freeze(self._last)
 
-        return self.call(keep)
+        return self.call(freeze)
 
-    def _answer(self) -> None:
+    def _run_calls(self) -> None:
         while True:
             try:
                 action, future = self._calls.get_nowait()
@@ -127,7 +127,7 @@ class Session:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(action())
-                except Exception as error:  # the caller's, who raises it
+                except Exception as error:  # `call` raises this error
                     future.set_exception(error)
 
     def _publish(self, frame: CapturedFrame, tracked: FrameResult) -> None:
@@ -160,5 +160,5 @@ class Session:
             result = self._tracker.start(frame, prompt.objects)
         self.editing.began(prompt.frame, prompt.objects)
         if prompt.objects:
-            self._began(prompt)
+            self._on_start(prompt)
         return result

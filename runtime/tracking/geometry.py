@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from corrflow.runtime.backends.resize import shrink
+from corrflow.runtime.backends.resize import resize
 from corrflow.runtime.settings import STRIDE
 from corrflow.runtime.tracking.blas import matmul_single_threaded
 
@@ -48,9 +48,9 @@ class Geometry:
         """The working frame's size over the given frame's."""
         return min(self.working) / min(self.frame)
 
-    def shrink(self, image: np.ndarray) -> np.ndarray:
+    def resize(self, image: np.ndarray) -> np.ndarray:
         """A given frame [H, W, 3] uint8 -> the working frame."""
-        return shrink(image, self.working)
+        return resize(image, self.working)
 
     def mask_to_cells(self, mask: np.ndarray) -> np.ndarray:
         """Share of each cell that a mask [H, W] bool covers: [h, w] float32, 0..1."""

@@ -105,9 +105,7 @@ def packed_soft_copy(
     used = used_references(references, len(keys.words))
     scales = [1 / (float(query.scales) * float(keys.scales[each.frame]) * attributes.temperature) for each in used]
     windows, threads = _windows(used, attributes), threads or available_threads()
-    return _fused.copy(
-        query.words, keys.words, values, *windows, attributes.top_k, scales, keys.bits, threads, kernel
-    )
+    return _fused.copy(query.words, keys.words, values, *windows, attributes.top_k, scales, keys.bits, threads, kernel)
 
 
 def local_soft_copy(

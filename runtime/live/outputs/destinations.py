@@ -1,4 +1,4 @@
-"""Destinations of results: files of any format, networks and other programs, for files and live sessions alike."""
+"""Destinations of results: files, networks and other programs, for recorded videos and live sessions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from corrflow.runtime.live.outputs.mqtt import Broker
     from corrflow.runtime.live.outputs.ros2 import Topics
 
-_CLOSE_SECONDS = 30.0  # seconds that a network output has to send its last frames after a file has ended
+_CLOSE_SECONDS = 30.0  # limit for a network output to send the last frames of a file
 
 
 @dataclass(frozen=True)
 class LiveSource:
-    """Facts about a live source for writers; its frame rate varies."""
+    """Name of a live source, for writers; its frame rate varies."""
 
     name: str
     frames_per_second: Fraction | None = None
@@ -32,7 +32,7 @@ class LiveSource:
 
 @dataclass(frozen=True)
 class Destinations:
-    """Where results go.
+    """Outputs of a run.
 
     files: path by the name of a format
     udp:   (host, port)
@@ -48,11 +48,11 @@ class Destinations:
     ros: Topics | None = None
 
     def __bool__(self) -> bool:
-        """True where results go anywhere."""
+        """Return True if there is any output."""
         return bool(self.files or self.udp or self.mqtt or self.rerun or self.ros)
 
     def check(self) -> None:
-        """Raise InputError for a destination that cannot be used, before any source is opened."""
+        """Raise InputError for an output that cannot be used, before the source is opened."""
         if self.mqtt is not None:
             from corrflow.runtime.live.outputs.mqtt import check_mqtt
 
@@ -75,9 +75,9 @@ class Destinations:
             check_recording(path, tuple(VIDEO_FORMATS) if name == "overlay" else ())
 
     def open_sinks(self, source: SourceInfo) -> list[Sink]:
-        """Open every destination for the frames of a file; frames wait for a slow receiver.
+        """Open every output for a recorded video; frames wait for a slow receiver.
 
-        Raises InputError for a file that cannot be written, with the others closed again.
+        Raises InputError for a file that cannot be written; the other outputs are closed again.
         """
         with ExitStack() as stack:
             sinks: list[Sink] = []
@@ -88,7 +88,7 @@ class Destinations:
         return sinks
 
     def open_workers(self, source: SourceInfo) -> list[SinkWorker]:
-        """Open every destination for a live session, each in a thread; a slow receiver loses frames."""
+        """Open every output for a live session, each in a thread; a slow receiver loses frames."""
         files = [
             (str(path), lambda name=name, path=path: open_recorder(name, path, source))
             for name, path in self.files.items()
@@ -96,31 +96,31 @@ class Destinations:
         return [SinkWorker(name, open) for name, open in (*files, *self._networks())]
 
     def _networks(self) -> list[tuple[str, Callable[[], Sink]]]:
-        """Name and opener of each network and program."""
-        found: list[tuple[str, Callable[[], Sink]]] = []
+        """Return name and opener of each network output."""
+        openers: list[tuple[str, Callable[[], Sink]]] = []
         if (address := self.udp) is not None:
             from corrflow.runtime.live.outputs.udp import UdpSink
 
-            found.append((f"udp://{address[0]}:{address[1]}", lambda: UdpSink(*address)))
+            openers.append((f"udp://{address[0]}:{address[1]}", lambda: UdpSink(*address)))
         if (broker := self.mqtt) is not None:
             from corrflow.runtime.live.outputs.mqtt import MqttSink
 
-            found.append((broker.shown, lambda: MqttSink(broker)))
+            openers.append((broker.shown, lambda: MqttSink(broker)))
         if (viewer := self.rerun) is not None:
             from corrflow.runtime.live.outputs.rerun import RerunSink
 
-            found.append((viewer, lambda: RerunSink(viewer)))
+            openers.append((viewer, lambda: RerunSink(viewer)))
         if (topics := self.ros) is not None:
             from corrflow.runtime.live.outputs.ros2 import RosSink
 
-            found.append((f"ros:{topics.prefix}", lambda: RosSink(topics)))
-        return found
+            openers.append((f"ros:{topics.prefix}", lambda: RosSink(topics)))
+        return openers
 
 
 def open_recorder(name: str, path: Path, source: SourceInfo) -> Sink:
-    """Open a format for a live session: a name that is taken gets a number, and nothing is overwritten.
+    """Open a format for a live session; a taken name gets a number.
 
-    Videos and JSON lines are written in place, so that a kill loses a second at most. Other formats appear at the end.
+    Videos and JSON lines are written in place, so that a kill loses one second at most. Others appear at the end.
     """
     from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink
 
@@ -136,7 +136,7 @@ def open_recorder(name: str, path: Path, source: SourceInfo) -> Sink:
 
 
 class _Forward(Sink):
-    """A worker as a sink; lost frames are an error at the end."""
+    """Sink that forwards to a worker; lost frames are an error at the end."""
 
     def __init__(self, worker: SinkWorker) -> None:
         self._worker = worker

@@ -1,4 +1,4 @@
-"""Results to other programs: JSON as UDP datagrams, or to an MQTT broker. One message a frame, as in --jsonl."""
+"""MQTT output: one JSON line for each frame, as a message to a broker."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.jsonl import frame_record, json_line
 from corrflow.runtime.types import FrameResult
 
-_MQTT_SECONDS = 3.0  # for connecting, and for one message to leave
+_MQTT_SECONDS = 3.0  # limit for connecting, and for sending one message
 _KEEP_ALIVE = 15
 
 
 @dataclass(frozen=True)
 class Broker:
-    """An MQTT broker and what to publish under."""
+    """MQTT broker and topic."""
 
     host: str
     port: int
@@ -31,15 +31,14 @@ class Broker:
 
     @property
     def shown(self) -> str:
-        """For messages, without the password."""
+        """Address without the password, for messages."""
         return f"mqtt{'s' * self.encrypted}://{self.host}:{self.port}/{self.topic}"
 
 
 def parse_mqtt(text: str) -> Broker:
-    """mqtt://[USER:PASSWORD@]HOST[:PORT][/TOPIC], mqtts:// for TLS; HOST alone will do, and the topic is `corrflow`.
+    """Parse mqtt://[USER:PASSWORD@]HOST[:PORT][/TOPIC], mqtts:// for TLS, or HOST. The default topic is `corrflow`.
 
-    CORRFLOW_MQTT_PASSWORD in the environment is the password where none is given, so that no process list shows it.
-    Raises InputError.
+    CORRFLOW_MQTT_PASSWORD in the environment is the default password, which no process list shows. Raises InputError.
     """
     remedy = "write mqtt://HOST:PORT/TOPIC"
     try:
@@ -67,13 +66,13 @@ def check_mqtt() -> None:
 
 
 class MqttSink(Sink):
-    """Each frame's line under one topic (quality of service 0); a broker that is slow or gone is an error.
+    """Publisher of one message for each frame (quality of service 0). A slow or lost broker is an error.
 
-    A message has left before the next is taken, so that nothing piles up where the broker does not read.
+    Each message is sent before the next is queued, so that a slow broker causes no growing queue.
     """
 
     def __init__(self, broker: Broker) -> None:
-        """Connects. Raises CorrflowError where the broker is not there or refuses."""
+        """Connect. Raises CorrflowError where the broker cannot be reached or refuses."""
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion
 
@@ -92,7 +91,7 @@ class MqttSink(Sink):
             self._client.connect(broker.host, broker.port, _KEEP_ALIVE)
         except (OSError, ValueError) as error:
             raise CorrflowError(f"{broker.shown} cannot be reached ({error})") from None
-        self._client.loop_start()  # a thread of its own, which also keeps the connection alive between frames
+        self._client.loop_start()  # its thread also keeps the connection alive between frames
         try:
             answer = answers.get(timeout=_MQTT_SECONDS)
         except Empty:
@@ -106,7 +105,7 @@ class MqttSink(Sink):
         try:
             message.wait_for_publish(_MQTT_SECONDS)
             sent = message.is_published()
-        except (RuntimeError, ValueError):  # there is no connection
+        except (RuntimeError, ValueError):  # not connected
             sent = False
         if not sent:
             raise CorrflowError(f"{self._broker.shown} takes no messages any more")

@@ -1,4 +1,4 @@
-"""Results to ROS 2, through its own Python library, rclpy. Never run with ROS: the tests have a stand-in for rclpy."""
+"""ROS 2 output through rclpy. The tests use a replacement of rclpy; this module has never run with ROS."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ from corrflow.runtime.formats.jsonl import frame_record, json_line
 from corrflow.runtime.types import FrameResult, ObjectResult
 from corrflow.runtime.video.overlay import draw_overlay
 
-_WAITING = 5  # messages that ROS keeps for a slow subscriber
+_QUEUE_SIZE = 5  # messages that ROS keeps for a slow subscriber
 _JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Topics:
-    """prefix: of all topics; frame: the coordinate frame that headers name, "" for none"""
+    """Names of topics.
+
+    prefix: common prefix
+    frame:  coordinate frame in headers; "" for none
+    """
 
     prefix: str
     frame: str = ""
 
 
 def parse_ros(text: str) -> Topics:
-    """/PREFIX, or /PREFIX?frame=camera_optical to name the camera's coordinate frame. Raises InputError."""
+    """Parse /PREFIX, or /PREFIX?frame=camera_optical with the camera's coordinate frame. Raises InputError."""
     prefix, _, query = text.partition("?")
     values = dict(parse_qsl(query, keep_blank_values=True))
     frame = values.pop("frame", "")
@@ -54,16 +58,16 @@ def check_ros() -> None:
 
 
 class RosSink(Sink):
-    """Publishes each frame, stamped with the time it was captured:
+    """Publisher of each frame, with its time of capture.
 
     PREFIX/mask                 sensor_msgs/Image, mono8: 0 for background, else the object's id
-    PREFIX/tracks               std_msgs/String: the line of --jsonl
+    PREFIX/tracks               std_msgs/String: the JSON line of `frame_record`
     PREFIX/detections           vision_msgs/Detection2DArray of the boxes, where vision_msgs (4 or later) is installed
-    PREFIX/overlay/compressed   sensor_msgs/CompressedImage, JPEG, while somebody listens to it
+    PREFIX/overlay/compressed   sensor_msgs/CompressedImage, JPEG, while the topic has a subscriber
     """
 
     def __init__(self, topics: Topics) -> None:
-        """Raises CorrflowError where ROS does not start."""
+        """Start a node. Raises CorrflowError where ROS does not start."""
         import rclpy  # pyright: ignore[reportMissingImports]
         from rclpy.context import Context  # pyright: ignore[reportMissingImports]
         from sensor_msgs.msg import CompressedImage, Image  # pyright: ignore[reportMissingImports]
@@ -78,9 +82,9 @@ class RosSink(Sink):
             self._vision = vision_msgs.msg
         self._context = Context()
         try:
-            # A context of our own has no handlers of signals, which corrflow-track handles itself.
+            # A separate context has no signal handlers, because corrflow-track handles signals.
             rclpy.init(args=[], context=self._context)
-            # Nobody spins this node, so that it offers no services that would never answer.
+            # The node does not spin, so that its services would never answer.
             self._node = rclpy.create_node(
                 "corrflow", context=self._context, enable_rosout=False, start_parameter_services=False
             )
@@ -89,12 +93,12 @@ class RosSink(Sink):
             self._overlay_topic = self._publisher(CompressedImage, "overlay/compressed")
             if self._vision is not None:
                 self._detections_topic = self._publisher(self._vision.Detection2DArray, "detections")
-        except Exception as error:  # rclpy has no common one
+        except Exception as error:  # rclpy has no common base class
             self._context.try_shutdown()
             raise CorrflowError(f"ROS does not start ({type(error).__name__}: {error})") from None
 
     def _publisher(self, kind: type, name: str) -> Any:
-        return self._node.create_publisher(kind, f"{self._topics.prefix}/{name}", _WAITING)
+        return self._node.create_publisher(kind, f"{self._topics.prefix}/{name}", _QUEUE_SIZE)
 
     def write(self, result: FrameResult) -> None:
         if not self._context.ok():
@@ -102,18 +106,16 @@ class RosSink(Sink):
         mask = result.mask
         height, width = mask.shape
         image = self._image(header=self._stamped(result), height=height, width=width, encoding="mono8", step=width)
-        image.data = array("B", mask.tobytes())  # anything else is checked number by number
+        image.data = array("B", mask.tobytes())  # any other type is checked element by element
         self._mask_topic.publish(image)
         self._tracks_topic.publish(self._string(data=json_line(frame_record(result)).decode().rstrip("\n")))
         if self._vision is not None:
-            boxed = [track for track in result.objects if track.box is not None]
-            found = [self._detection(result, track) for track in boxed]
-            self._detections_topic.publish(
-                self._vision.Detection2DArray(header=self._stamped(result), detections=found)
-            )
+            boxed = [obj for obj in result.objects if obj.box is not None]
+            detections = [self._detection(result, obj) for obj in boxed]
+            message = self._vision.Detection2DArray(header=self._stamped(result), detections=detections)
+            self._detections_topic.publish(message)
         if self._overlay_topic.get_subscription_count():
-            picture = draw_overlay(result)
-            data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+            data = cv2.imencode(".jpg", draw_overlay(result), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
             message = self._jpeg(header=self._stamped(result), format="jpeg")
             message.data = array("B", data.tobytes())
             self._overlay_topic.publish(message)
@@ -123,23 +125,22 @@ class RosSink(Sink):
         self._context.try_shutdown()
 
     def _stamped(self, result: FrameResult) -> Any:
-        """A header with the time of capture, by this machine's clock."""
+        """Return a header with the time of capture by this machine's clock."""
         header = self._header(frame_id=self._topics.frame)
-        seconds, microseconds = divmod(
-            round((result.live.captured if result.live else result.frame.time) * 1e6), 10**6
-        )  # a double has no more digits than that
+        time = result.live.captured if result.live else result.frame.time
+        seconds, microseconds = divmod(round(time * 1e6), 10**6)  # float64 has no more digits
         header.stamp.sec, header.stamp.nanosec = seconds, 1000 * microseconds
         return header
 
-    def _detection(self, result: FrameResult, track: ObjectResult) -> Any:
-        """An object's box, whose edges lie between pixels: the picture's corner is (0, 0)."""
-        assert track.box is not None
-        x0, y0, x1, y1 = map(float, track.box)
-        detection = self._vision.Detection2D(header=self._stamped(result), id=str(track.id))
+    def _detection(self, result: FrameResult, obj: ObjectResult) -> Any:
+        """Return the box of an object; (0, 0) is the corner of the image."""
+        assert obj.box is not None
+        x0, y0, x1, y1 = map(float, obj.box)
+        detection = self._vision.Detection2D(header=self._stamped(result), id=str(obj.id))
         detection.bbox.center.position.x, detection.bbox.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
         detection.bbox.size_x, detection.bbox.size_y = x1 - x0, y1 - y0
         hypothesis = self._vision.ObjectHypothesisWithPose()
-        hypothesis.hypothesis.class_id = track.name or str(track.id)
-        hypothesis.hypothesis.score = float(track.confidence)
+        hypothesis.hypothesis.class_id = obj.name or str(obj.id)
+        hypothesis.hypothesis.score = float(obj.confidence)
         detection.results.append(hypothesis)
         return detection

@@ -1,4 +1,4 @@
-"""TODO."""
+"""UDP output: one JSON line for each frame, as a datagram."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.jsonl import frame_record, json_line
 from corrflow.runtime.types import FrameResult
 
-LARGEST_DATAGRAM = 65507
-"""Bytes that fit into one; where the masks are too ragged for that, they are left out, and `"masks": false` says so."""
+MAX_DATAGRAM = 65507
+"""Bytes of a datagram. A longer line is sent without masks, and with `"masks": false`."""
 
 
 def parse_udp(text: str) -> tuple[str, int]:
-    """HOST:PORT, "[::1]:9000" for IPv6; raises InputError."""
+    """Parse HOST:PORT, or "[::1]:9000" for IPv6, to (host, port). Raises InputError."""
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text.removeprefix("udp://"))
     if match is None or not 1 <= int(match[3]) <= 65535:
         raise InputError(f"expected --udp HOST:PORT, got {text!r}; write 127.0.0.1:9000, or [::1]:9000")
@@ -23,23 +23,23 @@ def parse_udp(text: str) -> tuple[str, int]:
 
 
 class UdpSink(Sink):
-    """Each frame's line as one datagram. Nobody has to listen; where nobody does, it is counted."""
+    """Sender of one datagram for each frame; a receiver that refuses a datagram is an error."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Raises CorrflowError for a host without an address."""
+        """Open a socket. Raises CorrflowError for a host without an address."""
         self._shown = f"{host}:{port}"
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             self._socket = socket.socket(family, kind, protocol)
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            self._socket.connect(address)  # only a connected socket hears that nobody listens
+            self._socket.connect(address)  # only a connected socket reports a missing receiver
         except OSError as error:
             raise CorrflowError(f"expected an address for {self._shown}, got {error.strerror or error}") from None
 
     def write(self, result: FrameResult) -> None:
         data = json_line(frame_record(result))
-        if len(data) > LARGEST_DATAGRAM:
+        if len(data) > MAX_DATAGRAM:
             data = json_line(frame_record(result, masks=False) | {"masks": False})
         try:
             self._socket.send(data)
