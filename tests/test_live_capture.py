@@ -183,7 +183,7 @@ def test_no_more_than_three_threads_hang_in_a_driver(run, monkeypatch: pytest.Mo
     camera = FakeCamera([("stall", 60)])
     capture = run(camera, Timeouts(0.05, 0.05, 0.02, 0.02))
     time.sleep(1.0)
-    assert camera.opened == capture_module.MOST_BLOCKED
+    assert camera.opened == capture_module.MAX_BLOCKED
     assert capture.state[0] == "blocked"
 
 

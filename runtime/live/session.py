@@ -30,9 +30,8 @@ _Result = TypeVar("_Result")
 class Session:
     """Live loop over a capture, until the capture ends or `stop` is set.
 
-    start: returns the objects of the stream's first frame (none where they are added later); or a prompt, whose frame
-           comes before the stream
-    began: called with the prompt once the objects are accepted
+    start:    returns the objects of the first frame, possibly none; or a prompt, whose frame precedes the stream
+    on_start: called with the prompt once the objects are accepted
     """
 
     def __init__(

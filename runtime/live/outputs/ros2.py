@@ -60,10 +60,10 @@ def check_ros() -> None:
 class RosSink(Sink):
     """Publisher of each frame, with its time of capture.
 
-    PREFIX/mask                 sensor_msgs/Image, mono8: 0 for background, else the object's id
-    PREFIX/tracks               std_msgs/String: the JSON line of `frame_record`
-    PREFIX/detections           vision_msgs/Detection2DArray of the boxes, where vision_msgs (4 or later) is installed
-    PREFIX/overlay/compressed   sensor_msgs/CompressedImage, JPEG, while the topic has a subscriber
+    PREFIX/mask:                sensor_msgs/Image, mono8: 0 for background, else the object's id
+    PREFIX/tracks:              std_msgs/String: the JSON line of `frame_record`
+    PREFIX/detections:          vision_msgs/Detection2DArray of the boxes, where vision_msgs (4 or later) is installed
+    PREFIX/overlay/compressed:  sensor_msgs/CompressedImage, JPEG, while the topic has a subscriber
     """
 
     def __init__(self, topics: Topics) -> None:
