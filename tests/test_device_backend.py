@@ -259,6 +259,7 @@ class OnDevice:
     """Frame in the fake device's memory, with the interface of torch and CuPy."""
 
     def __init__(self, device: CudaDevice, frame: np.ndarray, **changed: Any) -> None:
+        self.shape = frame.shape
         self.shared = device.share(frame.shape, np.uint8)
         self.shared.host[...] = frame
         device.upload(self.shared)
@@ -310,7 +311,7 @@ def test_other_arrays_on_the_device_are_refused(changed, reason, cuda, open_fake
         backend.encode(OnDevice(backend.device, moving_square[0][0], **changed))
 
 
-def test_a_frame_on_the_device_is_not_resized_without_a_compiler(
+def test_frames_on_the_device_need_a_compiler_for_resizing(
     cuda, open_fake, artifact: Artifact, moving_square
 ) -> None:
     backend, _ = open_fake(cuda)

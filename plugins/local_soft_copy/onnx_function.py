@@ -1,12 +1,12 @@
 """LocalSoftCopy (top-k local cross-attention) as an ONNX function of standard ops, for any ONNX runtime.
 
-An ONNX function cannot unroll over its attributes, so `function` writes the body for given attributes. The node has the
-same attributes, for runtimes with a kernel. Scan computes one band of tiles at a time, so memory holds one band of
+An ONNX function cannot unroll over its attributes, so `function` writes the body for given attributes. The node has
+the same attributes, for runtimes with a kernel. Scan computes one band of tiles at a time, so memory holds one band of
 scores. Tiles are those of torch_blocked.py. Patches are gathered at the offset of each search window; indices are
 clipped to the frame, and positions outside are excluded. A mask cuts a dilated window out of the undilated patch: the
 function stays short, but dilation is slow.
 
-B, C, K, M, N, H and W stay free. TensorRT does not benefit from a loop, so the bands can be unrolled for a fixed height.
+B, C, K, M, N, H and W stay free. TensorRT does not benefit from a loop, so bands can be unrolled for a fixed height.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def dtype_of(data_type: Any) -> Dtype | None:
 
 
 def attributes_from(fields: dict[str, Any]) -> Attributes:
-    """Build attributes from the fields of a node, arrays of any integer or floating type; missing fields are default."""
+    """Build attributes from the fields of a node, arrays of any number type; missing fields have defaults."""
     default = Attributes()
     values = {name: np.asarray(value).ravel() for name, value in fields.items()}
 
