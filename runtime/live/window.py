@@ -30,7 +30,7 @@ _PROBE_SECONDS = 20
 _REOPEN_SECONDS = 5.0  # a window that never became visible is opened again
 _SMALLEST_SIDE, _LARGEST_SIZE = 480, (1280, 800)  # of the displayed frame, in pixels
 _FONT_SIZE, _LINE_HEIGHT = 14, 24
-_ESCAPE = (27, 0xFF1B)  # the second is X11's
+_X11_ESCAPE = 0xFF1B
 
 
 def check_window() -> None:
@@ -100,14 +100,15 @@ class Window:
             return False
 
     def _handle_key(self, code: int) -> bool:
-        """Act on a pressed key. Returns False for the keys that quit."""
+        """Act on a key of `cv2.waitKeyEx` without its modifiers. Return False for the keys that quit."""
+        key = "\x1b" if code == _X11_ESCAPE else chr(code).lower() if code < 128 else ""
         self._drawn_at = 0.0
-        if code == ord(" "):
+        if key == " ":
             self._frozen = not self._frozen
-        elif code in b"rR":
+        elif key == "r":
             # Ending a recording waits for the encoder; the window does not.
             Thread(target=self._api.record, args=(not self._api.recording,), daemon=True).start()
-        return code not in (*_ESCAPE, *b"qQ")
+        return key not in ("q", "\x1b")
 
     def _draw(self) -> None:
         state, reason = self._session.capture.state
