@@ -36,7 +36,7 @@ def foreground(sequence: MaskSequence, index: int) -> np.ndarray:
 class FullOcclusion:
     """Occlusion of the frames [begin, begin + hidden); `after` more frames are tracked.
 
-    Raises InputError where no frame comes before the occlusion or within it.
+    Raises InputError for fewer than two frames before the occlusion or no hidden frame. The first frame is the prompt.
     """
 
     begin: int = 8
@@ -44,9 +44,9 @@ class FullOcclusion:
     after: int = REDETECTED_WITHIN
 
     def __post_init__(self) -> None:
-        if min(self.begin, self.hidden) < 1:
+        if self.begin < 2 or self.hidden < 1:
             raise InputError(
-                f"expected at least one frame before the occlusion and one hidden frame, got {self.begin} and"
+                f"expected at least two frames before the occlusion and one hidden frame, got {self.begin} and"
                 f" {self.hidden}; raise --begin or --hidden"
             )
 

@@ -248,7 +248,7 @@ def test_failed_writes_leave_the_old_result(root: Path, tmp_path: Path, monkeypa
     path = results / "scores" / "shift" / "one.json"
     old = path.read_text()
     monkeypatch.setattr("os.replace", lambda source, target: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CorrflowError, match="expected to write"):
         ResultStore(results).save("shift", "one", {}, replace(first, frames=3))
     assert path.read_text() == old
     assert [item.name for item in path.parent.iterdir()] == ["one.json"]

@@ -406,16 +406,16 @@ def test_full_occlusion_is_measured(
             run_full_occlusion(tracker, [standing], FullOcclusion())
     assert score.overlap > 0.8 and score.false_losses == 0 and score.false_frames <= 3
     assert "false losses of visible objects: 0 of 3 frames" in capsys.readouterr().out
-    with pytest.raises(InputError, match="at least one frame"):
-        FullOcclusion(0)
+    with pytest.raises(InputError, match="at least two frames"):
+        FullOcclusion(1)
 
 
 @pytest.fixture
 def standing(tmp_path: Path, add_sequence) -> MaskSequence:
-    """Write twelve frames of 60x80 pixels with an object of 30x30, red on grey."""
+    """Write fourteen frames of 60x80 pixels with an object of 30x30, red on grey."""
     mask = np.zeros((60, 80), np.uint8)
     mask[15:45, 25:55] = 255
-    add_sequence(tmp_path / "standing", "standing", [mask] * 12)
+    add_sequence(tmp_path / "standing", "standing", [mask] * 14)
     sequence = open_davis(tmp_path / "standing", "val")[0]
     for path in sequence.image_paths:
         cv2.imwrite(str(path), np.where(mask[..., None] > 0, np.array([30, 30, 200], np.uint8), np.uint8(110)))
@@ -454,7 +454,7 @@ def test_partial_occlusion_is_measured(
 def test_one_command_measures_either_occlusion(standing: MaskSequence, small_artifact: Path) -> None:
     root = str(standing.image_paths[0].parents[3])
     command = ["occlusion", root, "--split", "val", "--model", str(small_artifact)]
-    full = CliRunner().invoke(cli.app, [*command, "--full", "--begin", "1", "--hidden", "1"])
+    full = CliRunner().invoke(cli.app, [*command, "--full", "--begin", "2", "--hidden", "1"])
     assert full.exit_code == 0 and "of 1 sequences" in full.stdout, full.output
     partial = CliRunner().invoke(cli.app, [*command, "--partial", "--frames", "8", "--no-redetect"])
     assert partial.exit_code == 0 and "mean J" in partial.stdout, partial.output
