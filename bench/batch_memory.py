@@ -17,7 +17,7 @@ from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.batch.inputs import Item
-from corrflow.runtime.batch.process_item import Job, do_item
+from corrflow.runtime.batch.process_item import Job, process_item
 from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 
@@ -42,7 +42,7 @@ def main() -> None:
         if frames % _EVERY == 0:
             rows.append((frames, machine.resident() or 0, machine.highest() or 0))
 
-    do_item(
+    process_item(
         job,
         Item("long", folder / "long.mp4"),
         Tracker(backend, settings, occlusion_settings_for(backend, settings)),

@@ -26,7 +26,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.tracking.geometry import Geometry
-from corrflow.runtime.video.open_source import PICTURE_SUFFIXES, open_source
+from corrflow.runtime.video.open_source import IMAGE_SUFFIXES, open_source
 
 CALIBRATION_FRAMES = 48
 FRAME_INTERVAL = 10  # within a clip, because neighbouring frames are alike
@@ -112,7 +112,7 @@ def calibration_frames(folder: Path, short_side: int) -> list[np.ndarray]:
     if not folder.is_dir():
         raise InputError(f"expected --calibration-data to name a folder of videos or images, got {folder}")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    images = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES]
+    images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
     clips = [path for path in entries if path not in images]
     frames = []
     each = -(-CALIBRATION_FRAMES // max(1, len(clips) + len(images)))

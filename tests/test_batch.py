@@ -27,8 +27,8 @@ from PIL import Image
 from corrflow.errors import InputError
 from corrflow.run_lock import lock_run
 from corrflow.runtime.batch.inputs import Item, find_items, shard_of
-from corrflow.runtime.batch.label_discovery import read_labels
-from corrflow.runtime.batch.process_item import RECEIPT, Job
+from corrflow.runtime.batch.label_discovery import find_annotations
+from corrflow.runtime.batch.process_item import COMPLETION_RECORD, Job
 from corrflow.runtime.batch.workers import run_workers
 from corrflow.runtime.tracking.model_options import ModelOptions
 from corrflow.runtime.types import Frame, KeypointsObject, MaskObject
@@ -152,10 +152,10 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def receipts(out: Path) -> dict[str, int]:
+def completion_times(out: Path) -> dict[str, int]:
     """Of each result in sight: when it was made."""
     folders = [path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return {path.name: (path / RECEIPT).stat().st_mtime_ns for path in folders}
+    return {path.name: (path / COMPLETION_RECORD).stat().st_mtime_ns for path in folders}
 
 
 @pytest.fixture(scope="module")
@@ -198,12 +198,12 @@ def test_kills_lose_nothing_redo_nothing_and_change_no_byte(
             process.wait()
             killed += 1
         if out.exists():
-            made = receipts(out)  # fails on a folder without its last file
+            made = completion_times(out)  # fails on a folder without its last file
             assert all(made[name] == when for name, when in seen.items())
             seen |= made
     last = finish(command(tmp_path, out, small_artifact, "--workers", "2"))
     assert last.returncode == 1 and killed
-    made = receipts(out)
+    made = completion_times(out)
     assert set(made) == good and all(made[name] == when for name, when in seen.items())
     assert tree(out) == tree(tmp_path / "calm")
     states = {entry["name"]: entry for entry in json.loads((out / "manifest.json").read_text())["items"]}
@@ -261,17 +261,19 @@ def test_masks_read_back_from_every_format_are_the_same(one_of_each: Path, tmp_p
         # and as labels of a next run
         chosen = {"annotations": [e for e in loaded.dataset["annotations"] if e["image_id"] == index + 1]}
         (tmp_path / "clip.json").write_text(json.dumps(loaded.dataset | chosen))
-        labels = read_labels(tmp_path, "clip", lambda: (64, 96))
+        labels = find_annotations(tmp_path, "clip", lambda: (64, 96))
         first, points = (packed.unpacked() for packed in labels.objects[index])
         assert labels.frames == (index,) and isinstance(first, MaskObject) and np.array_equal(first.mask, mask)
         rows = (out / "points.csv").read_text().splitlines()
         folder = tmp_path / f"csv{index}"
         folder.mkdir()
         (folder / "clip.csv").write_text("\n".join([rows[0], rows[index + 1]]))
-        (from_csv,) = (packed.unpacked() for packed in read_labels(folder, "clip", lambda: (64, 96)).objects[index])
+        (from_csv,) = (
+            packed.unpacked() for packed in find_annotations(folder, "clip", lambda: (64, 96)).objects[index]
+        )
         assert isinstance(points, KeypointsObject) and isinstance(from_csv, KeypointsObject)
         assert points.points == pytest.approx(from_csv.points, abs=0.01)
-        assert read_labels(folder, "clip", lambda: (64, 96)).frames == (index,)
+        assert find_annotations(folder, "clip", lambda: (64, 96)).frames == (index,)
 
 
 def test_changed_labels_redo_that_item_alone(tmp_path: Path, small_artifact: Path) -> None:
@@ -279,15 +281,15 @@ def test_changed_labels_redo_that_item_alone(tmp_path: Path, small_artifact: Pat
     (tmp_path / "labels" / "000-plain.csv").unlink()
     arguments = command(tmp_path, tmp_path / "out", small_artifact, "--workers", "1")
     assert finish(arguments).returncode == 0
-    before = receipts(tmp_path / "out")
+    before = completion_times(tmp_path / "out")
     save_square(tmp_path / "labels" / "001-odd.png", 1, (65, 97))
     done = finish(arguments)
     assert done.returncode == 0 and "3 done (2 before)" in done.stderr
-    after = receipts(tmp_path / "out")
+    after = completion_times(tmp_path / "out")
     assert {name for name in before if before[name] != after[name]} == {"001-odd"}
     assert finish([*arguments, "--shard", "2/3"]).returncode == 0
     assert len(json.loads((tmp_path / "out" / "manifest-2-of-3.json").read_text())["items"]) == 1
-    assert receipts(tmp_path / "out") == after
+    assert completion_times(tmp_path / "out") == after
 
 
 def test_every_worker_sees_its_own_gpu(one_of_each: Path, small_artifact: Path, monkeypatch) -> None:
@@ -372,14 +374,14 @@ def test_labels_that_cannot_be_used_are_one_sentence(tmp_path: Path, files: dict
         else:
             (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=reason) as caught:
-        read_labels(tmp_path, "clip", lambda: (64, 96))
+        find_annotations(tmp_path, "clip", lambda: (64, 96))
     assert "\n" not in str(caught.value)
 
 
 def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "7" / "00002.png")
     save_square(tmp_path / "clip" / "cat" / "00002.png", 3)
-    labels = read_labels(tmp_path, "clip", lambda: (64, 96))
+    labels = find_annotations(tmp_path, "clip", lambda: (64, 96))
     assert labels.frames == ("00002",)
     assert {(packed.prompt.id, packed.prompt.name) for packed in labels.objects["00002"]} == {(7, ""), (8, "cat")}
 
@@ -413,7 +415,7 @@ def test_a_second_run_of_one_shard_is_refused_at_once(one_of_each: Path, tmp_pat
 def test_an_index_and_a_name_may_mean_one_frame_or_two(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "00003.png")
     (tmp_path / "clip.csv").write_text("frame,name,x,y\n3,a,30,20\n")
-    labels, picture = read_labels(tmp_path, "clip", lambda: (64, 96)), np.zeros((64, 96, 3), np.uint8)
+    labels, picture = find_annotations(tmp_path, "clip", lambda: (64, 96)), np.zeros((64, 96, 3), np.uint8)
     assert labels.keys_of(Frame(picture, 2, 0.0, "00002")) == [] and labels.keys_of(Frame(picture, 3, 0.0, "3")) == [
         3,
         "00003",
@@ -439,7 +441,7 @@ def test_random_coco_gives_objects_or_one_sentence(counts: object, points: list[
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools under NumPy 2
                 try:
-                    labels = read_labels(Path(folder), "clip", lambda: (64, 96))
+                    labels = find_annotations(Path(folder), "clip", lambda: (64, 96))
                 except InputError:
                     continue
         for packed in labels.objects.get("3", []):

@@ -17,8 +17,8 @@ from counting import Counting, counting_tracker
 from PIL import Image
 
 from corrflow.runtime.batch.inputs import Item
-from corrflow.runtime.batch.label_discovery import read_labels
-from corrflow.runtime.batch.process_item import Job, do_item, finished_frames
+from corrflow.runtime.batch.label_discovery import find_annotations
+from corrflow.runtime.batch.process_item import Job, finished_frames, process_item
 from corrflow.runtime.formats.registry import FORMATS
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
@@ -79,7 +79,7 @@ def do(job: Job, video: Path, tracker: Tracker) -> int:
     """Do it; returns how many frames were encoded, which is what tracking costs."""
     assert isinstance(tracker.backend, Counting)
     before = tracker.backend.encoded
-    assert do_item(job, Item(video.stem, video), tracker, lambda done, announced: None) == 8
+    assert process_item(job, Item(video.stem, video), tracker, lambda done, announced: None) == 8
     return tracker.backend.encoded - before
 
 
@@ -154,7 +154,7 @@ def test_a_turned_video_comes_out_upright_and_in_time(
         again = tmp_path / place.replace("/", " ")
         again.mkdir()
         (out / place).rename(again / name)
-        labels = read_labels(again, "clip", lambda: SIZE)
+        labels = find_annotations(again, "clip", lambda: SIZE)
         assert len(labels.frames) == 8
         for frame in labels.frames:
             (given,) = (
@@ -193,7 +193,7 @@ def test_one_label_more_tracks_from_and_to_that_label_alone(tmp_path: Path, trac
     changed = results(tmp_path / "out" / "clip")
 
     fresh = job_in(tmp_path / "fresh", job.formats, keep=False)
-    fresh = Job(job.labels, fresh.out, fresh.staging, job.formats, job.model, False)
+    fresh = Job(job.annotations, fresh.out, fresh.staging, job.formats, job.model, False)
     assert do(fresh, video, tracker) == 3 + 2 + 8  # from 3 and 5 backward, and all the way forward
     assert results(fresh.out / "clip") == changed
     assert not (fresh.out / "clip" / ".passes").exists()

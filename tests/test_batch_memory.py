@@ -22,10 +22,10 @@ from corrflow.bench.batch import repeat
 from corrflow.bench.clips import write_demo
 from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.backends.registry import open_backend
-from corrflow.runtime.batch.frame_cache import Spool
+from corrflow.runtime.batch.frame_cache import FrameCache
 from corrflow.runtime.batch.inputs import Item
-from corrflow.runtime.batch.passes import Pass
-from corrflow.runtime.batch.process_item import Job, do_item
+from corrflow.runtime.batch.passes import PropagationPass
+from corrflow.runtime.batch.process_item import Job, process_item
 from corrflow.runtime.formats import tapvid
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.registry import FORMATS, open_sink
@@ -133,21 +133,21 @@ def test_libraries_hold_no_more_than_the_index_of_a_file(tmp_path: Path, name: s
 
 
 def test_what_waits_on_disk_holds_nothing_in_memory(tmp_path: Path) -> None:
-    picture, soft = np.zeros((4, 4), np.uint8), np.ones((1, 2, 2), np.float32)
-    with Spool(tmp_path / "frames") as spool, traced():
-        made = Pass(tmp_path / "pass", soft.shape)
+    image, soft = np.zeros((4, 4), np.uint8), np.ones((1, 2, 2), np.float32)
+    with FrameCache(tmp_path / "frames") as cache, traced():
+        made = PropagationPass(tmp_path / "pass", soft.shape)
         for number in range(2000):
             if number == 500:
                 before = held_by_us()
-            spool.append(picture, {"index": number})
+            cache.append(Frame(image, number, 0.0, ""))
             made.append(soft * number)
         assert held_by_us() - before < 3000  # 8 bytes for each would be 24,000
-        assert len(spool) == len(made) == 2000
+        assert len(cache) == len(made) == 2000
         made.close()
-        again = Pass(tmp_path / "pass", soft.shape)
+        again = PropagationPass(tmp_path / "pass", soft.shape)
         assert held_by_us() - before < 3000
         for number in (0, 1999, 7):
-            assert spool[number][1] == {"index": number} and again[number][0, 0, 0] == number
+            assert cache[number].index == number and again[number][0, 0, 0] == number
         again.close()
 
 
@@ -173,7 +173,7 @@ def test_tracking_a_long_video_holds_what_a_short_one_does(
             amounts.append(held_by_us())
 
     with traced():
-        assert do_item(job, Item("long", tmp_path / "long.mp4"), Tracker(backend), note) == frames
+        assert process_item(job, Item("long", tmp_path / "long.mp4"), Tracker(backend), note) == frames
     backend.close()
     third = len(amounts) // 3
     # The least of many: frames wait in queues, now one and now two.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from corrflow.runtime.batch import ray_workers as on_ray
 from corrflow.runtime.batch.inputs import Item, find_items
-from corrflow.runtime.batch.process_item import Job, do_item
+from corrflow.runtime.batch.process_item import Job, process_item
 from corrflow.runtime.batch.workers import Event
 from corrflow.runtime.tracking.model_options import ModelOptions
 
@@ -79,10 +79,10 @@ def test_an_actor_that_dies_midway_costs_its_item_a_try_and_nothing_is_left_or_w
     tmp_path: Path, small_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Dying(on_ray.Worker):
-        def do(self, item: Item, attempt: int) -> Event:
+        def process(self, item: Item, attempt: int) -> Event:
             if item.name == "2" or (item.name, attempt) == ("1", 1):
                 job = replace(self._job, staging=self._job.staging / f"attempt-{attempt}")
-                do_item(job, item, self._tracker, lambda frames, announced: os._exit(1) if frames == 3 else None)
+                process_item(job, item, self._tracker, lambda frames, announced: os._exit(1) if frames == 3 else None)
             return super().do(item, attempt)
 
     job, options, items = planted(tmp_path, small_artifact, 4)
@@ -90,7 +90,7 @@ def test_an_actor_that_dies_midway_costs_its_item_a_try_and_nothing_is_left_or_w
     monkeypatch.setattr(on_ray, "Worker", Dying)
     events = list(on_ray.run_on_ray(job, options, items, 2))
     last = {event.item.name: event for event in events if event.kind in ("done", "failed")}
-    assert [event.item.name for event in events if event.kind == "began"].count("1") == 2
+    assert [event.item.name for event in events if event.kind == "started"].count("1") == 2
     assert {name: event.kind for name, event in last.items()} == {"0": "done", "1": "done", "2": "failed", "3": "done"}
     assert "its actor died 2 times" in last["2"].reason
     assert len(last) == sum(event.kind in ("done", "failed") for event in events)
@@ -104,7 +104,7 @@ def test_actors_share_the_gpus_and_say_how_far_they_are(
     """The GPUs are declared and need not be there: what counts is what an actor is let see."""
 
     class Looking(on_ray.Worker):
-        def do(self, item: Item, attempt: int) -> Event:
+        def process(self, item: Item, attempt: int) -> Event:
             self._progress = 7, 9
             time.sleep(1.5)
             return Event("done", item, reason=os.environ["CUDA_VISIBLE_DEVICES"])

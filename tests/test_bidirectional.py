@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.batch.bidirectional import PassPlaces, track_whole
-from corrflow.runtime.batch.label_discovery import read_labels
+from corrflow.runtime.batch.bidirectional import PassOptions, track_bidirectional
+from corrflow.runtime.batch.label_discovery import find_annotations
 from corrflow.runtime.batch.passes import FOLDER, blended, rounded
-from corrflow.runtime.batch.targets import strands_of
+from corrflow.runtime.batch.targets import targets_of
 from corrflow.runtime.formats.annotations import Annotations, CompressedAnnotation
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.tracker import Tracker
@@ -58,14 +58,14 @@ def run(
     folder: Path,
     earlier: str = "none",
     now: str = "now",
-    made_from: str = "video and model",
+    input_digest: str = "video and model",
 ) -> tuple[list[FrameResult], int]:
     """The tracks of every frame, and how many frames were encoded for them."""
     (folder / now).mkdir(parents=True)
     assert isinstance(tracker.backend, Counting)
     before = tracker.backend.encoded
-    places = PassPlaces(made_from, folder / earlier, folder / now, True)
-    found = list(track_whole(Frames(images), tracker, labels(given), folder, places))
+    places = PassOptions(input_digest, folder / earlier, folder / now, True)
+    found = list(track_bidirectional(Frames(images), tracker, labels(given), folder, places))
     assert [result.frame.index for result in found] == list(range(len(images)))
     return found, tracker.backend.encoded - before
 
@@ -197,14 +197,14 @@ def test_a_label_beyond_the_end_is_refused(
 def test_an_object_is_a_mask_or_points_and_not_both_in_turn() -> None:
     mask, points = MaskObject(1, np.ones((4, 4), bool)), KeypointsObject(1, np.zeros((1, 2), np.float32), ("a",))
     with pytest.raises(InputError, match="as a mask or as points"):
-        strands_of({0: [CompressedAnnotation.of(mask)], 1: [CompressedAnnotation.of(points)]})
+        targets_of({0: [CompressedAnnotation.of(mask)], 1: [CompressedAnnotation.of(points)]})
 
 
 def test_objects_are_the_same_on_all_frames_by_id_or_name(tmp_path: Path) -> None:
     (tmp_path / "clip.csv").write_text(
         "frame,object,name,x,y\n0,cat,nose,1,2\n0,dog,nose,3,4\n5,dog,nose,5,6\n5,cat,nose,7,8\n9,2,tail,1,1\n"
     )
-    found = read_labels(tmp_path, "clip", lambda: (64, 96)).objects
+    found = find_annotations(tmp_path, "clip", lambda: (64, 96)).objects
     ids = {frame: {one.prompt.name: one.prompt.id for one in objects} for frame, objects in found.items()}
     assert ids[0] == {"cat": 3, "dog": 4} == ids[5] and ids[9] == {"": 2}
 
@@ -226,7 +226,7 @@ def test_a_mask_in_a_folder_of_an_objects_name_is_that_object(tmp_path: Path, nu
     (tmp_path / "clip" / "00002.json").write_text(json.dumps(content))
     for frame in (0, 5):  # before and after
         save_mask(tmp_path / "clip" / "cat" / f"{frame:05d}.png")
-    found = read_labels(tmp_path, "clip", lambda: (16, 16)).objects
+    found = find_annotations(tmp_path, "clip", lambda: (16, 16)).objects
     by_name = {packed.prompt.name: packed.prompt.id for packed in found["00002"]}
     assert [[packed.prompt.id for packed in found[frame]] for frame in ("00000", "00005")] == [[by_name["cat"]]] * 2
     assert len(set(by_name.values())) == 2 and (not numbered or by_name == {"dog": 4, "cat": 12})

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from corrflow.errors import InputError
-from corrflow.runtime.batch.label_discovery import read_labels
+from corrflow.runtime.batch.label_discovery import find_annotations
 from corrflow.runtime.formats.annotations import Annotations
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.boxes_csv import BoxCsvSink
@@ -65,7 +65,7 @@ def write(sink: Sink) -> list[FrameResult]:
 
 
 def read(folder: Path) -> Annotations:
-    return read_labels(folder, "clip", lambda: SHAPE)
+    return find_annotations(folder, "clip", lambda: SHAPE)
 
 
 def objects_on(annotations: Annotations, frame: Frame) -> dict[int, MaskObject | KeypointsObject]:

@@ -127,14 +127,14 @@ def test_saved_points_are_read_with_their_names_and_objects(label) -> None:
 
 
 def test_labels_of_another_frame_are_found_by_corrflow_batch(label) -> None:
-    from corrflow.runtime.batch.label_discovery import read_labels
+    from corrflow.runtime.batch.label_discovery import find_annotations
 
     page = label()
     page.post("/api/frame", frame=3)
     page.draw(strokes=[CORNER], name="corner")
     page.draw(points=[[30, 20]], name="dot")
     page.post("/api/save")
-    labels = read_labels(page.folder / "clip_labels", "clip", lambda: (66, 98))
+    labels = find_annotations(page.folder / "clip_labels", "clip", lambda: (66, 98))
     third = Frame(np.zeros((66, 98, 3), np.uint8), 3, 0.1, "00003")
     names = [one.name for one in labels.on(third)]
     assert len(names) == 2 and "dot" in names

@@ -1,7 +1,8 @@
-"""Every frame of a video from labels on any of them: one sweep backward from the last, one forward to its end.
+"""Bidirectional tracking: every frame of a video from annotations on any frames.
 
-Each object is tracked from each of its labels to its neighbouring labels on either side, or to the end of the video.
-Between two labels the passes from both are blended.
+Each object is tracked from each of its annotations to the neighbouring annotations, or to the ends of the video. A
+backward sweep from the last annotation comes first, then a forward sweep over the whole video. Between two annotations
+the passes from both are blended.
 """
 
 from __future__ import annotations
@@ -15,203 +16,214 @@ from pathlib import Path
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.batch.frame_cache import Spool, get_frame, put_frame
-from corrflow.runtime.batch.passes import FOLDER, Pass, PassFolder, blended, rounded
-from corrflow.runtime.batch.targets import Strand, order_of_points, strands_of
+from corrflow.runtime.batch.frame_cache import FrameCache
+from corrflow.runtime.batch.passes import FOLDER, PassFolder, PropagationPass, blend_passes, round_to_float16
+from corrflow.runtime.batch.targets import Target, point_order, targets_of
 from corrflow.runtime.formats.annotations import Annotations, CompressedAnnotation
 from corrflow.runtime.tracking.edge_refinement import refine_edges
 from corrflow.runtime.tracking.geometry import Geometry, Upsampler
 from corrflow.runtime.tracking.results import frame_result, keypoints_result, mask_result
 from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, MaskObject, check_objects
+from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, MaskObject, ObjectResult, check_objects
 from corrflow.runtime.video.open_source import FrameSource
 from corrflow.runtime.video.prefetch import read_ahead
 
-_Points = tuple[KeypointsObject, np.ndarray, np.ndarray]  # with places [P, 2] and heights [P]
-
 
 @dataclass(frozen=True)
-class PassPlaces:
-    """made_from: the source and the model in words; earlier, now: results of this item, the old and the new."""
+class PassOptions:
+    """Storage of the propagation passes.
 
-    made_from: str
+    input_digest: digest of the video and the model
+    earlier:      results of an earlier run, whose passes are reused; may be missing
+    results:      results of this run
+    keep:         True to keep the passes in the results
+    """
+
+    input_digest: str
     earlier: Path
-    now: Path
+    results: Path
     keep: bool
 
 
-def track_whole(
-    source: FrameSource, tracker: Tracker, labels: Annotations, folder: Path, places: PassPlaces
+def track_bidirectional(
+    source: FrameSource, tracker: Tracker, annotations: Annotations, folder: Path, options: PassOptions
 ) -> Generator[FrameResult, None, None]:
-    """Frames with their tracks, in order. Frames up to the last label wait in a file in `folder`, not in memory.
+    """Yield the result of every frame in order. Frames up to the last annotation are stored in `folder`.
 
-    Raises InputError where a label's frame is not there or the objects do not fit it, CorrflowError where the disk is
-    full, SourceEndedEarly after the last good frame.
+    Raises InputError for annotations of a missing frame or of another size, CorrflowError where the disk is full, and
+    SourceEndedEarly after the last decodable frame.
     """
     try:
         with ExitStack() as stack:
-            ahead = stack.enter_context(read_ahead(iter(source)))
-            waiting = stack.enter_context(Spool(folder / "frames.spool"))
-            labelled = _read_to_last_label(source.name, ahead, waiting, labels)
-            first = get_frame(waiting, 0)
-            geometry = Geometry.of((first.image.shape[0], first.image.shape[1]), tracker.settings.short_side)
-            strands = strands_of(labelled)
-            passes = stack.enter_context(
-                PassFolder(places.made_from, places.earlier / FOLDER, places.now / FOLDER, geometry.cells, places.keep)
-            )
-            _backward(tracker, strands, passes, waiting)
-            spooled = (get_frame(waiting, index) for index in range(len(waiting)))
-            reader = _Reader(
-                geometry, geometry.upsampler(), passes, order_of_points(labelled), tracker.settings.refine_radius
-            )
-            for frame, soft in _forward(tracker, strands, passes, chain(spooled, ahead)):
-                yield reader.result(frame, strands, soft)
+            remaining = stack.enter_context(read_ahead(iter(source)))
+            cache = stack.enter_context(FrameCache(folder / "frames"))
+            by_frame = _read_to_last_annotation(source.name, remaining, cache, annotations)
+            first = cache[0].image
+            geometry = Geometry.of((first.shape[0], first.shape[1]), tracker.settings.short_side)
+            targets = targets_of(by_frame)
+            earlier, new = options.earlier / FOLDER, options.results / FOLDER
+            passes = stack.enter_context(PassFolder(options.input_digest, earlier, new, geometry.cells, options.keep))
+            _track_backward(tracker, targets, passes, cache)
+            frames = chain((cache[index] for index in range(len(cache))), remaining)
+            refine_radius = tracker.settings.refine_radius
+            reader = _ResultReader(geometry, geometry.upsampler(), passes, point_order(by_frame), refine_radius)
+            for frame, soft in _track_forward(tracker, targets, passes, frames):
+                yield reader.result(frame, targets, soft)
     except OSError as error:
         raise CorrflowError(
-            f"expected room for frames and soft labels in {folder}, got an error ({error.strerror}); free some space"
+            f"expected room for frames and soft masks in {folder}, got an error ({error.strerror}); free some space"
         ) from error
 
 
-def _read_to_last_label(
-    name: str, frames: Iterator[Frame], waiting: Spool, labels: Annotations
+def _read_to_last_annotation(
+    name: str, frames: Iterator[Frame], cache: FrameCache, annotations: Annotations
 ) -> dict[int, list[CompressedAnnotation]]:
-    """The objects by the index of their frame; the frames up to the last of them are in `waiting` then."""
-    missing, labelled = set(labels.frames), dict[int, list[CompressedAnnotation]]()
+    """Read the frames up to the last annotation into `cache`, and return the annotations by frame index."""
+    missing, by_frame = set(annotations.frames), dict[int, list[CompressedAnnotation]]()
     for frame in frames:
-        put_frame(waiting, frame)
-        if found := labels.keys_of(frame):
-            labelled[frame.index] = [packed for key in found for packed in labels.objects[key]]
-            objects = [packed.unpacked() for packed in labelled[frame.index]]
+        cache.append(frame)
+        if keys := annotations.keys_of(frame):
+            by_frame[frame.index] = [packed for key in keys for packed in annotations.objects[key]]
+            objects = [packed.unpacked() for packed in by_frame[frame.index]]
             check_objects(objects, (frame.image.shape[0], frame.image.shape[1]), ())
-            missing -= set(found)
+            missing -= set(keys)
         if not missing:
-            return labelled
+            return by_frame
     raise InputError(
-        f"expected labels on one of the {len(waiting)} frames of {name}, got labels for frame "
+        f"expected labels on one of the {len(cache)} frames of {name}, got labels for frame "
         f"{', '.join(sorted(map(str, missing))[:4])}; frames count from 0"
     )
 
 
-def _backward(tracker: Tracker, strands: Sequence[Strand], passes: PassFolder, waiting: Spool) -> None:
-    """Track from every label back to the one before it, into `passes`, from the last frame that waits to the first."""
-    making: dict[int, Pass] = {}
+def _track_backward(tracker: Tracker, targets: Sequence[Target], passes: PassFolder, cache: FrameCache) -> None:
+    """Track from every annotation back to the previous annotation, into `passes`."""
+    active: dict[int, PropagationPass] = {}
     tracker.reset()
-    for index in reversed(range(len(waiting))):
+    for index in reversed(range(len(cache))):
         starting = []
-        for strand in strands:
-            if index not in strand.given:
+        for target in targets:
+            if index not in target.annotations:
                 continue
-            length = index - (-1 if (before := strand.before(index)) is None else before) - 1
-            making.pop(strand.number, None)
-            if length and not passes.exists(strand, index, -1, length):
-                making[strand.number] = passes.new(strand, index, -1, length)
-                starting.append((strand, index))
-        _advance(tracker, making, starting, lambda index=index: get_frame(waiting, index).image)
+            before = target.before(index)
+            length = index - (-1 if before is None else before) - 1
+            active.pop(target.number, None)
+            if length and not passes.reuse(target, index, -1, length):
+                active[target.number] = passes.create(target, index, -1, length)
+                starting.append((target, index))
+        _advance(tracker, active, starting, lambda index=index: cache[index].image)
 
 
-def _forward(
-    tracker: Tracker, strands: Sequence[Strand], passes: PassFolder, frames: Iterable[Frame]
+def _track_forward(
+    tracker: Tracker, targets: Sequence[Target], passes: PassFolder, frames: Iterable[Frame]
 ) -> Iterator[tuple[Frame, Mapping[int, np.ndarray]]]:
-    """Every frame with the soft labels of the passes forward, by strand, as far as they are not in `passes`."""
-    making: dict[int, Pass | None] = {}
+    """Yield every frame with the soft masks of the active forward passes, by target; reused passes are not active."""
+    active: dict[int, PropagationPass | None] = {}
     tracker.reset()
     for frame in frames:
         starting = []
-        for strand in strands:
-            if frame.index not in strand.given:
+        for target in targets:
+            if frame.index not in target.annotations:
                 continue
-            after = strand.after(frame.index)
+            after = target.after(frame.index)
             length = None if after is None else after - frame.index - 1
-            making.pop(strand.number, None)
-            if length != 0 and not passes.exists(strand, frame.index, 1, length):
-                making[strand.number] = passes.new(strand, frame.index, 1, length) if passes.keep else None
-                starting.append((strand, frame.index))
-        yield frame, _advance(tracker, making, starting, lambda frame=frame: frame.image)
+            active.pop(target.number, None)
+            if length != 0 and not passes.reuse(target, frame.index, 1, length):
+                active[target.number] = passes.create(target, frame.index, 1, length) if passes.keep else None
+                starting.append((target, frame.index))
+        yield frame, _advance(tracker, active, starting, lambda frame=frame: frame.image)
 
 
 def _advance(
     tracker: Tracker,
-    making: Mapping[int, Pass | None],
-    starting: Sequence[tuple[Strand, int]],
+    active: Mapping[int, PropagationPass | None],
+    starting: Sequence[tuple[Target, int]],
     image: Callable[[], np.ndarray],
 ) -> dict[int, np.ndarray]:
-    """One frame of a sweep: soft labels of the strands that go on, added to their passes; then others start on it.
+    """Track one frame of a sweep: add the soft masks of active targets to their passes, then start targets.
 
-    A frame that nobody needs is neither read nor encoded.
+    image: returns the frame's image; called only if a target is tracked on this frame
+
+    Returns the soft masks by target.
     """
-    new = {strand.number for strand, _ in starting}
+    numbers = {target.number for target, _ in starting}
     for number in tracker.object_ids:
-        if number in new or number not in making:
+        if number in numbers or number not in active:
             tracker.remove(number)
-    labels = [strand.label(index) for strand, index in starting]
+    prompts = [target.annotation(index) for target, index in starting]
     if not tracker.object_ids:
-        if labels:
-            tracker.start(image(), labels)
+        if prompts:
+            tracker.start(image(), prompts)
         return {}
-    soft = {number: rounded(own) for number, own in tracker.soft_step(image()).items()}
-    for number, own in soft.items():
-        if (into := making[number]) is not None:
-            into.append(own)
-    tracker.add(labels)
+    soft = {number: round_to_float16(masks) for number, masks in tracker.soft_step(image()).items()}
+    for number, masks in soft.items():
+        if (propagation := active[number]) is not None:
+            propagation.append(masks)
+    tracker.add(prompts)
     return soft
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Reads tracks off soft labels."""
+class _ResultReader:
+    """Reader of results from soft masks.
+
+    point_order: names of the points of each object, by its id
+    """
 
     geometry: Geometry
     upsample: Upsampler
     passes: PassFolder
-    order: Mapping[int, tuple[str, ...]]
+    point_order: Mapping[int, tuple[str, ...]]
     refine_radius: int
 
-    def result(self, frame: Frame, strands: Sequence[Strand], forward: Mapping[int, np.ndarray]) -> FrameResult:
-        """The tracks of a frame; forward: soft labels by strand of passes that are being made."""
-        index = frame.index
-        ids, maps, tracks, points = [], [], [], dict[int, list[_Points]]()
-        for strand in strands:
-            given = strand.given.get(index)
-            one = next(iter(strand.given.values())).prompt
-            soft = None if given else self._soft(index, strand, forward)
-            if isinstance(one, MaskObject):
+    def result(self, frame: Frame, targets: Sequence[Target], forward: Mapping[int, np.ndarray]) -> FrameResult:
+        """Return the result of a frame; forward: soft masks of the active forward passes, by target."""
+        ids, masks, results = [], [], []
+        keypoints: dict[int, list[tuple[KeypointsObject, np.ndarray, np.ndarray]]] = {}
+        for target in targets:
+            annotation = target.annotations.get(frame.index)
+            soft = None if annotation else self._soft_masks(frame.index, target, forward)
+            prompt = target.prompt
+            if isinstance(prompt, MaskObject):
                 if soft is None:
-                    whole = strand.given[index].unpacked()
-                    assert isinstance(whole, MaskObject)
-                    full = whole.mask.astype(np.float32)
+                    annotated = target.annotation(frame.index)
+                    assert isinstance(annotated, MaskObject)
+                    mask = annotated.mask.astype(np.float32)
                 else:
-                    full = refine_edges(self.upsample(soft)[0], frame.image, self.refine_radius, self.geometry.scale)
-                ids.append(one.id)
-                maps.append(full)
-                tracks.append(mask_result(one, full))
+                    mask = refine_edges(self.upsample(soft)[0], frame.image, self.refine_radius, self.geometry.scale)
+                ids.append(prompt.id)
+                masks.append(mask)
+                results.append(mask_result(prompt, mask))
             elif soft is None:
-                own = strand.given[index].prompt
-                assert isinstance(own, KeypointsObject)
-                found = np.asarray(own.points, np.float32), np.ones(len(own.points), np.float32)
-                points.setdefault(one.id, []).append((one, *found))
+                annotated = target.annotation(frame.index)
+                assert isinstance(annotated, KeypointsObject)
+                points = np.asarray(annotated.points, np.float32)
+                keypoints.setdefault(prompt.id, []).append((prompt, points, np.ones(len(points), np.float32)))
             else:
-                points.setdefault(one.id, []).append((one, *self.geometry.cells_to_points(soft)))
-        for parts in points.values():
-            found = [name for one, _, _ in parts for name in one.point_names]
-            names = self.order[parts[0][0].id]
-            places = np.concatenate([places for _, places, _ in parts])
-            heights = np.concatenate([heights for _, _, heights in parts])
-            own = [found.index(name) for name in names]
-            whole = replace(parts[0][0], points=places[own], point_names=names)
-            tracks.append(keypoints_result(whole, places[own], heights[own]))
-        return frame_result(frame, ids, maps, tracks)
+                keypoints.setdefault(prompt.id, []).append((prompt, *self.geometry.cells_to_points(soft)))
+        results += [self._keypoints_result(parts) for parts in keypoints.values()]
+        return frame_result(frame, ids, masks, results)
 
-    def _soft(self, index: int, strand: Strand, forward: Mapping[int, np.ndarray]) -> np.ndarray:
-        before, after = strand.before(index), strand.after(index)
+    def _keypoints_result(self, parts: Sequence[tuple[KeypointsObject, np.ndarray, np.ndarray]]) -> ObjectResult:
+        """Combine the targets of one object: prompt, points [P, 2] and peaks [P] of each."""
+        prompt = parts[0][0]
+        names = [name for part, _, _ in parts for name in part.point_names]
+        order = [names.index(name) for name in self.point_order[prompt.id]]
+        points = np.concatenate([points for _, points, _ in parts])[order]
+        peaks = np.concatenate([peaks for _, _, peaks in parts])[order]
+        combined = replace(prompt, points=points, point_names=self.point_order[prompt.id])
+        return keypoints_result(combined, points, peaks)
+
+    def _soft_masks(self, index: int, target: Target, forward: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Return the soft masks of a target on a frame without an annotation, blended where it lies between two."""
+        before, after = target.before(index), target.after(index)
         earlier = later = None
         if before is not None:
-            live = forward.get(strand.number)
-            earlier = self.passes.of(strand, before, 1)[index - before - 1] if live is None else live
+            active = forward.get(target.number)
+            earlier = self.passes.open(target, before, 1)[index - before - 1] if active is None else active
         if after is not None:
-            later = self.passes.of(strand, after, -1)[after - index - 1]
+            later = self.passes.open(target, after, -1)[after - index - 1]
         if earlier is None or later is None or before is None or after is None:
-            only = later if earlier is None else earlier
-            assert only is not None  # a strand has a label before or after every frame
-            return only
-        is_mask = isinstance(strand.given[before].prompt, MaskObject)
-        return blended(earlier, later, (index - before) / (after - before), is_mask)
+            soft = later if earlier is None else earlier
+            assert soft is not None  # a target has an annotation before or after every frame
+            return soft
+        return blend_passes(earlier, later, (index - before) / (after - before), isinstance(target.prompt, MaskObject))

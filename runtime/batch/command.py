@@ -1,4 +1,4 @@
-"""What corrflow-batch does between reading its options and its exit code."""
+"""Body of corrflow-batch: items, workers, manifest, progress."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from corrflow.runtime.batch.workers import run_workers
 from corrflow.runtime.formats.registry import check_formats
 from corrflow.runtime.tracking.model_options import ModelOptions
 
-# Each holds its engines and its memory there: one tracks while the other reads and writes files.
-WORKERS_ON_A_GPU = 2
+# Each worker has its own engines and memory there; one tracks while the other reads and writes files.
+WORKERS_PER_GPU = 2
 
 
 def run_batch(
     sources: Sequence[str],
-    labels: Path,
+    annotations: Path,
     out: Path,
     formats: Sequence[str],
     workers: int,
@@ -47,10 +47,10 @@ def run_batch(
     on_ray: bool = False,
     gpus: int = 0,
 ) -> None:
-    """Raises InputError before anything is tracked, CorrflowError at the end where items failed."""
+    """Process a batch. Raises InputError before any tracking, and CorrflowError at the end if items failed."""
     check_formats(formats)
-    if not labels.is_dir():
-        raise InputError(f"expected a folder of labels, got {str(labels)!r}, which is none; check --labels")
+    if not annotations.is_dir():
+        raise InputError(f"expected a folder of labels, got {str(annotations)!r}, which is none; check --labels")
     if workers < 0:
         raise InputError(f"expected --workers of 0 or more, got {workers}")
     if gpus < 0:
@@ -58,7 +58,7 @@ def run_batch(
     items = shard_of(find_items(sources), shard)
     if inside := [item for item in items if item.source.is_relative_to(out.absolute())]:
         raise InputError(f"expected results apart from the sources, got {str(inside[0].source)!r} in --out")
-    described, at_once = _checked(options)
+    model_text, default_workers = _check_model(options)
     index, total = shard_numbers(shard)
     suffix = "" if total == 1 else f"-{index}-of-{total}"
     console = Console(stderr=True)
@@ -69,10 +69,10 @@ def run_batch(
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             unique = tuple(dict.fromkeys(formats))
-            job = Job(labels.absolute(), out.absolute(), staging.absolute(), unique, described, keep_passes)
+            job = Job(annotations.absolute(), out.absolute(), staging.absolute(), unique, model_text, keep_passes)
             manifest = Manifest(out / f"manifest{suffix}.json", [Entry(item.name, str(item.source)) for item in items])
             try:
-                _do_all(job, options, items, workers or gpus or at_once, on_ray, gpus, manifest, console)
+                _process_all(job, options, items, workers or gpus or default_workers, on_ray, gpus, manifest, console)
             finally:
                 manifest.write()
                 shutil.rmtree(staging, ignore_errors=True)
@@ -88,18 +88,19 @@ def run_batch(
         )
 
 
-def _do_all(
+def _process_all(
     job: Job, options: ModelOptions, items: Sequence[Item], workers: int, on_ray: bool, gpus: int, manifest: Manifest,
     console: Console,
 ) -> None:  # fmt: skip
+    """Process the items that are not finished, and show the progress."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if on_ray:
         run, threads = run_on_ray, options.threads or 1
     else:
         run, workers = run_workers, workers or cores
         threads = options.threads or max(1, cores // workers)
-    own = replace(options, threads=threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(own.threads))  # for the workers' numerical libraries
+    options = replace(options, threads=threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))  # for the workers' numerical libraries
     to_do = []
     for item in items:
         frames = finished_frames(job, item)
@@ -107,7 +108,7 @@ def _do_all(
             to_do.append(item)
         else:
             manifest.set(item.name, "done", frames)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -116,11 +117,11 @@ def _do_all(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bars:
-        whole = bars.add_task("all items", total=len(items), completed=len(items) - len(to_do))
+        total = bars.add_task("all items", total=len(items), completed=len(items) - len(to_do))
         files: dict[str, TaskID] = {}
-        for event in run(job, own, to_do, workers, gpus):
+        for event in run(job, options, to_do, workers, gpus):
             name = event.item.name
-            if event.kind == "began":
+            if event.kind == "started":
                 manifest.set(name, "running")
                 if name not in files:
                     files[name] = bars.add_task(name, total=None)
@@ -129,10 +130,10 @@ def _do_all(
             else:
                 manifest.set(name, event.kind, event.frames, event.reason)
                 bars.remove_task(files.pop(name))
-                bars.advance(whole)
-    done, failed, frames = manifest.count("done"), manifest.count("failed"), 0
+                bars.advance(total)
+    done, failed = manifest.count("done"), manifest.count("failed")
     frames = sum(manifest.entries[item.name].frames for item in to_do)
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     console.print(
         f"{done} done ({len(items) - len(to_do)} before), {failed} failed; {frames} frames in {seconds:.1f} s "
         f"with {workers or 'all'} workers",
@@ -141,7 +142,7 @@ def _do_all(
     )
 
 
-def _checked(options: ModelOptions) -> tuple[str, int]:
+def _check_model(options: ModelOptions) -> tuple[str, int]:
     """Return the model and its settings as text, and the number of workers that suits the backend; 0: one a core.
 
     Raises InputError for options that every worker would refuse.
@@ -149,4 +150,4 @@ def _checked(options: ModelOptions) -> tuple[str, int]:
     with replace(options, threads=options.threads or 1).open() as tracker:
         backend = tracker.backend
         text = f"{backend.artifact.sha256} {tracker.settings} {tracker.occlusion} {backend.name}"
-        return text, WORKERS_ON_A_GPU if backend.device_frames else 0
+        return text, WORKERS_PER_GPU if backend.device_frames else 0

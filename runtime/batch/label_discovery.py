@@ -1,17 +1,16 @@
-"""The labels of one video, found by its name in the folder of labels: on one frame, or on several.
+"""Discovery of the annotations of a video by its name. FRAME is the index in a video, or an image's name.
 
-NAME.png             masks of the first frame
-NAME.csv             points: name,x,y of the first frame, or with a column `frame` (index from 0) of that frame;
-                     boxes: x0,y0,x1,y1, likewise; or DeepLabCut's
-NAME.json            COCO: masks (RLE or polygons) and keypoints of pictures, whose file names name the frames;
-                     or LabelMe's of the first frame
-NAME.xml             CVAT 1.1, of pictures or of a video
-NAME.slp             SLEAP
-NAME.h5              DeepLabCut's table
-NAME/FRAME.json      LabelMe, of the frame of that name
-NAME/FRAME.txt       YOLO, for segmentation or, where NAME/data.yaml has kpt_shape, for pose
-NAME/FRAME.png       masks of the frame of that name: its index in a video, the picture's name in a folder
-NAME/OBJECT/FRAME.png  one black and white mask for each object of that frame, in a folder of its id or its name
+NAME.png                masks of the first frame
+NAME.csv                points (name,x,y) or boxes (x0,y0,x1,y1) of the first frame, or with a column `frame`;
+                        or DeepLabCut's CSV
+NAME.json               COCO masks and keypoints, whose file names are the frames; or LabelMe of the first frame
+NAME.xml                CVAT 1.1, of images or of a video
+NAME.slp                SLEAP
+NAME.h5                 DeepLabCut's table
+NAME/FRAME.json         LabelMe
+NAME/FRAME.txt          YOLO for segmentation, or for pose if NAME/data.yaml has kpt_shape
+NAME/FRAME.png          masks
+NAME/OBJECT/FRAME.png   black and white mask of one object; the folder is its id or its name
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from corrflow.runtime.formats.registry import read_annotations, read_object_mask
 from corrflow.runtime.formats.yolo import DATA_YAML
 
 
-def label_files(folder: Path, name: str) -> list[Path]:
-    """Return the annotation files of a video in a fixed order. Raises InputError where there are none."""
+def annotation_files(folder: Path, name: str) -> list[Path]:
+    """Return the annotation files of a video in a fixed order. Raises InputError without any."""
     suffixes = (".png", ".csv", ".json", ".xml", ".slp", ".h5")
     files = [path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()]
     inner = folder / name
@@ -41,12 +40,12 @@ def label_files(folder: Path, name: str) -> list[Path]:
     return files
 
 
-def read_labels(folder: Path, name: str, frame_size: Callable[[], tuple[int, int]]) -> Annotations:
+def find_annotations(folder: Path, name: str, frame_size: Callable[[], tuple[int, int]]) -> Annotations:
     """Read every annotation file of a video.
 
     frame_size: returns (height, width) of the video's frames; called only for files that do not state it
 
-    Raises InputError for files that cannot be read or that hold no object.
+    Raises InputError for files that cannot be read, and for files without an object.
     """
 
     def read(path: Path) -> AnnotationFile:
@@ -54,7 +53,7 @@ def read_labels(folder: Path, name: str, frame_size: Callable[[], tuple[int, int
             return read_object_mask(path, path.stem)
         return read_annotations(path, ReadContext(name, 0 if path.parent == folder else path.stem, frame_size))
 
-    files = [path for path in label_files(folder, name) if path.name not in (DATA_YAML, "classes.txt")]
+    files = [path for path in annotation_files(folder, name) if path.name not in (DATA_YAML, "classes.txt")]
     annotations = Annotations.of(map(read, files))
     if not annotations.objects:
         raise InputError(f"expected objects in the labels for {name!r} in {str(folder)!r}, got none; label one")

@@ -1,4 +1,4 @@
-"""manifest.json: the state of every item of a batch, for people and for programs."""
+"""Manifest: the state of every item of a batch as JSON, for users and programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Literal
 from corrflow.atomic_files import write_file
 
 State = Literal["pending", "running", "done", "failed"]
-_PAUSE = 1.0  # seconds between two versions of the file; thousands of items are not written once for each
+_INTERVAL = 1.0  # seconds between two writes, because a batch may have thousands of items
 
 
 @dataclass
 class Entry:
-    """frames: tracked, of a finished item; reason: why one failed, a sentence."""
+    """Item of the manifest.
+
+    frames: tracked frames of a finished item
+    reason: cause of a failure, a sentence
+    """
 
     name: str
     source: str
@@ -27,25 +31,28 @@ class Entry:
 
 
 class Manifest:
-    """Holds the entries and writes them, whole, by renaming. What is done is decided by the results, never by this."""
+    """Entries and their file. Only completion records decide whether an item is done, never the manifest."""
 
     def __init__(self, path: Path, entries: Sequence[Entry]) -> None:
+        """Write the file. Raises CorrflowError."""
         self.path = path
         self.entries = {entry.name: entry for entry in entries}
         self._written = 0.0
         self.write()
 
     def set(self, name: str, state: State, frames: int = 0, reason: str = "") -> None:
+        """Set the state of an item. Raises CorrflowError."""
         entry = self.entries[name]
         entry.state, entry.frames, entry.reason = state, frames, reason
-        if time.monotonic() - self._written > _PAUSE:
+        if time.monotonic() - self._written > _INTERVAL:
             self.write()
 
     def write(self) -> None:
-        """Raises OSError where the disk fails."""
+        """Write the file. Raises CorrflowError."""
         items = [asdict(entry) for entry in self.entries.values()]
         write_file(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n", exclusive=True)
         self._written = time.monotonic()
 
     def count(self, state: State) -> int:
+        """Return the number of items in a state."""
         return sum(entry.state == state for entry in self.entries.values())

@@ -1,6 +1,6 @@
-"""Passes: a strand tracked from one of its labels in one direction, as soft labels in a file.
+"""Propagation passes: the soft masks of a target, tracked from one annotation in one direction, in a file.
 
-A pass depends on the video, the model and that one label alone, so that it serves every later run that has these.
+A pass depends only on the video, the model and that annotation. Later runs with the same three reuse the pass.
 """
 
 from __future__ import annotations
@@ -15,107 +15,120 @@ from pathlib import Path
 import numpy as np
 
 from corrflow.errors import CorrflowError
-from corrflow.runtime.batch.frame_cache import Starts
-from corrflow.runtime.batch.targets import Strand
+from corrflow.runtime.batch.frame_cache import Offsets
+from corrflow.runtime.batch.targets import Target
 from corrflow.runtime.types import MaskObject
 
 FOLDER = ".passes"
-"""Within the results of an item."""
+"""Folder in the results of an item."""
 
-_VERSION = 1
+_VERSION = 2
 _LENGTH = struct.Struct("<I")
 
 
-def rounded(soft: np.ndarray) -> np.ndarray:
-    """Soft labels float32 as a pass gives them back: with the 11 bits of a half."""
+def round_to_float16(soft: np.ndarray) -> np.ndarray:
+    """Round soft masks, float32, to the precision of a stored pass."""
     return soft.astype(np.float16).astype(np.float32)
 
 
-class Pass:
-    """Soft labels [n, h, w] float32 of the frames away from a label, the nearest first; read in any order."""
+class PropagationPass:
+    """Soft masks [n, h, w] float32 of the frames away from an annotation, the nearest frame first."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Open or create the file. Raises OSError.
+
+        shape: (n, h, w)
+        """
         self.path, self._shape = path, shape
         self._file = path.open("r+b" if path.exists() else "w+b")
-        self._starts, size = Starts(path.parent), os.path.getsize(path)
-        place = 0
-        while place + _LENGTH.size <= size:
-            self._starts.append(place)
-            self._file.seek(place)
-            place += _LENGTH.size + _LENGTH.unpack(self._file.read(_LENGTH.size))[0]
+        self._offsets, size = Offsets(path.parent), os.path.getsize(path)
+        offset = 0
+        while offset + _LENGTH.size <= size:
+            self._offsets.append(offset)
+            self._file.seek(offset)
+            offset += _LENGTH.size + _LENGTH.unpack(self._file.read(_LENGTH.size))[0]
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._offsets)
 
     def append(self, soft: np.ndarray) -> None:
-        """Raises OSError where the disk is full."""
-        self._starts.append(self._file.seek(0, os.SEEK_END))
+        """Add the soft masks of the next frame. Raises OSError where the disk is full."""
+        self._offsets.append(self._file.seek(0, os.SEEK_END))
         packed = zlib.compress(soft.astype("<f2").tobytes(), 1)
         self._file.write(_LENGTH.pack(len(packed)) + packed)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Raises CorrflowError where the file is damaged."""
+        """Return the soft masks at a distance of `index` + 1 frames. Raises CorrflowError for a damaged file."""
         try:
-            self._file.seek(self._starts[index])
+            self._file.seek(self._offsets[index])
             packed = self._file.read(_LENGTH.unpack(self._file.read(_LENGTH.size))[0])
             return np.frombuffer(zlib.decompress(packed), "<f2").reshape(self._shape).astype(np.float32)
         except (IndexError, ValueError, zlib.error, struct.error) as error:
             raise CorrflowError(
-                f"expected soft labels in {self.path}, got a damaged file; remove its folder and run again"
+                f"expected soft masks in {self.path}, got a damaged file; remove its folder and run again"
             ) from error
 
     def close(self) -> None:
-        self._starts.close()
+        """Close the file."""
+        self._offsets.close()
         self._file.close()
 
 
 class PassFolder:
-    """The passes of one video: those of an earlier result, and those that are made now.
+    """Passes of one video: those of an earlier run and new ones. At most one file of a target and direction is open.
 
-    made_from: the source and the model in words; earlier: may be missing; keep: for a later run
-    Few files are open at a time: one for each strand and direction.
+    A pass is identified by its target, the frame of its annotation, and its direction: 1 forward, -1 backward.
     """
 
-    def __init__(self, made_from: str, earlier: Path, folder: Path, cells: tuple[int, int], keep: bool) -> None:
-        self._made_from, self._folder, self._cells = made_from, folder, cells
+    def __init__(self, input_digest: str, earlier: Path, folder: Path, cells: tuple[int, int], keep: bool) -> None:
+        """Create the folder of the new passes.
+
+        input_digest: digest of the video and the model
+        earlier:      folder of the earlier passes, which may be missing
+        cells:        (h, w) of the soft masks
+        keep:         True to keep the passes for a later run
+        """
+        self._input_digest, self._folder, self._cells = input_digest, folder, cells
         self.keep = keep
         folder.mkdir(parents=True, exist_ok=True)
         self._earlier: dict[str, list[Path]] = {}
         for path in sorted(earlier.iterdir()) if earlier.is_dir() else []:
             self._earlier.setdefault(path.name.partition("-")[0], []).append(path)
         self._paths: dict[tuple[int, int, int], Path] = {}
-        self._open: dict[tuple[int, int], tuple[int, Pass]] = {}
+        self._open: dict[tuple[int, int], tuple[int, PropagationPass]] = {}
 
-    def exists(self, strand: Strand, label: int, direction: int, length: int | None) -> bool:
-        """Whether an earlier run has a pass of at least this length, which is used then; None: to the video's end."""
-        for path in self._earlier.get(self._key(strand, label, direction), []):
-            its = path.name.rpartition("-")[2]
-            if its == "end" or (length is not None and its.isdecimal() and int(its) >= length):
+    def reuse(self, target: Target, frame: int, direction: int, length: int | None) -> bool:
+        """Take over an earlier pass of at least this length, None: to the video's end. Return False without one."""
+        for path in self._earlier.get(self._key(target, frame, direction), []):
+            earlier_length = path.name.rpartition("-")[2]
+            is_long = length is not None and earlier_length.isdecimal() and int(earlier_length) >= length
+            if earlier_length == "end" or is_long:
                 linked = self._folder / path.name
                 try:
                     os.link(path, linked)
-                except OSError:  # disks without hard links
+                except OSError:  # file systems without hard links
                     shutil.copyfile(path, linked)
-                self._paths[strand.number, label, direction] = linked
+                self._paths[target.number, frame, direction] = linked
                 return True
         return False
 
-    def new(self, strand: Strand, label: int, direction: int, length: int | None) -> Pass:
-        """An empty one, which will have this length; None: to the end of the video."""
-        name = f"{self._key(strand, label, direction)}-{'end' if length is None else length}"
-        self._paths[strand.number, label, direction] = self._folder / name
-        return self.of(strand, label, direction)
+    def create(self, target: Target, frame: int, direction: int, length: int | None) -> PropagationPass:
+        """Return a new pass, to be filled to this length; None: to the end of the video."""
+        name = f"{self._key(target, frame, direction)}-{'end' if length is None else length}"
+        self._paths[target.number, frame, direction] = self._folder / name
+        return self.open(target, frame, direction)
 
-    def of(self, strand: Strand, label: int, direction: int) -> Pass:
-        """The pass from that label, which is there already. The one asked for before, of another label, is closed."""
-        label_open, opened = self._open.get((strand.number, direction), (None, None))
-        if opened is None or label_open != label:
+    def open(self, target: Target, frame: int, direction: int) -> PropagationPass:
+        """Return an existing pass, and close that of another frame, for the same target and direction."""
+        open_frame, opened = self._open.get((target.number, direction), (None, None))
+        if opened is None or open_frame != frame:
             if opened is not None:
                 opened.close()
-            given = strand.given[label].prompt
-            channels = 1 if isinstance(given, MaskObject) else len(given.points)
-            opened = Pass(self._paths[strand.number, label, direction], (channels, *self._cells))
-            self._open[strand.number, direction] = label, opened
+            prompt = target.annotations[frame].prompt
+            channels = 1 if isinstance(prompt, MaskObject) else len(prompt.points)
+            path = self._paths[target.number, frame, direction]
+            opened = PropagationPass(path, (channels, *self._cells))
+            self._open[target.number, direction] = frame, opened
         return opened
 
     def close(self) -> None:
@@ -131,32 +144,34 @@ class PassFolder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _key(self, strand: Strand, label: int, direction: int) -> str:
-        packed = strand.given[label]
-        given = packed.prompt
-        content = given.mask if isinstance(given, MaskObject) else np.asarray(given.points, "<f4")
-        named = () if isinstance(given, MaskObject) else given.point_names
-        digest = hashlib.sha256(repr((_VERSION, self._made_from, label, direction, packed.shape, named)).encode())
-        digest.update(content.tobytes())
-        # Two objects of the same shape are the same pass, but each has its file.
-        digest.update(str(strand.object_id).encode())
-        return digest.hexdigest()[:32]
+    def _key(self, target: Target, frame: int, direction: int) -> str:
+        packed = target.annotations[frame]
+        prompt = packed.prompt
+        content = prompt.mask if isinstance(prompt, MaskObject) else np.asarray(prompt.points, "<f4")
+        names = () if isinstance(prompt, MaskObject) else prompt.point_names
+        # Equal annotations of two objects have equal passes, but each object has its own file.
+        key = (_VERSION, self._input_digest, frame, direction, packed.shape, names, prompt.id)
+        return hashlib.sha256(repr(key).encode() + content.tobytes()).hexdigest()[:32]
 
 
-def blended(earlier: np.ndarray, later: np.ndarray, share: float, is_mask: bool) -> np.ndarray:
-    """Soft labels of a frame between two labels, [n, h, w] float32, out of the passes from either.
+def blend_passes(earlier: np.ndarray, later: np.ndarray, position: float, is_mask: bool) -> np.ndarray:
+    """Blend the soft masks of a frame between two annotations, from the passes of both, [n, h, w] float32.
 
-    share: 0..1, how far the frame is on the way to the later label. Each channel is weighted by nearness in time and
-    by the confidence of its pass there: the mean soft label on a mask, the height of a point.
+    position: 0..1, from the earlier to the later annotation
+
+    Each channel is weighted by nearness in time and by the confidence of its pass. The confidence is the mean soft mask
+    on a mask, or the peak of a point.
     """
-    own = np.array([[1 - share], [share]]) * np.stack([_confidence(part, is_mask) for part in (earlier, later)])
-    weights = np.where(own.sum(0) > 0, own, [[1 - share], [share]])
+    confidence = np.stack([_confidence(soft, is_mask) for soft in (earlier, later)])
+    nearness = np.array([[1 - position], [position]])
+    weights = nearness * confidence
+    weights = np.where(weights.sum(0) > 0, weights, nearness)
     weights = (weights / weights.sum(0)).astype(np.float32)
     return earlier * weights[0][:, None, None] + later * weights[1][:, None, None]
 
 
 def _confidence(soft: np.ndarray, is_mask: bool) -> np.ndarray:
-    """[n] of [n, h, w]."""
+    """Return the confidence of each channel: [n, h, w] -> [n]."""
     if not is_mask:
         return soft.max((1, 2)).astype(np.float64)
     inside = soft > 0.5

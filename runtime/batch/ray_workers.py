@@ -1,4 +1,4 @@
-"""The items of a batch on a Ray cluster whose machines share the disk: as `workers`, with actors for processes."""
+"""Ray workers: the items of a batch in actors of a Ray cluster whose machines share a disk."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.inputs import Item
-from corrflow.runtime.batch.process_item import Job, do_item
-from corrflow.runtime.batch.workers import REPORT_SECONDS, TRIES, Event
+from corrflow.runtime.batch.process_item import Job, process_item
+from corrflow.runtime.batch.workers import MAX_ATTEMPTS, REPORT_SECONDS, Event
 from corrflow.runtime.tracking.model_options import ModelOptions
 
 
 class Worker:
-    """An actor's life: it opens its tracker once and does one item after another."""
+    """Actor that opens its tracker once, and processes one item after another."""
 
     def __init__(self, job: Job, options: ModelOptions) -> None:
+        """Open the tracker. Raises InputError."""
         import cv2
 
         cv2.setNumThreads(options.threads or -1)
@@ -28,33 +29,38 @@ class Worker:
         self._job, self._context = job, options.open()
         self._tracker = self._context.__enter__()
 
-    def do(self, item: Item, attempt: int) -> Event:
-        """The last event of the item. Each attempt has a folder of its own, should one before it still be writing."""
+    def process(self, item: Item, attempt: int) -> Event:
+        """Process an item, and return its last event.
+
+        attempt: number of the attempt; each has its own folder, because an earlier attempt may still write
+        """
         job = replace(self._job, staging=self._job.staging / f"attempt-{attempt}")
         self._progress = 0, None
         try:
-            return Event("done", item, do_item(job, item, self._tracker, self._note))
+            return Event("done", item, process_item(job, item, self._tracker, self._set_progress))
         except CorrflowError as error:
             return Event("failed", item, reason=str(error))
-        except Exception as error:  # one item's surprise must not stop the night's work
+        except Exception as error:  # an unexpected error of one item must not stop the batch
             return Event("failed", item, reason=f"unexpected {type(error).__name__}: {error}")
         finally:
             self._tracker.reset()
 
     def progress(self) -> tuple[int, int | None]:
-        """Frames done of the item at hand, and announced or None: after a while, so that it may be asked at once."""
+        """Return, after REPORT_SECONDS, the frames done of the current item, and the announced number or None."""
         time.sleep(REPORT_SECONDS)
         return self._progress
 
-    def _note(self, frames: int, announced: int | None) -> None:
+    def _set_progress(self, frames: int, announced: int | None) -> None:
         self._progress = frames, announced
 
 
 def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: int, gpus: int = 0) -> Iterator[Event]:
-    """Do the items in `count` actors, 0 for as many as the cluster has room for; events as `run_workers` has them.
+    """Process the items in actors, and yield events as `run_workers` does.
 
-    The cluster is that of RAY_ADDRESS, else one on this machine, which ends with the iteration. An actor has as many
-    CPUs as the model has threads, and its share of the GPUs. One that dies is replaced, and its item tried once more.
+    count: number of actors; 0: as many as the cluster has resources for
+
+    The cluster is that of RAY_ADDRESS, or a new one on this machine that ends with the iteration. An actor has one CPU
+    for each thread of the model, and its share of the GPUs. A dead actor is replaced, and its item is tried once more.
 
     Raises InputError where Ray is missing or the cluster cannot be reached.
     """
@@ -72,31 +78,33 @@ def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: in
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"expected a Ray cluster, got none ({error}); check RAY_ADDRESS") from error
     try:
-        has = ray.cluster_resources()
-        if gpus > has.get("GPU", 0):
-            raise InputError(f"expected {gpus} GPUs in the Ray cluster, got {has.get('GPU', 0):g}; give fewer --gpus")
-        room = int(has.get("CPU", 1)) // cpus
-        # Beside an item, one question about it and a late one about that before.
+        available = ray.cluster_resources()
+        if gpus > available.get("GPU", 0):
+            raise InputError(
+                f"expected {gpus} GPUs in the Ray cluster, got {available.get('GPU', 0):g}; give fewer --gpus"
+            )
+        capacity = int(available.get("CPU", 1)) // cpus
+        # An actor runs an item, a request for its progress, and a late request for that of the previous item.
         resources = {"num_cpus": cpus, "num_gpus": min(1.0, gpus / count) if gpus else 0, "max_concurrency": 3}
         actor = ray.remote(**resources)(Worker)
-        idle = [actor.remote(job, options) for _ in range(max(1, min(count or room, room, len(items))))]
-        waiting, tries = list(reversed(items)), dict.fromkeys(items, 0)
+        idle = [actor.remote(job, options) for _ in range(max(1, min(count or capacity, capacity, len(items))))]
+        waiting, attempts = list(reversed(items)), dict.fromkeys(items, 0)
         busy: dict[Any, tuple[Any, Item]] = {}
-        asked: dict[Any, tuple[Any, Item]] = {}
+        progress: dict[Any, tuple[Any, Item]] = {}
         while waiting or busy:
             while waiting and idle:
                 item, worker = waiting.pop(), idle.pop()
-                tries[item] += 1
-                busy[worker.do.remote(item, tries[item])] = worker, item
-                asked[worker.progress.remote()] = worker, item
-                yield Event("began", item)
-            (done,), _ = ray.wait([*busy, *asked])
-            if done in asked:
-                worker, item = asked.pop(done)
-                with suppress(ray.exceptions.RayError):  # the item itself says so too
+                attempts[item] += 1
+                busy[worker.process.remote(item, attempts[item])] = worker, item
+                progress[worker.progress.remote()] = worker, item
+                yield Event("started", item)
+            (done,), _ = ray.wait([*busy, *progress])
+            if done in progress:
+                worker, item = progress.pop(done)
+                with suppress(ray.exceptions.RayError):  # `busy` reports the same error
                     frames, announced = ray.get(done)
                     if (worker, item) in busy.values():
-                        asked[worker.progress.remote()] = worker, item
+                        progress[worker.progress.remote()] = worker, item
                         yield Event("frames", item, frames, announced)
                 continue
             worker, item = busy.pop(done)
@@ -105,13 +113,13 @@ def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: in
                 idle.append(worker)
                 yield event
             except ray.exceptions.RayError as error:
-                # Ray could start it again, but refuses what is asked of it until then: that would cost a try.
+                # An actor that Ray restarts refuses calls for a while, which would cost an attempt.
                 ray.kill(worker)
                 idle.append(actor.remote(job, options))
-                if tries[item] < TRIES:
+                if attempts[item] < MAX_ATTEMPTS:
                     waiting.append(item)
                 else:
-                    reason = f"its actor died {TRIES} times ({type(error).__name__})"
+                    reason = f"its actor died {MAX_ATTEMPTS} times ({type(error).__name__})"
                     yield Event("failed", item, reason=reason)
     finally:
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""What is tracked as one: an object's mask, or those of its points that are labelled on the same frames."""
+"""Targets: an object's mask, or those of its points that are annotated on the same frames."""
 
 from __future__ import annotations
 
@@ -13,91 +13,93 @@ from corrflow.errors import InputError
 from corrflow.runtime.formats.annotations import CompressedAnnotation
 from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
 
-MOST_STRANDS = 255
-"""As many as a tracker has ids."""
+MAX_TARGETS = 255
+"""Number of ids of a tracker."""
 
 
 @dataclass(frozen=True)
-class Strand:
-    """One mask, or points of one object, with its labels.
+class Target:
+    """One mask, or points of one object, with its annotations.
 
-    number: 1..255, its id in a tracker
-    given:  by the index of the frame, ascending, at least one; each with the object's own id
+    number:      1..255, its id in a tracker
+    annotations: at least one, by the index of the frame, ascending; each has the id of the object
     """
 
     number: int
-    given: Mapping[int, CompressedAnnotation]
+    annotations: Mapping[int, CompressedAnnotation]
 
     @property
-    def object_id(self) -> int:
-        return next(iter(self.given.values())).prompt.id
+    def prompt(self) -> TrackedObject:
+        """First annotated object; its mask is compressed."""
+        return next(iter(self.annotations.values())).prompt
 
-    def label(self, frame: int) -> TrackedObject:
-        """The label on that frame, under the strand's number."""
-        return replace(self.given[frame].unpacked(), id=self.number)
+    def annotation(self, frame: int) -> TrackedObject:
+        """Return the annotation of a frame, with the target's number as its id."""
+        return replace(self.annotations[frame].unpacked(), id=self.number)
 
     def before(self, frame: int) -> int | None:
-        """The last labelled frame before this one."""
-        place = bisect_left(self._frames, frame)
-        return self._frames[place - 1] if place else None
+        """Return the last annotated frame before a frame."""
+        position = bisect_left(self._frames, frame)
+        return self._frames[position - 1] if position else None
 
     def after(self, frame: int) -> int | None:
-        """The first labelled frame after this one."""
-        place = bisect_right(self._frames, frame)
-        return self._frames[place] if place < len(self._frames) else None
+        """Return the first annotated frame after a frame."""
+        position = bisect_right(self._frames, frame)
+        return self._frames[position] if position < len(self._frames) else None
 
     @cached_property
     def _frames(self) -> list[int]:
-        return list(self.given)
+        return list(self.annotations)
 
 
-def strands_of(labelled: Mapping[int, Sequence[CompressedAnnotation]]) -> list[Strand]:
-    """The strands of the objects labelled on each frame, ascending by object.
+def targets_of(annotations: Mapping[int, Sequence[CompressedAnnotation]]) -> list[Target]:
+    """Return the targets of the objects annotated on each frame, ascending by object.
 
-    Raises InputError for an object that is a mask on one frame and points on another, and for too many.
+    Raises InputError for an object that is a mask on one frame and points on another, and for too many targets.
     """
     by_object: dict[int, dict[int, CompressedAnnotation]] = {}
-    for frame in sorted(labelled):
-        for packed in labelled[frame]:
+    for frame in sorted(annotations):
+        for packed in annotations[frame]:
             by_object.setdefault(packed.prompt.id, {})[frame] = packed
     parts: list[dict[int, CompressedAnnotation]] = []
-    for identity, given in sorted(by_object.items()):
-        kinds = {type(packed.prompt) for packed in given.values()}
+    for identity, by_frame in sorted(by_object.items()):
+        kinds = {type(packed.prompt) for packed in by_frame.values()}
         if len(kinds) > 1:
             raise InputError(
                 f"expected object {identity} as a mask or as points, got both on different frames; give it two names"
             )
-        parts += [given] if kinds == {MaskObject} else _by_frames(given)
-    if len(parts) > MOST_STRANDS:
-        raise InputError(f"expected at most {MOST_STRANDS} objects, got {len(parts)}; track them in several runs")
-    return [Strand(number, given) for number, given in enumerate(parts, 1)]
+        parts += [by_frame] if kinds == {MaskObject} else _group_points(by_frame)
+    if len(parts) > MAX_TARGETS:
+        raise InputError(f"expected at most {MAX_TARGETS} objects, got {len(parts)}; track them in several runs")
+    return [Target(number, by_frame) for number, by_frame in enumerate(parts, 1)]
 
 
-def order_of_points(labelled: Mapping[int, Sequence[CompressedAnnotation]]) -> dict[int, tuple[str, ...]]:
-    """The names of each object's points as they were first labelled: formats number points, so the order must stay."""
+def point_order(annotations: Mapping[int, Sequence[CompressedAnnotation]]) -> dict[int, tuple[str, ...]]:
+    """Return the names of each object's points in the order of their first annotation; formats number points."""
     names: dict[int, dict[str, None]] = {}
-    for frame in sorted(labelled):
-        for packed in labelled[frame]:
+    for frame in sorted(annotations):
+        for packed in annotations[frame]:
             if isinstance(packed.prompt, KeypointsObject):
                 names.setdefault(packed.prompt.id, {}).update(dict.fromkeys(packed.prompt.point_names))
-    return {identity: tuple(own) for identity, own in names.items()}
+    return {identity: tuple(points) for identity, points in names.items()}
 
 
-def _by_frames(given: Mapping[int, CompressedAnnotation]) -> list[dict[int, CompressedAnnotation]]:
-    """The points of one object, those labelled on the same frames together."""
-    frames: dict[str, list[int]] = {}
-    for frame, packed in given.items():
+def _group_points(by_frame: Mapping[int, CompressedAnnotation]) -> list[dict[int, CompressedAnnotation]]:
+    """Split the points of an object into groups of points that are annotated on the same frames."""
+    frames_of: dict[str, list[int]] = {}
+    for frame, packed in by_frame.items():
         assert isinstance(packed.prompt, KeypointsObject)
         for name in packed.prompt.point_names:
-            frames.setdefault(name, []).append(frame)
-    together: dict[tuple[int, ...], list[str]] = {}
-    for name, its_frames in frames.items():
-        together.setdefault(tuple(its_frames), []).append(name)
-    return [{frame: _only(given[frame], names) for frame in its} for its, names in together.items()]
+            frames_of.setdefault(name, []).append(frame)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, frames in frames_of.items():
+        groups.setdefault(tuple(frames), []).append(name)
+    return [{frame: _select_points(by_frame[frame], names) for frame in frames} for frames, names in groups.items()]
 
 
-def _only(packed: CompressedAnnotation, names: Sequence[str]) -> CompressedAnnotation:
-    whole = packed.prompt
-    assert isinstance(whole, KeypointsObject)
-    chosen = [whole.point_names.index(name) for name in names]
-    return CompressedAnnotation(replace(whole, points=np.asarray(whole.points)[chosen], point_names=tuple(names)), ())
+def _select_points(packed: CompressedAnnotation, names: Sequence[str]) -> CompressedAnnotation:
+    prompt = packed.prompt
+    assert isinstance(prompt, KeypointsObject)
+    indices = [prompt.point_names.index(name) for name in names]
+    points = np.asarray(prompt.points)[indices]
+    return CompressedAnnotation(replace(prompt, points=points, point_names=tuple(names)), ())

@@ -1,4 +1,4 @@
-"""Worker processes that take one item after another. One that dies costs its item a second try and nothing else."""
+"""Worker processes, each for one item at a time. The item of a crashed worker is tried once more."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from typing import Literal
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.inputs import Item
-from corrflow.runtime.batch.process_item import Job, do_item
+from corrflow.runtime.batch.process_item import Job, process_item
 from corrflow.runtime.tracking.model_options import ModelOptions
 
-TRIES = 2
-"""An item is given up when this many workers died of it: decoders may crash on a damaged file."""
+MAX_ATTEMPTS = 2
+"""Attempts per item, because a decoder may crash on a damaged file."""
 
 REPORT_SECONDS = 0.3
+"""Seconds between two reports of progress."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to an item: it began, has so many frames, is done, or failed for a reason."""
+    """Progress of an item: started, frames done, done, or failed for a reason."""
 
-    kind: Literal["began", "frames", "done", "failed"]
+    kind: Literal["started", "frames", "done", "failed"]
     item: Item
     frames: int = 0
     announced: int | None = None
@@ -43,33 +44,33 @@ class _Worker:
 
 
 def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: int, gpus: int = 0) -> Generator[Event]:
-    """Do the items in `count` processes; the events come as they happen, one "done" or "failed" for each item.
+    """Process the items in `count` processes, and yield events; each item ends with "done" or "failed".
 
-    gpus: so many are shared out, and a process sees one of them alone; 0: all see all
-    The processes end with the iteration, and when this process is killed. Raises InputError for more GPUs than are
-    visible.
+    gpus: number of GPUs, of which each process uses one; 0 lets every process use all
+
+    The processes end with the iteration, or if this process is killed. Raises InputError for too many GPUs.
     """
-    context = multiprocessing.get_context("spawn")  # threads of a forked parent's libraries would be gone in its child
-    names = _visible_gpus(gpus)
+    context = multiprocessing.get_context("spawn")  # a forked child would lack the threads of its parent's libraries
+    devices = _visible_gpus(gpus)
 
     def start(number: int) -> _Worker:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, job, options), daemon=True)
-        with _environment("CUDA_VISIBLE_DEVICES", names[number % gpus] if gpus else None):
+        pipe, worker_pipe = context.Pipe()
+        process = context.Process(target=_work, args=(worker_pipe, job, options), daemon=True)
+        with _environment("CUDA_VISIBLE_DEVICES", devices[number % gpus] if gpus else None):
             process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        worker_pipe.close()
+        return _Worker(process, pipe)
 
-    waiting, tries = list(reversed(items)), dict.fromkeys(items, 0)
+    waiting, attempts = list(reversed(items)), dict.fromkeys(items, 0)
     workers = [start(number) for number in range(min(count, len(items)))]
     try:
         while waiting or any(worker.item for worker in workers):
             for worker in workers:
                 if worker.item is None and waiting:
                     worker.item = waiting.pop()
-                    tries[worker.item] += 1
-                    yield Event("began", worker.item)
-                    with suppress(OSError):  # a worker that is dead already is met below
+                    attempts[worker.item] += 1
+                    yield Event("started", worker.item)
+                    with suppress(OSError):  # a dead worker is handled below
                         worker.pipe.send(worker.item)
             busy = {worker.pipe: index for index, worker in enumerate(workers) if worker.item}
             for pipe in wait(list(busy)):
@@ -81,10 +82,12 @@ def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: i
                 except (EOFError, OSError):
                     worker.process.join()
                     item, code = worker.item, worker.process.exitcode
-                    if tries[item] < TRIES:
+                    if attempts[item] < MAX_ATTEMPTS:
                         waiting.append(item)
                     else:
-                        yield Event("failed", item, reason=f"its worker process died {TRIES} times (exit code {code})")
+                        yield Event(
+                            "failed", item, reason=f"its worker process died {MAX_ATTEMPTS} times (exit code {code})"
+                        )
                     workers[index] = start(index)
                     continue
                 if event.kind in ("done", "failed"):
@@ -99,32 +102,32 @@ def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: i
 
 
 def _visible_gpus(count: int) -> list[str]:
-    """The first `count` of CUDA_VISIBLE_DEVICES where it is set, else the numbers from 0."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in range(count)] if named is None else [name for name in named.split(",") if name]
-    if len(names) < count:
-        raise InputError(f"expected --gpus up to the {len(names)} of CUDA_VISIBLE_DEVICES={named}, got {count}")
-    return names[:count]
+    """Return the first `count` devices of CUDA_VISIBLE_DEVICES, or the numbers from 0 if unset. Raises InputError."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = list(map(str, range(count))) if visible is None else [name for name in visible.split(",") if name]
+    if len(devices) < count:
+        raise InputError(f"expected --gpus up to the {len(devices)} of CUDA_VISIBLE_DEVICES={visible}, got {count}")
+    return devices[:count]
 
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """With that variable for processes that are started meanwhile; None leaves it as it is."""
-    before = os.environ.get(name)
+    """Set an environment variable while the context lasts; None leaves the variable as it is."""
+    previous = os.environ.get(name)
     if value is not None:
         os.environ[name] = value
     try:
         yield
     finally:
         if value is not None:
-            if before is None:
+            if previous is None:
                 del os.environ[name]
             else:
-                os.environ[name] = before
+                os.environ[name] = previous
 
 
 def _work(pipe: Connection, job: Job, options: ModelOptions) -> None:
-    """A worker's life: items come in, events go out, until the other end closes."""
+    """Run a worker: receive items and send events until the pipe closes."""
     import signal
 
     import cv2
@@ -135,26 +138,26 @@ def _work(pipe: Connection, job: Job, options: ModelOptions) -> None:
     with suppress(EOFError, OSError), options.open() as tracker:
         while True:
             item: Item = pipe.recv()
-            said = 0.0
+            reported = 0.0
 
             def report(frames: int, announced: int | None, item: Item = item) -> None:
-                nonlocal said
-                if time.monotonic() - said > REPORT_SECONDS:
-                    said = time.monotonic()
+                nonlocal reported
+                if time.monotonic() - reported > REPORT_SECONDS:
+                    reported = time.monotonic()
                     pipe.send(Event("frames", item, frames, announced))
 
             try:
-                event = Event("done", item, do_item(job, item, tracker, report))
+                event = Event("done", item, process_item(job, item, tracker, report))
             except CorrflowError as error:
                 event = Event("failed", item, reason=str(error))
-            except Exception as error:  # one item's surprise must not stop the night's work
+            except Exception as error:  # an unexpected error of one item must not stop the batch
                 event = Event("failed", item, reason=f"unexpected {type(error).__name__}: {error}")
             tracker.reset()
             pipe.send(event)
 
 
 def _die_with_parent() -> None:
-    """A killed parent cannot end its workers, and they must not write beside those of the next run."""
+    """End this worker when its parent is killed, so that no worker of two runs writes at the same time."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -13,17 +13,17 @@ from corrflow.runtime.video.source import FrameSource
 class FrameReader:
     """Reader of single frames in any order, with one frame in memory.
 
-    Frames are decoded forward; for an earlier frame the source is opened again and decoded from its start.
+    Frames are decoded forward. For an earlier frame the source is opened again.
     """
 
     def __init__(self, source: str) -> None:
-        """Open what `open_source` takes. Raises InputError."""
+        """Open a source, see `open_source`. Raises InputError."""
         self._spec = source
         self._source: FrameSource | None = None
         self._open()
 
     def read(self, index: int) -> Frame:
-        """Return a frame. Raises InputError past the last frame, SourceEndedEarly past a damaged part."""
+        """Return a frame. Raises InputError for an index past the end, SourceEndedEarly for one past damage."""
         if self._source is None or index < self._next:
             self._open()
         try:

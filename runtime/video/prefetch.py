@@ -1,8 +1,4 @@
-"""Reading ahead and writing behind: decoding, tracking and writing side by side, a fixed number of frames apart.
-
-Decoders and encoders work outside Python's lock, so that a thread each is enough. An error in a thread comes out where
-the loop meets its place in the stream: a source's after its last good frame, a sink's at a later frame or at the end.
-"""
+"""Prefetching: a thread decodes a fixed number of frames ahead. Decoders release Python's lock."""
 
 from __future__ import annotations
 
@@ -15,29 +11,29 @@ from threading import Event, Thread
 from corrflow.runtime.types import Frame
 
 DEPTH = 2
-"""Frames that may wait on either side: enough to even out slow ones, few enough to hold in memory."""
+"""Frames in a queue: enough for frames of uneven cost, few enough for memory."""
 
-_WAIT = 0.1  # seconds between looks at whether anybody still wants what a thread has
+_WAIT = 0.1  # seconds between checks for the end of the context
 
 
 @dataclass(frozen=True)
 class _End:
-    """What a reading thread puts last: the source's error, or None at its regular end."""
+    """Last item of a thread: the source's error, or None at its regular end."""
 
     error: BaseException | None = None
 
 
 @contextmanager
 def read_ahead(frames: Iterator[Frame], depth: int = DEPTH) -> Iterator[Iterator[Frame]]:
-    """The same frames, of which `depth` are decoded in advance by a thread that ends with the context.
+    """Yield the frames, decoded by a thread that is `depth` frames ahead and ends with the context.
 
-    An error of the source is raised after its last good frame.
+    An error of the source is raised after its last valid frame.
     """
     queue: Queue[Frame | _End] = Queue(depth)
-    unwanted = Event()
+    stopped = Event()
 
     def put(item: Frame | _End) -> bool:
-        while not unwanted.is_set():
+        while not stopped.is_set():
             try:
                 queue.put(item, timeout=_WAIT)
             except Full:
@@ -66,5 +62,5 @@ def read_ahead(frames: Iterator[Frame], depth: int = DEPTH) -> Iterator[Iterator
     try:
         yield ordered()
     finally:
-        unwanted.set()
+        stopped.set()
         thread.join()

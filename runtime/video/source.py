@@ -1,4 +1,4 @@
-"""What every source of frames is, whether it reads files or a camera."""
+"""Protocol of frame sources."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _Source = TypeVar("_Source", bound="FrameSource")
 
 
 class FrameSource(Protocol):
-    """Frames in order, read once, from anything that delivers them.
+    """Source of frames, which are read once and in order.
 
-    name:              what to call the source in reports and file names
-    frame_count:       how many frames are announced; None where unknown (a live source), and never a promise
-    frames_per_second: the average pace; None where the source states none
+    name:              name in reports and file names
+    frame_count:       announced number of frames, which may be wrong; None if unknown
+    frames_per_second: average frame rate; None if unknown
     """
 
     name: str
@@ -24,14 +24,14 @@ class FrameSource(Protocol):
     frames_per_second: Fraction | None
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames not read yet, all of one size.
+        """Return an iterator over the remaining frames, all of one size.
 
-        Raises SourceEndedEarly after the last good frame of a source that stops before its announced end.
+        The iterator raises SourceEndedEarly after the last valid frame of a source that stops before its announced end.
         """
         ...
 
     def close(self) -> None:
-        """Release what the source holds; no frames come after it. A second call does nothing."""
+        """Release the source; no frames follow. A second call does nothing."""
         ...
 
     def __enter__(self: _Source) -> _Source:
@@ -42,5 +42,5 @@ class FrameSource(Protocol):
 
 
 def reason_text(error: Exception) -> str:
-    """What the operating system says of an error, else its kind."""
+    """Return the operating system's text of an error, else its type."""
     return getattr(error, "strerror", None) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The grammar of live sources: what a user writes for a camera, a stream, the screen or standard input."""
+"""Addresses of live sources: cameras, network streams, pipelines, the screen and standard input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ Kind = Literal["camera", "pipeline", "network", "input", "screen"]
 
 NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "rtp", "tcp", "srt", "rtmp")
 RAW_FORMATS = {"bgr24": 3.0, "rgb24": 3.0, "gray": 1.0, "yuv420p": 1.5, "nv12": 1.5, "yuyv422": 2.0}
-_LARGEST_SIDE = 8192
+_MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
 class Address:
-    """A live source.
+    """Live source.
 
-    kind:   camera (a V4L2 device or a number that OpenCV knows), pipeline (GStreamer), network, input (standard
-            input) or screen
-    target: the device, the pipeline as it will run, or the URL; "" for input and screen
-    size:   (width, height) asked for, None for what the source has
-    rate:   frames per second asked for, 0 for what the source has
-    pixels: FFmpeg's name of the raw pixel format on standard input, "" for a coded stream
+    kind:   camera (V4L2 device or OpenCV's number), pipeline (GStreamer), network, input (standard input) or screen
+    target: device, complete pipeline, or URL; "" for input and screen
+    size:   requested (width, height); None for the source's default
+    rate:   requested frames per second; 0 for the source's default
+    pixels: FFmpeg's name of the raw pixel format on standard input; "" for an encoded stream
     """
 
     kind: Kind
@@ -36,7 +35,7 @@ class Address:
 
     @property
     def name(self) -> str:
-        """Short, for file names; without what a URL may hold of secrets."""
+        """Short name for file names, without secrets of a URL."""
         if self.kind == "network":
             return re.sub(r"[^\w.-]+", "-", urlsplit(self.target).hostname or "stream")
         if self.kind == "camera":
@@ -45,20 +44,22 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """For messages: the target without user name and password."""
+        """Target without user name and password, for messages."""
         return re.sub(r"//[^/@]*@", "//", self.target) or self.name
 
 
 def live_address(text: str) -> Address | None:
-    """What a text says if it names a live source; None for a file, a folder or a pattern.
+    """Parse the address of a live source; return None for a file, a folder or a pattern.
 
-    0, 1, ...                a camera by its number                /dev/video0, v4l2:///dev/video0   by its device
-    csi://0                  a Jetson's CSI camera, through GStreamer
-    rtsp://, http://, udp:// and other network streams             screen      this machine's screen
-    -                        standard input: MJPEG, H.264, MPEG-TS, ...; raw pictures with ?raw=bgr24&size=640x480
-    "videotestsrc ! ..."     a GStreamer pipeline; "! appsink" is added where it is missing
+    0, 1, ...:                          camera by number
+    /dev/video0, v4l2:///dev/video0:    camera by device
+    csi://0:                            CSI camera of a Jetson, through GStreamer
+    rtsp://, http://, udp://, ...:      network stream
+    screen:                             this machine's screen
+    -:                                  standard input: MJPEG, MPEG-TS, ...; raw images with ?raw=bgr24&size=640x480
+    "videotestsrc ! ...":               GStreamer pipeline; "! appsink" is added if missing
 
-    `?size=1280x720&rate=30` behind a camera asks for a size and a pace. Raises InputError for what is nearly one.
+    `?size=1280x720&rate=30` after a camera requests a size and a frame rate. Raises InputError for an invalid address.
     """
     text = text.strip()
     if " ! " in text:
@@ -103,7 +104,7 @@ _APPSINK = "appsink drop=true max-buffers=1 sync=false"
 
 
 def csi_pipeline(number: int, size: tuple[int, int], rate: int) -> str:
-    """The GStreamer pipeline of a Jetson's CSI camera, ending in BGR pictures of which only the newest waits."""
+    """Return the GStreamer pipeline of a Jetson's CSI camera, with BGR frames of which only the newest is queued."""
     width, height = size
     return (
         f"nvarguscamerasrc sensor-id={number} ! video/x-raw(memory:NVMM), width={width}, height={height},"
@@ -116,13 +117,11 @@ def _standard_input(text: str, query: str) -> Address:
     raw = dict(parse_qsl(query)).get("raw", "")
     size, rate = _size_and_rate(text, query, ("raw",))
     if raw and raw not in RAW_FORMATS:
-        raise InputError(
-            f"expected raw pictures as {', '.join(RAW_FORMATS)}, got {raw!r}; convert them to one of those"
-        )
+        raise InputError(f"expected raw images as {', '.join(RAW_FORMATS)}, got {raw!r}; convert them to one of those")
     if bool(raw) != bool(size):
         raise InputError(
-            f"expected raw pictures with their size, such as '-?raw=bgr24&size=640x480', got {text!r}; give both, or"
-            " '-' alone for a coded stream"
+            f"expected raw images with their size, such as '-?raw=bgr24&size=640x480', got {text!r}; give both, or"
+            " '-' alone for an encoded stream"
         )
     return Address("input", "", size, rate, raw)
 
@@ -132,7 +131,7 @@ def _size_and_rate(text: str, query: str, others: tuple[str, ...] = ()) -> tuple
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name == "size" and (match := re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", value)):
             size = int(match[1]), int(match[2])
-            if all(16 <= side <= _LARGEST_SIDE for side in size):
+            if all(16 <= side <= _MAX_SIDE for side in size):
                 continue
         elif name == "rate" and re.fullmatch(r"[0-9]{1,3}", value) and int(value):
             rate = int(value)
@@ -140,7 +139,7 @@ def _size_and_rate(text: str, query: str, others: tuple[str, ...] = ()) -> tuple
         elif name in others:
             continue
         raise InputError(
-            f"expected size=WIDTHxHEIGHT (16 to {_LARGEST_SIDE}) or rate=FRAMES behind the ? of {text!r}, got"
+            f"expected size=WIDTHxHEIGHT (16 to {_MAX_SIDE}) or rate=FRAMES behind the ? of {text!r}, got"
             f" {name}={value}; correct it"
         )
     return size, rate
