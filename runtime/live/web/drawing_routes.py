@@ -1,13 +1,13 @@
 """HTTP interface to draw objects on a frame, the same for a live session and for labelling.
 
-    POST   /api/freeze         freeze the displayed frame
-    GET    /api/frozen/N       the frozen frame with its objects, as JPEG; ?without=ID leaves an object out
-    DELETE /api/frozen/N       release the frozen frame
-    POST   /api/mask           mask of a drawing, as PNG
-    POST   /api/objects        add or correct an object
-    PATCH  /api/objects/ID     rename an object
-    DELETE /api/objects/ID     remove an object
-    GET    /api/state          numbers, objects
+POST   /api/freeze:         freeze the displayed frame
+GET    /api/frozen/N:       the frozen frame with its objects, as JPEG; ?without=ID leaves an object out
+DELETE /api/frozen/N:       release the frozen frame
+POST   /api/mask:           mask of a drawing, as PNG
+POST   /api/objects:        add or correct an object
+PATCH  /api/objects/ID:     rename an object
+DELETE /api/objects/ID:     remove an object
+GET    /api/state:          numbers, objects
 """
 
 from __future__ import annotations

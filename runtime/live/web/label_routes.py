@@ -1,13 +1,13 @@
 """HTTP interface of corrflow-label, beside the routes to draw objects.
 
-    GET  /api/image         the displayed frame with its objects, or the newest tracked frame, as JPEG
-    GET  /api/result        the overlay video of the last tracking run
-    POST /api/frame         display another frame
-    POST /api/undo          undo the last change of the objects
-    POST /api/save          save the labels
-    POST /api/track         start tracking from the displayed frame
-    POST /api/track/stop    end tracking early
-    POST /api/done          save what is not saved yet, and end the command
+GET  /api/image:         the displayed frame with its objects, or the newest tracked frame, as JPEG
+GET  /api/result:        the overlay video of the last tracking run
+POST /api/frame:         display another frame
+POST /api/undo:          undo the last change of the objects
+POST /api/save:          save the labels
+POST /api/track:         start tracking from the displayed frame
+POST /api/track/stop:    end tracking early
+POST /api/done:          save what is not saved yet, and end the command
 """
 
 from __future__ import annotations

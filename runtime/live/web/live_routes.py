@@ -1,10 +1,10 @@
 """HTTP interface of a live session, beside the routes to draw objects.
 
-    GET  /stream           the overlay as MJPEG
-    POST /api/recording    start or end a recording
-    POST /api/prompt       save the newest frame with its visible objects
-    GET  /healthz          for supervisors
-    GET  /metrics          for Prometheus
+GET  /stream:           the overlay as MJPEG
+POST /api/recording:    start or end a recording
+POST /api/prompt:       save the newest frame with its visible objects
+GET  /healthz:          for supervisors
+GET  /metrics:          for Prometheus
 """
 
 from __future__ import annotations
