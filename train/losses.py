@@ -31,8 +31,10 @@ def reconstruct(
 ) -> Reconstruction:
     """Propagate colours along a clip and back.
 
-    features [B, T, C, h, w]; cells [B, T, K, h, w] one-hot colours at stride 4; classes [B, T, H, W] colour class of
-    each pixel; teacher_forced [B, T-1] bool: step t copies the true colours of frame t instead of predicted colours.
+    features:       [B, T, C, h, w]
+    cells:          [B, T, K, h, w] one-hot colours at stride 4
+    classes:        [B, T, H, W] colour class of each pixel
+    teacher_forced: [B, T-1] bool; True if step t copies the true colours of frame t instead of predicted colours
     """
     T = features.shape[1]
     predicted: list[Tensor] = []  # forward terms: frames 1..T-1
