@@ -24,7 +24,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.formats.mask_png import read_mask_objects
 from corrflow.runtime.formats.points_csv import read_keypoints
 from corrflow.runtime.live.label_api import LabelApi
-from corrflow.runtime.live.reference import load_prompt
+from corrflow.runtime.live.prompt import load_prompt
 from corrflow.runtime.live.web.auth import Access
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame

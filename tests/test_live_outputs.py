@@ -20,7 +20,7 @@ from corrflow.runtime.formats.rle import coco_rle
 from corrflow.runtime.live.outputs import worker as outputs_module
 from corrflow.runtime.live.outputs.recorders import LiveJsonLinesSink, LiveVideoSink, unique_path
 from corrflow.runtime.live.outputs.worker import Sink, SinkWorker
-from corrflow.runtime.live.reference import Prompt, load_prompt, resized, save_prompt
+from corrflow.runtime.live.prompt import Prompt, load_prompt, resized, save_prompt
 from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, LiveTiming, MaskObject, ObjectResult
 
 

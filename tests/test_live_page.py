@@ -24,7 +24,7 @@ from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.commands.track_cli import app, with_default_address
 from corrflow.runtime.live.capture.capture import Capture, Timeouts
-from corrflow.runtime.live.reference import load_prompt
+from corrflow.runtime.live.prompt import load_prompt
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.auth import Access, parse_access

@@ -40,6 +40,7 @@ MODULES = {
     "prepare": "corrflow.train.prepare_cli",
     "export": "corrflow.export.cli",
     "track": "corrflow.runtime.commands.track_cli",
+    "label": "corrflow.runtime.commands.label_cli",
     "batch": "corrflow.runtime.commands.batch_cli",
     "doctor": "corrflow.runtime.commands.doctor_cli",
     "eval": "corrflow.evaluate.cli",
@@ -118,7 +119,7 @@ def test_documented_commands_have_the_options_they_are_given(page: str, least: i
     for variable, value in re.findall(r'^(\w+)="(.*)"$', lines, re.M):
         lines = lines.replace(f"${variable}", value)
     checked = 0
-    for line in re.findall(r"corrflow-(?:track|batch|train|prepare|export|eval)[^\n#]*", lines):
+    for line in re.findall(r"corrflow-(?:track|label|batch|train|prepare|export|eval)[^\n#]*", lines):
         name, *words = line.split()
         command = typer.main.get_command(importlib.import_module(MODULES[name.removeprefix("corrflow-")]).app)
         command = getattr(command, "commands", {}).get(words[0], command)

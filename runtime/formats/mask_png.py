@@ -92,6 +92,14 @@ def read_indexed_png(path: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
+def write_mask_png(path: str | Path, mask: np.ndarray) -> None:
+    """Write ids [H, W] uint8 as a palette PNG. Raises CorrflowError."""
+    image, encoded = Image.fromarray(np.ascontiguousarray(mask)), io.BytesIO()
+    image.putpalette(davis_palette().tobytes())
+    image.save(encoded, format="PNG")
+    write_file(path, encoded.getvalue())
+
+
 class MaskFolderSink(Sink):
     """Writer of one palette PNG of object ids for each frame, FRAME.png, as in DAVIS."""
 
@@ -99,14 +107,9 @@ class MaskFolderSink(Sink):
         """Create the folder. Raises InputError where nothing can be written to it."""
         self._folder = Path(folder)
         check_writable(self._folder / "mask.png")
-        self._palette = davis_palette().tobytes()
 
     def write(self, result: FrameResult) -> None:
-        image = Image.fromarray(np.ascontiguousarray(result.mask))
-        image.putpalette(self._palette)
-        encoded = io.BytesIO()
-        image.save(encoded, format="PNG")
-        write_file(os.path.join(self._folder, f"{result.frame.name}.png"), encoded.getvalue())
+        write_mask_png(os.path.join(self._folder, f"{result.frame.name}.png"), result.mask)
 
     def close(self) -> None:
         pass

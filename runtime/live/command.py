@@ -21,7 +21,7 @@ from corrflow.runtime.live.capture.capture import Capture, Timeouts
 from corrflow.runtime.live.capture.readers import PacedReader, open_reader
 from corrflow.runtime.live.outputs.destinations import Destinations, LiveSource
 from corrflow.runtime.live.outputs.recorders import check_recording
-from corrflow.runtime.live.reference import Prompt, load_prompt, save_prompt
+from corrflow.runtime.live.prompt import Prompt, load_prompt, save_prompt
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.auth import Access, check_server

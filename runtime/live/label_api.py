@@ -14,15 +14,15 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from corrflow.atomic_files import write_errors, write_file
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.formats.background_writer import write_behind
+from corrflow.runtime.formats.mask_png import write_mask_png
 from corrflow.runtime.formats.overlay_video import VideoSink
 from corrflow.runtime.live.object_editor import Frozen
 from corrflow.runtime.live.outputs.recorders import unique_path
-from corrflow.runtime.live.reference import Prompt, save_prompt
+from corrflow.runtime.live.prompt import Prompt, save_prompt
 from corrflow.runtime.live.strokes import drawn_mask, parse_integer, parse_name, parse_object, parse_strokes
 from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
 from corrflow.runtime.tracking.tracker import Tracker
@@ -37,7 +37,7 @@ from corrflow.runtime.types import (
 )
 from corrflow.runtime.video.frame_reader import FrameReader
 from corrflow.runtime.video.open_source import open_source
-from corrflow.runtime.video.overlay import davis_palette, draw_overlay
+from corrflow.runtime.video.overlay import draw_overlay
 from corrflow.runtime.video.prefetch import read_ahead
 
 _MAX_UNDO = 20
@@ -196,7 +196,7 @@ class LabelApi:
                 if (mask := _indexed_mask(objects)) is not None:
                     path = folder / name / f"{self._names[index]}.png"
                     path = self._own_path(folder / f"{name}_mask.png") if first_alone else path
-                    write_file(path, _mask_png(mask))
+                    write_mask_png(path, mask)
                     saved.append(path)
                     command += ["--init", str(path)]
             if table := _points_table(labels):
@@ -375,13 +375,6 @@ def _indexed_mask(objects: list[TrackedObject]) -> np.ndarray | None:
             mask = np.zeros(one.mask.shape, np.uint8) if mask is None else mask
             mask[one.mask] = one.id
     return mask
-
-
-def _mask_png(mask: np.ndarray) -> bytes:
-    image, encoded = Image.fromarray(mask), io.BytesIO()
-    image.putpalette(davis_palette().tobytes())
-    image.save(encoded, format="PNG")
-    return encoded.getvalue()
 
 
 def _points_table(labels: dict[int, list[TrackedObject]]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from corrflow.errors import InputError
-from corrflow.runtime.live.reference import resized
+from corrflow.runtime.live.prompt import resized
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import FrameResult, MaskObject, TrackedObject
 

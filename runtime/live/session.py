@@ -16,7 +16,7 @@ from corrflow.runtime.formats.prompts import Prompts
 from corrflow.runtime.live.capture.capture import Capture, CapturedFrame
 from corrflow.runtime.live.object_editor import Frozen, ObjectEditor
 from corrflow.runtime.live.outputs.worker import SinkWorker
-from corrflow.runtime.live.reference import Prompt, resized
+from corrflow.runtime.live.prompt import Prompt, resized
 from corrflow.runtime.live.results import LatencyStats, LatestResult
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, FrameResult, LiveTiming, size_text

@@ -13,7 +13,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.live.object_editor import Frozen
 from corrflow.runtime.live.outputs.recorders import LiveVideoSink
 from corrflow.runtime.live.outputs.worker import SinkWorker
-from corrflow.runtime.live.reference import Prompt, save_prompt
+from corrflow.runtime.live.prompt import Prompt, save_prompt
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.strokes import drawn_mask, parse_integer, parse_name, parse_object, parse_strokes
 from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
