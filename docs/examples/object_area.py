@@ -1,14 +1,14 @@
-"""How large each object is in every frame: python object_area.py VIDEO MASK.png"""
+"""Print the area of each object in every frame: python object_area.py VIDEO MASK.png"""
 
 import sys
 
-import corrflow.runtime
+import corrflow
 
 
 def main(video: str, mask: str) -> None:
-    for tracks in corrflow.runtime.track(video, masks=mask):
-        pixels = [(result.mask == found.id).sum() for found in result.objects]
-        print(f"{tracks.frame.time:.3f} s:", *pixels)
+    for result in corrflow.track(video, masks=mask):
+        areas = [(result.mask == one.id).sum() for one in result.objects]
+        print(f"{result.frame.time:.3f} s:", *areas)
 
 
 if __name__ == "__main__":
