@@ -1,6 +1,7 @@
-"""A process of its own that does one long item and says what memory it held: python -m corrflow.bench.batch_memory
+"""Memory of a process that tracks one long video: python -m corrflow.bench.batch_memory
 
-Reads {"folder", "formats", "short_side", "radius"} as JSON from standard input and prints [frame, resident, highest] rows.
+Reads {"folder", "formats", "short_side", "radius"} as JSON from standard input, and prints rows of [frames, resident
+bytes, peak bytes].
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from corrflow.runtime.batch.process_item import Job, process_item
 from corrflow.runtime.tracking.occlusion import occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 
-_EVERY = 50  # frames
+_INTERVAL = 50  # frames between rows
 
 
 def main() -> None:
+    """Track and measure in this process."""
     request = json.load(sys.stdin)
     folder = Path(request["folder"])
     cv2.setNumThreads(1)
@@ -38,15 +40,15 @@ def main() -> None:
     job = Job(folder / "labels", out, out / ".staging", tuple(request["formats"]), "benchmark")
     rows: list[tuple[int, int, int]] = []
 
-    def note(frames: int, announced: int | None) -> None:
-        if frames % _EVERY == 0:
+    def measure(frames: int, announced: int | None) -> None:
+        if frames % _INTERVAL == 0:
             rows.append((frames, machine.resident() or 0, machine.highest() or 0))
 
     process_item(
         job,
         Item("long", folder / "long.mp4"),
         Tracker(backend, settings, occlusion_settings_for(backend, settings)),
-        note,
+        measure,
     )
     backend.close()
     print(json.dumps(rows))

@@ -1,4 +1,4 @@
-"""The clips that tracking is timed on: the demo clip as a video file, and any video played over and over."""
+"""Clips of the benchmarks: the demo clip as a video file, and a video in a loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from corrflow.runtime.video.open_source import FrameSource, VideoSource
 
 
 def write_demo(folder: Path, size: tuple[int, int], frames: int) -> tuple[Path, np.ndarray]:
-    """The demo clip as a video file of a size (height, width); returns its path and the first mask [H, W] bool."""
+    """Write the demo clip as a video file of a size (height, width); return its path and first mask [H, W] bool."""
     path, first = folder / "demo.mp4", None
     with VideoSink(path, DEMO_FRAMES_PER_SECOND) as sink:
         for index, (image, mask) in enumerate(render_demo_clip(frames, size)):
@@ -29,9 +29,9 @@ def write_demo(folder: Path, size: tuple[int, int], frames: int) -> tuple[Path, 
 
 
 class LoopedVideo(FrameSource):
-    """The first `frames` frames of a video file played over and over, decoded anew each time.
+    """Video file in a loop, `frames` frames long and decoded in every round.
 
-    size: (height, width) to resize frames to; None keeps the video's
+    size: (height, width) to resize frames to; None for the size of the video
     """
 
     def __init__(self, path: Path, frames: int, size: tuple[int, int] | None = None) -> None:

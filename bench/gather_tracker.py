@@ -1,8 +1,7 @@
-"""A tracker as one would write it in plain PyTorch, for comparison: no unfold and no tiles, dense windows by gather.
+"""Plain PyTorch tracker for comparison: neither unfold nor tiles, but dense windows by gather.
 
-The same encoder, memory, window, top_k and temperature as the artifact's, so that its masks are nearly the same; its
-windows stay where they are. It works through a few rows of queries at a time, since the gathered windows of a whole
-frame would not fit into memory.
+Encoder, memory, window, top_k and temperature are those of the model, so the masks are nearly the same. Search windows
+do not move. A few rows of queries are processed at a time, because the gathered windows of a frame do not fit memory.
 """
 
 from __future__ import annotations
@@ -22,27 +21,24 @@ from corrflow.runtime.settings import TrackingSettings, last_frames
 from corrflow.runtime.tracking.geometry import Geometry, indexed_mask
 from corrflow.runtime.tracking.tracker import CHANNEL_BLOCK
 
-_WINDOW_BYTES = 64 * 2**20  # gathered at a time
+_WINDOW_BYTES = 64 * 2**20  # per gather
 
 
 class GatherTracker:
-    """FrameResult one mask; `start` and `step` take frames [H, W, 3] uint8, BGR, and return masks [H, W] uint8."""
+    """Tracker of one mask; `start` and `step` take frames [H, W, 3] uint8, BGR, and return masks [H, W] uint8."""
 
     def __init__(self, artifact: Artifact, settings: TrackingSettings) -> None:
-        if (
-            settings.permanent_frames != (0,)
-            or settings.recent_offsets != last_frames(len(settings.recent_offsets))
-            or not settings.recent_offsets
-        ):
+        permanent_frames, recent_offsets = settings.permanent_frames, settings.recent_offsets
+        if permanent_frames != (0,) or not recent_offsets or recent_offsets != last_frames(len(recent_offsets)):
             raise InputError(
-                f"expected the first frame and the last few as references, got permanent_frames {settings.permanent_frames} and recent_offsets"
-                f" {settings.recent_offsets}; benchmark an artifact exported with --memory-frames"
+                f"expected the first frame and the last few as references, got permanent_frames {permanent_frames} and"
+                f" recent_offsets {recent_offsets}; benchmark a model exported with --memory-frames"
             )
         self._encode = torch_encoder(artifact)
         self._settings = settings
 
     def start(self, frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """mask: [H, W] bool."""
+        """Start with a frame and its mask [H, W] bool."""
         height, width = frame.shape[:2]
         self._geometry = Geometry.of((height, width), self._settings.short_side)
         self._upsample = self._geometry.upsampler()
@@ -52,6 +48,7 @@ class GatherTracker:
         return mask.astype(np.uint8)
 
     def step(self, frame: np.ndarray) -> np.ndarray:
+        """Track the mask to the next frame."""
         query = self._features(frame)
         keys, values = (torch.stack(part) for part in zip(*self._memory, strict=True))
         labels = gathered_soft_copy(query, keys, values, self._settings)
@@ -66,39 +63,39 @@ class GatherTracker:
 
 
 def gathered_soft_copy(query: Tensor, keys: Tensor, values: Tensor, settings: TrackingSettings) -> Tensor:
-    """query [C, H, W], keys [K, C, H, W], values [K, N, H, W] -> [N, H, W]."""
+    """Compute the op without offsets: query [C, H, W], keys [K, C, H, W], values [K, N, H, W] -> [N, H, W]."""
     C, H, W = query.shape
     K, N = values.shape[:2]
-    windows = []  # of each reference: its number, and the offsets down and across
+    windows = []  # (frame, dy, dx) of each window position
     for k, (radius, dilation) in enumerate(settings.attributes.windows(K)):
         offsets = torch.arange(-radius, radius + 1) * dilation
         grid = torch.cartesian_prod(offsets, offsets)
         windows.append(torch.cat([torch.full((len(grid), 1), k), grid], 1))
-    reference, down, across = torch.cat(windows).T
-    every_key = keys.permute(0, 2, 3, 1).reshape(K * H * W, C)
-    every_value = values.permute(0, 2, 3, 1).reshape(K * H * W, N)
-    own = query.permute(1, 2, 0).reshape(H * W, C)
+    frame, dy, dx = torch.cat(windows).T
+    all_keys = keys.permute(0, 2, 3, 1).reshape(K * H * W, C)
+    all_values = values.permute(0, 2, 3, 1).reshape(K * H * W, N)
+    queries = query.permute(1, 2, 0).reshape(H * W, C)
     copied = torch.empty(H * W, N)
-    step = max(1, _WINDOW_BYTES // (4 * C * len(down)))
+    step = max(1, _WINDOW_BYTES // (4 * C * len(dy)))
     for first in range(0, H * W, step):
         at = torch.arange(first, min(first + step, H * W))
-        y, x = at[:, None] // W + down, at[:, None] % W + across  # [queries, window]
+        y, x = at[:, None] // W + dy, at[:, None] % W + dx  # [queries, window]
         inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-        place = reference * (H * W) + y.clamp(0, H - 1) * W + x.clamp(0, W - 1)
-        window = every_key[place.flatten()].unflatten(0, place.shape)  # [queries, windows, C]
-        score = torch.bmm(window, own[at, :, None])[..., 0] / settings.temperature
+        place = frame * (H * W) + y.clamp(0, H - 1) * W + x.clamp(0, W - 1)
+        window = all_keys[place.flatten()].unflatten(0, place.shape)  # [queries, windows, C]
+        score = torch.bmm(window, queries[at, :, None])[..., 0] / settings.temperature
         score = score.masked_fill(~inside, float("-inf"))
         if settings.top_k:
-            score, kept = score.topk(min(settings.top_k, score.shape[1]), 1)
-            place = place.gather(1, kept)
-        copied[at] = (score.softmax(1)[..., None] * every_value[place]).sum(1)
+            score, order = score.topk(min(settings.top_k, score.shape[1]), 1)
+            place = place.gather(1, order)
+        copied[at] = (score.softmax(1)[..., None] * all_values[place]).sum(1)
     return copied.T.reshape(N, H, W)
 
 
 def torch_encoder(artifact: Artifact) -> Callable[[Tensor], Tensor]:
-    """encode.onnx in PyTorch: frame [1, H, W, 3] uint8, BGR -> features [1, C, h, w].
+    """Interpret encode.onnx in PyTorch: frame [1, H, W, 3] uint8, BGR -> features [1, C, h, w].
 
-    Reads the nodes that floating-point artifacts are made of. Raises KeyError for any other.
+    Supports the operators of floating-point artifacts; other operators raise KeyError.
     """
     graph = onnx.load_model_from_string(artifact.files[ENCODE]).graph
     weights = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
@@ -113,10 +110,10 @@ def torch_encoder(artifact: Artifact) -> Callable[[Tensor], Tensor]:
     ]
 
     def run(frame: Tensor) -> Tensor:
-        found = {**weights, graph.input[0].name: frame}
+        tensors = {**weights, graph.input[0].name: frame}
         for operator, inputs, output, attributes in nodes:
-            found[output] = _OPERATORS[operator]([found[name] for name in inputs if name], attributes)
-        return found[graph.output[0].name]
+            tensors[output] = _OPERATORS[operator]([tensors[name] for name in inputs if name], attributes)
+        return tensors[graph.output[0].name]
 
     return run
 
@@ -157,7 +154,7 @@ _OPERATORS: dict[str, Callable[[list[Tensor], dict], Tensor]] = {
     "Pow": lambda inputs, attributes: inputs[0] ** inputs[1],
     "ReduceSum": lambda inputs, attributes: inputs[0].sum(inputs[1].tolist(), keepdim=True),
     "Sqrt": lambda inputs, attributes: inputs[0].sqrt(),
-    # Sizes are integers, and are divided as such.
+    # Sizes are integers, so their division rounds down.
     "Div": lambda inputs, attributes: torch.div(
         *inputs, rounding_mode=None if inputs[0].is_floating_point() else "floor"
     ),

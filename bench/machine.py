@@ -1,4 +1,4 @@
-"""The machine that a measurement is from: its processor, what it can do at best, and memory as the kernel counts it."""
+"""Machine of a measurement: processor, upper bounds of its speed, and memory as the kernel counts it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 
 from corrflow.errors import CorrflowError
 
-MATRIX = 1536  # rows and columns of the product that the machine's rate is taken from
-COPY_BYTES = 128 * 2**20  # beyond any cache
+MATRIX = 1536  # rows and columns of the matrix product that measures the arithmetic rate
+COPY_BYTES = 128 * 2**20  # larger than any cache
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
 def processor() -> str:
-    """The processor's name as the system states it."""
+    """Return the processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -36,14 +36,14 @@ def processor() -> str:
 
 
 def load() -> float | None:
-    """DistributedContext that ran or waited for a core over the last minute; None where the system does not say."""
+    """Return the mean number of running or waiting processes over the last minute; None if unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def matrix_products() -> dict[str, Callable[[], object]]:
-    """The fp32 matrix product of every library at hand, 2 * MATRIX ** 3 operations a call.
+    """Return calls of each library's fp32 matrix product, 2 * MATRIX ** 3 operations per call.
 
-    They differ by a factor of two and more on processors that some of them do not know.
+    Libraries differ by a factor of two and more on processors that some of them do not support.
     """
     import onnx
     import onnxruntime
@@ -51,7 +51,7 @@ def matrix_products() -> dict[str, Callable[[], object]]:
 
     generator = np.random.default_rng(0)
     left, right = (generator.random((MATRIX, MATRIX), np.float32) for _ in range(2))
-    product = np.empty_like(left)
+    output = np.empty_like(left)
     tensors = torch.from_numpy(left), torch.from_numpy(right), torch.from_numpy(np.empty_like(left))
     shapes = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [MATRIX, MATRIX])
@@ -67,14 +67,14 @@ def matrix_products() -> dict[str, Callable[[], object]]:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return {
-        "numpy": lambda: np.matmul(left, right, out=product),
+        "numpy": lambda: np.matmul(left, right, out=output),
         "torch": lambda: torch.mm(tensors[0], tensors[1], out=tensors[2]),
         "onnxruntime": lambda: session.run(None, {"left": left, "right": right}),
     }
 
 
 def memory_copy() -> Callable[[], object]:
-    """Copies COPY_BYTES with torch's threads; the memory moves twice that, read and written."""
+    """Return a call that copies COPY_BYTES with torch's threads; each byte is read and written."""
     import torch
 
     source, target = (torch.ones(COPY_BYTES // 4) for _ in range(2))
@@ -82,34 +82,34 @@ def memory_copy() -> Callable[[], object]:
 
 
 def resident() -> int | None:
-    """Bytes of this process in memory; None where the system does not say."""
+    """Return the resident memory of this process in bytes; None if unknown."""
     return _status("VmRSS")
 
 
 def highest() -> int | None:
-    """Bytes of this process in memory when it had the most; None where the system does not say."""
+    """Return the peak resident memory of this process in bytes; None if unknown."""
     return _status("VmHWM")
 
 
 def peak_growth(call: Callable[[], object]) -> int | None:
-    """Bytes by which a call raises this process's memory at its highest; None where the system does not say."""
+    """Return the bytes by which a call raises the peak memory of this process; None if unknown."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be taken again and not be seen
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise a call could reuse freed memory
     try:
-        _CLEAR.write_text("5")  # the highest so far becomes what it is now
+        _CLEAR.write_text("5")  # reset the peak to the current memory
     except OSError:
         return None
     before = resident()
-    kept = call()
-    most = highest()
-    del kept
-    return None if before is None or most is None else max(0, most - before)
+    result = call()
+    peak = highest()
+    del result
+    return None if before is None or peak is None else max(0, peak - before)
 
 
 def answer_of(module: str, request: object, failed: str) -> Any:
-    """What a module prints as JSON, run in a process of its own that reads the request as JSON.
+    """Run a module in a separate process with a JSON request on standard input, and return its JSON output.
 
-    Raises CorrflowError, which begins with `failed` and ends with the last line that the process complained with.
+    Raises CorrflowError that begins with `failed` and ends with the last line of the process's error output.
     """
     done = subprocess.run([sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True)
     if done.returncode:
@@ -119,11 +119,12 @@ def answer_of(module: str, request: object, failed: str) -> Any:
 
 
 def available_memory() -> int | None:
-    """Bytes that a process may still ask for; None where the system does not say."""
+    """Return the bytes that are free for processes; None if unknown."""
     return _status("MemAvailable", Path("/proc/meminfo"))
 
 
 def _status(name: str, path: Path = _STATUS) -> int | None:
+    """Read a size in bytes from a status file of the kernel."""
     try:
         for line in path.read_text().splitlines():
             if line.startswith(f"{name}:"):

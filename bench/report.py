@@ -1,4 +1,4 @@
-"""What every benchmark prints first and writes last: the machine, and a JSON file that appears in one piece."""
+"""Output of benchmarks: description of the machine, console, and JSON file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE_WIDTH = 110
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """JSON-ready: what the figures depend on besides the code."""
+    """Return JSON-ready values on which the measurements depend, besides the code."""
     from corrflow.plugins.local_soft_copy import cpu
 
     versions = {}
@@ -40,13 +40,13 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def wide_console() -> Console:
-    """Standard output, never so narrow that a table of figures would be cut."""
+    """Return a console on standard output, at least TABLE_WIDTH wide so that tables are not cut."""
     console = Console()
     return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
 
 
 def check_output(path: Path | None) -> None:
-    """Raise InputError before hours of measuring where the JSON file could not be written."""
+    """Raise InputError if the JSON file cannot be written, before a long measurement."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise InputError(f"expected --json to name a file in a folder that exists, got {path}; make the folder first")
 

@@ -1,4 +1,4 @@
-"""A long live run: does the age of what is shown, or the memory, creep up? Synthetic camera, real tracker."""
+"""corrflow-bench soak: latency and memory over a long live session, with a synthetic camera and a real tracker."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from corrflow.bench.options import SoakOptions
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.live.capture.capture import Capture
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
-MOST_GROWTH = 24 * 2**20
-"""Bytes that the process may be larger in the last quarter than in the second one."""
+MAX_GROWTH = 24 * 2**20
+"""Maximum growth of memory in bytes, from the second quarter to the last."""
 
-MOST_DRIFT = 0.5
-"""Steps of the model by which the wait before a step may grow from the second quarter to the last one.
+MAX_DRIFT = 0.5
+"""Maximum growth of the queueing delay before a step, from the second quarter to the last, in tracking steps.
 
-It is the wait that grows where frames pile up; the step itself takes longer when the machine has other things to do.
+The delay grows if frames pile up. The step itself takes longer if the machine is busy.
 """
 
 _HEIGHT, _WIDTH, _SIDE = 240, 320, 60
 
 
 @dataclass(frozen=True)
-class Soak:
-    """What was measured: one row for each tracked frame, in order.
+class SoakResult:
+    """Measurements of each tracked frame, in order.
 
-    age:    seconds from capture to result; step: seconds of the tracker alone; memory: bytes resident
+    latency: seconds from capture to result; step: seconds of the tracker; memory: resident bytes
     """
 
-    age: np.ndarray
+    latency: np.ndarray
     step: np.ndarray
     memory: np.ndarray
     captured: int
@@ -46,33 +47,36 @@ class Soak:
     interval: float
 
     @property
-    def age_limit(self) -> float:
-        """One step of the model (the 99th percentile) and two frame intervals."""
+    def latency_limit(self) -> float:
+        """99th percentile of the step time plus two frame intervals."""
         return float(np.percentile(self.step, 99)) + 2 * self.interval
 
     @property
     def drift(self) -> float:
-        """Seconds by which the median wait before a step grew from the second quarter to the last one."""
-        (age, last_age), (step, last_step) = _quarters(self.age), _quarters(self.step)
-        return (last_age - last_step) - (age - step)
+        """Growth of the median queueing delay in seconds, from the second quarter to the last."""
+        (latency, last_latency), (step, last_step) = _quarters(self.latency), _quarters(self.step)
+        return (last_latency - last_step) - (latency - step)
 
     def check(self) -> None:
-        """Raise CorrflowError for the first claim that does not hold."""
-        age = float(np.percentile(self.age, 99))
-        drift, most_drift = self.drift, MOST_DRIFT * float(np.median(self.step)) + 2 * self.interval
+        """Raise CorrflowError for the first condition that is violated."""
+        latency = float(np.percentile(self.latency, 99))
+        drift, max_drift = self.drift, MAX_DRIFT * float(np.median(self.step)) + 2 * self.interval
         growth = _growth(self.memory)
-        for holds, claim in (
+        for holds, condition in (
             (self.captured == self.tracked + self.dropped, "captured = tracked + dropped"),
-            (age <= self.age_limit, f"99 % of recent_offsets below {self.age_limit:.3f} s, got {age:.3f} s"),
-            (drift <= most_drift, f"recent_offsets that do not grow, got {drift:+.3f} s beyond the step's own time"),
-            (growth <= MOST_GROWTH, f"flat memory, got {growth / 2**20:+.1f} MiB"),
+            (
+                latency <= self.latency_limit,
+                f"99 % of latencies below {self.latency_limit:.3f} s, got {latency:.3f} s",
+            ),
+            (drift <= max_drift, f"queueing delays that do not grow, got {drift:+.3f} s"),
+            (growth <= MAX_GROWTH, f"flat memory, got {growth / 2**20:+.1f} MiB"),
         ):
             if not holds:
-                raise CorrflowError(f"expected {claim}; the live loop piles something up")
+                raise CorrflowError(f"expected {condition}; report it with the output of corrflow-doctor")
 
 
 class _Camera:
-    """A square that goes round on noise, at its own pace; frames are made beforehand."""
+    """Camera of a square that moves in a circle over noise; frames are rendered in advance."""
 
     def __init__(self, interval: float) -> None:
         generator = np.random.default_rng(0)
@@ -89,43 +93,43 @@ class _Camera:
         self._interval, self._count, self._next = interval, 0, time.monotonic()
 
     def read(self) -> np.ndarray:
+        """Wait for the next frame and return a copy."""
         self._next = max(self._next + self._interval, time.monotonic())
         time.sleep(max(0.0, self._next - time.monotonic()))
         self._count += 1
         return self.frames[self._count % len(self.frames)].copy()
 
     def close(self) -> None:
-        pass
+        """Do nothing; frames stay in memory."""
 
 
-class _Timed(Tracker):
-    """A tracker that notes how long its steps take."""
+class _TimedTracker(Tracker):
+    """Tracker that measures its steps in seconds."""
 
     def __init__(self, *arguments, **keywords) -> None:
         self.steps: list[float] = []
         super().__init__(*arguments, **keywords)
 
     def step(self, frame: np.ndarray):
-        begin = time.monotonic()
-        tracks = super().step(frame)
-        self.steps.append(time.monotonic() - begin)
-        return tracks
+        """Track one frame and measure its time."""
+        start = time.monotonic()
+        result = super().step(frame)
+        self.steps.append(time.monotonic() - start)
+        return result
 
 
-def soak(tracker: _Timed, seconds: float, rate: float) -> Soak:
-    """Track a camera of `rate` frames a second for `seconds`, while an object is drawn and removed again and again."""
-    if not (0 < seconds <= 86400 and 0 < rate <= 1000):
-        raise InputError("expected 0 to 86400 seconds and 0 to 1000 frames a second, got others; choose among those")
+def soak(tracker: _TimedTracker, seconds: float, rate: float) -> SoakResult:
+    """Track a camera of `rate` frames per second for `seconds`, while an object is added and removed repeatedly."""
     camera = _Camera(1 / rate)
     session = Session(Capture(lambda: camera), tracker, lambda frame: [MaskObject(1, camera.masks[0])])
     thread, errors = session.in_thread()
     rows: list[tuple[float, int]] = []
-    end, shown, changed = time.monotonic() + seconds, None, time.monotonic()
+    end, latest, changed = time.monotonic() + seconds, None, time.monotonic()
     while time.monotonic() < end and thread.is_alive():
-        newer = session.latest.newer(shown, 0.1)
+        newer = session.latest.newer(latest, 0.1)
         if newer is None:
             continue
-        shown = newer
+        latest = newer
         assert newer.live is not None
         rows.append((newer.live.latency, resident_bytes()))
         if time.monotonic() - changed > 1 and newer.live.number > 5:
@@ -136,18 +140,20 @@ def soak(tracker: _Timed, seconds: float, rate: float) -> Soak:
     if errors:
         raise errors[0]
     counts = session.capture.counts
-    age, memory = (np.array(column) for column in zip(*rows, strict=True))
-    return Soak(age, np.array(tracker.steps), memory, counts.captured, session.processed, counts.dropped, 1 / rate)
+    latency, memory = (np.array(column) for column in zip(*rows, strict=True))
+    return SoakResult(
+        latency, np.array(tracker.steps), memory, counts.captured, session.processed, counts.dropped, 1 / rate
+    )
 
 
 def _change(session: Session) -> None:
-    """Draw object 2 on a frozen frame, or remove it where it is tracked by now."""
+    """Add object 2 on a frozen frame, or remove object 2 if it is tracked."""
     frozen = session.freeze()
     mask = np.zeros(frozen.result.frame.image.shape[:2], bool)
     mask[10:50, 10:50] = True
 
     def change() -> None:
-        if any(given.id == 2 for given in session.editing.joining):
+        if any(prompt.id == 2 for prompt in session.editing.joining):
             return
         if 2 in session.editing.ids:
             session.editing.remove(2)
@@ -159,37 +165,31 @@ def _change(session: Session) -> None:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in use now; raises InputError where the system does not say."""
+    """Return the resident memory of this process in bytes. Raises InputError on systems other than Linux."""
     if sys.platform != "linux":
         raise InputError("expected Linux for the soak, which reads /proc/self/statm; run it there")
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def run_soak(
-    artifact: Path | None, seconds: float, rate: float, short_side: int, threads: int, name: str = "auto"
-) -> Soak:
-    """corrflow-bench soak: prints what was measured, then checks it. name: of the back end."""
-    from corrflow.runtime.artifacts.artifact import load_artifact
-    from corrflow.runtime.artifacts.bundled import resolve_model
-    from corrflow.runtime.backends.registry import open_backend
-    from corrflow.runtime.settings import with_settings
-    from corrflow.runtime.tracking.occlusion import occlusion_settings_for
-
-    loaded = load_artifact(resolve_model(artifact))
-    backend = open_backend(name, loaded, threads)
-    try:
-        settings = with_settings(loaded.settings, short_side)
-        measured = soak(_Timed(backend, settings, occlusion_settings_for(backend, settings)), seconds, rate)
-    finally:
-        backend.close()
+def run_soak(options: SoakOptions) -> SoakResult:
+    """Run corrflow-bench soak, print the measurements and check them."""
+    with _TimedTracker.from_model(
+        options.model, options.backend, short_side=options.short_side, threads=options.threads
+    ) as tracker:
+        assert isinstance(tracker, _TimedTracker), "from_model constructs the class"
+        measured = soak(tracker, options.seconds, options.rate)
+        name = tracker.backend.name
     console = Console()
-    console.print(backend.name, highlight=False)
+    console.print(name, highlight=False)
     growth = _growth(measured.memory) / 2**20
+    step, latency = (
+        f"{1000 * np.median(seconds):.0f} ms, 99 % below {1000 * np.percentile(seconds, 99):.0f} ms"
+        for seconds in (measured.step, measured.latency)
+    )
     console.print(
-        f"{measured.captured} captured = {measured.tracked} tracked + {measured.dropped} dropped in {seconds:.0f} s\n"
-        f"step {1000 * np.median(measured.step):.0f} ms, 99 % below {1000 * np.percentile(measured.step, 99):.0f} ms\n"
-        f"age {1000 * np.median(measured.age):.0f} ms, 99 % below {1000 * np.percentile(measured.age, 99):.0f} ms,"
-        f" allowed {1000 * measured.age_limit:.0f} ms; drift {1000 * measured.drift:+.1f} ms\n"
+        f"{measured.captured} captured = {measured.tracked} tracked + {measured.dropped} dropped in"
+        f" {options.seconds:.0f} s\nstep {step}\n"
+        f"latency {latency}, allowed {1000 * measured.latency_limit:.0f} ms; drift {1000 * measured.drift:+.1f} ms\n"
         f"memory {measured.memory[-1] / 2**20:.0f} MiB, second to last quarter {growth:+.1f} MiB"
     )
     measured.check()
@@ -197,7 +197,7 @@ def run_soak(
 
 
 def _quarters(values: np.ndarray) -> tuple[float, float]:
-    """Medians of the second and of the last quarter."""
+    """Return the medians of the second and the last quarter."""
     quarter = max(1, len(values) // 4)
     return float(np.median(values[quarter : 2 * quarter] if len(values) > 1 else values)), float(
         np.median(values[-quarter:])
@@ -205,5 +205,6 @@ def _quarters(values: np.ndarray) -> tuple[float, float]:
 
 
 def _growth(memory: Sequence[float] | np.ndarray) -> float:
+    """Return the growth of the median from the second quarter to the last."""
     second, last = _quarters(np.asarray(memory, np.float64))
     return last - second

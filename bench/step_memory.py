@@ -1,4 +1,4 @@
-"""The memory of a training step, measured in a process of its own: python -m corrflow.bench.step_memory
+"""Memory of a training step, measured in a separate process: python -m corrflow.bench.step_memory
 
 Reads {"form", "preset", "config"} as JSON from standard input and prints the bytes, or null.
 """
@@ -21,16 +21,16 @@ from corrflow.train.config import TrainConfig, preset
 from corrflow.train.distributed import DistributedContext
 from corrflow.train.trainer import Trainer
 
-# The op that a step copies with: ours, and the same written out with unfold.
+# Form of the op in a step: tiles, or unfold.
 FORMS = {"tiles": torch_blocked.local_soft_copy, "unfold": torch_reference.local_soft_copy}
 
 
 def training_step(
     form: str, preset_name: str, config: TrainConfig, device: torch.device | None = None
 ) -> Callable[[], object]:
-    """A call that does one optimiser step on clips of noise, its copies computed by this form of the op.
+    """Return a call that runs one optimiser step on clips of noise with this form of the op.
 
-    device: the CPU, or a GPU, which is waited for
+    device: None for the CPU; a call waits for a GPU
     """
     context = DistributedContext(device=device or torch.device("cpu"))
     generator = np.random.default_rng(0)
@@ -49,14 +49,14 @@ def training_step(
 
 
 def step_memory(form: str, preset_name: str, config: TrainConfig) -> int | None:
-    """Bytes by which a first step raises a process's memory at its highest; None where no system says."""
+    """Return the bytes by which a first step raises the peak memory of a process; None if unknown."""
     request = {"form": form, "preset": preset_name, "config": asdict(config)}
     return answer_of(__name__, request, f"measuring the memory of a step with {form} failed")
 
 
 def step_memory_on_gpu(step: Callable[[], object], device: torch.device) -> int:
-    """Bytes of the GPU's memory by which a step raises what is allocated, at its highest."""
-    step()  # what is allocated once and stays, such as the optimiser's state
+    """Return the bytes by which a step raises the peak allocation of a GPU."""
+    step()  # permanent allocations, such as the optimiser's state
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     step()
@@ -64,11 +64,11 @@ def step_memory_on_gpu(step: Callable[[], object], device: torch.device) -> int:
 
 
 def main() -> None:
-    """The measuring process."""
+    """Measure in this process."""
     request = json.load(sys.stdin)
     form, name, config = request["form"], request["preset"], TrainConfig(**request["config"])
     torch.set_num_threads(config.threads)
-    # A small step first: libraries allocate for themselves when they are first used.
+    # A small step first, because libraries allocate memory on first use.
     training_step(form, name, replace(config, batch=config.accumulate, crop=32))()
     print(json.dumps(peak_growth(training_step(form, name, config))))
 

@@ -1,4 +1,4 @@
-"""Times several things in turn, so that a change of the machine's pace meets all of them alike."""
+"""Timing of several calls in turn, so that changes of the machine's speed affect all equally."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Threads of libraries wait busily for more work after each call, OpenBLAS's for some tens of milliseconds.
+# Threads of libraries spin for tens of milliseconds after a call, for example in OpenBLAS.
 PAUSE = 0.05
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a call: median, quartiles, fastest, and how many calls that is from."""
+    """Seconds of a call: median, quartiles, fastest, and number of calls."""
 
     median: float
     lower_quartile: float
@@ -24,13 +24,13 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:
-        """Of at least one measured call."""
+        """Summarise at least one measured call."""
         lower, median, upper = np.percentile(seconds, [25, 50, 75])
         return cls(float(median), float(lower), float(upper), min(seconds), len(seconds))
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles as a share of the median."""
+        """Half the interquartile range, relative to the median."""
         return (self.upper_quartile - self.lower_quartile) / 2 / self.median
 
 
@@ -41,16 +41,15 @@ def time_in_turn(
     most_seconds: float = 15.0,
     report: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Timing]:
-    """Timing of each call by name.
+    """Time each call, and return the timings by name.
 
-    In each round every call has its turn and is repeated for `least_seconds`, so that quick ones are not measured on
-    caches that a slow one has just emptied; a pause comes before it, for the threads of the one before to lie down. The
-    first call of a turn warms up and is left out where there are others.
-    A call that has taken `most_seconds` in all sits out the later rounds.
+    In each round, every call has a turn of at least `least_seconds`. So fast calls do not run on caches that a slow call
+    has emptied. A pause before each turn lets the threads of the previous call stop. The first call of a turn
+    is a warm-up and is omitted if there are others. After `most_seconds` in total, a call is left out of later rounds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        call()  # what is built on first use
+        call()  # initialisation on first use
     for _ in range(rounds):
         for name, call in calls.items():
             if sum(seconds[name]) >= most_seconds:
@@ -63,4 +62,4 @@ def time_in_turn(
                 call()
                 turn.append(time.perf_counter() - start)
             seconds[name] += turn[1:] or turn
-    return {name: Timing.of(found) for name, found in seconds.items()}
+    return {name: Timing.of(measured) for name, measured in seconds.items()}

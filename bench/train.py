@@ -1,4 +1,4 @@
-"""corrflow-bench train: steps a second, and where a step's time goes: encoder, op, data."""
+"""corrflow-bench train: steps per second, and time of the parts of a step: encoder, op, data."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ STEP, UNFOLD, ENCODER, OP, OP_FORWARD, OP_FUSED, DATA = (
     "op, forward and backward",
     "op, forward alone",
     "op, forward alone, fused kernel",
-    "data, drawn beside the step",
+    "data, sampled during the step",
 )
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """One preset in one precision: the parts of a step by name.
+    """Measurements of one preset in one precision: timings of the parts of a step by name.
 
-    frames: frames of a step; memory: bytes that a step and the same step with unfold in float32 take, each in a
-    process of its own, or None where the system does not say
+    frames: frames per step; memory: bytes of a step and of the same step with unfold in float32, each in a separate
+    process; None if unknown
     """
 
     preset: str
@@ -46,17 +46,16 @@ class TrainResult:
     memory: dict[str, int | None]
 
     def frames_per_second(self, step: str) -> float:
-        """step: STEP or UNFOLD."""
+        """Return the speed of STEP or UNFOLD."""
         return self.frames / self.timings[step].median
 
     def share(self, part: str) -> float:
-        """A part's time as a share of the whole step's."""
+        """Return the time of a part relative to the whole step."""
         return self.timings[part].median / self.timings[STEP].median
 
     @property
     def ceiling(self) -> float | None:
-        """How many times as fast a step would be with the fused kernel in place of the op's forward pass and its
-        backward pass as it is; None where the kernel is not built."""
+        """Speedup of a step if the fused kernel replaced the op's forward pass; None if the kernel was not built."""
         if OP_FUSED not in self.timings:
             return None
         step, forward, fused = (self.timings[name].median for name in (STEP, OP_FORWARD, OP_FUSED))
@@ -66,7 +65,7 @@ class TrainResult:
 def measure_on_gpu(
     name: str, precision: str, config: TrainConfig, rounds: int, device: torch.device, report: Callable
 ) -> TrainResult:
-    """Time a whole step on a GPU beside the same step with unfold; the memory is the GPU's."""
+    """Time a whole step and the same step with unfold on a GPU; memory is that of the GPU."""
     forms = {
         STEP: training_step("tiles", name, config, device),
         UNFOLD: training_step("unfold", name, replace(config, precision="float32"), device),
@@ -79,7 +78,7 @@ def measure_on_gpu(
 def measure(
     name: str, precision: str, config: TrainConfig, rounds: int, data: Path | None, cache: Path, report: Callable
 ) -> TrainResult:
-    """Time the parts of a step on the CPU in turn; data: folder of videos to draw clips from, or None."""
+    """Time the parts of a step on the CPU in turn. data: folder of videos for clips, or None"""
     torch.set_num_threads(config.threads)
     generator = np.random.default_rng(0)
     colours = torch.from_numpy(generator.uniform(-40, 80, (config.colours, 3 if config.lightness else 2)))
@@ -100,9 +99,9 @@ def measure(
         arrays = [
             (query.detach().numpy(), keys.detach().numpy(), values.detach().numpy()) for query, keys, values, _ in pairs
         ]
-        calls[OP_FUSED] = lambda: [cpu.local_soft_copy(*own, attributes, config.threads) for own in arrays]
+        calls[OP_FUSED] = lambda: [cpu.local_soft_copy(*tensors, attributes, config.threads) for tensors in arrays]
     if data is not None:
-        calls[DATA] = _drawing(data, cache, config)
+        calls[DATA] = _sampling(data, cache, config)
     timings = time_in_turn(calls, rounds, report=report)
     return TrainResult(name, precision, timings, config.batch * config.frames, memory)
 
@@ -112,7 +111,7 @@ def _attributes(config: TrainConfig) -> Attributes:
 
 
 def _pairs(trainer: Trainer, config: TrainConfig) -> list[tuple[Tensor, Tensor, Tensor, Attributes]]:
-    """What a step copies: forward with the true and the own colours, back with every cycle that has turned."""
+    """Make the inputs of the op in a step: forward with true and predicted colours, backward through every cycle."""
     side, channels = config.crop // STRIDE, trainer.encoder.config.feature_channels
     widths = [2] * (config.frames - 1) + list(range(1, config.frames))
     pairs = []
@@ -148,22 +147,22 @@ def _encoder_pass(trainer: Trainer, config: TrainConfig) -> Callable[[], object]
     return call
 
 
-def _drawing(data: Path, cache: Path, config: TrainConfig) -> Callable[[], object]:
+def _sampling(data: Path, cache: Path, config: TrainConfig) -> Callable[[], object]:
     from corrflow.train.data.clips import ClipSampler, open_cache
     from corrflow.train.data.frames import find_videos
 
     videos = open_cache(find_videos(data), config.frames_per_second, 256, cache, lambda done, total: None)
     sampler, starts = ClipSampler(videos, None, config), itertools.count(0, config.batch)
 
-    def draw() -> object:
+    def sample() -> object:
         first = next(starts)
         return sampler.clips(range(first, first + config.batch))
 
-    return draw
+    return sample
 
 
 def description(result: TrainResult) -> dict[str, Any]:
-    """JSON-ready."""
+    """Return JSON-ready values."""
     return {
         "preset": result.preset,
         "precision": result.precision,

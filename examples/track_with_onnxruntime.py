@@ -1,10 +1,10 @@
-"""Track one object through a video with an artifact's graphs alone: ONNX Runtime and NumPy, OpenCV for the pictures.
+"""Track one object through a video with an artifact's graphs alone: ONNX Runtime and NumPy, OpenCV for the frames.
 
     python track_with_onnxruntime.py ARTIFACT_FOLDER VIDEO FIRST_MASK.png FOLDER_FOR_MASKS
 
-Nothing of corrflow is imported, so this is what to write again in C++ or JavaScript. Windows stay where they are, and
-outlines come from cells: moving the ones and bringing the others to edges is corrflow's own. The mask is as large as
-the first frame and not black where the object is; the results are black and white in the same way.
+Nothing of corrflow is imported, so it can be written again in C++ or JavaScript. Search windows do not move, and masks
+are not refined: corrflow itself does both. The first mask is as large as the first frame, and not black on the object.
+The results are black and white.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What corrflow-bench measures is what it says: counts, turns, memory, and peers that compute the same."""
+"""Measurements of corrflow-bench: counts, turns, memory, and peers that compute the same results."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_every_form_of_the_benchmark_matches_the_oracle(name: str, top_k: int, o
     except Unavailable as reason:
         pytest.skip(str(reason))
     expected = oracle(*op_forms.inputs(case), case.attributes.windows(2), top_k, op_forms.TEMPERATURE)
-    # Scores go up to 1 / 0.07: float16 keys round them to one part in 2048, integers as `cpu.PackedFeatures` says.
+    # Scores go up to 1 / 0.07: float16 keys round to one part in 2048, integers as documented at `cpu.PackedFeatures`.
     tolerance = next((allowed for part, allowed in COARSER.items() if part in name), 1e-5)
-    # Coarser numbers may also swap the scores at the boundary of top_k: a few values then differ by any amount.
+    # Rounding may swap scores at the boundary of top_k, and then a few values differ by any amount.
     assert np.quantile(np.abs(got - expected), 0.95 if top_k and tolerance > 1e-5 else 1.0) < tolerance
 
 
 def test_the_packed_forms_are_those_that_tracking_uses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 bits with every kernel; 8 where a processor multiplies bytes, and a reason where it does not."""
+    """All kernels have 16 bits; 8 bits need a processor that multiplies bytes, otherwise there is a reason."""
     if cpu.unavailable():
         pytest.skip(cpu.unavailable())
     packed = [name for name in op_forms.forms() if "bits" in name]
@@ -60,7 +60,7 @@ def test_the_packed_forms_are_those_that_tracking_uses(monkeypatch: pytest.Monke
     bytes_form = op_forms.packed_name("avx512-vnni", 8)
     assert packed == [*expected, bytes_form]
     monkeypatch.setattr(cpu, "kernels", lambda: ("avx2", "portable"))
-    # Its numbers, with a kernel that every processor has.
+    # 8-bit features with a kernel of every processor.
     case = replace(SMALL, top_k=0)
     exact, coarse = (op_forms._packed("portable", bits)(case, 1)() for bits in (16, 8))
     assert 1e-4 < np.abs(exact - coarse).max() < COARSER["8 bits"]
@@ -82,7 +82,7 @@ def test_scores_are_counted_inside_the_frame() -> None:
     assert case.operations == 2 * (8 + 3) * case.scores
 
 
-def test_calls_take_turns_and_the_first_of_a_turn_is_left_out() -> None:
+def test_calls_alternate_and_the_first_of_a_turn_is_omitted() -> None:
     order: list[str] = []
 
     def call(name: str, seconds: float) -> None:
@@ -91,7 +91,7 @@ def test_calls_take_turns_and_the_first_of_a_turn_is_left_out() -> None:
 
     calls = {"quick": lambda: call("quick", 0.01), "slow": lambda: call("slow", 0.05)}
     timings = time_in_turn(calls, rounds=2, least_seconds=0.04)
-    assert order[:2] == ["quick", "slow"]  # built on first use
+    assert order[:2] == ["quick", "slow"]  # initialisation on first use
     turns = [name for index, name in enumerate(order[2:]) if order[2 + index - 1] != name]
     assert turns == ["quick", "slow", "quick", "slow"]
     assert timings["slow"].calls == 2 and timings["quick"].calls >= 2
@@ -104,9 +104,9 @@ def test_a_timing_has_the_median_and_the_quartiles() -> None:
     assert timing.spread == pytest.approx(1 / 3)
 
 
-def test_peak_growth_sees_memory_that_is_freed_again() -> None:
+def test_peak_growth_includes_freed_memory() -> None:
     if machine.peak_growth(lambda: None) is None:
-        pytest.skip("this system does not say how much memory a process took at its highest")
+        pytest.skip("needs a system that reports peak memory")
 
     def call() -> float:
         return float(np.ones(40 * 2**20, np.uint8)[::4096].sum())
@@ -120,11 +120,11 @@ def test_unfold_adds_the_memory_of_its_windows() -> None:
     case = Case(rows=40, columns=40, channels=32, radius=6)
     unfold, blocked = (extra_memory(name, case, 1) for name in (op_forms.UNFOLD, op_forms.BLOCKED))
     if unfold is None or blocked is None:
-        pytest.skip("this system does not say how much memory a process took at its highest")
+        pytest.skip("needs a system that reports peak memory")
     assert unfold > 0.9 * op_forms.bytes_needed(op_forms.UNFOLD, case) > 2 * blocked
 
 
-def test_the_plain_tracker_copies_as_the_oracle_does(oracle) -> None:
+def test_the_plain_tracker_matches_the_oracle(oracle) -> None:
     query, keys, values = op_forms.inputs(SMALL)
     settings = TrackingSettings(radius=(3,), top_k=7, temperature=0.07)
     tensors = [torch.from_numpy(array[0]) for array in (query, keys, values)]
@@ -145,7 +145,7 @@ def test_the_plain_tracker_tracks_as_ours_does(small_artifact: Path, moving_squa
         assert np.mean(ours.step(frame).mask != plain.step(frame)) < 1e-3
 
 
-def test_a_looped_video_goes_on_from_its_start(tmp_path: Path) -> None:
+def test_a_looped_video_restarts(tmp_path: Path) -> None:
     path, mask = write_demo(tmp_path, (64, 96), 3)
     assert mask.shape == (64, 96) and mask.any()
     with LoopedVideo(path, 8, (32, 48)) as video:
@@ -160,7 +160,7 @@ def test_a_stream_reports_growth_and_slowdown() -> None:
     assert stream.growth == 50 and stream.slowdown == pytest.approx(0.25)
 
 
-def test_the_op_command_writes_what_it_measured(tmp_path: Path) -> None:
+def test_the_op_command_writes_its_measurements(tmp_path: Path) -> None:
     options = ["--case", "2:3", "--cells", "12x16", "--channels", "8", "--rounds", "1", "--form", "unfold"]
     result = CliRunner().invoke(
         app, ["op", *options, "--form", "blocked", "--no-memory", "--json", f"{tmp_path}/op.json"]
@@ -253,7 +253,7 @@ def test_wrong_options_are_one_sentence(arguments: list[str]) -> None:
     assert "expected" in result.output
 
 
-def test_the_plain_tracker_knows_every_operator_of_the_bundled_encoder() -> None:
+def test_the_plain_tracker_supports_all_operators_of_the_bundled_encoder() -> None:
     artifact = load_artifact(resolve_model(None))
     frame = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
     with torch.inference_mode():

@@ -1,18 +1,20 @@
-"""The benchmark of batches measures what it says: a long video is as long as asked for, and growth is seen."""
+"""Benchmark of batches: length of the long video, detection of growth, alternating runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from corrflow.bench.batch import Growth, compare, repeat, run_batch_bench
+from corrflow.bench.batch import Growth, compare, repeat
 from corrflow.bench.clips import write_demo
+from corrflow.bench.options import BatchOptions
 from corrflow.errors import InputError
 from corrflow.runtime.batch.workers import run_workers
-from corrflow.runtime.tracking.factory import Model
+from corrflow.runtime.tracking.model_options import ModelOptions
 
 
 def test_a_repeated_video_has_every_frame_at_its_own_time(tmp_path: Path) -> None:
@@ -23,7 +25,7 @@ def test_a_repeated_video_has_every_frame_at_its_own_time(tmp_path: Path) -> Non
     assert len(times) == 50 and (np.diff(times) > 0).all()
 
 
-def test_growth_is_seen_and_its_absence_too() -> None:
+def test_growth_and_its_absence_are_detected() -> None:
     frames = np.arange(50, 2050, 50)
     flat = np.full(len(frames), 10**8)
     assert Growth(frames, flat, flat).per_thousand(500) == pytest.approx(0, abs=1)
@@ -33,13 +35,17 @@ def test_growth_is_seen_and_its_absence_too() -> None:
 
 
 def test_runs_are_timed_in_turn(small_artifact: Path) -> None:
-    said: list[str] = []
+    reports: list[str] = []
     runs = {"a": (run_workers, 1), "b": (run_workers, 2)}
-    found = compare(runs, 4, 4, Model(small_artifact, "auto", 1, 64, None, False), 1, said.append)
-    assert len(said) == 2 and all(pace.frames_per_second > 0 for paces in found.values() for pace in paces)
+    model = ModelOptions(str(small_artifact), short_side=64, threads=1)
+    speeds = compare(runs, 4, 4, model, 1, reports.append)
+    assert len(reports) == 2
+    assert all(speed.frames_per_second > 0 for measured in speeds.values() for speed in measured)
 
 
-def test_an_unknown_part_is_refused(small_artifact: Path) -> None:
-    model = Model(small_artifact, "auto", 1, 64, None, False)
-    with pytest.raises(InputError, match="--part"):
-        run_batch_bench(["gpu"], 4, 4, 1, 2000, 500, 2, model, None)
+@pytest.mark.parametrize(
+    ("options", "message"), [({"part": ["gpu"]}, "--part"), ({"long": 900}, "--long above twice --short")]
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BatchOptions(**options)

@@ -1,4 +1,4 @@
-"""Labels on several frames: kept as given, tracked both ways, blended between, and nothing computed twice."""
+"""Annotations on several frames: kept unchanged, tracked both ways, blended between, and nothing computed twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.bidirectional import PassOptions, track_bidirectional
 from corrflow.runtime.batch.label_discovery import find_annotations
-from corrflow.runtime.batch.passes import FOLDER, blended, rounded
+from corrflow.runtime.batch.passes import FOLDER, blend_passes, round_to_float16
 from corrflow.runtime.batch.targets import targets_of
 from corrflow.runtime.formats.annotations import Annotations, CompressedAnnotation
 from corrflow.runtime.tracking.geometry import Geometry
@@ -86,7 +86,7 @@ def test_between_two_labels_both_passes_count_by_time_and_confidence(
     for start, way in ((1, 1), (6, -1)):
         tracker.start(images[start], given[start])
         for index in range(start + way, start + 5 * way, way):
-            soft[index, way] = rounded(tracker.soft_step(images[index])[3])
+            soft[index, way] = round_to_float16(tracker.soft_step(images[index])[3])
     upsample = Geometry.of((66, 98), tracker.settings.short_side).upsampler()
     for index in range(2, 6):
         certain = [float(part[part > 0.5].mean()) for part in (soft[index, 1], soft[index, -1])]
@@ -249,6 +249,6 @@ def test_packed_masks_come_back_as_they_were(mask: np.ndarray) -> None:
 def test_a_blend_lies_between_its_parts_and_reads_the_same_backward(
     pair: np.ndarray, share: float, is_mask: bool
 ) -> None:
-    mixed = blended(pair[0], pair[1], share, is_mask)
+    mixed = blend_passes(pair[0], pair[1], share, is_mask)
     assert (mixed <= pair.max(0) + 1e-6).all() and (mixed >= pair.min(0) - 1e-6).all()
-    assert blended(pair[1], pair[0], 1 - share, is_mask) == pytest.approx(mixed, abs=1e-5)
+    assert blend_passes(pair[1], pair[0], 1 - share, is_mask) == pytest.approx(mixed, abs=1e-5)

@@ -118,7 +118,7 @@ def test_what_was_tracked_of_a_cut_video_is_kept(run: Run, scene: Path, small_ar
 
 WRONG = {
     "nothing": ((), "name a video"),
-    "no objects": (("{scene}/frames",), "say what to track"),
+    "no objects": (("{scene}/frames",), "got neither; draw objects with corrflow-label"),
     "demo with source": (("{scene}/frames", "--demo"), "--demo alone"),
     "missing source": (("{scene}/none.mp4", "--init", "{scene}/mask.png"), "does not exist"),
     "text as video": (("{scene}/text.mp4", "--init", "{scene}/mask.png"), "text.mp4"),
@@ -132,16 +132,22 @@ WRONG = {
     "keypoints of words": (("{scene}/frames", "--keypoints", "{scene}/words.csv"), "left,two,20"),
     "csv without keypoints": (("{scene}/frames", "--init", "{scene}/mask.png", "--csv", "a.csv"), "--keypoints"),
     "unknown video suffix": (("{scene}/frames", "--init", "{scene}/mask.png", "--save", "a.gif"), ".mp4"),
-    "unknown back end": (("{scene}/frames", "--init", "{scene}/mask.png", "--backend", "abacus"), "back end among"),
-    "rows out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--short-side", "3"), "rows between"),
-    "recent out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--memory-frames", "-1"), "recent frames"),
-    "threads out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--threads", "-1"), "--threads"),
+    "unknown backend": (("{scene}/frames", "--init", "{scene}/mask.png", "--backend", "abacus"), "backend among"),
+    "short side out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--short-side", "3"), "rows between"),
+    "memory frames out of range": (
+        ("{scene}/frames", "--init", "{scene}/mask.png", "--memory-frames", "-1"),
+        "recent frames",
+    ),
+    "threads out of range": (
+        ("{scene}/frames", "--init", "{scene}/mask.png", "--threads", "-1"),
+        "threads of 0 or more",
+    ),
     "result over source": (("{scene}/video.mkv", "--init", "{scene}/mask.png", "--save", "{scene}/video.mkv"), "both"),
-    "damaged artifact": (
+    "damaged model": (
         ("{scene}/frames", "--init", "{scene}/mask.png", "--model", "{scene}/artifact"),
         "artifact.json is damaged",
     ),
-    "missing artifact": (("{scene}/frames", "--init", "{scene}/mask.png", "--model", "none"), "found nothing"),
+    "missing model": (("{scene}/frames", "--init", "{scene}/mask.png", "--model", "none"), "expected a model among"),
 }
 
 
@@ -176,7 +182,7 @@ def test_an_unknown_preset_is_one_sentence(run: Run, tmp_path: Path) -> None:
         (("{scene}/checkpoint.safetensors", "a"), "damaged or not a corrflow checkpoint"),
         (("random-init:huge", "a"), "expected a preset"),
         (("random-init:quarter:x", "a"), "expected random-init:PRESET or random-init:PRESET:SEED"),
-        (("random-init:quarter", "a", "--size", "480"), "rows x columns"),
+        (("random-init:quarter", "a", "--size", "480"), "height x width"),
         (("random-init:quarter", "a", "--temperature", "0"), "temperature > 0"),
         (("random-init:quarter", "{scene}/mask.png"), "got the file"),
     ],

@@ -21,7 +21,7 @@ from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.commands import doctor
 from corrflow.runtime.commands.doctor import CHECKS, Finding, examine, healthy
 
-FUSED, FUNCTION = "back end onnxruntime, fused kernel", "back end onnx-function"
+FUSED, FUNCTION = "backend onnxruntime, fused kernel", "backend onnx-function"
 
 
 def finding(part: str, monkeypatch: pytest.MonkeyPatch) -> Finding:
@@ -50,11 +50,11 @@ def test_engines_beside_the_model_are_tried_only_where_they_are_ours(tmp_path, m
     shutil.copytree(bundled.resolve_model(None), model, ignore=shutil.ignore_patterns("engines"))
     monkeypatch.setattr(bundled, "resolve_model", lambda: model)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    found = finding("back end tensorrt", monkeypatch)
+    found = finding("backend tensorrt", monkeypatch)
     assert found.state == "absent" and "corrflow-export engine" in found.remedy
     (model / "engines").mkdir()
     (model / "engines" / "engines.json").write_text('{"format": 2, "made": {}, "files": {}, "signature": ""}')
-    found = finding("back end tensorrt", monkeypatch)
+    found = finding("backend tensorrt", monkeypatch)
     assert found.state == "broken" and "an engine is code" in found.detail
 
 

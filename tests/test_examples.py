@@ -94,7 +94,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> No
     executed = nbformat.read(tmp_path / "executed.ipynb", 4)
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     text = "".join(output.get("text", "") for output in outputs)
-    assert "40 pictures, 40 annotations" in text and "1 done (0 before), 0 failed; 40 frames" in text
+    assert "40 images, 40 annotations" in text and "1 done (0 before), 0 failed; 40 frames" in text
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert len(list(tmp_path.glob("*/results/demo/report.html"))) == 1
     assert not any(cell.get("outputs") for cell in nbformat.read(notebook, 4).cells)  # kept without results

@@ -198,12 +198,12 @@ def test_the_doctor_confirms_the_backends(
 ) -> None:
     trt = machine.tensorrt(fakes, monkeypatch)
     built(machine, model, trt, "fp16", (96, 128))
-    wanted = ["back end tensorrt"]
+    wanted = ["backend tensorrt"]
     if machine.kind == REAL:
-        wanted += ["NVIDIA driver", "TensorRT", "CUDA kernel", "back end onnxruntime-cuda"]
+        wanted += ["NVIDIA driver", "TensorRT", "CUDA kernel", "backend onnxruntime-cuda"]
     monkeypatch.setattr(doctor, "CHECKS", {part: doctor.CHECKS[part] for part in wanted})
     found = {each.part: each for each in doctor.examine(model.folder)}
-    assert found["back end tensorrt"].state == "works", found
+    assert found["backend tensorrt"].state == "works", found
     assert doctor.healthy(list(found.values())), found
     if machine.kind == REAL:
         assert found["NVIDIA driver"].state == found["CUDA kernel"].state == "works", found

@@ -120,9 +120,9 @@ class Browser:
 
     def screenshot(self) -> np.ndarray:
         data = self.send("Page.captureScreenshot", format="png")["data"]
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None
-        return np.asarray(picture, np.uint8)
+        image = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
+        return np.asarray(image, np.uint8)
 
     def close(self) -> None:
         self.process.kill()
@@ -295,6 +295,6 @@ def draw(browser: Browser, places: list[tuple[float, float]], phone: bool) -> No
 
 
 def keep(browser: Browser, folder: Path, name: str) -> None:
-    """The screen as a picture in the test's folder, or in $CORRFLOW_SCREENSHOTS for people to look at."""
+    """The screen as a image in the test's folder, or in $CORRFLOW_SCREENSHOTS for people to look at."""
     kept = Path(os.environ.get("CORRFLOW_SCREENSHOTS", folder))
     cv2.imwrite(str(kept / f"{name}.png"), browser.screenshot())

@@ -59,8 +59,8 @@ class FakeCamera:
 
 
 class FakeReader:
-    def __init__(self, camera: FakeCamera, pictures: Iterator[np.ndarray]) -> None:
-        self._camera, self._pictures = camera, pictures
+    def __init__(self, camera: FakeCamera, images: Iterator[np.ndarray]) -> None:
+        self._camera, self._pictures = camera, images
 
     def read(self) -> np.ndarray | None:
         return next(self._pictures, None)
@@ -91,8 +91,8 @@ def run() -> Iterator[Callable[..., Capture]]:
     """Start a capture of a camera; after the test every thread has ended and every reader is closed."""
     started: list[tuple[Capture, FakeCamera]] = []
 
-    def start(camera: FakeCamera, patience: Timeouts = QUICK, endless: bool = True) -> Capture:
-        capture = Capture(camera.open, patience, endless).start()
+    def start(camera: FakeCamera, timeouts: Timeouts = QUICK, endless: bool = True) -> Capture:
+        capture = Capture(camera.open, timeouts, endless).start()
         started.append((capture, camera))
         return capture
 
@@ -223,7 +223,7 @@ def test_a_pipe_may_take_longer_than_a_camera(run) -> None:
 
 
 @pytest.mark.parametrize("number", [0.0, -1.0, 3600.0, float("nan"), float("inf")])
-def test_patience_without_sense_is_refused(number: float) -> None:
+def test_timeouts_without_sense_are_refused(number: float) -> None:
     with pytest.raises(InputError, match="timeouts"):
         Timeouts(reading=number)
 

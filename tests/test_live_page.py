@@ -81,10 +81,10 @@ class Page:
         return self.ask("POST", "/api/freeze", {})[1]["frozen"]
 
     def draw(self, **values: object) -> int:
-        status, told = self.ask("POST", "/api/objects", {"frozen": self.freeze(), **values})
-        assert status == 201, told
-        self.wait_for(lambda: self.state(told["id"]) not in (None, "joining"))
-        return told["id"]
+        status, answer = self.ask("POST", "/api/objects", {"frozen": self.freeze(), **values})
+        assert status == 201, answer
+        self.wait_for(lambda: self.state(answer["id"]) not in (None, "joining"))
+        return answer["id"]
 
     def state(self, number: int) -> str | None:
         objects = self.ask("GET", "/api/state")[1]["objects"]
@@ -135,9 +135,9 @@ def test_a_box_on_the_running_stream_becomes_a_mask_that_follows(serve) -> None:
         page.wait_for(lambda goal=begin + step: page.session.processed > goal)
         overlaps.append(overlap(page, number))
     assert np.mean(overlaps) > 0.6
-    told = page.ask("GET", "/api/state")[1]
-    assert [(one["name"], one["state"]) for one in told["objects"]] == [("square", "tracked")]
-    assert told["tracked"] <= told["captured"] and told["frames_per_second"] > 1 and told["size"] == [98, 66]
+    answer = page.ask("GET", "/api/state")[1]
+    assert [(one["name"], one["state"]) for one in answer["objects"]] == [("square", "tracked")]
+    assert answer["tracked"] <= answer["captured"] and answer["frames_per_second"] > 1 and answer["size"] == [98, 66]
 
 
 def test_an_object_drawn_on_an_old_frame_joins_where_it_is_now(serve) -> None:
@@ -145,10 +145,10 @@ def test_an_object_drawn_on_an_old_frame_joins_where_it_is_now(serve) -> None:
     page = serve()
     frozen = page.freeze()
     page.wait_for(lambda goal=page.session.processed + 25: page.session.processed > goal)
-    status, told = page.ask("POST", "/api/objects", {"frozen": frozen, "strokes": [BOX]})
+    status, answer = page.ask("POST", "/api/objects", {"frozen": frozen, "strokes": [BOX]})
     assert status == 201
-    page.wait_for(lambda: page.state(told["id"]) == "tracked")
-    assert overlap(page, told["id"]) > 0.5
+    page.wait_for(lambda: page.state(answer["id"]) == "tracked")
+    assert overlap(page, answer["id"]) > 0.5
 
 
 def test_objects_are_corrected_renamed_and_removed_while_the_stream_runs(serve) -> None:
@@ -182,19 +182,19 @@ def test_the_preview_is_the_mask_that_will_be_tracked(serve) -> None:
     strokes.append({"kind": "erase", "points": [[60, 30]], "width": 20})
     frozen = page.freeze()
     status, png = page.ask("POST", "/api/mask", {"frozen": frozen, "strokes": strokes})
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert status == 200 and picture is not None and picture.shape == (66, 98, 4)
-    assert np.array_equal(picture[..., 3] > 0, page.control.mask({"frozen": frozen, "strokes": strokes}))
-    assert picture[30, 40, 3] > 0 and picture[30, 60, 3] == 0
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert status == 200 and image is not None and image.shape == (66, 98, 4)
+    assert np.array_equal(image[..., 3] > 0, page.control.mask({"frozen": frozen, "strokes": strokes}))
+    assert image[30, 40, 3] > 0 and image[30, 60, 3] == 0
 
 
 def test_the_stream_is_mjpeg_of_the_overlay(serve) -> None:
     page = serve()
     page.draw(strokes=[BOX])
     with av.open(page.url + "/stream", format="mpjpeg", timeout=10) as container:
-        pictures = [frame.to_ndarray(format="bgr24") for frame in islice(container.decode(video=0), 5)]
-    assert pictures[0].shape == (66, 98, 3)
-    assert any(not np.array_equal(pictures[0], picture) for picture in pictures[1:])
+        frames = [frame.to_ndarray(format="bgr24") for frame in islice(container.decode(video=0), 5)]
+    assert frames[0].shape == (66, 98, 3)
+    assert any(not np.array_equal(frames[0], image) for image in frames[1:])
 
 
 def test_viewers_beyond_the_limit_are_refused_and_those_who_left_make_room(serve) -> None:
@@ -228,8 +228,8 @@ def test_the_record_button_makes_a_file_that_plays_and_the_prompt_loads(serve, t
     assert page.ask("POST", "/api/recording", {"on": False})[1] == {"recording": False}
     with av.open(str(tmp_path / "recorded.mkv")) as container:
         assert sum(1 for _ in container.decode(video=0)) > 5
-    status, told = page.ask("POST", "/api/prompt", {})
-    assert (status, told["objects"], told["hidden"]) == (200, 1, [])
+    status, answer = page.ask("POST", "/api/prompt", {})
+    assert (status, answer["objects"], answer["hidden"]) == (200, 1, [])
     kept = load_prompt(tmp_path / "kept.npz")
     assert kept.objects[0].name == "square"
 
@@ -289,8 +289,8 @@ def test_healthz_says_when_no_frames_come(serve) -> None:
 def test_wrong_requests_are_one_sentence_and_change_nothing(serve, values: object, words: str) -> None:
     page = serve()
     assert page.freeze() == 1
-    status, told = page.ask("POST", "/api/objects", values)
-    assert status == 400 and words in told["error"], told
+    status, answer = page.ask("POST", "/api/objects", values)
+    assert status == 400 and words in answer["error"], answer
     assert page.ask("GET", "/api/state")[1]["objects"] == []
     assert page.thread.is_alive()
 
@@ -299,8 +299,8 @@ def test_only_the_token_opens_the_page_that_others_can_reach(serve) -> None:
     page = serve(Access("127.0.0.1", 0, "secret-token"))
     assert page.ask("GET", "/healthz")[0] == 200
     for path in ("/", "/stream", "/metrics", "/api/state", "/page.js", "/?token=secret-tokem"):
-        status, told = page.ask("GET", path)
-        assert status == 401 and "secret" not in str(told)
+        status, answer = page.ask("GET", path)
+        assert status == 401 and "secret" not in str(answer)
     assert page.ask("POST", "/api/freeze", {})[0] == 401
     assert page.ask("GET", "/api/state", Authorization="Bearer secret-token")[0] == 200
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())

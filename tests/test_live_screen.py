@@ -55,8 +55,8 @@ def screen(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[Reader]:
 def test_the_screen_is_read_at_its_size_and_pace(screen: Reader) -> None:
     begin = time.monotonic()
     for _ in range(10):
-        picture = screen.read()
-        assert picture is not None and picture.shape == (768, 1024, 3) and picture.dtype == np.uint8
+        image = screen.read()
+        assert image is not None and image.shape == (768, 1024, 3) and image.dtype == np.uint8
     assert time.monotonic() - begin >= 9 / 30 - 0.01
 
 
@@ -73,14 +73,14 @@ def test_the_window_shows_the_tracked_mask(screen: Reader, tmp_path, small_artif
     try:
         end = time.monotonic() + 60
         while True:
-            picture = screen.read()
-            assert picture is not None
-            blue, green, red = picture.astype(int).transpose(2, 0, 1)
-            if (red - np.maximum(blue, green) > 60).sum() > 100 and (picture.max(2) > 0).sum() > 0.8 * 66 * 98:
+            image = screen.read()
+            assert image is not None
+            blue, green, red = image.astype(int).transpose(2, 0, 1)
+            if (red - np.maximum(blue, green) > 60).sum() > 100 and (image.max(2) > 0).sum() > 0.8 * 66 * 98:
                 break
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()
-                bright = int((picture.max(2) > 0).sum())
+                bright = int((image.max(2) > 0).sum())
                 pytest.fail(f"no mask was shown, {bright} pixels are not black; {process.communicate()[1]}")
         process.terminate()
         _, error = process.communicate(timeout=60)

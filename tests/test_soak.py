@@ -1,4 +1,4 @@
-"""The live loop holds its promises over time, and the benchmark that says so notices when it does not."""
+"""Latency and memory of a live session do not grow, and the benchmark detects growth."""
 
 from __future__ import annotations
 
@@ -9,45 +9,49 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrflow.bench.soak import Soak, run_soak
+from corrflow.bench.options import SoakOptions
+from corrflow.bench.soak import SoakResult, run_soak
 from corrflow.errors import CorrflowError, InputError
 
 
-def even(frames: int = 400) -> Soak:
-    return Soak(
-        age=np.full(frames, 0.05), step=np.full(frames, 0.04), memory=np.full(frames, 10**8),
+def constant(frames: int = 400) -> SoakResult:
+    return SoakResult(
+        latency=np.full(frames, 0.05), step=np.full(frames, 0.04), memory=np.full(frames, 10**8),
         captured=500, tracked=400, dropped=100, interval=0.01,
     )  # fmt: skip
 
 
-def test_an_even_run_passes() -> None:
-    even().check()
+def test_constant_measurements_pass() -> None:
+    constant().check()
 
 
 @pytest.mark.parametrize(
-    ("change", "claim"),
+    ("change", "condition"),
     [
         ({"dropped": 99}, "captured ="),
-        ({"age": np.full(400, 0.07)}, "99 % of recent_offsets"),
-        ({"age": np.repeat([0.005, 0.058], 200)}, "do not grow"),
+        ({"latency": np.full(400, 0.07)}, "99 % of latencies"),
+        ({"latency": np.repeat([0.005, 0.058], 200)}, "do not grow"),
         ({"memory": 10**8 + 250_000 * np.arange(400)}, "flat memory"),
     ],
-    ids=["accounting", "late", "creeping", "leaking"],
+    ids=["counts", "high latency", "growing delay", "leak"],
 )
-def test_a_run_that_creeps_fails(change: dict, claim: str) -> None:
-    with pytest.raises(CorrflowError, match=claim):
-        replace(even(), **change).check()
+def test_growth_is_an_error(change: dict, condition: str) -> None:
+    with pytest.raises(CorrflowError, match=condition):
+        replace(constant(), **change).check()
 
 
 @pytest.mark.alone
-def test_age_and_memory_stay_flat_while_objects_come_and_go(pytestconfig: pytest.Config, small_artifact: Path) -> None:
-    """--soak-seconds for longer; the camera is faster than the model, so that frames are dropped."""
+def test_latency_and_memory_do_not_grow_while_objects_are_added_and_removed(
+    pytestconfig: pytest.Config, small_artifact: Path
+) -> None:
+    """The camera is faster than the model, so frames are dropped; --soak-seconds sets the duration."""
     if sys.platform != "linux":
-        pytest.skip("memory is read as Linux tells it")
-    measured = run_soak(small_artifact, float(pytestconfig.getoption("soak_seconds") or 0), 200.0, 128, 1)
+        pytest.skip("needs Linux")
+    seconds = float(pytestconfig.getoption("soak_seconds") or 0)
+    measured = run_soak(SoakOptions(model=small_artifact, seconds=seconds, rate=200.0, short_side=128, threads=1))
     assert measured.dropped > 0 and measured.tracked > 50
 
 
-def test_a_run_without_time_is_refused(small_artifact: Path) -> None:
+def test_a_duration_of_zero_is_refused() -> None:
     with pytest.raises(InputError, match="seconds"):
-        run_soak(small_artifact, 0, 30, 64, 1)
+        SoakOptions(seconds=0)

@@ -48,7 +48,8 @@ def command(footage: Path, out: Path, *options: str, processes: int = 1) -> list
         module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *module]
     return [
         sys.executable, *module, "--data", str(footage / "videos"), "--out", str(out),
-        "--cache", str(footage / "cache"), "--crop", "32", "--radius", "2", "--threads", "1", "--device", "cpu", "--precision", "float32",
+        "--cache", str(footage / "cache"), "--crop", "32", "--radius", "2", "--threads", "1",
+        "--device", "cpu", "--precision", "float32",
         "--log-images-every", "1000", *options,
     ]  # fmt: skip
 

@@ -1,12 +1,12 @@
-"""The paper's ablations: train each model for the same time, export it, score it, and write the table.
+"""Ablations of the paper: train each model for the same time, export it, score it, and write a table.
 
     bash scripts/ablations --data videos/ --davis DAVIS --minutes 60 --out ablations
 
-    OUT/runs/<model>, OUT/artifacts/<model>     as corrflow-train and corrflow-export leave them
-    OUT/scores                                  as corrflow-eval leaves them
-    OUT/table.md, OUT/table.json                after every model, with those that are done
+    OUT/runs/<model>, OUT/artifacts/<model>     as written by corrflow-train and corrflow-export
+    OUT/scores                                  written by corrflow-eval
+    OUT/table.md, OUT/table.json                updated after every model
 
-The same command again goes on where it was stopped.
+The same command resumes a stopped run.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from corrflow.bench.experiments.dev_scores import Score, Scoring, command, expor
 from corrflow.errors import InputError, errors_reported
 
 WHOLE = "whole"
-# Model, its switches, and J and F on DAVIS-2017 val as the paper has them (table 2; Vondrick et al. for the baseline).
+# Title and options of each model, and published J and F on DAVIS-2017 val (table 2 of the paper).
 MODELS: dict[str, tuple[str, tuple[str, ...], tuple[float, float] | None]] = {
-    WHOLE: ("all of it", (), (47.7, 51.3)),
+    WHOLE: ("full model", (), (47.7, 51.3)),
     "no-colour-dropout": ("without colour dropout", ("--no-colour-dropout",), (40.5, 39.5)),
     "full-attention": ("without restricted attention", ("--full-attention",), (40.8, 39.7)),
     "no-scheduled-sampling": ("without scheduled sampling", ("--no-scheduled-sampling",), (40.2, 39.2)),
     "no-cycle": ("without cycle", ("--no-cycle",), (41.0, 40.4)),
     "colorization": ("baseline: colorization", (), None),
 }
-# What the preset colorization changes, for the baseline in another preset's shape.
+# Options of the baseline with another preset than `paper`.
 BASELINE = ("--frames", "2", "--full-attention", "--no-colour-dropout", "--no-cycle", "--no-lightness")
 UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model's line of the table: steps and minutes it was trained for, and its score."""
+    """Table row of a model: steps and minutes of training, and score."""
 
     model: str
     steps: int
@@ -48,7 +48,7 @@ class Row:
 
 
 def switches(model: str, preset: str) -> tuple[str, ...]:
-    """The options of corrflow-train that make a model of the table, its preset among them."""
+    """Return the options of corrflow-train for a model of the table, including its preset."""
     if model == "colorization":
         return ("--preset", "colorization") if preset == "paper" else ("--preset", preset, *BASELINE)
     return ("--preset", preset, *MODELS[model][1])
@@ -63,15 +63,15 @@ def run(
     out: Path,
     further: list[str],
 ) -> list[Row]:
-    """Train, export and score what is missing. length: --minutes or --steps and its value; further: for corrflow-train.
+    """Train, export and score missing models. length: --minutes or --steps with value; further: for corrflow-train
 
-    Raises InputError where `out` holds models that were made in another way.
+    Raises InputError if `out` holds models of other options.
     """
     from corrflow.train.config import preset as named_preset
 
     named_preset(preset)
     scoring.sequences()  # raises before hours of training
-    _agree(
+    _check_options(
         out,
         {"data": data, "length": list(length), "preset": preset, "settings_from": settings_from, "further": further},
     )
@@ -85,7 +85,7 @@ def run(
         if not _finished(folder):
             command("train", *options)
             if not _finished(folder):
-                raise InputError(f"the run in {folder} was stopped; the same command goes on with it")
+                raise InputError(f"the run in {folder} was stopped; repeat the command to resume it")
         artifacts.append(out / "artifacts" / model)
         export(str(folder), artifacts[-1], settings_from)
         found = scores(artifacts, scoring, out / "scores")
@@ -98,7 +98,7 @@ def run(
 
 
 def table(rows: list[Row], preset: str, scoring: Scoring) -> str:
-    """Markdown: scores in percent, and beside them what the paper has."""
+    """Return a Markdown table of scores in percent, with published scores."""
     whole = next((row.score.both for row in rows if row.model == WHOLE), None)
     rows_at = "480" if scoring.short_side is None else str(scoring.short_side)
     lines = [
@@ -107,7 +107,7 @@ def table(rows: list[Row], preset: str, scoring: Scoring) -> str:
         f"{len(scoring.sequences())} sequences of {scoring.split}, protocol {scoring.protocol}, {rows_at} rows."
         " Published: DAVIS-2017 val, 1 M steps.",
         "",
-        "| model | steps | minutes | J | F | J&F | against all of it | published J / F |",
+        "| model | steps | minutes | J | F | J&F | against full model | published J / F |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -124,7 +124,7 @@ def table(rows: list[Row], preset: str, scoring: Scoring) -> str:
 
 
 def as_json(rows: list[Row], preset: str, scoring: Scoring) -> dict[str, Any]:
-    """The table as JSON values; scores 0..1, published ones in percent."""
+    """Return the table as JSON values; scores 0..1, published scores in percent."""
     return {
         "preset": preset,
         "split": scoring.split,
@@ -147,18 +147,18 @@ def as_json(rows: list[Row], preset: str, scoring: Scoring) -> dict[str, Any]:
     }
 
 
-def _agree(out: Path, made: dict[str, Any]) -> None:
-    """Models of one table are made alike: write down how, or hold it against what is there."""
-    path = out / "made.json"
+def _check_options(out: Path, options: dict[str, Any]) -> None:
+    """Store the options of a table, or raise InputError if stored options differ."""
+    path = out / "options.json"
     if path.is_file():
         before = json.loads(path.read_text())
-        if changed := sorted(name for name in made if before.get(name) != made[name]):
+        if changed := sorted(name for name in options if before.get(name) != options[name]):
             raise InputError(
-                f"{out} holds models made with other options ({', '.join(changed)}); give the same ones to go on with"
-                " them, or another --out"
+                f"{out} holds models with other options ({', '.join(changed)}); repeat the same options,"
+                " or use another --out"
             )
     else:
-        write_file(path, json.dumps(made, indent=1) + "\n")
+        write_file(path, json.dumps(options, indent=1) + "\n")
 
 
 def _finished(run: Path) -> bool:
@@ -178,30 +178,30 @@ def _trained(run: Path) -> tuple[int, float]:
 
 
 def ablations(
-    data: Annotated[str, typer.Option(help="As corrflow-train takes it.")],
+    data: Annotated[str, typer.Option(help="Training data, as for corrflow-train.")],
     davis: Annotated[Path, typer.Option(help="Data set in the layout of DAVIS to score on.")],
     out: Annotated[Path, typer.Option(help="Folder of runs, artifacts, scores and the table.")],
-    minutes: Annotated[float | None, typer.Option(help="Minutes that each model is trained for.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps that each model is trained for instead.")] = None,
-    preset: Annotated[str, typer.Option(help="Of corrflow-train, for all models but the baseline.")] = "paper",
+    minutes: Annotated[float | None, typer.Option(help="Training minutes per model.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps per model instead.")] = None,
+    preset: Annotated[str, typer.Option(help="Preset of corrflow-train, for all models but the baseline.")] = "paper",
     split: Annotated[str, typer.Option(help="List of sequences.")] = "dev",
-    every: Annotated[int, typer.Option(help="Score each such sequence only.")] = 1,
+    every: Annotated[int, typer.Option(help="Score every n-th sequence only.")] = 1,
     short_side: Annotated[int | None, typer.Option(help="Short side to score at. [480]")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Of corrflow-eval. [paper with preset paper, else plain]")
+        str | None, typer.Option(help="Protocol of corrflow-eval. [paper with preset paper, else plain]")
     ] = None,
     settings_from: Annotated[str | None, typer.Option(help="Model whose tracking settings to take.")] = None,
-    workers: Annotated[int, typer.Option(help="DistributedContext that score.")] = 1,
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
     further: Annotated[list[str] | None, typer.Argument(help="After --: further options of corrflow-train.")] = None,
 ) -> None:
-    """Train the paper's ablations for the same time each and write its table.
+    """Train the ablations of the paper for the same time each, and write the table.
 
-    Example: bash scripts/ablations --data videos/ --davis DAVIS --minutes 60 --every 2 --short-side 240 --out ablations --
-    --images photographs/ --crop 192
+    Example: bash scripts/ablations --data videos/ --davis DAVIS --minutes 60 --every 2 --short-side 240
+    --out ablations -- --images photographs/ --crop 192
     """
     with errors_reported():
         if (minutes is None) == (steps is None):
-            raise InputError("expected either --minutes or --steps, got both or neither; say how long to train")
+            raise InputError("expected either --minutes or --steps, got both or neither; give one of them")
         length = ("--minutes", str(minutes)) if minutes is not None else ("--steps", str(steps))
         protocol = protocol or ("paper" if preset == "paper" else "plain")
         scoring = Scoring(davis, split, every, short_side, protocol, workers)

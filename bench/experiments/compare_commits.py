@@ -157,8 +157,10 @@ def _results(folder: Path) -> list[Path]:
 
 
 def content(path: Path) -> Any:
-    """Return the decoded content of a file, for comparison by ==: what a reader of the file gets, without names of keys
-    in RENAMED_KEYS, names inside ONNX graphs and the words of reports."""
+    """Return the decoded content of a file, as a reader gets it, for comparison by ==.
+
+    Names of keys in RENAMED_KEYS, names inside ONNX graphs and the words of reports are left out.
+    """
     if path.name in RENAMED_KEYS:
         values: list[Any] = []
         _flatten(json.loads(path.read_text()), values)

@@ -1,4 +1,4 @@
-"""The dev score of a run over its steps: every kept checkpoint exported and scored.
+"""Dev score of a run over its steps: every retained checkpoint is exported and scored.
 
     corrflow-train --data videos/ --steps 20000 --keep-every 2000 --out RUN
     bash scripts/dev-curve RUN --davis DAVIS
@@ -7,7 +7,7 @@
     RUN/dev-curve/artifacts, scores             as corrflow-export and corrflow-eval leave them
     RUN/tensorboard/dev                         the same curve beside the losses
 
-What was scored before is not scored again, so it can be given while the run goes on.
+Existing scores are reused, so the command can be repeated during a run.
 """
 
 from __future__ import annotations
@@ -25,33 +25,31 @@ from corrflow.errors import InputError, errors_reported
 
 
 def measure(run: Path, scoring: Scoring, settings_from: str | None) -> dict[int, Score]:
-    """The score after each step of which there is a checkpoint, and the curve's files.
-
-    Raises InputError where there is no checkpoint.
-    """
+    """Score every checkpoint, and write the files of the curve. Raises InputError without a checkpoint."""
     from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, retained_checkpoint
 
     scoring.sequences()  # raises before anything is exported
-    found = {int(path.stem): path for path in sorted(retained_checkpoint(run, 0).parent.glob("*.safetensors"))}
+    checkpoints = {int(path.stem): path for path in sorted(retained_checkpoint(run, 0).parent.glob("*.safetensors"))}
     if (run / FILE_NAME).is_file():
         newest = load_checkpoint(run)
-        if newest.step >= newest.train.steps:  # one in the middle of a run would be replaced while it is read
-            found[newest.step] = run / FILE_NAME
-    if not found:
+        if newest.step >= newest.train.steps:  # a run in progress would replace its checkpoint during the read
+            checkpoints[newest.step] = run / FILE_NAME
+    if not checkpoints:
         raise InputError(
             f"expected checkpoints in {retained_checkpoint(run, 0).parent} or a finished run, got neither;"
             " corrflow-train --keep-every retains them"
         )
     folder = run / "dev-curve"
-    artifacts = {step: folder / "artifacts" / f"{step:07d}" for step in sorted(found)}
+    artifacts = {step: folder / "artifacts" / f"{step:07d}" for step in sorted(checkpoints)}
     for step, artifact in artifacts.items():
-        export(str(found[step]), artifact, settings_from)
+        export(str(checkpoints[step]), artifact, settings_from)
     curve = dict(zip(artifacts, scores(list(artifacts.values()), scoring, folder / "scores"), strict=True))
     _write(curve, scoring, folder, run / "tensorboard" / "dev")
     return curve
 
 
 def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path) -> None:
+    """Write JSON, plot and TensorBoard events of the curve."""
     from torch.utils.tensorboard import SummaryWriter
 
     from corrflow.train.curves import plot_curves
@@ -62,13 +60,13 @@ def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path
         "F": [score.contour for score in curve.values()],
     }
     described = {
-        "sequences": scoring.sequences(), "protocol": scoring.protocol, "short_side": scoring.short_side, "steps": list(curve),
-        **lines,
+        "sequences": scoring.sequences(), "protocol": scoring.protocol, "short_side": scoring.short_side,
+        "steps": list(curve), **lines,
     }  # fmt: skip
     write_file(folder / "curve.json", json.dumps(described, indent=1) + "\n")
     percent = {name: (list(curve), [100 * value for value in values]) for name, values in lines.items()}
     plot_curves(folder / "curve.png", {"score in percent": percent}, "step")
-    shutil.rmtree(events, ignore_errors=True)  # or every call would add the whole curve once more
+    shutil.rmtree(events, ignore_errors=True)  # otherwise every call adds the whole curve again
     with SummaryWriter(str(events)) as writer:
         for step, score in curve.items():
             writer.add_scalar("dev/J&F", score.both, step)
@@ -77,16 +75,16 @@ def _write(curve: dict[int, Score], scoring: Scoring, folder: Path, events: Path
 
 
 def dev_curve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run with kept checkpoints.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run with retained checkpoints.")],
     davis: Annotated[Path, typer.Option(help="Data set in the layout of DAVIS to score on.")],
     split: Annotated[str, typer.Option(help="List of sequences.")] = "dev",
-    every: Annotated[int, typer.Option(help="Score each such sequence only.")] = 1,
+    every: Annotated[int, typer.Option(help="Score every n-th sequence only.")] = 1,
     short_side: Annotated[int | None, typer.Option(help="Short side to score at. [the artifact's]")] = None,
-    protocol: Annotated[str, typer.Option(help="Of corrflow-eval.")] = "default",
+    protocol: Annotated[str, typer.Option(help="Protocol of corrflow-eval.")] = "default",
     settings_from: Annotated[str | None, typer.Option(help="Model whose tracking settings to take.")] = None,
-    workers: Annotated[int, typer.Option(help="DistributedContext that score.")] = 1,
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
 ) -> None:
-    """Score every kept checkpoint of a run and draw the curve.
+    """Score every retained checkpoint of a run and plot the curve.
 
     Example: bash scripts/dev-curve runs/first --davis DAVIS --every 2 --short-side 240 --settings-from quarter
     """
@@ -95,7 +93,7 @@ def dev_curve(
         for step, score in curve.items():
             region, contour, both = (f"{100 * value:5.1f}" for value in (score.region, score.contour, score.both))
             print(f"step {step:8d}  J {region}  F {contour}  J&F {both}")
-        print(f"drawn in {run / 'dev-curve' / 'curve.png'}")
+        print(f"wrote {run / 'dev-curve' / 'curve.png'}")
 
 
 if __name__ == "__main__":

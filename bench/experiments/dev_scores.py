@@ -1,4 +1,4 @@
-"""Checkpoints to scores on labelled videos: corrflow-export, then corrflow-eval, each as a user would call it."""
+"""Scores of checkpoints on annotated videos, by the commands corrflow-export and corrflow-eval."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from corrflow.runtime.artifacts.artifact import DESCRIPTION
 
 @dataclass(frozen=True)
 class Score:
-    """Means over objects, 0..1."""
+    """Mean region and contour scores over objects, 0..1."""
 
     region: float
     contour: float
 
     @property
     def both(self) -> float:
+        """Mean of both scores."""
         return (self.region + self.contour) / 2
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """On what and how.
+    """Options of the scoring.
 
-    every:    score each such sequence of the split's list only
-    short_side:     short side that frames are shrunk to; None: the artifacts' own
-    protocol: of corrflow-eval
+    every:      score every n-th sequence of the split only
+    short_side: short side of working frames; None for that of the model
+    protocol:   protocol of corrflow-eval
     """
 
     davis: Path
@@ -43,28 +44,32 @@ class Scoring:
     workers: int = 1
 
     def sequences(self) -> list[str]:
-        """Names of the sequences that are scored; raises InputError where there are none."""
+        """Return the names of the scored sequences. Raises InputError if there are none."""
         if self.every < 1:
             raise InputError(f"expected --every of at least 1, got {self.every}")
         return [sequence.name for sequence in open_davis(self.davis, self.split)][:: self.every]
 
 
 def export(checkpoint: str, artifact: Path, settings_from: str | None) -> None:
-    """Write the artifact of a run, a checkpoint or random-init:PRESET, unless it is there.
+    """Export a run, a checkpoint or random-init:PRESET, unless the artifact exists.
 
-    settings_from: model whose settings to take; without, all scores of a window of radius 6 count: with the ten best alone,
-    rounding decides what little-trained features copy, and the exporter refuses that.
+    settings_from: model whose settings to use. Otherwise all scores of a window of radius 6 count: with the ten best
+    only, rounding decides for nearly untrained features, and the exporter refuses that.
     """
     if (artifact / DESCRIPTION).is_file():
         return
-    alone = ("--top-k", "0", "--radius", "6", "--refine-radius", "0")
+    defaults = ("--top-k", "0", "--radius", "6", "--refine-radius", "0")
     command(
-        "export", "onnx", checkpoint, str(artifact), *(("--settings-from", settings_from) if settings_from else alone)
+        "export",
+        "onnx",
+        checkpoint,
+        str(artifact),
+        *(("--settings-from", settings_from) if settings_from else defaults),
     )
 
 
 def scores(artifacts: Sequence[Path], scoring: Scoring, out: Path) -> list[Score]:
-    """The scores of artifacts whose folders have different names; kept in `out`, as corrflow-eval keeps them."""
+    """Score artifacts with different folder names by corrflow-eval, which stores its results in `out`."""
     options = ["--split", scoring.split, "--protocol", scoring.protocol, "--workers", str(scoring.workers)]
     options += ["--short-side", str(scoring.short_side)] if scoring.short_side is not None else []
     for name in scoring.sequences():
@@ -78,7 +83,7 @@ def scores(artifacts: Sequence[Path], scoring: Scoring, out: Path) -> list[Score
 
 
 def command(room: str, *options: str) -> None:
-    """Run a command of ours as a process of its own; raises CorrflowError where it fails."""
+    """Run a command of this package in a separate process. Raises CorrflowError if it fails."""
     done = subprocess.run([sys.executable, "-m", f"corrflow.{room}.cli", *options])
     if done.returncode:
         name = {"evaluate": "eval"}.get(room, room)

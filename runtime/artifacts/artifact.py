@@ -1,7 +1,7 @@
-"""The artifact: what export writes and the runtime reads. This module owns the contract.
+"""Artifacts: models that export writes and the runtime reads.
 
-A folder, or a zip of it: encode.onnx, propagate.onnx and artifact.json with the tracking settings, where the weights
-come from, and the SHA-256 of every file. Nothing in it is trusted before it is checked.
+An artifact is a folder or a zip with encode.onnx, propagate.onnx and artifact.json. The latter has the settings, the
+provenance of the weights, and the SHA-256 of every file. Every file is checked before use.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from corrflow.runtime.settings import STRIDE, TrackingSettings, settings_from_js
 
 FORMAT_VERSION = 4
 DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx"
-# What an artifact may have besides: a step as one graph, and encoders that only TensorRT reads.
+# Optional files: a step as one graph, and encoders for TensorRT.
 STEP, ENCODE_FP32, ENCODE_FP16, ENCODE_INT8 = "step.onnx", "encode-fp32.onnx", "encode-fp16.onnx", "encode-int8.onnx"
-REFERENCES = "references"  # the input of propagate.onnx that says what is searched where; only what follows has it
-LARGEST_FILE = 512 * 2**20
+REFERENCES = "references"  # input of propagate.onnx with the search windows, if it supports window offsets
+MAX_FILE_BYTES = 512 * 2**20
 _REMEDY = "export it again with corrflow-export onnx"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact.
+    """Artifact whose files are checked.
 
     files:      content of each file by name
     channels:   feature channels
     provenance: data, minutes and settings of the training
-    folder:     where it was read from, with its engines beside it; None for a zip
+    folder:     folder of the artifact and its engines; None for a zip
     """
 
     name: str
@@ -46,12 +46,12 @@ class Artifact:
 
     @property
     def has_integer_encoder(self) -> bool:
-        """Whether encode.onnx computes in 8 bits; the exact one is then kept beside it for other back ends."""
+        """True if encode.onnx computes in 8 bits; encode-fp32.onnx is then for other backends."""
         return ENCODE_FP32 in self.files
 
     @property
     def sha256(self) -> str:
-        """One hash of all files."""
+        """Hash of all files."""
         digest = hashlib.sha256()
         for name in sorted(self.files):
             digest.update(f"{name}:{hashlib.sha256(self.files[name]).hexdigest()}\n".encode())
@@ -59,7 +59,7 @@ class Artifact:
 
     @property
     def description(self) -> dict[str, Any]:
-        """For reports: what this artifact is, JSON-ready."""
+        """JSON-ready description for reports."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -72,9 +72,11 @@ class Artifact:
 def save_artifact(
     folder: Path, files: dict[str, bytes], channels: int, settings: TrackingSettings, provenance: dict[str, Any]
 ) -> None:
-    """Write an artifact folder; each file appears by rename, artifact.json last, so that a half-written one is seen.
+    """Write an artifact folder; artifact.json appears last, so that an incomplete artifact is not loadable.
 
-    files: encode.onnx, propagate.onnx and whatever else belongs to it.
+    files: content of encode.onnx, propagate.onnx and optional files, by name
+
+    Raises CorrflowError.
     """
     for name, content in files.items():
         write_file(folder / name, content)
@@ -95,7 +97,7 @@ def save_artifact(
 def load_artifact(path: Path | str) -> Artifact:
     """Read and check an artifact folder or zip.
 
-    Raises InputError where a part is missing, damaged, of another version, or not something we would have written.
+    Raises InputError for a missing or damaged file, another version, or an ONNX file that fails `check_onnx`.
     """
     path = Path(path)
     try:
@@ -119,10 +121,10 @@ def load_artifact(path: Path | str) -> Artifact:
         if name not in entries or Path(name).name != name:
             raise InputError(f"{path}: expected {name} among the files of {DESCRIPTION}; {_REMEDY}")
         files[name] = _read(path, name)
-        found = hashlib.sha256(files[name]).hexdigest()
-        if found != entries[name]:
+        digest = hashlib.sha256(files[name]).hexdigest()
+        if digest != entries[name]:
             raise InputError(
-                f"{path}: {name} is damaged: expected SHA-256 {entries[name][:12]}..., got {found[:12]}...; {_REMEDY}"
+                f"{path}: {name} is damaged: expected SHA-256 {entries[name][:12]}..., got {digest[:12]}...; {_REMEDY}"
             )
         if name.endswith(".onnx"):
             check_onnx(f"{path}: {name}", files[name])
@@ -131,27 +133,27 @@ def load_artifact(path: Path | str) -> Artifact:
 
 
 def _read(path: Path, name: str) -> bytes:
-    """One file of an artifact folder or zip, never more than LARGEST_FILE bytes of it."""
+    """Read a file of an artifact folder or zip, at most MAX_FILE_BYTES bytes. Raises InputError."""
     try:
         if path.is_dir():
-            if (path / name).stat().st_size > LARGEST_FILE:
-                raise InputError(f"{path}: {name} is larger than {LARGEST_FILE} bytes; refused")
+            if (path / name).stat().st_size > MAX_FILE_BYTES:
+                raise InputError(f"{path}: {name} is larger than {MAX_FILE_BYTES} bytes; refused")
             return (path / name).read_bytes()
         if not path.exists():
             raise InputError(f"expected an artifact folder or zip at {path}, found nothing; {_REMEDY}")
         with zipfile.ZipFile(path) as archive:
-            inside = [entry for entry in archive.namelist() if entry == name or entry.endswith(f"/{name}")]
-            if not inside:
+            members = [entry for entry in archive.namelist() if entry == name or entry.endswith(f"/{name}")]
+            if not members:
                 raise FileNotFoundError(name)
-            with archive.open(min(inside, key=len)) as file:
-                content = file.read(LARGEST_FILE + 1)
-            if len(content) > LARGEST_FILE:
-                raise InputError(f"{path}: {name} is larger than {LARGEST_FILE} bytes; refused")
+            with archive.open(min(members, key=len)) as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                raise InputError(f"{path}: {name} is larger than {MAX_FILE_BYTES} bytes; refused")
             return content
     except FileNotFoundError as error:
         raise InputError(f"{path}: expected {name} in the artifact, found none; {_REMEDY}") from error
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
-        # A damaged archive shows itself in as many ways as there are bytes to damage.
+        # A damaged archive raises many kinds of errors.
         raise InputError(f"{path} is damaged: expected an artifact folder or zip ({error}); {_REMEDY}") from error
     except Exception as error:
         if type(error).__module__ in ("zlib", "lzma"):

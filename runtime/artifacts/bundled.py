@@ -1,4 +1,4 @@
-"""Bundled models: their names, and the path of any model that a user names."""
+"""Bundled models: their names, and the path of any model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Looks into an ONNX file before a runtime gets it: no data from other files, no operators from unknown domains.
+"""Check of ONNX files before a runtime loads them: no external data, no operators of unknown domains.
 
-Reads the protocol-buffer wire format directly, because the runtime does without the onnx package; field numbers are
-those of onnx.proto.
+The check reads the wire format of protocol buffers, because the runtime does not depend on the onnx package. Field
+numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from corrflow.errors import InputError
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "corrflow"})
-_DEEPEST = 32  # nested subgraphs; ours have one
+_MAX_DEPTH = 32  # of nested messages; exported artifacts have one subgraph level
 
-# Which fields of a message hold which message. Everything else is skipped.
+# Message fields by message and field number; other fields are skipped.
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 8: "OperatorSet", 20: "Training", 25: "Function"},
     "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
@@ -30,7 +30,7 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 
 
 def check_onnx(name: str, content: bytes) -> None:
-    """Raise InputError unless `content` is an ONNX model that needs nothing but itself and operators we know."""
+    """Raise InputError unless `content` is an ONNX model without external data and unknown operators."""
     try:
         kinds = _check(name, memoryview(content), "Model", 0)
     except (IndexError, UnicodeDecodeError) as error:
@@ -41,13 +41,14 @@ def check_onnx(name: str, content: bytes) -> None:
 
 
 def _check(name: str, content: memoryview, kind: str, depth: int) -> set[str]:
-    if depth > _DEEPEST:
-        raise InputError(f"{name}: expected subgraphs nested at most {_DEEPEST} deep; refused")
-    found: set[str] = set()
+    """Check a message and its submessages, and return the kinds of the latter. Raises InputError."""
+    if depth > _MAX_DEPTH:
+        raise InputError(f"{name}: expected subgraphs nested at most {_MAX_DEPTH} deep; refused")
+    kinds: set[str] = set()
     for field, value in _fields(content):
         inner = _MESSAGES[kind].get(field)
         if inner is not None and isinstance(value, memoryview):
-            found.add(inner)
+            kinds.add(inner)
             _check(name, value, inner, depth + 1)
         elif field == _DOMAIN_FIELD.get(kind) and isinstance(value, memoryview):
             domain = bytes(value).decode()
@@ -61,11 +62,11 @@ def _check(name: str, content: memoryview, kind: str, depth: int) -> set[str]:
                 f"{name}: expected all weights inside the file, got a tensor with external data;"
                 " only artifacts written by corrflow-export are loaded"
             )
-    return found
+    return kinds
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, integer or bytes) of each field of a message; IndexError where it is cut short."""
+    """Yield (field number, integer or bytes) of each field of a message. Raises IndexError for a truncated message."""
     at = 0
     while at < len(content):
         key, at = _varint(content, at)
@@ -87,6 +88,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(content: memoryview, at: int) -> tuple[int, int]:
+    """Decode a varint, and return its value and the position after it. Raises IndexError."""
     value = shift = 0
     while True:
         byte = content[at]

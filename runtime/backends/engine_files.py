@@ -24,7 +24,7 @@ from corrflow.runtime.artifacts.artifact import (
     ENCODE_FP16,
     ENCODE_FP32,
     ENCODE_INT8,
-    LARGEST_FILE,
+    MAX_FILE_BYTES,
     PROPAGATE,
     Artifact,
 )
@@ -222,9 +222,9 @@ def _folder(artifact: Artifact) -> Path:
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise InputError(f"{path} is larger than {LARGEST_FILE} bytes; refused")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise InputError(f"{path} is larger than {MAX_FILE_BYTES} bytes; refused")
     return content
 
 

@@ -1,16 +1,15 @@
 """Discovery of the annotations of a video by its name. FRAME is the index in a video, or an image's name.
 
-NAME.png                masks of the first frame
-NAME.csv                points (name,x,y) or boxes (x0,y0,x1,y1) of the first frame, or with a column `frame`;
-                        or DeepLabCut's CSV
-NAME.json               COCO masks and keypoints, whose file names are the frames; or LabelMe of the first frame
-NAME.xml                CVAT 1.1, of images or of a video
-NAME.slp                SLEAP
-NAME.h5                 DeepLabCut's table
-NAME/FRAME.json         LabelMe
-NAME/FRAME.txt          YOLO for segmentation, or for pose if NAME/data.yaml has kpt_shape
-NAME/FRAME.png          masks
-NAME/OBJECT/FRAME.png   black and white mask of one object; the folder is its id or its name
+NAME.png:               masks of the first frame
+NAME.csv:               points (name,x,y) or boxes (x0,y0,x1,y1) of the first frame or by a column `frame`; DeepLabCut
+NAME.json:              COCO masks and keypoints, whose file names are the frames; or LabelMe of the first frame
+NAME.xml:               CVAT 1.1, of images or of a video
+NAME.slp:               SLEAP
+NAME.h5:                DeepLabCut's table
+NAME/FRAME.json:        LabelMe
+NAME/FRAME.txt:         YOLO for segmentation, or for pose if NAME/data.yaml has kpt_shape
+NAME/FRAME.png:         masks
+NAME/OBJECT/FRAME.png:  black and white mask of one object; the folder is its id or its name
 """
 
 from __future__ import annotations

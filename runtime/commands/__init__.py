@@ -1,1 +1,1 @@
-"""The shells of corrflow-track, corrflow-batch and corrflow-doctor."""
+"""Command lines of corrflow-track, corrflow-batch, corrflow-label and corrflow-doctor."""

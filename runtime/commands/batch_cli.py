@@ -1,4 +1,4 @@
-"""Shell of corrflow-batch."""
+"""Command line of corrflow-batch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from corrflow.runtime.formats.registry import FORMATS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-HELP = f"""Track through many videos, each from labels on any of its frames, and continue where a run was stopped.
+HELP = f"""Track objects through many videos, from annotations on any frames, and resume a stopped run.
 
-SOURCES are video files, folders of images, folders of either, glob patterns in quotes, or .txt lists of them. Labels
-are found by name: for clip.mp4, LABELS/clip.png or .csv (points, boxes, DeepLabCut), LABELS/clip.json (COCO, LabelMe),
-LABELS/clip.xml (CVAT), .slp (SLEAP), .h5 (DeepLabCut); of frame 12, counted from 0, LABELS/clip/00012.json (LabelMe),
-.txt (YOLO), .png, or LABELS/clip/OBJECT/00012.png (a mask for each object). Each label is tracked forward and
-backward; frames between two labels of an object are blended from both. Results are in OUT/clip/, the state of every
-item in OUT/manifest.json. OUT/clip/report.html shows the weakest frames and which to label by hand. Exit code 1 says
-that items failed.
+SOURCES are video files, folders of images, folders of either, glob patterns in quotes, or .txt lists of sources.
+
+Annotations are found by name. For clip.mp4: LABELS/clip.png, .csv (points, boxes, DeepLabCut), .json (COCO, LabelMe),
+.xml (CVAT), .slp (SLEAP) or .h5 (DeepLabCut). For its frame 12, counted from 0: LABELS/clip/00012.png, .json (LabelMe)
+or .txt (YOLO), or LABELS/clip/OBJECT/00012.png with the mask of one object.
+
+Each annotation is tracked forward and backward. Frames between two annotations of an object are blended from both.
+
+Results are in OUT/clip/, the state of every item is in OUT/manifest.json. OUT/clip/report.html shows the
+weakest frames, and suggests frames to annotate. Exit code 1: at least one item failed.
 
 \b
 Formats:
-{chr(10).join(f"  {one.name:15}{one.title}" for one in FORMATS.values())}
+{chr(10).join(f"  {entry.name:15}{entry.title}" for entry in FORMATS.values())}
 
 \b
 Examples:
@@ -42,27 +45,32 @@ class BatchOptions(TrackerOptions):
     """Options of corrflow-batch."""
 
     sources: Annotated[list[str], typer.Argument(help="Videos, folders, glob patterns or .txt lists.")]
-    labels: Annotated[Path, typer.Option(help="Folder of labels, named as the videos are.")]
-    out: Annotated[Path, typer.Option(help="Folder of results, one in it for each video.")]
+    labels: Annotated[Path, typer.Option(help="Folder of annotations, with the names of the videos.")]
+    out: Annotated[Path, typer.Option(help="Folder of results, with a folder for each video.")]
     format: Annotated[
         list[str] | None, typer.Option(help="Format of the results; repeat for several. [davis, jsonl, report]")
     ] = None
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core or GPU of --gpus, two on one GPU.")] = 0
-    gpus: Annotated[int, typer.Option(help="GPUs that workers share, for the backends that use one.")] = 0
-    threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: the cores shared equally.")] = 0
-    shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, on one of n machines.")] = "1/1"
+    workers: Annotated[
+        int, typer.Option(help="Processes; 0: one per core or per GPU of --gpus; two for a single GPU.")
+    ] = 0
+    gpus: Annotated[int, typer.Option(help="GPUs shared by the workers, for GPU backends.")] = 0
+    threads: Annotated[int, typer.Option(help="CPU threads of each worker; 0: an equal share of the cores.")] = 0
+    shard: Annotated[str, typer.Option(help="i/n: process the i-th of n parts, for n machines.")] = "1/1"
     keep: Annotated[
         bool,
-        typer.Option(help="Keep soft masks in OUT/clip/.passes, so that added labels recompute only what they change."),
+        typer.Option(
+            help="Keep soft masks in OUT/clip/.passes, so that added annotations recompute only affected frames."
+        ),
     ] = True
     ray: Annotated[
-        bool, typer.Option("--ray", help="Workers on the Ray cluster of RAY_ADDRESS, else of this machine.")
+        bool, typer.Option("--ray", help="Workers on the Ray cluster of RAY_ADDRESS, or on this machine.")
     ] = False
 
 
 @app.command(help=HELP)
 @with_options
 def batch(options: BatchOptions) -> None:
+    """Process the batch."""
     from corrflow.runtime.batch.command import run_batch
 
     run_batch(

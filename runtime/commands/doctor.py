@@ -1,7 +1,6 @@
-"""What works here and what does not, why, and what to do about it: what corrflow-doctor prints.
+"""Checks of the installation for corrflow-doctor: state, reason and remedy of each part.
 
-Every check looks at one part and never raises. Parts that can be tried are tried: each back end tracks a made-up clip,
-that of TensorRT at the size its engines are for, and the CUDA kernel is compiled.
+Each backend tracks a synthetic clip, TensorRT at the size of its engines. The CUDA kernel is compiled.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 State = Literal["works", "found", "absent", "broken"]
 _TOLERANCE, _OVERLAP = 1e-4, 0.8
-_CLIP = (96, 128)  # (height, width) of the frames that back ends are tried on, unless engines want others
+_CLIP = (96, 128)  # (height, width) of the synthetic frames
 _CONTAINER = "start a container with --gpus all, on a Jetson with --runtime nvidia"
 # Distributions that install the same module over each other.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -42,9 +41,11 @@ _OPENCVS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One part, why, and the remedy if there is one.
+    """Result of a check.
 
-    state: works (tried), found (there, and not tried), absent (nothing else is the worse for it) or broken
+    state:  works (tested), found (not tested), absent (an optional part) or broken
+    detail: version, or reason of the state
+    remedy: way to fix the part; "" if there is nothing to do
     """
 
     part: str
@@ -54,9 +55,9 @@ class Finding:
 
 
 def examine(model: Path | None = None) -> Iterator[Finding]:
-    """One finding after another, as they are made.
+    """Run the checks and yield their findings; errors are findings too.
 
-    model: the artifact that is tried, and its engines; the bundled one unless given
+    model: artifact to test, with its engines; None for the default model
     """
     from corrflow.runtime.artifacts.artifact import load_artifact
     from corrflow.runtime.artifacts.bundled import resolve_model
@@ -70,7 +71,7 @@ def examine(model: Path | None = None) -> Iterator[Finding]:
             state, detail, remedy = check(load)
         except CorrflowError as error:
             state, (detail, remedy) = "broken", _with_remedy(str(error))
-        except Exception as error:  # a damaged installation fails in its own ways, and all of them are findings
+        except Exception as error:  # a damaged installation may raise any error
             reason = next(iter(str(error).splitlines()), "")
             state, detail = "broken", f"{type(error).__name__}: {reason}"
             remedy = "install corrflow again: pip install --force-reinstall corrflow"
@@ -78,7 +79,7 @@ def examine(model: Path | None = None) -> Iterator[Finding]:
 
 
 def machine() -> dict[str, str]:
-    """What a report has to say of the machine, by name; "jetson" only on one."""
+    """Return the Python version, system and processor; on a Jetson also "jetson"."""
     about = {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine()}
     try:
         release = Path("/etc/nv_tegra_release").read_text(errors="replace")
@@ -88,17 +89,17 @@ def machine() -> dict[str, str]:
 
 
 def healthy(findings: list[Finding]) -> bool:
-    """True where nothing is broken; parts that are only absent are no illness."""
+    """Return True if no part is broken."""
     return all(finding.state != "broken" for finding in findings)
 
 
 Outcome = tuple[State, str, str]
-Load = Callable[[], "Artifact"]  # the model, for checks that need it
+Load = Callable[[], "Artifact"]  # loads the model
 
 
 def _with_remedy(error: str) -> tuple[str, str]:
-    """What our errors say, "expected ..., got ...; do this", in its two parts."""
-    detail, _, remedy = error.rpartition("; ")  # what a library said may hold one as well
+    """Split "expected ..., got ...; do this" into detail and remedy."""
+    detail, _, remedy = error.rpartition("; ")  # the text of a library may contain "; " too
     return (detail, remedy) if detail else (remedy, "")
 
 
@@ -146,7 +147,9 @@ def _fused(load: Load) -> Outcome:
         got = cpu.local_soft_copy(query[None], keys[None], values[None], attributes, kernel=kernel)[0]
         apart = float(np.abs(got - expected).max())
         got = cpu.packed_soft_copy(packed[-1], stacked, values, attributes, kernel=kernel)
-        apart_packed = float(np.quantile(np.abs(got - expected), 0.99))  # beyond it other cells are among the top_k
+        apart_packed = float(
+            np.quantile(np.abs(got - expected), 0.99)
+        )  # other cells may differ, because their top_k differ
         if not (apart <= _TOLERANCE and apart_packed <= 10 * _TOLERANCE):
             return (
                 "broken",
@@ -233,7 +236,7 @@ def _tensorrt(_: Load) -> Outcome:
     form = form_for(version)
     if form == "none":
         return "absent", f"{version} is older than the plugin, 10.3", "update TensorRT"
-    return "found", f"{version} imports; {forms[form]}; its engines are under back end tensorrt", ""
+    return "found", f"{version} imports; {forms[form]}; its engines are under backend tensorrt", ""
 
 
 def _onnxruntime_cuda(load: Load) -> Outcome:
@@ -258,15 +261,15 @@ def _engines(load: Load) -> Outcome:
         remedy = f"on the machine with the GPU: corrflow-export engine {where} --frames VIDEO"
         return "absent", f"no engines beside the model {artifact.name}", remedy
     backend = open_tensorrt(artifact)
-    # Engines have their references and their frames' size built in, whatever the artifact says.
-    settings, most = artifact.settings, backend.graphs.num_reference_frames
-    if most is not None and settings.num_reference_frames > most:
-        settings = replace(settings, recent_offsets=settings.recent_offsets[: most - len(settings.permanent_frames)])
+    # Engines have fixed numbers of reference frames and frame sizes, whatever the artifact states.
+    settings, limit = artifact.settings, backend.graphs.num_reference_frames
+    if limit is not None and settings.num_reference_frames > limit:
+        settings = replace(settings, recent_offsets=settings.recent_offsets[: limit - len(settings.permanent_frames)])
     return _tracks(backend, backend.graphs.frame or _CLIP, settings)
 
 
 def _cuda_kernel(load: Load) -> Outcome:
-    """Compiling needs neither driver nor GPU."""
+    """Compile the kernels, which needs neither a driver nor a GPU."""
     from corrflow.plugins.local_soft_copy.cuda import compiler
     from corrflow.plugins.local_soft_copy.cuda.launch import plan
     from corrflow.runtime.backends import cuda_resize as resize
@@ -293,21 +296,21 @@ def _cuda_kernel(load: Load) -> Outcome:
 
 CHECKS: dict[str, Callable[[Load], Outcome]] = {
     "onnxruntime": _onnxruntime,
-    "back end onnx-function": _onnx_function,
-    "back end onnxruntime, fused kernel": _fused,
-    "back end onnxruntime-cuda": _onnxruntime_cuda,
+    "backend onnx-function": _onnx_function,
+    "backend onnxruntime, fused kernel": _fused,
+    "backend onnxruntime-cuda": _onnxruntime_cuda,
     "OpenCV": _opencv,
     "OpenCV's GStreamer": _gstreamer,
     "video files": _video,
     "NVIDIA driver": _driver,
     "TensorRT": _tensorrt,
     "CUDA kernel": _cuda_kernel,
-    "back end tensorrt": _engines,
+    "backend tensorrt": _engines,
 }
 
 
 def _tracks(backend: Backend, frame: tuple[int, int] = _CLIP, settings: TrackingSettings | None = None) -> Outcome:
-    """A square that moves, tracked with a back end, which is closed."""
+    """Track a moving square with a backend, and close the backend."""
     from corrflow.runtime.tracking.tracker import Tracker
     from corrflow.runtime.types import MaskObject
 
@@ -316,8 +319,8 @@ def _tracks(backend: Backend, frame: tuple[int, int] = _CLIP, settings: Tracking
         tracker = Tracker(backend, replace(settings or backend.artifact.settings, short_side=0))
         start = time.perf_counter()
         got = tracker.start(clip[0], [MaskObject(1, masks[0])]).mask > 0
-        for picture in clip[1:]:
-            got = tracker.step(picture).mask > 0
+        for image in clip[1:]:
+            got = tracker.step(image).mask > 0
         seconds = time.perf_counter() - start
     finally:
         backend.close()
@@ -329,9 +332,9 @@ def _tracks(backend: Backend, frame: tuple[int, int] = _CLIP, settings: Tracking
 
 
 def _clip(frame: tuple[int, int] = _CLIP) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Four frames [H, W, 3] uint8, BGR, with a square half as high, and their masks [H, W] bool.
+    """Return four frames [H, W, 3] uint8, BGR, of a moving square, and its masks [H, W] bool.
 
-    It moves so far, at any size, that a mask which stays where it was given is seen to be wrong.
+    The square moves so far that a mask without motion fails the check.
     """
     generator = np.random.default_rng(0)
     side, top, step = min(frame) // 2, min(frame) // 4, -(-min(frame) // 32)
@@ -339,15 +342,16 @@ def _clip(frame: tuple[int, int] = _CLIP) -> tuple[list[np.ndarray], list[np.nda
     texture = np.array([30, 30, 180], np.uint8) + generator.integers(0, 60, (side, side, 3), np.uint8)
     frames, masks = [], []
     for t in range(4):
-        picture, mask = background.copy(), np.zeros(frame, bool)
-        place = slice(top, top + side), slice(top + step * t, top + step * t + side)
-        picture[place], mask[place] = texture, True
-        frames.append(picture)
+        image, mask = background.copy(), np.zeros(frame, bool)
+        square = slice(top, top + side), slice(top + step * t, top + step * t + side)
+        image[square], mask[square] = texture, True
+        frames.append(image)
         masks.append(mask)
     return frames, masks
 
 
 def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    """Return True if FFmpeg reads ("r") or writes ("w") a codec."""
     import av
     from av.codec.codec import UnknownCodecError
 
@@ -359,7 +363,7 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def _installed(names: tuple[str, ...]) -> list[str]:
-    """Those of these distributions that are installed, with their versions."""
+    """Return the installed distributions among these names, with their versions."""
     found = []
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""corrflow-doctor: the shell around `doctor.examine`."""
+"""Command line of corrflow-doctor."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(
-    help="""Say what works on this machine, why the rest does not, and what to do about it.
+    help="""Test the installation: which parts work, why others do not, and how to fix them.
 
-    Each back end tracks a small clip. Exit code 1 where something is broken; what is only absent is no illness.
+    Each backend tracks a small clip. Exit code 1: a part is broken; an absent part is no error.
 
     \b
     Examples:
@@ -25,9 +25,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     """
 )
 def doctor(
-    model: Annotated[Path | None, typer.Option(help="Model to try, and its engines [the bundled one].")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model to test, and its engines. [quarter]")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
+    """Print the findings."""
     with errors_reported():
         from corrflow.runtime.commands.doctor import examine, healthy, machine
 
@@ -35,7 +36,7 @@ def doctor(
             from corrflow.runtime.artifacts.artifact import load_artifact
             from corrflow.runtime.artifacts.bundled import resolve_model
 
-            load_artifact(resolve_model(model))  # a wrong path is no finding
+            load_artifact(resolve_model(model))  # a wrong path is an error, not a finding
         findings = []
         if json:
             from dataclasses import asdict
@@ -57,7 +58,7 @@ def doctor(
 
 
 def main() -> None:
-    """Entry point of the console command."""
+    """Run the console command."""
     app()
 
 

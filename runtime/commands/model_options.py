@@ -1,4 +1,4 @@
-"""Options that every command with a tracker has."""
+"""Options of every command with a tracker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrackerOptions:
         "auto"
     )
     short_side: Annotated[
-        int | None, typer.Option(help="Short side in pixels that frames are resized to; 0: never. [the model's]")
+        int | None, typer.Option(help="Short side in pixels to resize frames to; 0: no resizing. [the model's]")
     ] = None
     memory_frames: Annotated[int | None, typer.Option(help="Recent frames kept in memory. [the model's]")] = None
     redetect: Annotated[
@@ -34,7 +34,7 @@ class TrackerOptions:
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one for each core.")] = 0
 
     def tracker_options(self) -> ModelOptions:
-        """Return the options as the library takes them."""
+        """Convert the options for `Tracker.from_model`."""
         from corrflow.runtime.tracking.model_options import ModelOptions
 
         return ModelOptions(

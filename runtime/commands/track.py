@@ -36,7 +36,7 @@ class _Summary:
 
 
 def run_track(source: str, prompts: Prompts, destinations: Destinations, options: ModelOptions) -> None:
-    """Track through a file; raises InputError before anything is written, CorrflowError midway."""
+    """Track through a file. Raises InputError before anything is written, CorrflowError later."""
     console = Console(stderr=True)
     destinations.check()
     if live_address(source) is not None and not os.path.exists(source):
@@ -53,7 +53,7 @@ def run_track(source: str, prompts: Prompts, destinations: Destinations, options
 
 
 def run_demo(options: ModelOptions, folder: Path) -> None:
-    """Track a rendered clip, whose exact masks are known, and print the J reached."""
+    """Track a rendered clip with known masks, and print the region similarity J."""
     console = Console(stderr=True)
     names = {"overlay": "demo_tracked.mp4", "davis": "masks", "jsonl": "demo_tracks.jsonl"}
     destinations = Destinations({name: folder / file for name, file in names.items()})
@@ -84,9 +84,9 @@ def _track(
     destinations: Destinations,
     observe: Callable[[FrameResult], None] = lambda result: None,
 ) -> _Summary:
-    """Track the whole source; whatever happens, the results written so far are closed and valid.
+    """Track a source to its end; after an error the results so far are closed and valid.
 
-    Destinations are opened once the first frame and the objects are accepted, so that wrong input leaves nothing behind.
+    Outputs are opened after the first frame is tracked, so that wrong input leaves no files.
     """
     results = track_source(source, tracker, prompts)
     first = next(results)
@@ -96,15 +96,16 @@ def _track(
         for sink in sinks:
             stack.callback(sink.close)
         write = stack.enter_context(write_behind(sinks))
-        begin, count = time.perf_counter(), 0
+        start, count = time.perf_counter(), 0
         for result in _with_progress(console, source, chain([first], results)):
             write(result)
             observe(result)
             count += 1
-    return _Summary(count, time.perf_counter() - begin)
+    return _Summary(count, time.perf_counter() - start)
 
 
 def _with_progress(console: Console, source: FrameSource, results: Iterator[FrameResult]) -> Iterator[FrameResult]:
+    """Yield the results, and show a progress bar."""
     columns = (
         TextColumn("tracking"),
         BarColumn(),

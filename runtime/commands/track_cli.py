@@ -1,4 +1,4 @@
-"""Shell of corrflow-track."""
+"""Command line of corrflow-track."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-HELP = f"""Track objects or points through a video, prompted on its first frame.
+HELP = f"""Track objects or points through a video, from prompts on its first frame.
 
 SOURCE is a video file, a folder of images, or a glob pattern of images in quotes.
 
@@ -39,11 +39,11 @@ Examples:
   corrflow-track --camera rtsp://camera/stream --prompt-file cat.npz --jsonl tracks.jsonl
 
 --camera takes a number, /dev/video0, v4l2://, csi://0, rtsp://, http://, udp://, - (standard input; raw images as
-"-?raw=bgr24&size=640x480"), screen, a GStreamer pipeline, or a file played at its own rate. Ctrl-C ends it.
+"-?raw=bgr24&size=640x480"), screen, a GStreamer pipeline, or a file read at its frame rate. Ctrl-C stops tracking.
 
 In the window of --show, space freezes the view, r records, and q or escape quits.
 
-Every output works for files and for cameras. Formats: {", ".join(FORMATS)}.
+All outputs work for files and cameras. Formats: {", ".join(FORMATS)}.
 """
 
 
@@ -55,35 +55,37 @@ class TrackOptions(TrackerOptions):
     init: Annotated[
         list[Path] | None,
         typer.Option(
-            help=f"Objects of the first frame: mask PNG, several for several objects, or {', '.join(READABLE)}."
+            help=f"Objects of the first frame: one or several mask PNGs, or a file among {', '.join(READABLE)}."
         ),
     ] = None
     keypoints: Annotated[Path | None, typer.Option(help="Points of the first frame, CSV with name,x,y.")] = None
     save: Annotated[Path | None, typer.Option(help="Video with the results drawn in (.mp4 or .mkv).")] = None
-    masks: Annotated[Path | None, typer.Option(help="Folder of palette PNGs, one a frame, as DAVIS has them.")] = None
+    masks: Annotated[Path | None, typer.Option(help="Folder of palette PNGs, one per frame, as in DAVIS.")] = None
     csv: Annotated[Path | None, typer.Option(help="Points of every frame as CSV.")] = None
-    jsonl: Annotated[Path | None, typer.Option(help="JSON lines, one a frame; live with masks.")] = None
+    jsonl: Annotated[Path | None, typer.Option(help="JSON lines, one per frame; with masks for a live source.")] = None
     coco: Annotated[Path | None, typer.Option(help="COCO JSON with masks and keypoints.")] = None
     format: Annotated[
-        list[str] | None, typer.Option(help="Any format of corrflow-batch, into --out; repeat for several.")
+        list[str] | None, typer.Option(help="Any format of corrflow-batch, written to --out; repeat for several.")
     ] = None
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of --format [VIDEO_results], or of --demo [corrflow-demo].")
-    ] = None
-    udp: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Each frame's JSON line, with masks, as a datagram.")
-    ] = None
-    mqtt: Annotated[str | None, typer.Option(metavar="mqtt://HOST/TOPIC", help="The same line to an MQTT broker.")] = (
+    out: Annotated[Path | None, typer.Option(help="Folder for --format [VIDEO_results] or --demo [corrflow-demo].")] = (
         None
     )
+    udp: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Send each frame's JSON line, with masks, as a datagram.")
+    ] = None
+    mqtt: Annotated[
+        str | None, typer.Option(metavar="mqtt://HOST/TOPIC", help="Send the same line to an MQTT broker.")
+    ] = None
     rerun: Annotated[
-        str | None, typer.Option(metavar="FILE.rrd", help="A file for Rerun, or the address of its viewer.")
+        str | None, typer.Option(metavar="FILE.rrd", help="Write a file for Rerun, or send to its viewer's address.")
     ] = None
     ros: Annotated[
-        str | None, typer.Option(metavar="/TOPIC", help="Masks and JSON lines to ROS 2, under this name.")
+        str | None, typer.Option(metavar="/TOPIC", help="Publish masks and JSON lines to ROS 2, under this name.")
     ] = None
-    camera: Annotated[str | None, typer.Option(help="Live source; frames that come too fast are dropped.")] = None
-    prompt_file: Annotated[Path | None, typer.Option(help="With --camera: objects that --save-prompt saved.")] = None
+    camera: Annotated[
+        str | None, typer.Option(help="Live source; only the newest frame is tracked, others are dropped.")
+    ] = None
+    prompt_file: Annotated[Path | None, typer.Option(help="With --camera: objects saved by --save-prompt.")] = None
     save_prompt: Annotated[Path | None, typer.Option(help="With --camera: save the first frame and its objects.")] = (
         None
     )
@@ -91,12 +93,12 @@ class TrackOptions(TrackerOptions):
         str | None,
         typer.Option(
             metavar="[HOST:PORT]",
-            help="With --camera: a web page to watch and to draw objects on [127.0.0.1:8080]; others need a token.",
+            help="With --camera: web page to watch and to draw objects [127.0.0.1:8080]; other machines need a token.",
         ),
     ] = None
     token: Annotated[str, typer.Option(envvar="CORRFLOW_TOKEN", help="With --serve: access token [a new one].")] = ""
     show: Annotated[
-        bool, typer.Option("--show", help="With --camera: a window to watch; --serve has the page to draw on.")
+        bool, typer.Option("--show", help="With --camera: window to watch; draw objects on the page of --serve.")
     ] = False
     timeout: Annotated[
         float, typer.Option(help="With --camera: seconds without a frame before the source is reopened.")
@@ -105,10 +107,10 @@ class TrackOptions(TrackerOptions):
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the chosen backend and the reasons.")] = False
 
     def check(self) -> None:
-        """Raise InputError for options that do not go together."""
+        """Raise InputError for options that exclude each other."""
         live_only = ("prompt_file", "save_prompt", "show", "serve")
-        if self.camera is None and (named := [name for name in live_only if getattr(self, name)]):
-            option = f"--{named[0].replace('_', '-')}"
+        if self.camera is None and (used := [name for name in live_only if getattr(self, name)]):
+            option = f"--{used[0].replace('_', '-')}"
             raise InputError(f"expected {option} with --camera, got it without; add --camera SOURCE")
         if self.camera is not None and (self.source or self.demo):
             raise InputError("--camera cannot be combined with SOURCE or --demo; leave one of them out")
@@ -126,12 +128,17 @@ class TrackOptions(TrackerOptions):
             raise InputError(
                 "expected --init MASK.png or --keypoints POINTS.csv, got neither; draw objects with corrflow-label"
             )
-        if self.csv is not None and self.init and not self.keypoints and all(one.suffix == ".png" for one in self.init):
+        if (
+            self.csv is not None
+            and self.init
+            and not self.keypoints
+            and all(path.suffix == ".png" for path in self.init)
+        ):
             raise InputError("expected --keypoints with --csv, which holds points only; leave out --csv or give points")
         check_formats(self.format or [])
 
     def destinations(self, name: str) -> Destinations:
-        """Return where the results go; name: of the source."""
+        """Return the outputs; name: name of the source."""
         from corrflow.runtime.live.outputs.destinations import Destinations
         from corrflow.runtime.live.outputs.mqtt import parse_mqtt
         from corrflow.runtime.live.outputs.ros2 import parse_ros
@@ -142,7 +149,7 @@ class TrackOptions(TrackerOptions):
         }  # fmt: skip
         files = {name: path for name, path in shortcuts.items() if path is not None}
         folder = self.out or Path(f"{name}_results")
-        files |= {one: folder / FORMATS[one].result for one in self.format or [] if one not in files}
+        files |= {name: folder / FORMATS[name].result for name in self.format or [] if name not in files}
         return Destinations(
             files,
             parse_udp(self.udp) if self.udp else None,
@@ -155,6 +162,7 @@ class TrackOptions(TrackerOptions):
 @app.command(help=HELP)
 @with_options
 def track(options: TrackOptions) -> None:
+    """Track a file, a live source or the demo clip."""
     options.check()
     if options.verbose:
         import logging
@@ -185,7 +193,7 @@ def track(options: TrackOptions) -> None:
 
 
 def with_default_address(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with an address after a bare --serve, which Typer has no way to leave out."""
+    """Return the arguments with an address after a bare --serve, because Typer has no optional values."""
     completed = list(arguments)
     for index in reversed(range(len(completed))):
         if completed[index] == "--serve" and (index + 1 == len(completed) or completed[index + 1].startswith("-")):

@@ -1,7 +1,7 @@
-"""Outlines that follow the picture: soft labels, which come from cells of 4x4 pixels, filtered under its guidance.
+"""Mask refinement: a guided filter aligns soft masks, which have cells of 4x4 pixels, with the edges of the frame.
 
-The guided filter (He, Sun and Tang, 2013) with a picture in colour, which is not in the paper. What comes out is for
-whoever looks at the mask; the memory gets the labels as they were copied, so that the filter's mistakes do not add up.
+The guided filter is that of He, Sun and Tang (2013), with a colour image as guide. Only the output is refined. The
+memory keeps the soft masks as they were propagated, so that errors of the filter do not accumulate.
 """
 
 from __future__ import annotations
@@ -11,45 +11,47 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-# Squares of differences that count as an edge, for colours of 0..1: smaller ones are noise to the filter.
-EDGE = 1e-5
-# The filter is fitted to pictures so much smaller than the working frame, and applied to the frame's own pixels (He and
-# Sun, 2015): a quarter of the work, and the same outlines.
-FITTED_AT = 0.5
+EPSILON = 1e-5
+"""Regularisation of the filter for colours of 0..1: variances below are treated as noise."""
+
+FIT_SCALE = 0.5
+"""Scale at which the filter is fitted, relative to the resized frame; a quarter of the work (He and Sun, 2015)."""
 
 
-def refine_edges(label: np.ndarray, frame: np.ndarray, radius: int, scale: float) -> np.ndarray:
-    """Bring a label [H, W] float32, 0..1, to the edges of the frame, except where it is 0 or 1 all around; in place.
+def refine_edges(soft_mask: np.ndarray, frame: np.ndarray, radius: int, scale: float) -> np.ndarray:
+    """Refine a soft mask [H, W] float32, 0..1, in place, and return it.
 
-    frame:  [H, W, 3] uint8, of whatever order of colours
-    radius: of the filter's windows, in pixels of the working frame; 0 leaves the label as it is
-    scale:  the working frame's size over the frame's
+    frame:  [H, W, 3] uint8, in any order of colours
+    radius: radius of the filter in pixels of the resized frame; 0 does not refine
+    scale:  size of the resized frame, relative to the frame
     """
     if not radius:
-        return label
-    left, top, width, height = cv2.boundingRect(cv2.inRange(label, 1e-6, 1 - 1e-6))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return soft_mask
+    left, top, width, height = cv2.boundingRect(cv2.inRange(soft_mask, 1e-6, 1 - 1e-6))  # pyright: ignore[reportArgumentType, reportCallIssue]
     if not width:
-        return label
+        return soft_mask
     reach = 2 * round(radius / scale)
     box = np.s_[max(0, top - reach) : top + height + reach, max(0, left - reach) : left + width + reach]
-    own, guide = label[box], frame[box]
-    height, width = own.shape
-    size = max(1, round(width * scale * FITTED_AT)), max(1, round(height * scale * FITTED_AT))
-    small = cv2.resize(own, size, interpolation=cv2.INTER_AREA)
-    slopes_and_offset = _fitted(
-        cv2.split(cv2.resize(guide, size, interpolation=cv2.INTER_AREA)), small, max(1, round(radius * FITTED_AT))
-    )
-    *slopes, filtered = (cv2.resize(part, (width, height)) for part in slopes_and_offset)
+    region, guide = soft_mask[box], frame[box]
+    height, width = region.shape
+    size = max(1, round(width * scale * FIT_SCALE)), max(1, round(height * scale * FIT_SCALE))
+    small = cv2.resize(region, size, interpolation=cv2.INTER_AREA)
+    colours = cv2.split(cv2.resize(guide, size, interpolation=cv2.INTER_AREA))
+    coefficients = _fit(colours, small, max(1, round(radius * FIT_SCALE)))
+    *slopes, filtered = (cv2.resize(plane, (width, height)) for plane in coefficients)
     for slope, colour in zip(slopes, cv2.split(guide), strict=True):
         filtered += cv2.multiply(slope, colour, dtype=cv2.CV_32F)
-    np.clip(filtered, 0, 1, out=own)
-    return label
+    np.clip(filtered, 0, 1, out=region)
+    return soft_mask
 
 
-def _fitted(colours: Sequence[np.ndarray], label: np.ndarray, radius: int) -> list[np.ndarray]:
-    """The label as a linear function of the colours around each pixel: a slope for each colour and an offset.
+def _fit(colours: Sequence[np.ndarray], soft_mask: np.ndarray, radius: int) -> list[np.ndarray]:
+    """Fit the soft mask around each pixel as a linear function of the colours.
 
-    colours: three planes [h, w] uint8; label [h, w] float32 -> four planes [h, w] float32
+    colours:   three planes [h, w] uint8
+    soft_mask: [h, w] float32
+
+    Returns three slopes and an offset, each [h, w] float32.
     """
     side = (2 * radius + 1,) * 2
 
@@ -57,15 +59,17 @@ def _fitted(colours: Sequence[np.ndarray], label: np.ndarray, radius: int) -> li
         return cv2.boxFilter(plane, -1, side, borderType=cv2.BORDER_REFLECT)
 
     x, y, z = planes = [colour.astype(np.float32) for colour in colours]
-    means, share = [mean(plane) for plane in planes], mean(label)
+    means, mask_mean = [mean(plane) for plane in planes], mean(soft_mask)
 
     def covariance(one: np.ndarray, other: np.ndarray, means: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        # In float64 from here on: where colours go together the determinant is a small difference of large numbers.
+        # float64, because for correlated colours the determinant is a small difference of large numbers.
         return (mean(one * other) - means[0] * means[1]).astype(np.float64)
 
-    p, q, r = (covariance(plane, label, (own, share)) for plane, own in zip(planes, means, strict=True))
-    floor = EDGE * 255**2
-    a, d, f = (covariance(plane, plane, (own, own)) + floor for plane, own in zip(planes, means, strict=True))
+    p, q, r = (covariance(plane, soft_mask, (average, mask_mean)) for plane, average in zip(planes, means, strict=True))
+    epsilon = EPSILON * 255**2
+    a, d, f = (
+        covariance(plane, plane, (average, average)) + epsilon for plane, average in zip(planes, means, strict=True)
+    )
     b = covariance(x, y, (means[0], means[1]))
     c = covariance(x, z, (means[0], means[2]))
     e = covariance(y, z, (means[1], means[2]))
@@ -78,5 +82,5 @@ def _fitted(colours: Sequence[np.ndarray], label: np.ndarray, radius: int) -> li
         ((xy * p + yy * q + yz * r) * inverse).astype(np.float32),
         ((xz * p + yz * q + zz * r) * inverse).astype(np.float32),
     ]
-    offset = share - sum((slope * own for slope, own in zip(slopes, means, strict=True)), np.float32(0))
+    offset = mask_mean - sum((slope * average for slope, average in zip(slopes, means, strict=True)), np.float32(0))
     return [mean(plane) for plane in (*slopes, offset)]

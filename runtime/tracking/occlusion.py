@@ -6,18 +6,18 @@ similarity is lowered where too many cells look more like the object's surroundi
 has drifted onto a wall holds cells without a good match, and its similarity drops at once. The similarity is compared
 with the object's own moving average, because some objects change more from frame to frame than others.
 
-An object that seems hidden gets a search memory of its own: the annotated frame and two recent full views, searched
-widely, and the newest frames, which represent the occluder and the background. If this search finds the object at
-once, only the group's memory had drifted, and the object was never hidden. Otherwise the frame is stored without the
-object, and the search goes on. A partly re-detected object is stored but not shown until enough of it is back:
-without being stored, an object that reappears bit by bit would become background. A re-detected object keeps its search
+An object that seems hidden gets a search memory of its own. It holds the annotated frame and two recent full views,
+which are searched widely, and the newest frames, which represent the occluder and the background. If this search finds
+the object at once, only the group's memory had drifted, and the object was never hidden. Otherwise the frame is stored
+without the object, and the search goes on. A partly re-detected object is stored, but not shown until enough of it is
+back. Otherwise an object that reappears bit by bit would become background. A re-detected object keeps its search
 memory until the group's memory holds no frame without it.
 
-Spurious components are removed first. They are parts of a mask that lie apart from the main component and are small,
-such as background that the object has just uncovered, or that lie where the object was not, such as a look-alike. A
-part that reappears on the far side of a post is small and apart as well, but it is near and resembles the object on
-the annotated frame. (Recent frames do not count here: they may show the spurious component itself.) An object that was
-prompted with several components keeps all of them.
+Spurious components are removed first. Some lie apart from the main component and are small, such as background that the
+object has just uncovered. Others lie where the object was not, such as a look-alike. A part that reappears on the far
+side of a post is small and apart as well, but it is near and resembles the object on the annotated frame. Recent frames
+do not count here, since they may show the spurious component itself. An object that was prompted with several components
+keeps all of them.
 
 Every object is judged on its own: no object influences another.
 """
@@ -104,7 +104,7 @@ def _is_supported(backend: Backend, tracking: TrackingSettings, settings: Occlus
 
 @dataclass(frozen=True)
 class Appearance:
-    """Features of sampled cells on one frame, of unit length, float32: `foreground` [C, n] and `surroundings` [C, m]."""
+    """Features of sampled cells on one frame: `foreground` [C, n], `surroundings` [C, m]; float32, of unit length."""
 
     foreground: np.ndarray
     surroundings: np.ndarray
@@ -124,8 +124,8 @@ class Appearance:
     def similarity(self, features: np.ndarray, cells: np.ndarray) -> tuple[float, float]:
         """Compare cells [n] of features [C, h, w] with this appearance.
 
-        Returns the mean of the cells' best cosine similarities to the foreground, and the share of the cells that
-        resemble the foreground more than the surroundings.
+        Returns the mean of the cells' best cosine similarities to the foreground. The second value is the share of the
+        cells that resemble the foreground more than the surroundings.
         """
         sampled = _sampled(features, cells).T
         best = matmul_single_threaded(sampled, self.foreground).max(1)
@@ -165,8 +165,7 @@ class OcclusionMonitor:
     """Occlusion handling for a group of objects that were prompted on one frame.
 
     A backend without runtime search parameters searches with those built into it. Raises InputError for settings
-    without the annotated frame, and for fewer reference frames than the search needs where a backend is built for a
-    fixed number.
+    without the annotated frame. It also does so for too few reference frames where a backend is built for a fixed number.
     """
 
     def __init__(

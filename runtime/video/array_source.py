@@ -1,4 +1,4 @@
-"""Frames from Python: arrays or PIL images in a list, an iterator, or one array."""
+"""Frames from Python: arrays or PIL images, in any iterable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class ArraySource(FrameSource):
     frames_per_second: Fraction | None = None
 
     def __init__(self, frames: Iterable[Any]) -> None:
-        """frames: arrays [H, W, 3] uint8 in BGR as OpenCV reads them, grey arrays [H, W] uint8, or PIL images."""
+        """Start reading.
+
+        frames: arrays [H, W, 3] uint8 in BGR, grey arrays [H, W] uint8, or PIL images
+        """
         self.frame_count: int | None = len(frames) if hasattr(frames, "__len__") else None  # type: ignore[arg-type]
         self._frames = self._read(iter(frames))
 

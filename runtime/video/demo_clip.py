@@ -1,8 +1,8 @@
 """A clip that needs no download: a saucer that flies past a cat, with the exact mask of every frame.
 
 Rendered from two photographs in the folder photographs/, both CC0: "chelsea" (Stefan van der Walt) and "coffee"
-(Rachel Michetti). What makes tracking hard in real clips is there in small doses: the object turns, grows and wobbles,
-the camera pans, the light changes, and a plank out of focus passes in front.
+(Rachel Michetti). It has a little of what makes real clips hard. The object turns, grows and wobbles, the camera pans, the light changes,
+and an occluder out of focus passes in front.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEMO_FRAMES_PER_SECOND = Fraction(25)
 
 _PHOTOGRAPHS = resources.files("corrflow.runtime.video") / "photographs"
 
-# The outline of the saucer, the cup on it and the spoon's handle, in pixels of the coffee photograph.
+# Contours of the saucer, the cup and the spoon's handle, in pixels of the coffee photograph.
 _SAUCER = ((278.2, 221.6), (403.0, 337.5), 2.2)  # centre, axes, degrees
 _CUP = ((290.5, 113.0), (238.0, 190.0), 6.0)
 _SPOON = (
@@ -41,21 +41,21 @@ _SPOON = (
 _OBJECT_CENTRE = (278.0, 206.0)
 _OBJECT_WIDTH = 403.0
 
-# A stretch of the table in the same photograph: x0, y0, x1, y1.
-_PLANK = (440, 0, 600, 130)
+# Box of the table in the same photograph, the texture of the occluder: x0, y0, x1, y1.
+_OCCLUDER = (440, 0, 600, 130)
 
 
 def render_demo_clip(
     frame_count: int = 60, size: tuple[int, int] = (360, 640), seed: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames and masks of the demo clip, the same for the same arguments; a longer clip begins like a shorter one.
+    """Yield frames and masks of the demo clip, the same for the same arguments; a longer clip begins like a shorter one.
 
     size: (height, width) in pixels
     seed: varies path, turning and noise
 
-    Yields ([H, W, 3] uint8, BGR; [H, W] bool, True where the object is seen: its own half transparent edge pixels and
-    those behind the plank count as background from half on). Between frames the object moves by at most 12 pixels in
-    640. Raises InputError where the photographs are missing.
+    Yields a frame [H, W, 3] uint8, BGR, and its mask [H, W] bool. A pixel belongs to the object where more than half of
+    it shows the object. Between frames the object moves by at most 12 pixels in 640. Raises InputError where the
+    photographs are missing.
     """
     scene = _Scene(size, seed)
     for index in range(frame_count):
@@ -63,10 +63,10 @@ def render_demo_clip(
 
 
 class DemoSource(FrameSource):
-    """The demo clip as a source, with the truth at hand."""
+    """Demo clip as a source, with its true masks."""
 
     def __init__(self, frame_count: int = 60, size: tuple[int, int] = (360, 640), seed: int = 0) -> None:
-        """The arguments and errors of `render_demo_clip`."""
+        """Take the arguments of `render_demo_clip`, and raise its errors."""
         self.name = "demo"
         self.frame_count: int | None = frame_count
         self.frames_per_second: Fraction | None = DEMO_FRAMES_PER_SECOND
@@ -80,7 +80,7 @@ class DemoSource(FrameSource):
         self._frames = iter(())
 
     def true_mask(self, index: int) -> np.ndarray:
-        """[H, W] bool: the object's visible pixels in the frame of an index, read already or not."""
+        """Return [H, W] bool, the object's visible pixels in the frame of an index."""
         return self._scene.visible_mask(index)
 
     def _render(self, frame_count: int) -> Iterator[Frame]:
@@ -89,7 +89,7 @@ class DemoSource(FrameSource):
 
 
 class _Scene:
-    """The layers of the clip, from back to front: cat, saucer, plank. Every frame is a function of its index."""
+    """The layers of the clip, from back to front: cat, saucer, occluder. Every frame is a function of its index."""
 
     def __init__(self, size: tuple[int, int], seed: int) -> None:
         self._height, self._width = size
@@ -99,33 +99,33 @@ class _Scene:
         coffee = _photograph("coffee.png")
         self._background = self._enlarged_background(_photograph("chelsea.png"))
         self._object, self._object_scale = self._cut_out_object(coffee)
-        self._plank = self._plank_texture(coffee)
+        self._occluder = self._occluder_texture(coffee)
         self._columns = np.arange(self._width, dtype=np.float32)[None, :]
         self._rows = np.arange(self._height, dtype=np.float32)[:, None]
 
     def render(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """[H, W, 3] uint8 BGR and [H, W] bool."""
+        """Render a frame [H, W, 3] uint8 BGR and its mask [H, W] bool."""
         image = self._background_at(index)
         saucer = self._object_at(index)
         opacity = saucer[..., 3:]
         image *= 1 - self._shadow(opacity[..., 0])[..., None]
         image = image * (1 - opacity) + saucer[..., :3]
-        plank, plank_opacity = self._plank_at(index)
-        image = image * (1 - plank_opacity) + plank * plank_opacity
+        occluder, occluder_opacity = self._occluder_at(index)
+        image = image * (1 - occluder_opacity) + occluder * occluder_opacity
         image = cv2.GaussianBlur(image * self._light_at(index), (0, 0), 0.55 * max(self._unit, 0.5))
         noise = np.random.default_rng((self._seed, index)).standard_normal(image.shape, np.float32)
-        return np.clip(image + 2.2 * noise, 0, 255).round().astype(np.uint8), _visible(opacity, plank_opacity)
+        return np.clip(image + 2.2 * noise, 0, 255).round().astype(np.uint8), _visible(opacity, occluder_opacity)
 
     def visible_mask(self, index: int) -> np.ndarray:
-        """[H, W] bool: the mask that `render` returns, without the cost of the picture."""
-        return _visible(self._object_at(index)[..., 3:], self._plank_at(index)[1])
+        """Return the mask of `render`, [H, W] bool, without the cost of the frame."""
+        return _visible(self._object_at(index)[..., 3:], self._occluder_at(index)[1])
 
     def _enlarged_background(self, photograph: np.ndarray) -> np.ndarray:
         scale = 1.3 * max(self._width / photograph.shape[1], self._height / photograph.shape[0])
         return cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
     def _background_at(self, index: int) -> np.ndarray:
-        """[H, W, 3] float32, BGR 0..255: the camera pans slowly and breathes a little."""
+        """Render the background [H, W, 3] float32, BGR 0..255; the camera pans slowly and zooms a little."""
         height, width = self._background.shape[:2]
         x = width / 2 + 0.10 * self._width * _swing(index, 190, 0.1 + self._phases[0])
         y = height / 2 + 0.07 * self._height * _swing(index, 140, 0.3 + self._phases[1])
@@ -137,28 +137,28 @@ class _Scene:
         return frame.astype(np.float32)
 
     def _cut_out_object(self, photograph: np.ndarray) -> tuple[np.ndarray, float]:
-        """[h, w, 4] float32, BGR times opacity, then opacity 0..1, near the size it is shown at; and the scale."""
+        """Return [h, w, 4] float32, BGR times opacity, then opacity 0..1, near its displayed size; and the scale."""
         oversampling = 4
-        outline = np.zeros([side * oversampling for side in photograph.shape[:2]], np.uint8)
+        contour = np.zeros([side * oversampling for side in photograph.shape[:2]], np.uint8)
         for centre, axes, degrees in (_SAUCER, _CUP):
             scaled = tuple(oversampling * x for x in centre), tuple(oversampling * x for x in axes), degrees
-            cv2.ellipse(outline, scaled, 255, cv2.FILLED)
-        cv2.fillPoly(outline, [np.array(_SPOON, np.int32) * oversampling], 255)
+            cv2.ellipse(contour, scaled, 255, cv2.FILLED)
+        cv2.fillPoly(contour, [np.array(_SPOON, np.int32) * oversampling], 255)
         scale = 1.1 * 0.36 * 640 * self._unit / _OBJECT_WIDTH
         height, width = (max(8, round(side * scale)) for side in photograph.shape[:2])
-        # Shrunk by area here, because sampling a much larger picture would make the texture flicker.
-        opacity = cv2.resize(outline, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+        # Area resampling, because sampling of a much larger image would make the texture flicker.
+        opacity = cv2.resize(contour, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
         colours = cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
         return np.concatenate([colours * opacity, opacity], axis=-1), scale
 
     def _object_at(self, index: int) -> np.ndarray:
-        """[H, W, 4] float32, BGR times opacity, then opacity 0..1: each pixel looks back to where it comes from."""
+        """Render the object [H, W, 4] float32, BGR times opacity, then opacity 0..1, by an inverse warp."""
         phases = self._phases
         x = self._width * (0.5 + 0.24 * _swing(index, 150, -0.22 + 0.2 * phases[3]))
         y = self._height * (0.52 + 0.13 * _swing(index, 95, 0.1 + phases[4]))
         angle = math.radians(24) * _swing(index, 110, 0.05 + 0.3 * phases[5])
         scale = (0.95 + 0.13 * _swing(index, 130, 0.6 + phases[6])) / 1.1
-        # The wobble: smooth waves, a few percent of the object's width, that run across it.
+        # Deformation: smooth waves across the object, with a few percent of its width.
         width = _OBJECT_WIDTH * self._object_scale
         time = 2 * math.pi * (index / 48 + phases[7])
         right, down = self._columns - x, self._rows - y
@@ -173,48 +173,48 @@ class _Scene:
         )
 
     def _shadow(self, opacity: np.ndarray) -> np.ndarray:
-        """[H, W] float32, 0..1: how much the object darkens what is behind it."""
+        """Return the shadow of the object, [H, W] float32, 0..1."""
         shift = np.array([[1, 0, 14 * self._unit], [0, 1, 20 * self._unit]], np.float32)
         moved = cv2.warpAffine(opacity, shift, (self._width, self._height))
         return 0.35 * cv2.GaussianBlur(moved, (0, 0), 11 * self._unit)
 
-    def _plank_texture(self, photograph: np.ndarray) -> np.ndarray:
-        x0, y0, x1, y1 = _PLANK
+    def _occluder_texture(self, photograph: np.ndarray) -> np.ndarray:
+        x0, y0, x1, y1 = _OCCLUDER
         wood = cv2.rotate(photograph[y0:y1, x0:x1], cv2.ROTATE_90_CLOCKWISE)
         size = (max(4, round(62 * self._unit)), round(1.3 * self._height))
         return 0.62 * cv2.resize(wood, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
 
-    def _plank_at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """[H, W, 3] float32, BGR 0..255, and its opacity, [H, W, 1] float32, 0..1: it passes from right to left."""
-        height, width = self._plank.shape[:2]
+    def _occluder_at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Render the occluder, which passes from right to left: [H, W, 3] float32, BGR 0..255, and its opacity [H, W, 1]."""
+        height, width = self._occluder.shape[:2]
         round_trip = 1.6 * self._width
         x = 1.22 * self._width - (10.5 / 640 * self._width * index) % round_trip
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -5, 1.0)
         matrix[:, 2] += (x - width / 2, self._height / 2 - height / 2)
         frame_size = (self._width, self._height)
-        plank = cv2.warpAffine(self._plank, matrix, frame_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        occluder = cv2.warpAffine(self._occluder, matrix, frame_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         opacity = cv2.warpAffine(np.ones((height, width), np.float32), matrix, frame_size)
-        return plank, cv2.GaussianBlur(opacity, (0, 0), 2.2 * self._unit)[..., None]
+        return occluder, cv2.GaussianBlur(opacity, (0, 0), 2.2 * self._unit)[..., None]
 
     def _light_at(self, index: int) -> np.ndarray:
-        """[3] float32: gains for blue, green and red, as when a cloud passes."""
+        """Return the gains of blue, green and red, [3] float32, as when a cloud passes."""
         brightness = 1 + 0.13 * _swing(index, 105, 0.15)
         warmth = 0.05 * _swing(index, 80, 0.4)
         return np.array([brightness - warmth, brightness, brightness + warmth], np.float32)
 
 
 def _swing(index: int, period: float, phase: float) -> float:
-    """-1..1, smooth, back where it was after a period of frames; the phase in turns of the circle."""
+    """Return -1..1, smooth and periodic in the index; period in frames, phase in turns of the circle."""
     return math.sin(2 * math.pi * (index / period + phase))
 
 
 def _visible(opacity: np.ndarray, opacity_in_front: np.ndarray) -> np.ndarray:
-    """[H, W] bool: where an object shows more than half; both opacities [H, W, 1], 0..1."""
+    """Return [H, W] bool, True where more than half of an object shows; both opacities [H, W, 1], 0..1."""
     return (opacity * (1 - opacity_in_front))[..., 0] > 0.5
 
 
 def _photograph(name: str) -> np.ndarray:
-    """[H, W, 3] uint8, BGR, read from the installed package."""
+    """Read a photograph of the package: [H, W, 3] uint8, BGR."""
     file = _PHOTOGRAPHS / name
     image = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR) if file.is_file() else None
     if image is None:

@@ -1,10 +1,8 @@
-"""The errors that users see: one sentence that says what was expected, what was found and what to do.
+"""Errors that users see: one sentence with the expectation, the cause and a remedy.
 
-    CorrflowError            exit code 1: something failed midway, what was written so far is valid
-    ├── InputError           exit code 2: the input is wrong, nothing was written
-    └── SourceEndedEarly     exit code 1: a video stopped before its announced end
-
-They live in the lowest package because every stage raises them and imports point downwards.
+CorrflowError            exit code 1: a failure during the work; files written so far are valid
+├── InputError           exit code 2: invalid input; nothing was written
+└── SourceEndedEarly     exit code 1: a video stopped before its announced end
 """
 
 from __future__ import annotations
@@ -15,26 +13,26 @@ from contextlib import contextmanager
 
 
 class CorrflowError(Exception):
-    """A failure that the user can understand and act on; the message is the whole report."""
+    """Failure that a user can fix; the message is the complete report."""
 
     exit_code = 1
 
 
 class InputError(CorrflowError):
-    """Something the user gave is wrong: the message says expected, got and remedy."""
+    """Invalid input: the message has expected, got and remedy."""
 
     exit_code = 2
 
 
 class SourceEndedEarly(CorrflowError):
-    """A frame source stopped before its announced end; every frame before that was delivered."""
+    """Frame source that stopped before its announced end; all frames before were delivered."""
 
 
 @contextmanager
 def errors_reported() -> Iterator[None]:
-    """Turn a `CorrflowError` into one line on standard error and its exit code, without a traceback.
+    """Print a `CorrflowError` as one line on standard error, and exit with its exit code.
 
-    Every command wraps its body in this, so that the exit codes are decided in one place.
+    Every command runs in this context, which alone decides exit codes.
     """
     try:
         yield
@@ -44,7 +42,7 @@ def errors_reported() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name != "cv2":
             raise
-        # pip installs no OpenCV on a Jetson, where JetPack has one.
+        # On a Jetson pip installs no OpenCV, because JetPack contains one.
         print(
             "error: expected OpenCV, found no module cv2; on a Jetson use JetPack's (python3 -m venv"
             " --system-site-packages), elsewhere pip install opencv-python",

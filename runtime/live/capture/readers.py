@@ -131,7 +131,7 @@ class StreamReader:
             if address.kind == "input":
                 raise InputError(
                     f"expected video on standard input, got something else ({reason_text(error)}); send MJPEG, MPEG-TS"
-                    " or Matroska, or name raw pictures as '-?raw=bgr24&size=640x480'"
+                    " or Matroska, or name raw images as '-?raw=bgr24&size=640x480'"
                 ) from None
             raise ReaderFailed(f"{self._shown} cannot be opened ({reason_text(error)})") from None
         if not self._container.streams.video:

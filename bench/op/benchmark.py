@@ -1,4 +1,4 @@
-"""corrflow-bench op: every form of LocalSoftCopy and its peers on the same input in the same run."""
+"""corrflow-bench op: all forms of LocalSoftCopy and other implementations, on one input in one run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from corrflow.errors import InputError
 
 @dataclass(frozen=True)
 class FormResult:
-    """One form on one case.
+    """Measurements of one form on one case.
 
-    extra_bytes: that a call adds to the process, None where not measured
-    difference:  absolute difference from torch_blocked that 999 of 1000 values stay below; with top_k, rounding decides
-                 between scores that are nearly equal at its boundary
-    skipped:     why there is nothing else, or ""
+    extra_bytes: memory that a call adds to the process; None if not measured
+    difference:  0.999 quantile of the absolute difference from torch_blocked; with top_k, rounding decides between
+                 nearly equal scores at the boundary
+    skipped:     reason why the form was not measured, or ""
     """
 
     timing: Timing | None = None
@@ -34,29 +34,30 @@ class FormResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case: its forms by name, and what the machine could do at best meanwhile."""
+    """Measurements of one case: forms by name, and upper bounds of the machine at the same time."""
 
     case: Case
     forms: dict[str, FormResult]
-    product_rates: dict[str, float]  # operations a second of each library's fp32 matrix product, medians
-    copy_rate: float  # bytes a second read and written by a copy, median
+    matmul_rates: dict[str, float]  # operations per second of each library's fp32 matrix product, medians
+    copy_rate: float  # bytes per second read and written by a copy, median
 
     @property
-    def product_rate(self) -> float:
-        """Of the library that is fastest here."""
-        return max(self.product_rates.values())
+    def matmul_rate(self) -> float:
+        """Rate of the fastest library."""
+        return max(self.matmul_rates.values())
 
     def rate_share(self, name: str) -> float:
-        """A form's operations a second as a share of the matrix product's."""
+        """Return the operations per second of a form, relative to the matrix product."""
         timing = self.forms[name].timing
-        return float("nan") if timing is None else self.case.operations / timing.median / self.product_rate
+        return float("nan") if timing is None else self.case.operations / timing.median / self.matmul_rate
 
     def times_faster(self, name: str, peer: str) -> float:
-        """How many times as fast as a peer a form is, medians against each other; NaN where one was not timed."""
-        own, other = (self.forms[form].timing if form in self.forms else None for form in (name, peer))
-        return float("nan") if own is None or other is None else other.median / own.median
+        """Return the speed of a form relative to a peer, by medians; NaN if one was not timed."""
+        timing, other = (self.forms[form].timing if form in self.forms else None for form in (name, peer))
+        return float("nan") if timing is None or other is None else other.median / timing.median
 
     def nanoseconds_per_score(self, name: str) -> float:
+        """Return the time of a form per window position."""
         timing = self.forms[name].timing
         return float("nan") if timing is None else timing.median / self.case.scores * 1e9
 
@@ -69,7 +70,7 @@ def run_cases(
     with_memory: bool,
     report: Callable[[str], None] = lambda message: None,
 ) -> list[CaseResult]:
-    """Measure the forms whose names contain one of `chosen` (none: all). Raises InputError where nothing matches."""
+    """Measure the forms whose names contain one of `chosen` (empty: all). Raises InputError if no form matches."""
     available = forms()
     names = [name for name in available if not chosen or any(part in name for part in chosen)]
     if not names:
@@ -87,18 +88,18 @@ def _run_case(
     for name in names:
         report(f"{case.title}: preparing {name}")
         try:
-            _refuse_what_does_not_fit(name, case)
+            _check_memory(name, case)
             calls[name] = available[name](case, threads)
         except Unavailable as reason:
             skipped[name] = str(reason)
-    truth = available[BLOCKED](case, threads)()
+    expected = available[BLOCKED](case, threads)()
     difference = {}
     for name, call in calls.items():
         report(f"{case.title}: comparing {name}")
-        difference[name] = float(np.quantile(np.abs(call() - truth), 0.999))
-    products = machine.matrix_products()
-    at_best = {**products, "copy": machine.memory_copy()}
-    timings = time_in_turn({**calls, **at_best}, rounds, report=lambda name: report(f"{case.title}: timing {name}"))
+        difference[name] = float(np.quantile(np.abs(call() - expected), 0.999))
+    matmuls = machine.matrix_products()
+    bounds = {**matmuls, "copy": machine.memory_copy()}
+    timings = time_in_turn({**calls, **bounds}, rounds, report=lambda name: report(f"{case.title}: timing {name}"))
     memory: dict[str, int | None] = {}
     if with_memory:
         for name in calls:
@@ -112,22 +113,23 @@ def _run_case(
             else FormResult(skipped=skipped[name])
             for name in names
         },
-        {name: 2 * machine.MATRIX**3 / timings[name].median for name in products},
+        {name: 2 * machine.MATRIX**3 / timings[name].median for name in matmuls},
         2 * machine.COPY_BYTES / timings["copy"].median,
     )
 
 
-def _refuse_what_does_not_fit(name: str, case: Case) -> None:
+def _check_memory(name: str, case: Case) -> None:
+    """Raise Unavailable if a form needs more memory than is free."""
     needed, available = bytes_needed(name, case), machine.available_memory()
     if available is not None and needed > 0.9 * available:
         raise Unavailable(f"needs {needed / 2**30:.1f} GB, {available / 2**30:.1f} are free")
 
 
 def description(result: CaseResult) -> dict[str, Any]:
-    """JSON-ready: every number that the table shows, in seconds and bytes."""
+    """Return JSON-ready values of all numbers in the table, in seconds and bytes."""
     return {
         "case": result.case.description(),
-        "matrix_product_rates": result.product_rates,
+        "matmul_rates": result.matmul_rates,
         "copy_rate": result.copy_rate,
         "forms": {
             name: {"skipped": form.skipped}
@@ -138,7 +140,7 @@ def description(result: CaseResult) -> dict[str, Any]:
                 "difference_from_torch_blocked": form.difference,
                 "times_as_fast_as_unfold": _finite(result.times_faster(name, UNFOLD)),
                 "times_as_fast_as_torch_blocked": _finite(result.times_faster(name, BLOCKED)),
-                "share_of_matrix_product_rate": result.rate_share(name),
+                "share_of_matmul_rate": result.rate_share(name),
                 "nanoseconds_per_score": result.nanoseconds_per_score(name),
             }
             for name, form in result.forms.items()
@@ -147,7 +149,7 @@ def description(result: CaseResult) -> dict[str, Any]:
 
 
 def table_rows(result: CaseResult) -> list[list[str]]:
-    """One row of text for each form that was timed, in the order of TABLE_COLUMNS."""
+    """Return a row of text for each timed form, in the order of TABLE_COLUMNS."""
     rows = []
     for name, form in result.forms.items():
         if form.timing is None:
