@@ -393,9 +393,9 @@ def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> N
         (("--workers", "-1"), "--workers"),
         (("--shard", "3/2"), "--shard"),
         (("--labels", "none"), "folder of labels"),
-        (("--short-side", "3"), "rows between"),
+        (("--short-side", "3"), "a short side of 16"),
     ],
-    ids=["format", "workers", "shard", "labels", "rows"],
+    ids=["format", "workers", "shard", "labels", "short-side"],
 )
 def test_wrong_options_are_one_sentence_and_write_nothing(
     one_of_each: Path, tmp_path: Path, small_artifact: Path, options: tuple[str, ...], reason: str

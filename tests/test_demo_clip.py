@@ -82,13 +82,13 @@ def test_mask_marks_the_pixels_that_the_object_colours() -> None:
     assert difference[far].max() == 0
 
 
-def test_pixels_behind_the_plank_are_not_part_of_the_mask() -> None:
+def test_pixels_behind_the_occluder_are_not_part_of_the_mask() -> None:
     scene = demo._Scene((360, 640), 0)
     index = min(range(30, 60), key=lambda i: area(scene.visible_mask(i)))
-    plank = scene._plank_at(index)[1][..., 0] > 0.6
+    occluder = scene._occluder_at(index)[1][..., 0] > 0.6
     whole = scene._object_at(index)[..., 3] > 0.5
-    assert area(whole & plank) > 500
-    assert not (scene.visible_mask(index) & plank).any()
+    assert area(whole & occluder) > 500
+    assert not (scene.visible_mask(index) & occluder).any()
 
 
 def test_light_changes_slowly(clip: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -40,7 +40,7 @@ def read_boxes(path: Path, shape: tuple[int, int]) -> dict[int, list[MaskObject]
 
     shape: (height, width) of the frames
 
-    A number in the column `object` is an id, any other text a name. Raises InputError, also for a box outside its frame.
+    A number in the column `object` is an id, other text a name. Raises InputError, also for a box outside its frame.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

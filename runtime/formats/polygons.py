@@ -19,8 +19,8 @@ def polygons_of(mask: np.ndarray) -> list[np.ndarray]:
 def filled(polygons: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """Fill polygons [P, 2] in pixels, edges included, and return their union, [H, W] bool.
 
-    (0, 0) is the centre of the top-left pixel. Corners are rounded to pixels. Raises ValueError for corners that are infinite
-    or far outside.
+    (0, 0) is the centre of the top-left pixel. Corners are rounded to pixels. Raises ValueError for corners far
+    outside.
     """
     mask = np.zeros(shape, np.uint8)
     for polygon in polygons:

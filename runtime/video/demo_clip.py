@@ -1,8 +1,8 @@
-"""A clip that needs no download: a saucer that flies past a cat, with the exact mask of every frame.
+"""Demo clip: a rendered video of a saucer that flies past a cat, with the exact mask of every frame.
 
-Rendered from two photographs in the folder photographs/, both CC0: "chelsea" (Stefan van der Walt) and "coffee"
-(Rachel Michetti). It has a little of what makes real clips hard. The object turns, grows and wobbles, the camera pans, the light changes,
-and an occluder out of focus passes in front.
+The clip is made of two photographs in photographs/, both CC0: "chelsea" (Stefan van der Walt) and "coffee" (Rachel
+Michetti). The object rotates, grows and deforms. The camera pans, the light changes, and a blurred occluder passes in
+front.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _OCCLUDER = (440, 0, 600, 130)
 def render_demo_clip(
     frame_count: int = 60, size: tuple[int, int] = (360, 640), seed: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield frames and masks of the demo clip, the same for the same arguments; a longer clip begins like a shorter one.
+    """Yield the frames [H, W, 3] uint8, BGR, and masks [H, W] bool of the demo clip, the same for the same arguments.
 
-    size: (height, width) in pixels
-    seed: varies path, turning and noise
+    frame_count: number of frames; a longer clip starts like a shorter one
+    size:        (height, width) in pixels
+    seed:        varies path, rotation and noise
 
-    Yields a frame [H, W, 3] uint8, BGR, and its mask [H, W] bool. A pixel belongs to the object where more than half of
-    it shows the object. Between frames the object moves by at most 12 pixels in 640. Raises InputError where the
-    photographs are missing.
+    A pixel belongs to the mask if more than half of its colour is the object's. Between frames the object moves by at
+    most 12 pixels at a width of 640. Raises InputError where the photographs are missing.
     """
     scene = _Scene(size, seed)
     for index in range(frame_count):
@@ -66,7 +66,7 @@ class DemoSource(FrameSource):
     """Demo clip as a source, with its true masks."""
 
     def __init__(self, frame_count: int = 60, size: tuple[int, int] = (360, 640), seed: int = 0) -> None:
-        """Take the arguments of `render_demo_clip`, and raise its errors."""
+        """Prepare the clip; see `render_demo_clip` for arguments and errors."""
         self.name = "demo"
         self.frame_count: int | None = frame_count
         self.frames_per_second: Fraction | None = DEMO_FRAMES_PER_SECOND
@@ -80,7 +80,7 @@ class DemoSource(FrameSource):
         self._frames = iter(())
 
     def true_mask(self, index: int) -> np.ndarray:
-        """Return [H, W] bool, the object's visible pixels in the frame of an index."""
+        """Return the mask [H, W] bool of the object's visible pixels on a frame."""
         return self._scene.visible_mask(index)
 
     def _render(self, frame_count: int) -> Iterator[Frame]:
@@ -89,7 +89,7 @@ class DemoSource(FrameSource):
 
 
 class _Scene:
-    """The layers of the clip, from back to front: cat, saucer, occluder. Every frame is a function of its index."""
+    """Layers of the clip, from back to front: cat, saucer, occluder. Every frame depends only on its index."""
 
     def __init__(self, size: tuple[int, int], seed: int) -> None:
         self._height, self._width = size
@@ -125,7 +125,7 @@ class _Scene:
         return cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
     def _background_at(self, index: int) -> np.ndarray:
-        """Render the background [H, W, 3] float32, BGR 0..255; the camera pans slowly and zooms a little."""
+        """Render the background [H, W, 3] float32, BGR 0..255; the camera pans and rotates slowly."""
         height, width = self._background.shape[:2]
         x = width / 2 + 0.10 * self._width * _swing(index, 190, 0.1 + self._phases[0])
         y = height / 2 + 0.07 * self._height * _swing(index, 140, 0.3 + self._phases[1])
@@ -185,14 +185,16 @@ class _Scene:
         return 0.62 * cv2.resize(wood, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
 
     def _occluder_at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Render the occluder, which passes from right to left: [H, W, 3] float32, BGR 0..255, and its opacity [H, W, 1]."""
+        """Render the occluder, which passes from right to left: [H, W, 3] float32, BGR, and its opacity [H, W, 1]."""
         height, width = self._occluder.shape[:2]
         round_trip = 1.6 * self._width
         x = 1.22 * self._width - (10.5 / 640 * self._width * index) % round_trip
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -5, 1.0)
         matrix[:, 2] += (x - width / 2, self._height / 2 - height / 2)
         frame_size = (self._width, self._height)
-        occluder = cv2.warpAffine(self._occluder, matrix, frame_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        occluder = cv2.warpAffine(
+            self._occluder, matrix, frame_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         opacity = cv2.warpAffine(np.ones((height, width), np.float32), matrix, frame_size)
         return occluder, cv2.GaussianBlur(opacity, (0, 0), 2.2 * self._unit)[..., None]
 
@@ -204,12 +206,12 @@ class _Scene:
 
 
 def _swing(index: int, period: float, phase: float) -> float:
-    """Return -1..1, smooth and periodic in the index; period in frames, phase in turns of the circle."""
+    """Return a sine of the frame index, -1..1; period: frames; phase: fraction of a period."""
     return math.sin(2 * math.pi * (index / period + phase))
 
 
 def _visible(opacity: np.ndarray, opacity_in_front: np.ndarray) -> np.ndarray:
-    """Return [H, W] bool, True where more than half of an object shows; both opacities [H, W, 1], 0..1."""
+    """Return the pixels of which an object is more than half: [H, W] bool from opacities [H, W, 1], 0..1."""
     return (opacity * (1 - opacity_in_front))[..., 0] > 0.5
 
 
