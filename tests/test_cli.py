@@ -133,15 +133,12 @@ WRONG = {
     "csv without keypoints": (("{scene}/frames", "--init", "{scene}/mask.png", "--csv", "a.csv"), "--keypoints"),
     "unknown video suffix": (("{scene}/frames", "--init", "{scene}/mask.png", "--save", "a.gif"), ".mp4"),
     "unknown backend": (("{scene}/frames", "--init", "{scene}/mask.png", "--backend", "abacus"), "backend among"),
-    "short side out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--short-side", "3"), "rows between"),
+    "short side out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--short-side", "3"), "16 and 8192"),
     "memory frames out of range": (
         ("{scene}/frames", "--init", "{scene}/mask.png", "--memory-frames", "-1"),
         "recent frames",
     ),
-    "threads out of range": (
-        ("{scene}/frames", "--init", "{scene}/mask.png", "--threads", "-1"),
-        "threads of 0 or more",
-    ),
+    "threads out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--threads", "-1"), "0 uses every core"),
     "result over source": (("{scene}/video.mkv", "--init", "{scene}/mask.png", "--save", "{scene}/video.mkv"), "both"),
     "damaged model": (
         ("{scene}/frames", "--init", "{scene}/mask.png", "--model", "{scene}/artifact"),
