@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from corrflow.errors import InputError
 
 
@@ -38,12 +40,6 @@ def read_attributes(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _parse_yaml(text: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise InputError(
-            "reading YAML needs PyYAML: pip install 'corrflow[eval]', or write the file as JSON"
-        ) from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from corrflow.atomic_files import check_writable, write_file
 from corrflow.errors import InputError
@@ -146,10 +147,6 @@ def _read_data_yaml(path: Path) -> dict[str, Any]:
     candidates = [place for place in (path.with_name(DATA_YAML), path.parent.parent / DATA_YAML) if place.is_file()]
     if not candidates:
         return {}
-    try:
-        import yaml
-    except ImportError as error:
-        raise InputError(f"expected PyYAML for {candidates[0]}, found none; pip install 'corrflow[formats]'") from error
     try:
         content = yaml.safe_load(candidates[0].read_text(encoding="utf-8-sig"))
     except yaml.YAMLError as error:
