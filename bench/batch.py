@@ -180,9 +180,9 @@ def run_batch(options: BatchOptions) -> None:
             slope = measured.per_thousand(options.short)
             console.print(
                 f"{part}: at most {measured.at(options.short) / 2**20:.1f} MiB over the first {options.short} frames"
-                f" and {measured.at(options.long) / 2**20:.1f} MiB over all {options.long}; {slope / 2**20:+.2f} MiB per"
-                f" thousand frames after the first {options.short} (short side {_SIZE[0]}, all {len(FORMATS)} formats,"
-                f" radius {options.radius})",
+                f" and {measured.at(options.long) / 2**20:.1f} MiB over all {options.long}; {slope / 2**20:+.2f} MiB"
+                f" per thousand frames after the first {options.short} (short side {_SIZE[0]}, all {len(FORMATS)}"
+                f" formats, radius {options.radius})",
                 highlight=False,
             )
             content[part] = {

@@ -43,9 +43,9 @@ def time_in_turn(
 ) -> dict[str, Timing]:
     """Time each call, and return the timings by name.
 
-    In each round, every call has a turn of at least `least_seconds`. So fast calls do not run on caches that a slow call
-    has emptied. A pause before each turn lets the threads of the previous call stop. The first call of a turn
-    is a warm-up and is omitted if there are others. After `most_seconds` in total, a call is left out of later rounds.
+    In each round, every call has a turn of at least `least_seconds`. So fast calls do not run on caches that a slow
+    call has emptied. A pause before each turn lets the threads of the previous call stop. The first call of a turn is a
+    warm-up and is omitted if there are others. After `most_seconds` in total, a call is left out of later rounds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():

@@ -201,8 +201,8 @@ def _quantised(encode: bytes, frames: Sequence[np.ndarray], for_tensorrt: bool =
 def _float_nodes(model: onnx.ModelProto) -> list[str]:
     """Return the names of nodes that stay in floating point.
 
-    These are convolutions of an image, which are slower in 8 bits, and sums with a constant: the epsilon of the feature
-    length would be rounded to zero.
+    These are convolutions of an image, which are slower in 8 bits, and sums with a constant. The epsilon of the feature
+    length is such a constant, and would be rounded to zero.
     """
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     constants = {*shapes, *(name for node in model.graph.node if node.op_type == "Constant" for name in node.output)}

@@ -51,7 +51,7 @@ from corrflow.runtime.video.open_source import open_source
 
 logger = logging.getLogger("corrflow")
 # Share of cells whose highest channel may differ from float32, because top_k selects among nearly equal scores. On ONNX
-# Runtime's CPU, the same graphs of the bundled model change no cell in fp16 and 0.4 % in int8; an untrained encoder in
+# Runtime's CPU, the same graphs of the bundled model change no cell in fp16 and 0.4 % in int8; a random encoder in
 # int8 changes more than 5 % and is still correct. Engines were not measured.
 MAX_CHANGED_SHARE = {"fp32": 0.005, "fp16": 0.01, "int8": 0.10}
 _TIMED_RUNS, _WARM_UP, _COMPARED = 10, 3, 12

@@ -21,7 +21,7 @@ from corrflow.train.checkpoint import Checkpoint, load_checkpoint
 from corrflow.train.config import ModelConfig, preset, train_config
 from corrflow.train.model import Encoder, new_encoder
 
-UNTRAINED = "random-init:"
+RANDOM_INIT = "random-init:"
 ODD_SIZE = (117, 203)  # not divisible by stride or tile size
 
 
@@ -53,10 +53,10 @@ def read_encoder(
         shares = {"colour_share": colour_share, "coarse_share": coarse_share}
         return replace(model, **{name: share for name, share in shares.items() if share is not None})
 
-    if source.startswith(UNTRAINED):
-        name, seed = _untrained(source)
+    if source.startswith(RANDOM_INIT):
+        name, seed = _parse_random_init(source)
         model = shape(preset(name))
-        return new_encoder(model, seed), {"model": asdict(model), "untrained": True, "seed": seed}
+        return new_encoder(model, seed), {"model": asdict(model), "random_init": True, "seed": seed}
     checkpoint: Checkpoint = load_checkpoint(Path(source))
     checkpoint = replace(checkpoint, model=shape(checkpoint.model))
     provenance = {
@@ -68,9 +68,9 @@ def read_encoder(
     return checkpoint.encoder(), provenance
 
 
-def _untrained(source: str) -> tuple[str, int]:
+def _parse_random_init(source: str) -> tuple[str, int]:
     """Parse "random-init:PRESET" (seed 0) or "random-init:PRESET:SEED" to preset and seed."""
-    name, _, seed = source.removeprefix(UNTRAINED).partition(":")
+    name, _, seed = source.removeprefix(RANDOM_INIT).partition(":")
     if seed and not re.fullmatch("[0-9]{1,9}", seed):
         raise InputError(f"expected random-init:PRESET or random-init:PRESET:SEED, got {source}; give a seed from 0 on")
     return name, int(seed or 0)
@@ -78,8 +78,8 @@ def _untrained(source: str) -> tuple[str, int]:
 
 def trained_temperature(source: str) -> float:
     """Return the softmax temperature of training, or the default of the preset for a randomly initialised encoder."""
-    if source.startswith(UNTRAINED):
-        name, _ = _untrained(source)
+    if source.startswith(RANDOM_INIT):
+        name, _ = _parse_random_init(source)
         preset(name)
         return train_config(name, {}, []).temperature
     return load_checkpoint(Path(source)).train.temperature

@@ -289,5 +289,5 @@ def test_the_command_for_the_gpu_prints_times_and_fails_for_a_wrong_kernel(
         report = json.loads((tmp_path / "kernel.json").read_text())
         assert all(each["holds"] == (not code) for each in report["agreement"])
         assert [each["dtype"] for each in report["times"]] == list(kernel.DTYPES)
-        assert "ms a launch: top_k, float16" in done.output
+        assert "ms per launch: top_k, float16" in done.output
         gpu.device._stream, gpu.device.stream = 77, 77  # the command has closed the device

@@ -145,7 +145,8 @@ def test_a_captured_step_uses_the_current_search_windows(fakes: ModuleType, foll
     graphs = fakes.Streamed(OnnxRuntimeGraphs(artifact, CPU, "cpu"), cuda, num_slots=1, num_windows=4)
     backend = DeviceBackend(artifact, CudaDevice(cuda), graphs)
     cpu = open_backend("onnx-function", artifact, threads=1)
-    memory, cpu_memory = (opened.new_memory(artifact.settings, 8, (16, 30)) for opened in (backend, cpu))
+    memory = backend.new_memory(artifact.settings, 8, (16, 30))
+    cpu_memory = cpu.new_memory(artifact.settings, 8, (16, 30))
     soft_masks = np.random.default_rng(0).random((8, 16, 30), np.float32)
     memory.add_frame(backend.encode(crossing[0][0]), soft_masks)
     cpu_memory.add_frame(cpu.encode(crossing[0][0]), soft_masks)
@@ -311,9 +312,7 @@ def test_other_arrays_on_the_device_are_refused(changed, reason, cuda, open_fake
         backend.encode(OnDevice(backend.device, moving_square[0][0], **changed))
 
 
-def test_frames_on_the_device_need_a_compiler_for_resizing(
-    cuda, open_fake, artifact: Artifact, moving_square
-) -> None:
+def test_frames_on_the_device_need_a_compiler_for_resizing(cuda, open_fake, artifact: Artifact, moving_square) -> None:
     backend, _ = open_fake(cuda)
     tracker = Tracker(backend, replace(artifact.settings, short_side=32))
     with pytest.raises(InputError, match="in the working size 48x32, got 98x66"):

@@ -205,19 +205,19 @@ def test_objects_are_added_and_removed_in_a_live_stream_on_engines(artifact: Art
         tracker = Tracker(backend)
         editing = ObjectEditor(tracker)
         square = MaskObject(1, moving_square[1][0])
-        tracks = [tracker.start(frames[0], [square])]
+        tracked = [tracker.start(frames[0], [square])]
         editing.began(frames[0], [square])
         for index, frame in enumerate(frames[1:], start=1):
-            tracks.append(tracker.step(frame))
+            tracked.append(tracker.step(frame))
             if index == 2:
-                frozen = editing.freeze(frame, tracks[-1])
+                frozen = editing.freeze(tracked[-1])
             if index == 4:
                 editing.submit(frozen.number, MaskObject(2, other))
             if index == 10:
                 editing.remove(1)
             editing.passed(frame)
         assert editing.ids == (2,)
-        results.append([one.mask for one in tracks])
+        results.append([result.mask for result in tracked])
         backend.close()
     assert {2} <= set(np.unique(results[0][8])) and set(np.unique(results[0][-1])) == {0, 2}
     for ours, theirs in zip(*results, strict=True):

@@ -49,6 +49,8 @@ EVERYDAY = {
     "plank",
     "rival",
 }  # English words that only code must not use
+# Names of tensors inside the step.onnx files of published models.
+GRAPH_NAMES = {"export/step_graph.py": {"anchors"}}
 PROSE_ONLY = {
     "back end": "backend",
     "back ends": "backends",
@@ -140,7 +142,8 @@ def test_standard_terms_are_used(path: Path) -> None:
             for word in re.findall(r"[A-Za-z_]+", line)
         )
     )
-    old = OLD_NAMES.keys() - (EVERYDAY if path.suffix == ".md" else set())
+    allowed = GRAPH_NAMES.get(identity(path), set()) | (EVERYDAY if path.suffix == ".md" else set())
+    old = OLD_NAMES.keys() - allowed
     wrong = [f"{path.name}:{line} {word}: say {OLD_NAMES[word]}" for line, word in words if word in old]
     wrong += [f"{path.name}: {old}: say {new}" for old, new in PROSE_ONLY.items() if re.search(rf"\b{old}\b", text)]
     assert not wrong, "\n".join(wrong)

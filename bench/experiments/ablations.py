@@ -34,7 +34,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...], tuple[float, float] | None]] = {
 }
 # Options of the baseline with another preset than `paper`.
 BASELINE = ("--frames", "2", "--full-attention", "--no-colour-dropout", "--no-cycle", "--no-lightness")
-UNTRAINED = "untrained"
+RANDOM_INIT = "random-init"
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,8 @@ def run(
         {"data": data, "length": list(length), "preset": preset, "settings_from": settings_from, "further": further},
     )
     rows: list[Row] = []
-    untrained = out / "artifacts" / UNTRAINED
-    export(f"random-init:{preset}", untrained, settings_from)
-    artifacts = [untrained]
+    artifacts = [out / "artifacts" / RANDOM_INIT]
+    export(f"random-init:{preset}", artifacts[0], settings_from)
     for model in MODELS:
         folder = out / "runs" / model
         options = (*switches(model, preset), "--data", data, *length, "--out", str(folder), *further)
@@ -89,7 +88,7 @@ def run(
         artifacts.append(out / "artifacts" / model)
         export(str(folder), artifacts[-1], settings_from)
         found = scores(artifacts, scoring, out / "scores")
-        rows = [Row(UNTRAINED, 0, 0.0, found[0])]
+        rows = [Row(RANDOM_INIT, 0, 0.0, found[0])]
         for name, score in zip(MODELS, found[1:], strict=False):
             rows.append(Row(name, *_trained(out / "runs" / name), score))
         write_file(out / "table.md", table(rows, preset, scoring))
@@ -111,7 +110,7 @@ def table(rows: list[Row], preset: str, scoring: Scoring) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        title, _, published = MODELS.get(row.model, ("an untrained encoder", (), None))
+        title, _, published = MODELS.get(row.model, ("random weights", (), None))
         change = "" if whole is None or row.model == WHOLE else f"{100 * (row.score.both - whole):+.1f}"
         region, contour, both = (
             f"{100 * value:.1f}" for value in (row.score.region, row.score.contour, row.score.both)
@@ -134,7 +133,7 @@ def as_json(rows: list[Row], preset: str, scoring: Scoring) -> dict[str, Any]:
         "models": [
             {
                 "model": row.model,
-                "switches": [] if row.model == UNTRAINED else list(switches(row.model, preset)),
+                "switches": [] if row.model == RANDOM_INIT else list(switches(row.model, preset)),
                 "steps": row.steps,
                 "minutes": row.minutes,
                 "J": row.score.region,

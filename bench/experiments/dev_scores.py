@@ -54,7 +54,7 @@ def export(checkpoint: str, artifact: Path, settings_from: str | None) -> None:
     """Export a run, a checkpoint or random-init:PRESET, unless the artifact exists.
 
     settings_from: model whose settings to use. Otherwise all scores of a window of radius 6 count: with the ten best
-    only, rounding decides for nearly untrained features, and the exporter refuses that.
+    only, rounding decides for features after little training, and the exporter refuses that.
     """
     if (artifact / DESCRIPTION).is_file():
         return

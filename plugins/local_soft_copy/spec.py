@@ -12,7 +12,7 @@ Each query position attends to search windows in K reference frames (paper, sect
 
 A window holds the offsets dilation * (-radius .. radius) in y and in x. Positions outside the frame are excluded by
 position, never by score. A query without any position gets zeros. Ties at the top_k boundary go to the earlier window,
-then to the earlier row, then to the earlier column, so the result is defined for every input.
+then to the earlier row, then to the earlier column. So the result is defined for every input.
 
 `references` is int32 and has one row (frame, window, dy, dx) for each search window, in the order of the tie rule:
 

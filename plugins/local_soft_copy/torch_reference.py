@@ -20,8 +20,11 @@ def local_soft_copy(
 ) -> Tensor:
     """Copy values to each query position from the best-matching keys; spec.py has the full definition.
 
-    query [B, C, H, W], keys [B, K, C, H, W], values [B, K, N, H, W], floating point -> [B, N, H, W] in the dtype of
-    the values. Sums are float32, or float64 for float64 inputs. Raises InputError for shapes that do not agree.
+    query: [B, C, H, W]; keys: [B, K, C, H, W]; values: [B, K, N, H, W], all floating point
+    references: rows of the op's input; None to search every frame once
+
+    Returns [B, N, H, W] in the dtype of the values. Sums are float32, or float64 for float64 inputs. Raises InputError
+    for shapes that do not agree.
 
     Unfolded windows need memory for C * (2 * radius + 1)^2 numbers for each position.
     """

@@ -1,8 +1,8 @@
 """Engine files of an artifact: build key, signature, loading and saving.
 
-ARTIFACT/engines/ holds encode.engine, propagate.engine and engines.json: build key, SHA-256 of each engine, and a
-signature (HMAC-SHA-256) with a key that never leaves this machine. An engine is code that TensorRT runs without checks,
-so engines without a signature of this machine are not loaded.
+ARTIFACT/engines/ holds encode.engine, propagate.engine and engines.json. The latter has the build key, the SHA-256 of
+each engine, and a signature (HMAC-SHA-256) with a key that never leaves this machine. TensorRT runs the code in an
+engine without checks, so engines without a signature of this machine are not loaded.
 """
 
 from __future__ import annotations

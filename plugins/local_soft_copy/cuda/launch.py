@@ -93,11 +93,13 @@ def plan(
 ) -> Launch:
     """Plan the kernel for these sizes.
 
-    The source serves all frame sizes and batches with the same channels, classes, attributes and dtype, and with at
-    most as many windows; only the grid differs. num_windows: M, rows of `references`
+    num_windows: M, rows of `references`
 
-    Raises InputError for too many channels for shared memory, a top_k above MAX_TOP_K and below the number of scores,
-    or sizes beyond a grid or 32-bit positions.
+    The source depends on channels, classes, attributes and dtype. It serves all frame sizes and batches, and at most
+    this number of windows; only the grid differs.
+
+    Raises InputError for too many channels for shared memory, or sizes beyond a grid or 32-bit positions. A top_k above
+    MAX_TOP_K is an error unless it covers all scores.
     """
     sizes = {
         "channels": channels,
