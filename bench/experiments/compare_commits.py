@@ -37,11 +37,8 @@ SETTINGS_FROM_BUNDLED = ("--settings-from quarter", "--like bundled")
 RENAMED_KEYS = ("artifact.json", "item.json", "manifest.json")  # values are compared in their order, keys are not
 MOST_NAMES = 20  # printed, of files that differ; the table counts them all
 DIGEST = re.compile(r"[0-9a-f]{64}")  # of files whose bytes may differ
-IGNORED_KEYS = (
-    "format",
-    "bytes",
-    "sources",
-)  # version of the keys; sizes of such files; training files by name or digest
+# Version of the keys, sizes of such files, names of training files.
+IGNORED_KEYS = ("format", "bytes", "sources")
 
 app = typer.Typer(help=__doc__.splitlines()[0] if __doc__ else "", pretty_exceptions_enable=False)
 
