@@ -54,7 +54,7 @@ def tracked(frames: int, points: int = 2) -> Iterator[FrameResult]:
 
 def sink_of(name: str, folder: Path) -> Sink:
     source: Any = SimpleNamespace(name="clip", frames_per_second=Fraction(25))
-    return open_sink(name, folder, source)
+    return open_sink(name, folder / FORMATS[name].result, source)
 
 
 @contextmanager

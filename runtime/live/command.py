@@ -24,7 +24,7 @@ from corrflow.runtime.live.outputs.recorders import check_recording
 from corrflow.runtime.live.prompt import Prompt, load_prompt, save_prompt
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.session_control import SessionApi
-from corrflow.runtime.live.web.auth import Access, check_server
+from corrflow.runtime.live.web.auth import Access
 from corrflow.runtime.live.window import Window, check_window
 from corrflow.runtime.tracking.model_options import ModelOptions
 from corrflow.runtime.video.open_source import open_source
@@ -55,8 +55,6 @@ class LiveOptions:
         """Raise InputError for a window, a page or a file that is not available, before the camera is opened."""
         if self.save_prompt is not None:
             check_recording(self.save_prompt, ())
-        if self.serve is not None:
-            check_server()
         if self.show:
             if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
                 raise InputError(

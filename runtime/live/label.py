@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from corrflow.runtime.live.label_api import LabelApi
-from corrflow.runtime.live.web.auth import Access, check_server
+from corrflow.runtime.live.web.auth import Access
 from corrflow.runtime.tracking.tracker import Tracker
 
 
@@ -32,7 +32,6 @@ def run_label(
 
     Raises InputError for a source, a frame or an address that cannot be used.
     """
-    check_server()
     from corrflow.runtime.live.web.label_routes import label_routes
     from corrflow.runtime.live.web.server import Server
 

@@ -180,7 +180,7 @@ class ScreenReader:
             from mss.exception import ScreenShotError
         except ImportError:
             raise InputError(
-                "expected the package mss for the source screen, got none; pip install 'corrflow[live]'"
+                "expected the package mss for the source screen, got none; pip install 'corrflow[screen]'"
             ) from None
         self._failure: type[Exception] = ScreenShotError
         try:

@@ -7,7 +7,6 @@ import re
 import secrets
 import socket
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from corrflow.errors import InputError
 
@@ -71,10 +70,3 @@ def parse_access(text: str, token: str = "", always_token: bool = False) -> Acce
     host = host.strip("[]") or "127.0.0.1"
     needs_token = always_token or host not in LOOPBACK
     return Access(host, int(digits or 8080), token or (secrets.token_urlsafe(16) if needs_token else ""))
-
-
-def check_server() -> None:
-    """Raise InputError if the libraries of the page are not installed."""
-    missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if find_spec(name) is None]
-    if missing:
-        raise InputError(f"expected {', '.join(missing)} for the page, got none; pip install 'corrflow[live]'")
