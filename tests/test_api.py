@@ -20,6 +20,7 @@ import corrflow
 from corrflow.errors import InputError
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +120,11 @@ def test_a_list_of_masks_is_one_object_each_and_points_follow(clip: Path, moving
 
 def test_grey_frames_are_tracked_as_their_three_equal_channels(small_artifact: Path, moving_square) -> None:
     grey = moving_square[0].mean(3).astype(np.uint8)
-    pair = [
+    one, other = (
         [result.mask for result in corrflow.track(frames, masks=moving_square[1][0], model=small_artifact)]
         for frames in (grey, np.repeat(grey[..., None], 3, 3))
-    ]
-    np.testing.assert_array_equal(*pair)
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 MASK = np.ones((66, 98), bool)
@@ -158,7 +159,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown backend": ({"backend": "abacus"}, "expected a backend among"),
     "threads below 0": ({"threads": -1}, "threads of 0 or more"),
     "memory of -1 frames": ({"memory_frames": -1}, "recent frames"),
-    "short side of 3": ({"short_side": 3}, "16 and 8192"),
+    "short side of 3": ({"short_side": 3}, "16 to 8192"),
 }
 
 

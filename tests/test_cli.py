@@ -133,7 +133,7 @@ WRONG = {
     "csv without keypoints": (("{scene}/frames", "--init", "{scene}/mask.png", "--csv", "a.csv"), "--keypoints"),
     "unknown video suffix": (("{scene}/frames", "--init", "{scene}/mask.png", "--save", "a.gif"), ".mp4"),
     "unknown backend": (("{scene}/frames", "--init", "{scene}/mask.png", "--backend", "abacus"), "backend among"),
-    "short side out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--short-side", "3"), "16 and 8192"),
+    "short side out of range": (("{scene}/frames", "--init", "{scene}/mask.png", "--short-side", "3"), "16 to 8192"),
     "memory frames out of range": (
         ("{scene}/frames", "--init", "{scene}/mask.png", "--memory-frames", "-1"),
         "recent frames",

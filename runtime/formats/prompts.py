@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -61,7 +61,7 @@ def prompts_from_values(masks: Any, keypoints: Any) -> Prompts:
         raise InputError(
             f"expected keypoints as a path or as {{name: (x, y)}}, got {type(keypoints).__name__}; convert them"
         )
-    listed = [masks] if masks is None or _is_path(masks) or hasattr(masks, "__array__") else _as_list(masks)
+    listed = [masks] if masks is None or _is_path(masks) or _is_array(masks) else _as_list(masks)
     paths = [Path(fspath(value)) for value in listed if _is_path(value)]
     if paths:
         if len(paths) < len(listed):
@@ -102,7 +102,7 @@ def _objects_of(value: Any, objects: Sequence[TrackedObject], count: int) -> lis
     objects: objects with lower ids
     count:   number of arrays; ids of several arrays are numbered on
     """
-    if not hasattr(value, "__array__"):
+    if not _is_array(value):
         raise InputError(
             f"expected masks as paths, arrays [H, W] or PIL images, got {type(value).__name__}; convert them to arrays"
         )
@@ -124,10 +124,13 @@ def _is_path(value: Any) -> TypeGuard[str | PathLike[str]]:
     return isinstance(value, (str, PathLike))
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")  # the latter: Pillow's images
+
+
 def _as_list(masks: Any) -> list[Any]:
-    try:
-        return list(masks)
-    except TypeError:
+    if not isinstance(masks, Iterable) or isinstance(masks, Mapping):
         raise InputError(
             f"expected masks as paths, arrays [H, W] or PIL images, got {type(masks).__name__}; convert them to arrays"
-        ) from None
+        )
+    return list(masks)

@@ -24,7 +24,11 @@ class ArraySource(FrameSource):
         """Start reading.
 
         frames: arrays [H, W, 3] uint8 in BGR, grey arrays [H, W] uint8, or PIL images
+
+        Raises InputError for a single image.
         """
+        if isinstance(frames, np.ndarray) and frames.ndim == 3 and frames.shape[2] == 3:
+            raise InputError(f"expected frames [T, H, W, 3], got one image {list(frames.shape)}; put it into a list")
         self.frame_count: int | None = len(frames) if hasattr(frames, "__len__") else None  # type: ignore[arg-type]
         self._frames = self._read(iter(frames))
 
