@@ -34,7 +34,7 @@ from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
 WORKING = (64, 95)  # of the moving square's 66x98 pixels at the small model's short side of 64
-ENGINES = "back end tensorrt"
+ENGINES = "backend tensorrt"
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_the_doctor_reports_broken_engines_with_a_remedy(
 def test_tracking_on_a_gpu_imports_neither_torch_nor_pycuda(artifact: Artifact, fake_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom corrflow.runtime.commands import doctor\n"
-        "doctor.CHECKS = {name: doctor.CHECKS[name] for name in ('back end tensorrt',)}\n"
+        "doctor.CHECKS = {name: doctor.CHECKS[name] for name in ('backend tensorrt',)}\n"
         "print([one.state for one in doctor.examine(Path(sys.argv[1]))])\n"
         "print([name for name in ('torch', 'pycuda', 'corrflow.export', 'corrflow.train') if name in sys.modules])\n"
     )

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
-import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from queue import Queue
-from threading import Event, Thread
 
 import numpy as np
 import pytest
+from fake_network import TinyBroker, receiver
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.formats.jsonl import frame_record
@@ -35,14 +30,6 @@ def result(number: int, mask: np.ndarray | None = None) -> FrameResult:
     )
     frame = Frame(np.full((*mask.shape, 3), 90, np.uint8), 2 * number, number / 7, f"{2 * number:05d}")
     return FrameResult(mask, objects, frame, LiveTiming(number, 1e9 + number, 0.025))
-
-
-@contextmanager
-def receiver() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        opened.bind(("127.0.0.1", 0))
-        opened.settimeout(10)
-        yield opened
 
 
 def test_each_frame_is_a_datagram_of_one_line() -> None:
@@ -69,44 +56,6 @@ def test_nobody_listening_is_an_error_of_the_output_alone() -> None:
         for _ in range(20):  # the system says so with the next datagram
             sink.write(result(0))
             time.sleep(0.05)
-
-
-class TinyBroker:
-    """As much of MQTT 3.1.1 as one client that publishes needs. `said` is the answer to CONNECT, None for none."""
-
-    def __init__(self, said: int | None = 0, reads: bool = True) -> None:
-        self._said, self._reads = said, reads
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.messages: Queue[tuple[str, bytes]] = Queue()
-        self.logins: Queue[bytes] = Queue()
-        self._stop = Event()
-        Thread(target=self._serve, daemon=True).start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._socket.close()
-
-    def _serve(self) -> None:
-        connection, _ = self._socket.accept()
-        with connection, connection.makefile("rb") as stream:
-            while not self._stop.is_set() and (head := stream.read(1)):
-                length = shift = 0
-                while True:
-                    (byte,) = stream.read(1)
-                    length, shift = length | (byte & 127) << shift, shift + 7
-                    if byte < 128:
-                        break
-                body = stream.read(length)
-                if head[0] >> 4 == 1:
-                    self.logins.put(body)
-                    if self._said is not None:
-                        connection.sendall(bytes([0x20, 2, 0, self._said]))
-                    if not self._reads:
-                        self._stop.wait(30)
-                elif head[0] >> 4 == 3:
-                    (size,) = struct.unpack_from(">H", body)
-                    self.messages.put((body[2 : 2 + size].decode(), body[2 + size :]))
 
 
 def test_each_frame_is_a_message_to_the_broker() -> None:

@@ -65,7 +65,7 @@ NO_IMPERATIVE = re.compile(
 IMPERATIVES_IN_S = {"Pass", "Process", "Express", "Press", "Compress", "Access", "Address", "Focus", "Guess", "Miss"}
 
 
-def docstrings(path: Path) -> Iterator[tuple[ast.AST, str]]:
+def docstrings(path: Path) -> Iterator[tuple[ast.Module | ast.ClassDef | ast.FunctionDef, str]]:
     """Yield every definition with its docstring."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
@@ -112,8 +112,9 @@ def test_functions_have_imperative_docstrings(path: Path) -> None:
     wrong = []
     for node, text in docstrings(path):
         first = text.split(maxsplit=1)[0].strip('."`')
-        is_function = isinstance(node, ast.FunctionDef) and not is_property(node)
-        if is_function and first not in IMPERATIVES_IN_S and (NO_IMPERATIVE.match(first) or not first[:1].isupper()):
+        if not isinstance(node, ast.FunctionDef) or is_property(node) or first in IMPERATIVES_IN_S:
+            continue
+        if NO_IMPERATIVE.match(first) or not first[:1].isupper():
             wrong.append(f"{path.name}:{node.lineno} {node.name}: {text.splitlines()[0]}")
     assert not wrong, "\n".join(wrong)
 

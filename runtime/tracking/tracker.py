@@ -140,8 +140,8 @@ class Tracker:
     ) -> Tracker:
         """Open a model and return a tracker on it.
 
-        model:         name of a bundled model ("quarter", "half", "fast", "fast-int8"), or path of an artifact folder
-                       or zip; None for "quarter"
+        model:         name of a bundled model ("quarter", "fast", "fast-int8"), or path of an artifact folder or zip;
+                       None for "quarter"
         backend:       "auto", "tensorrt", "onnxruntime-cuda", "onnxruntime" or "onnx-function"
         short_side:    short side in pixels that frames are resized to; 0 keeps their size; None takes the model's
         memory_frames: number of recent frames in memory; None takes the model's
