@@ -473,8 +473,8 @@ struct Keys {
             }
         }
         if (TOP_K || at.first != 0) return;
-        const size_t place = (size_t)at.frame * CLASSES * plane + (size_t)at.row * width + at.start;
-        const Stored* const source = all_values + place;
+        const Stored* const source =
+            all_values + (size_t)at.frame * CLASSES * plane + (size_t)at.row * width + at.start;
 #pragma unroll
         for (int i = 0; i < VALUES; ++i) {
             const int own = threadIdx.x + i * THREADS, n = own / CHUNK, column = own % CHUNK;
@@ -526,8 +526,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         const int channel = i / (ROWS * SIDE), at = i % (ROWS * SIDE);
         const int y = rows.first + at / SIDE * rows.apart, x = first_column + at % SIDE;
         const bool inside = channel < CHANNELS && y < height && x < width;
-        const size_t place = channel * plane + (size_t)y * width + x;
-        shared_queries[channel * QUERY_PITCH + at] = inside ? query[place] : Stored(0);
+        shared_queries[channel * QUERY_PITCH + at] =
+            inside ? query[channel * plane + (size_t)y * width + x] : Stored(0);
     }
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
