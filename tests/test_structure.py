@@ -72,6 +72,37 @@ def test_imports_follow_the_plan(room: str) -> None:
                 assert parts[0] not in ("torch", "onnx", "onnxscript"), f"{path} imports {module}"
 
 
+RUNTIME_LEVELS = (
+    {"commands"},
+    {"live", "batch"},
+    {"api"},
+    {"tracking"},
+    {"formats", "backends"},
+    {"video", "artifacts"},
+    {"types", "settings"},
+)
+
+
+def test_imports_inside_the_runtime_run_down_only() -> None:
+    """A room of the runtime imports itself and rooms of lower levels."""
+    level = {room: index for index, rooms in enumerate(RUNTIME_LEVELS) for room in rooms}
+    runtime = ROOT / "runtime"
+    for path in runtime.rglob("*.py"):
+        own = path.relative_to(runtime).parts[0].removesuffix(".py")
+        for module in imported_modules(path):
+            parts = module.split(".")
+            if parts[:2] == ["corrflow", "runtime"] and len(parts) > 2 and parts[2] != own:
+                assert own != "__init__" and level[own] < level[parts[2]], f"{path} imports {module}"
+            assert parts[0] != "typer" or own == "commands", f"{path} imports typer"
+
+
+def test_the_root_of_the_runtime_has_few_modules() -> None:
+    modules = {path.stem for path in (ROOT / "runtime").glob("*.py")}
+    assert modules == {"__init__", "api", "settings", "types"}
+    rooms = {path.parent.name for path in (ROOT / "runtime").glob("*/__init__.py")} | modules
+    assert rooms - {"__init__", "models"} == set().union(*RUNTIME_LEVELS)
+
+
 def test_every_folder_of_code_is_installed(tmp_path: Path) -> None:
     """The installed package finds each folder's modules from a directory that is not the clone."""
     folders = {path.parent.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
