@@ -48,12 +48,12 @@ def test_engines_beside_the_model_are_tried_only_where_they_are_ours(tmp_path, m
     """Absent without any; with some that this machine has not signed, broken and not loaded."""
     model = tmp_path / "model"
     shutil.copytree(bundled.resolve_model(None), model, ignore=shutil.ignore_patterns("engines"))
-    monkeypatch.setattr(bundled, "resolve_model", lambda: model)
+    monkeypatch.setattr(bundled, "resolve_model", lambda name: model)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     found = finding("backend tensorrt", monkeypatch)
     assert found.state == "absent" and "corrflow-export engine" in found.remedy
     (model / "engines").mkdir()
-    (model / "engines" / "engines.json").write_text('{"format": 2, "made": {}, "files": {}, "signature": ""}')
+    (model / "engines" / "engines.json").write_text('{"format": 3, "spec": {}, "files": {}, "signature": ""}')
     found = finding("backend tensorrt", monkeypatch)
     assert found.state == "broken" and "an engine is code" in found.detail
 
@@ -202,4 +202,4 @@ def test_a_missing_compiler_is_absent_with_its_remedy(missing: str, monkeypatch:
 def test_a_model_that_is_not_there_is_no_finding(tmp_path) -> None:
     command = [sys.executable, "-m", "corrflow.runtime.commands.doctor_cli", "--model", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: expected an artifact") and not done.stdout
+    assert done.returncode == 2 and done.stderr.startswith("error: expected a model among") and not done.stdout

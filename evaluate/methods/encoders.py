@@ -15,7 +15,7 @@ import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifacts.artifact import LARGEST_FILE, Artifact
+from corrflow.runtime.artifacts.artifact import MAX_FILE_BYTES, Artifact
 from corrflow.runtime.artifacts.onnx_check import check_onnx
 from corrflow.runtime.backends.memory import MemoryRing
 from corrflow.runtime.backends.resize import resize
@@ -123,8 +123,8 @@ class OnnxEncoder:
     def content(self) -> bytes:
         """Bytes of the checked file. Raises InputError for a file that is no ONNX model, or an unsafe model."""
         try:
-            if self.path.stat().st_size > LARGEST_FILE:
-                raise InputError(f"{self.path} is larger than {LARGEST_FILE} bytes; refused")
+            if self.path.stat().st_size > MAX_FILE_BYTES:
+                raise InputError(f"{self.path} is larger than {MAX_FILE_BYTES} bytes; refused")
             content = self.path.read_bytes()
         except OSError as error:
             raise InputError(f"expected an encoder as ONNX at {self.path}, found no file ({error.strerror})") from error
