@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything about the GPU that a machine without one cannot check, in one go: build, compare, time, soak. Writes one
-# report file to send back. Takes some ten minutes; `SOAK=minutes` makes the soak longer.
+# Run all checks that need a GPU: build, compare, time, soak. Write one report file to send back. The script takes about
+# ten minutes; `SOAK=minutes` makes the soak longer.
 #
 #   bash scripts/on_device.sh [report.txt]      with PYTHON=... for an interpreter other than python3
 set -uo pipefail
@@ -12,7 +12,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 failed=0
 
-run() { # run TITLE COMMAND...: the command's output and exit code go into the report; the next one runs in any case
+run() { # run TITLE COMMAND...: write output and exit code to the report, and continue after a failure
     local title=$1 code
     shift
     printf '\n## %s\n$ %s\n' "$title" "$*"
@@ -21,7 +21,7 @@ run() { # run TITLE COMMAND...: the command's output and exit code go into the r
     printf 'exit code %s\n' "$code"
     [ "$code" -eq 0 ] || failed=$((failed + 1))
 }
-machine() { # clocks and power with every group of measurements; none of these tools is on every machine
+machine() { # clocks and power; each of these tools exists on some machines only
     printf '\n## machine %s\n' "$1"
     command -v nvpmodel >/dev/null && nvpmodel -q 2>&1
     command -v jetson_clocks >/dev/null && jetson_clocks --show 2>&1
@@ -44,13 +44,13 @@ bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import resolve_m
     run "versions" "$python" -m pip list
     machine "before"
     run "what works" "$python" -m corrflow.runtime.commands.doctor_cli
-    run "the kernel alone: against the CPU, and its time" "${bench_cli[@]}" kernel
+    run "kernel: comparison with the CPU, and time" "${bench_cli[@]}" kernel
     for choice in "fp32 on" "fp16 on" "fp16 off" "int8 on"; do
         read -r precision plugin <<<"$choice"
         artifact=$scratch/$precision-$plugin
         cp -r "$bundled" "$artifact"
         rm -rf "$artifact/engines"
-        # The demo's clip is 640x360, tracked as it is.
+        # The demo clip is tracked at its size, 640x360.
         run "build and compare, $precision, plugin $plugin" \
             "${export_cli[@]}" engine "$artifact" --precision "$precision" --plugin "$plugin" --size 360x640
         machine "before tracking with $choice"
@@ -62,10 +62,10 @@ bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import resolve_m
     run "track with onnxruntime on the GPU" \
         "${track_cli[@]}" --demo --backend onnxruntime-cuda --verbose --out "$scratch/out"
     run "track on the CPU" "${track_cli[@]}" --demo --backend onnxruntime --verbose --out "$scratch/out"
-    # As large as they are tracked, and larger, so that frames are shrunk: on the GPU, or on the CPU.
+    # Working size, and a larger size, whose frames are resized on the GPU or on the CPU.
     for size in 360x640 1080x1920; do
         for backend in tensorrt onnxruntime; do
-            run "frames a second of $size, $backend" "${bench_cli[@]}" track --model "$scratch/fp16-on" \
+            run "frames per second at $size, $backend" "${bench_cli[@]}" track --model "$scratch/fp16-on" \
                 --backend "$backend" --size "$size" --short-side 360 --no-peer
         done
     done
@@ -74,7 +74,7 @@ bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import resolve_m
     else
         printf '\n## the tests that need a GPU: not run, %s has no pytest\n' "$python"
     fi
-    # One process for all of it, so that what piles up is seen; its camera has 240 x 320 pixels.
+    # One process, so that growth is detected; the camera has 240 x 320 pixels.
     soaked=$scratch/soak
     cp -r "$bundled" "$soaked"
     rm -rf "$soaked/engines"

@@ -62,16 +62,16 @@ def test_a_growing_file_appears_when_it_is_finished(tmp_path: Path) -> None:
 def test_an_unwritable_path_is_an_input_error_and_a_check_leaves_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "folder" / "masks.png")
     assert os.listdir(tmp_path / "folder") == []
-    with pytest.raises(InputError, match="got an error .*; choose another place"):
+    with pytest.raises(InputError, match=r"got an error .*; choose another place"):
         check_writable(tmp_path / "folder")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="got an error .*; choose another place"):
+    with pytest.raises(InputError, match=r"got an error .*; choose another place"):
         check_writable(tmp_path / "file" / "masks.png")
 
 
 def test_write_errors_name_the_path_and_leave_other_errors_alone(tmp_path: Path) -> None:
     with (
-        pytest.raises(CorrflowError, match="to write '.*out.mp4', got an error \\(KeyError\\)"),
+        pytest.raises(CorrflowError, match=r"to write '.*out.mp4', got an error \(KeyError\)"),
         write_errors(tmp_path / "out.mp4", KeyError),
     ):
         raise KeyError

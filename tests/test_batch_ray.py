@@ -83,7 +83,7 @@ def test_an_actor_that_dies_midway_costs_its_item_a_try_and_nothing_is_left_or_w
             if item.name == "2" or (item.name, attempt) == ("1", 1):
                 job = replace(self._job, staging=self._job.staging / f"attempt-{attempt}")
                 process_item(job, item, self._tracker, lambda frames, announced: os._exit(1) if frames == 3 else None)
-            return super().do(item, attempt)
+            return super().process(item, attempt)
 
     job, options, items = planted(tmp_path, small_artifact, 4)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -33,7 +33,7 @@ OLD_NAMES = {
     "Control": "SessionApi", "Patience": "Timeouts", "patience": "timeouts", "Pace": "LatencyStats",
     "Latest": "LatestResult", "claim_path": "unique_path", "adopt": "merge", "_passage": "_staging",
     "Programs": "GraphSet", "recordable": "supports_cuda_graph", "Learner": "Trainer", "learner": "trainer",
-    "Records": "RunLogger", "Smaller": "FrameSampling", "joined": "init_distributed", 
+    "Records": "RunLogger", "Smaller": "FrameSampling", "joined": "init_distributed",
     "taught": "teacher_features", "truth_start": "teacher_forcing_start", "truth_end": "teacher_forcing_end",
     "stills": "images", "smallest_view": "min_crop_scale", "rival": "baseline", "untrained": "random-init",
     "MaskMaker": "MaskPredictor", "Made": "MaskPrediction", "inert_pickle": "safe_pickle", "Asked": "SearchRequest",

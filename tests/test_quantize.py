@@ -1,4 +1,4 @@
-"""An encoder of 8-bit convolutions finds what the original finds, and is kept only where it is faster."""
+"""Features of the 8-bit encoder resemble the original ones, and the encoder is used only if it is faster."""
 
 from __future__ import annotations
 
@@ -22,88 +22,88 @@ SIZE = (64, 96)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of blurred noise as a folder of pictures, and a text file that is no clip."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a folder of images of blurred noise, and a text file that is no clip."""
     folder = tmp_path_factory.mktemp("calibration")
     (folder / "clip").mkdir()
     generator = np.random.default_rng(0)
     for index in range(30):
         noise = cv2.GaussianBlur(generator.random((96, 128, 3)), (0, 0), 3)
-        picture = cv2.normalize(noise, np.empty_like(noise), 0, 255, cv2.NORM_MINMAX)
-        cv2.imwrite(str(folder / "clip" / f"{index:05d}.png"), picture.astype(np.uint8))
+        image = cv2.normalize(noise, np.empty_like(noise), 0, 255, cv2.NORM_MINMAX)
+        cv2.imwrite(str(folder / "clip" / f"{index:05d}.png"), image.astype(np.uint8))
     (folder / "notes.txt").write_text("no clip")
     return folder
 
 
-def export(artifact: Path, calibrate: Path | None) -> to_onnx.Exported:
+def export(artifact: Path, calibration_data: Path | None) -> to_onnx.ExportReport:
     settings = TrackingSettings(short_side=64, recent_offsets=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
-    return to_onnx.export_artifact("random-init:quarter", artifact, settings, SIZE, calibrate)
+    return to_onnx.export_artifact("random-init:quarter", artifact, settings, SIZE, calibration_data)
 
 
 @pytest.fixture(scope="module")
-def quantised(small_artifact: Path, pictures: Path) -> quantize.Quantised:
-    return quantize.quantise(load_artifact(small_artifact).files[ENCODE], pictures, SIZE)
+def quantised(small_artifact: Path, images: Path) -> quantize.QuantisedEncoder:
+    return quantize.quantise(load_artifact(small_artifact).files[ENCODE], images, SIZE)
 
 
-def with_speed(quantised: quantize.Quantised, seconds: float):
-    """A stand-in for `quantise` on a machine where 8 bits take this long and floating point 1 s."""
+def with_speed(quantised: quantize.QuantisedEncoder, seconds: float):
+    """Return a replacement of `quantise` with this time for 8 bits, and 1 s for floating point."""
     return lambda *_: replace(quantised, seconds=seconds, seconds_float=1.0)
 
 
-def test_a_faster_encoder_of_8_bits_is_written_and_runs_in_the_runtime(
-    tmp_path: Path, small_artifact: Path, pictures: Path, quantised: quantize.Quantised, monkeypatch
+def test_a_faster_8_bit_encoder_is_written_and_runs(
+    tmp_path: Path, small_artifact: Path, images: Path, quantised: quantize.QuantisedEncoder, monkeypatch
 ) -> None:
     monkeypatch.setattr(to_onnx, "quantise", with_speed(quantised, 0.5))
-    export(tmp_path / "int8", pictures)
+    export(tmp_path / "int8", images)
     integer, original = load_artifact(tmp_path / "int8"), load_artifact(small_artifact)
     assert integer.provenance["quantised"]["encode"] == "int8"
     assert len(integer.files[ENCODE]) < 0.5 * len(original.files[ENCODE])
-    image = cv2.imread(str(pictures / "clip" / "00003.png"))
+    image = cv2.imread(str(images / "clip" / "00003.png"))
     assert image is not None
     ours, theirs = (open_backend("auto", artifact, 1).encode(image) for artifact in (integer, original))
     assert ours.shape == theirs.shape
     assert not np.array_equal(ours, theirs)
-    assert (ours * theirs).sum(0).mean() > quantize.LEAST_SIMILARITY  # features have length one
+    assert (ours * theirs).sum(0).mean() > quantize.MIN_SIMILARITY  # features of unit length
 
 
-def test_the_bundled_encoder_of_two_sizes_and_colours_goes_into_8_bits(pictures: Path) -> None:
-    """Rounded with the rest, what keeps its lengths from zero would be zero: features that are no numbers."""
+def test_the_bundled_encoder_with_two_sizes_and_colours_can_be_quantised(images: Path) -> None:
+    """If the epsilon of the feature length were quantised, it would be zero and features would be NaN."""
     encode = load_artifact(resolve_model(None)).files[ENCODE]
-    assert quantize.quantise(encode, pictures, SIZE).similarity > quantize.LEAST_SIMILARITY
+    assert quantize.quantise(encode, images, SIZE).similarity > quantize.MIN_SIMILARITY
 
 
-def test_a_slower_encoder_of_8_bits_is_not_kept(
-    tmp_path: Path, small_artifact: Path, pictures: Path, quantised: quantize.Quantised, monkeypatch
+def test_a_slower_8_bit_encoder_is_not_used(
+    tmp_path: Path, small_artifact: Path, images: Path, quantised: quantize.QuantisedEncoder, monkeypatch
 ) -> None:
     monkeypatch.setattr(to_onnx, "quantise", with_speed(quantised, 1.5))
-    export(tmp_path / "fp32", pictures)
+    export(tmp_path / "fp32", images)
     written = load_artifact(tmp_path / "fp32")
     assert written.files[ENCODE] == load_artifact(small_artifact).files[ENCODE]
     assert "quantised" not in written.provenance
 
 
-def test_speeds_and_similarity_are_measured(quantised: quantize.Quantised) -> None:
+def test_speeds_and_similarity_are_measured(quantised: quantize.QuantisedEncoder) -> None:
     assert 0 < quantised.seconds < 10 and 0 < quantised.seconds_float < 10
-    assert quantize.LEAST_SIMILARITY < quantised.similarity < 1
-    assert quantised.frames == 2  # frames 0 and 10 of three; the third is asked
+    assert quantize.MIN_SIMILARITY < quantised.similarity < 1
+    assert quantised.frames == 2  # frames 0 and 10; frame 20 is a test frame
 
 
-def test_features_that_resemble_nothing_are_refused(small_artifact: Path, pictures: Path, monkeypatch) -> None:
+def test_dissimilar_features_are_refused(small_artifact: Path, images: Path, monkeypatch) -> None:
     encode = load_artifact(small_artifact).files[ENCODE]
     grey = np.full((64, 64, 3), 128, np.uint8)
-    # Scales fitted to flat grey alone cut off everything else.
+    # Scales calibrated on uniform grey clip all other values.
     monkeypatch.setattr(
-        quantize, "calibration_frames", lambda *_: [grey, grey, cv2.imread(str(pictures / "clip" / "00000.png"))]
+        quantize, "calibration_frames", lambda *_: [grey, grey, cv2.imread(str(images / "clip" / "00000.png"))]
     )
     with pytest.raises(CorrflowError, match="calibrate on more frames"):
-        quantize.quantise(encode, pictures, SIZE)
+        quantize.quantise(encode, images, SIZE)
 
 
-def test_calibration_frames_come_from_every_clip_and_picture(tmp_path: Path, pictures: Path) -> None:
-    (tmp_path / "single.png").write_bytes((pictures / "clip" / "00000.png").read_bytes())
-    (tmp_path / "clip").symlink_to(pictures / "clip")
+def test_calibration_frames_come_from_all_clips_and_images(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "single.png").write_bytes((images / "clip" / "00000.png").read_bytes())
+    (tmp_path / "clip").symlink_to(images / "clip")
     frames = quantize.calibration_frames(tmp_path, 48)
-    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 4  # one picture, and frames 0, 10 and 20 of the clip
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 4  # one image, and frames 0, 10 and 20 of the clip
 
 
 @pytest.mark.parametrize("kind", ["no folder", "an empty folder", "a folder of text"])
@@ -122,7 +122,7 @@ def test_a_folder_without_frames_is_refused(tmp_path: Path, kind: str) -> None:
     [["--precision", "int8"], ["--calibration-data", "."], ["--precision", "int4"], ["--davis", "."]],
     ids=["no calibration", "no precision", "unknown precision", "scores without int8"],
 )
-def test_options_that_do_not_fit_together_exit_with_2(tmp_path: Path, options: list[str]) -> None:
+def test_options_that_exclude_each_other_exit_with_2(tmp_path: Path, options: list[str]) -> None:
     result = CliRunner().invoke(app, ["onnx", "random-init:quarter", str(tmp_path / "artifact"), *options])
     assert result.exit_code == 2
     assert "expected" in result.output

@@ -91,7 +91,7 @@ class MemoryRing(_Ring):
             self.features[slot], self.soft_masks[slot] = features, soft_masks
 
     def stacked(self, slots: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return keys [K, C, h, w] and values [K, N, h, w] of these ascending slots; views where no slot is left out."""
+        """Return keys [K, C, h, w] and values [K, N, h, w] of ascending slots; views where no slot is left out."""
         chosen = slice(0, len(slots)) if len(slots) == slots[-1] + 1 else slots
         return self.features[chosen], self.soft_masks[chosen]
 

@@ -13,11 +13,11 @@ without the object, and the search goes on. A partly re-detected object is store
 back. Otherwise an object that reappears bit by bit would become background. A re-detected object keeps its search
 memory until the group's memory holds no frame without it.
 
-Spurious components are removed first. Some lie apart from the main component and are small, such as background that the
-object has just uncovered. Others lie where the object was not, such as a look-alike. A part that reappears on the far
-side of a post is small and apart as well, but it is near and resembles the object on the annotated frame. Recent frames
-do not count here, since they may show the spurious component itself. An object that was prompted with several components
-keeps all of them.
+Spurious components are removed first. Some lie apart from the main component and are small, such as background that
+the object has just uncovered. Others lie where the object was not, such as a look-alike. A part that reappears on the
+far side of a post is small and apart as well. But it is near, and resembles the object on the annotated frame. Recent
+frames do not count here, since they may show the spurious component itself. An object that was prompted with several
+components keeps all of them.
 
 Every object is judged on its own: no object influences another.
 """
@@ -165,7 +165,7 @@ class OcclusionMonitor:
     """Occlusion handling for a group of objects that were prompted on one frame.
 
     A backend without runtime search parameters searches with those built into it. Raises InputError for settings
-    without the annotated frame. It also does so for too few reference frames where a backend is built for a fixed number.
+    without the annotated frame, and for too few reference frames where a backend is built for a fixed number.
     """
 
     def __init__(

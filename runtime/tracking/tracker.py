@@ -1,8 +1,8 @@
 """The tracker: prompt it with objects on one frame, then step it frame by frame; the loop belongs to the caller.
 
-Each frame is encoded once. Its soft masks are copied from memory: the annotated frame and the last few frames, with
-their masks (paper, section 3.4, which names a memory as future work). Objects prompted on one frame form a group
-with a memory of its own, so that adding, correcting or removing an object cannot change another.
+Each frame is encoded once. Its soft masks are copied from memory: the annotated frame and the last few, with masks.
+The paper (section 3.4) names such a memory as future work. Objects prompted on one frame form a group with a memory of
+its own, so that adding, correcting or removing an object cannot change another.
 """
 
 from __future__ import annotations
