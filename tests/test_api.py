@@ -79,7 +79,7 @@ MASKS: dict[str, Callable[[np.ndarray, Path], Any]] = {
 
 @pytest.fixture(scope="module")
 def expected(clip: Path, small_artifact: Path, moving_square) -> np.ndarray:
-    """Masks from a path and an array [H, W] bool."""
+    """Return the masks from a path and an array [H, W] bool."""
     results = corrflow.track(clip, masks=moving_square[1][0], model=small_artifact)
     return np.stack([result.mask for result in results])
 

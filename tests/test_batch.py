@@ -69,10 +69,10 @@ def video(
             stream.set_display_rotation(turn)
         texture = np.random.default_rng(0).integers(60, 120, (*size, 3), np.uint8)
         for index in range(8):
-            picture = texture.copy()
-            picture[square(index, *size)] = (30, 30, 200)
-            picture[:8, :8] = 30 * index
-            frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            image = texture.copy()
+            image[square(index, *size)] = (30, 30, 200)
+            image[:8, :8] = 30 * index
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
             frame.pts, frame.time_base = (times or list(range(0, 320, 40)))[index], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -85,7 +85,7 @@ def save_square(path: Path, index: int = 0, size: tuple[int, int] = (64, 96)) ->
 
 
 def plant(folder: Path, count: int) -> tuple[set[str], set[str]]:
-    """`count` videos with their labels, of kinds by turns; the names of the good and of the bad ones."""
+    """Write `count` videos with labels, of all kinds by turns; return the names of good and bad videos."""
     videos, labels = folder / "videos", folder / "labels"
     videos.mkdir(parents=True)
     labels.mkdir()
@@ -153,7 +153,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def completion_times(out: Path) -> dict[str, int]:
-    """Of each result in sight: when it was made."""
+    """Return the completion time of each result."""
     folders = [path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return {path.name: (path / COMPLETION_RECORD).stat().st_mtime_ns for path in folders}
 
@@ -221,16 +221,16 @@ def test_every_output_frame_is_its_source_frame_at_its_time(one_of_each: Path, n
     assert [line["time"] for line in lines] == pytest.approx(times, abs=1e-3)
     assert [line["frame"] for line in lines] == list(range(8))
     coco = json.loads((out / "coco.json").read_text())
-    assert [picture["time"] for picture in coco["images"]] == pytest.approx(times, abs=1e-3)
-    pictures = sorted((out / "youtube-vos" / "JPEGImages" / name).iterdir())
+    assert [image["time"] for image in coco["images"]] == pytest.approx(times, abs=1e-3)
+    images = sorted((out / "youtube-vos" / "JPEGImages" / name).iterdir())
     with av.open(str(out / "overlay.mp4")) as container:
         shown = list(container.decode(video=0))
     assert [float(frame.time or 0) for frame in shown] == pytest.approx(times, abs=1e-3)
     height, width = (96, 64) if name == "003-turned" else (64, 96)
-    for index, (path, frame) in enumerate(zip(pictures, shown, strict=True)):
-        for picture in (cv2.imread(str(path)), frame.to_ndarray(format="bgr24")):
-            assert picture is not None and picture.shape == (height, width, 3)
-            patch = picture[-6:-2, 2:6] if name == "003-turned" else picture[2:6, 2:6]
+    for index, (path, frame) in enumerate(zip(images, shown, strict=True)):
+        for image in (cv2.imread(str(path)), frame.to_ndarray(format="bgr24")):
+            assert image is not None and image.shape == (height, width, 3)
+            patch = image[-6:-2, 2:6] if name == "003-turned" else image[2:6, 2:6]
             assert abs(float(patch.mean()) - 30 * index) < 12
         mask = np.asarray(Image.open(out / "masks" / f"{index:05d}.png"))
         assert mask.shape == (height, width)
@@ -415,12 +415,12 @@ def test_a_second_run_of_one_shard_is_refused_at_once(one_of_each: Path, tmp_pat
 def test_an_index_and_a_name_may_mean_one_frame_or_two(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "00003.png")
     (tmp_path / "clip.csv").write_text("frame,name,x,y\n3,a,30,20\n")
-    labels, picture = find_annotations(tmp_path, "clip", lambda: (64, 96)), np.zeros((64, 96, 3), np.uint8)
-    assert labels.keys_of(Frame(picture, 2, 0.0, "00002")) == [] and labels.keys_of(Frame(picture, 3, 0.0, "3")) == [
+    labels, image = find_annotations(tmp_path, "clip", lambda: (64, 96)), np.zeros((64, 96, 3), np.uint8)
+    assert labels.keys_of(Frame(image, 2, 0.0, "00002")) == [] and labels.keys_of(Frame(image, 3, 0.0, "3")) == [
         3,
         "00003",
     ]
-    assert labels.keys_of(Frame(picture, 2, 0.0, "00003")) == ["00003"]  # a folder that begins with 00001
+    assert labels.keys_of(Frame(image, 2, 0.0, "00003")) == ["00003"]  # a folder that begins with 00001
 
 
 @settings(max_examples=150, deadline=None)

@@ -35,15 +35,15 @@ def square(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def upright(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """As it is to be seen: a square that moves, and a grey corner at the top left that says which frame it is."""
-    picture = np.random.default_rng(0).integers(60, 120, (*size, 3), np.uint8)
-    picture[square(index, size)] = (30, 30, 200)
-    picture[:8, :8] = 30 * index
-    return picture
+    """Render a moving square, and a corner whose grey level is the number of the frame."""
+    image = np.random.default_rng(0).integers(60, 120, (*size, 3), np.uint8)
+    image[square(index, size)] = (30, 30, 200)
+    image[:8, :8] = 30 * index
+    return image
 
 
 def turned_video(path: Path, turn: int, times: list[float]) -> Path:
-    """A video whose pictures lie on their side or head, and whose metadata say so, as telephones record them."""
+    """Write a video that is stored rotated, with the rotation in its metadata, as telephones do."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10", "g": "4"})
         lying = [np.rot90(upright(index), -turn // 90) for index in range(len(times))]
@@ -51,8 +51,8 @@ def turned_video(path: Path, turn: int, times: list[float]) -> Path:
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         stream.set_display_rotation(turn)
-        for picture, time in zip(lying, times, strict=True):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="bgr24")
+        for image, time in zip(lying, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -109,10 +109,10 @@ def test_a_turned_video_comes_out_upright_and_in_time(
     assert [float(frame.time or 0) for frame in shown] == pytest.approx(times, abs=1e-3)
     for index, frame in enumerate(shown):
         seen = reader.read()[1]
-        picture = cv2.imread(str(out / "youtube-vos" / "JPEGImages" / "clip" / f"{index:05d}.jpg"))
-        assert picture is not None and seen.shape == picture.shape == (*SIZE, 3)
-        assert np.abs(seen.astype(int) - picture).mean() < 8
-        assert abs(float(picture[2:6, 2:6].mean()) - 30 * index) < 12
+        image = cv2.imread(str(out / "youtube-vos" / "JPEGImages" / "clip" / f"{index:05d}.jpg"))
+        assert image is not None and seen.shape == image.shape == (*SIZE, 3)
+        assert np.abs(seen.astype(int) - image).mean() < 8
+        assert abs(float(image[2:6, 2:6].mean()) - 30 * index) < 12
         overlay = frame.to_ndarray(format="bgr24")
         assert overlay.shape == (*SIZE, 3) and abs(float(overlay[2:6, 2:6].mean()) - 30 * index) < 12
     reader.release()
@@ -121,13 +121,13 @@ def test_a_turned_video_comes_out_upright_and_in_time(
     coco = json.loads((out / "coco.json").read_text())
     by_time = [
         [line["time"] for line in lines],
-        [picture["time"] for picture in coco["images"]],
+        [image["time"] for image in coco["images"]],
         [float(row["time"]) for row in rows(out / "points.csv")],
         [float(row["time"]) for row in rows(out / "boxes.csv")],
     ]
     for stated in by_time:
         assert stated == pytest.approx(times, abs=1e-3)
-    assert {(picture["height"], picture["width"]) for picture in coco["images"]} == {SIZE}
+    assert {(image["height"], image["width"]) for image in coco["images"]} == {SIZE}
     sizes = [(entry.get("height"), entry.get("width")) for entry in ElementTree.parse(out / "cvat.xml").iter("image")]
     assert sizes == [("64", "96")] * 8
 
@@ -164,7 +164,7 @@ def test_a_turned_video_comes_out_upright_and_in_time(
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What was written, without the passes, which may be longer where they were made for fewer labels."""
+    """Return the written files without the passes, which may be longer after a run with fewer labels."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

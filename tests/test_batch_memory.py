@@ -37,7 +37,7 @@ PACKAGE = Path(tapvid.__file__).parent
 
 
 def tracked(frames: int, points: int = 2) -> Iterator[FrameResult]:
-    """Frames with a mask and points, each made anew as a tracker would."""
+    """Yield results with a mask and points, each a new object as from a tracker."""
     generator = np.random.default_rng(0)
     names = tuple(f"point{number}" for number in range(points))
     for index in range(frames):
@@ -67,7 +67,7 @@ def traced() -> Iterator[None]:
 
 
 def held_by_us() -> int:
-    """Bytes that lines of the package allocated and that are not free again."""
+    """Return the bytes that lines of the package allocated and did not free."""
     gc.collect()
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, f"{PACKAGE}/*")])
     return sum(trace.size for trace in snapshot.traces)
@@ -80,7 +80,7 @@ def flush(sink: Sink) -> None:
             part.flush()
 
 
-# The report keeps a bounded number of pictures, to which test_batch_report.py holds it.
+# The report keeps a bounded number of images, which test_batch_report.py tests.
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"report"}))
 def test_no_format_holds_more_after_more_frames(tmp_path: Path, name: str) -> None:
     amounts: list[int] = []

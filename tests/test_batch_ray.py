@@ -30,9 +30,9 @@ def plant(root: Path, count: int) -> None:
             stream = container.add_stream("libx264", rate=25)
             stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
             for index in range(6):
-                picture = np.full((64, 96, 3), 90, np.uint8)
-                picture[20:40, 20 + index : 50 + index] = (30, 30, 200)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+                image = np.full((64, 96, 3), 90, np.uint8)
+                image[20:40, 20 + index : 50 + index] = (30, 30, 200)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
             container.mux(stream.encode(None))
         mask = np.zeros((64, 96), np.uint8)
         mask[20:40, 20:50] = 1

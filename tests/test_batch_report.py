@@ -34,8 +34,8 @@ def test_the_weakest_frames_are_named_and_apart(tmp_path: Path, count: int) -> N
     sink, page = write(tmp_path / "report.html", confidences)
     assert sink.suggested() == [6, count - 9]
     assert f"clip/cup/{count - 9:05d}.png" in page and "cup: confidence 0.40" in page
-    pictures = re.findall(r'alt="frame (\d+)"', page)
-    assert {"6", str(count - 9)} <= set(pictures) and len(pictures) <= 12
+    images = re.findall(r'alt="frame (\d+)"', page)
+    assert {"6", str(count - 9)} <= set(images) and len(images) <= 12
     assert page.count("<rect") <= MAX_SPANS
 
 
@@ -83,7 +83,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
 
     Parser().feed(page)
     assert "script" not in tags and "svg" in tags
-    # As title and heading; in the advice as reason and twice in the file's name; in the strip; below the picture.
+    # As title and heading; in the advice as reason and twice in the file's name; in the strip; below the image.
     assert page.count("&lt;script&gt;alert(") >= 6
     assert not re.search(r'(src|href)="(?!data:)', page)
 

@@ -60,7 +60,7 @@ def run(
     now: str = "now",
     input_digest: str = "video and model",
 ) -> tuple[list[FrameResult], int]:
-    """The tracks of every frame, and how many frames were encoded for them."""
+    """Return the result of every frame, and the number of frames that were encoded."""
     (folder / now).mkdir(parents=True)
     assert isinstance(tracker.backend, Counting)
     before = tracker.backend.encoded

@@ -1,4 +1,4 @@
-"""The commands do what they say, and wrong input gets one sentence and the right exit code."""
+"""The commands write their outputs, and wrong input is one sentence with the right exit code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, moving_square) -> Path:
-    """video.mkv and frames/ with the moving square, mask.png, points.csv, and their wrong relatives."""
+    """Write video.mkv and frames/ with the moving square, mask.png, points.csv, and damaged variants."""
     root = tmp_path_factory.mktemp("scene")
     frames, masks = moving_square
     (root / "frames").mkdir()

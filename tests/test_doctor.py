@@ -25,7 +25,7 @@ FUSED, FUNCTION = "backend onnxruntime, fused kernel", "backend onnx-function"
 
 
 def finding(part: str, monkeypatch: pytest.MonkeyPatch) -> Finding:
-    """What one check alone says."""
+    """Return the finding of one check alone."""
     monkeypatch.setattr(doctor, "CHECKS", {part: CHECKS[part]})
     (found,) = examine()
     return found

@@ -1,4 +1,4 @@
-"""Outlines come to lie on the edges of the picture, and what is sure stays as it is."""
+"""Edge refinement moves contours to the edges of the image, and keeps certain pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RADIUS = 8
 
 
 def disc(size: tuple[int, int] = (120, 160), radius: float = 30.0) -> tuple[np.ndarray, np.ndarray]:
-    """A coloured disc on another colour, both a little noisy: frame [H, W, 3] uint8, and the disc's mask."""
+    """Render a coloured disc on another colour, both a little noisy: frame [H, W, 3] uint8, and the disc's mask."""
     y, x = np.mgrid[: size[0], : size[1]]
     mask = (y - size[0] / 2) ** 2 + (x - size[1] / 2) ** 2 < radius**2
     colours = np.where(mask[..., None], (40, 90, 200), (160, 150, 60))
@@ -37,7 +37,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("size", "rows"), [((120, 160), 0), ((240, 320), 120)], ids=["as it is", "shrunk to a half"])
-def test_a_label_from_cells_comes_to_the_edge_of_the_picture(size: tuple[int, int], rows: int) -> None:
+def test_a_soft_mask_of_cells_moves_to_the_edge_in_the_image(size: tuple[int, int], rows: int) -> None:
     frame, mask = disc(size, size[0] / 4)
     geometry = Geometry.of(size, rows)
     # Three pixels off, as a label that was copied from frame to frame is.
@@ -49,7 +49,7 @@ def test_a_label_from_cells_comes_to_the_edge_of_the_picture(size: tuple[int, in
     assert filtered.dtype == np.float32 and filtered.min() >= 0 and filtered.max() <= 1
 
 
-def test_what_is_sure_all_around_stays() -> None:
+def test_certain_pixels_are_kept() -> None:
     frame, mask = disc()
     label = cv2.GaussianBlur(mask.astype(np.float32), (9, 9), 2)
     filtered = refine_edges(label.copy(), frame, RADIUS, 1.0)
@@ -60,7 +60,7 @@ def test_what_is_sure_all_around_stays() -> None:
         np.testing.assert_array_equal(refine_edges(sure.copy(), frame, RADIUS, 1.0), sure)
 
 
-def test_a_picture_without_edges_only_smoothes() -> None:
+def test_an_image_without_edges_only_smoothes() -> None:
     frame = np.full((60, 80, 3), 117, np.uint8)
     label = np.zeros((60, 80), np.float32)
     label[:, 40:], label[:, 38:40] = 1, 0.5
@@ -78,7 +78,7 @@ def test_a_picture_without_edges_only_smoothes() -> None:
     seed=st.integers(0, 2**16),
     grey=st.booleans(),
 )
-def test_any_size_gives_labels(height: int, width: int, radius: int, scale: float, seed: int, grey: bool) -> None:
+def test_any_size_gives_soft_masks(height: int, width: int, radius: int, scale: float, seed: int, grey: bool) -> None:
     generator = np.random.default_rng(seed)
     frame = generator.integers(0, 256, (height, width, 1 if grey else 3), np.uint8)
     frame = np.broadcast_to(frame, (height, width, 3)) if grey else frame
@@ -89,7 +89,7 @@ def test_any_size_gives_labels(height: int, width: int, radius: int, scale: floa
 
 
 @pytest.mark.parametrize("colours", [(1, 1, 1), (1.0, 0.5, 0.25), (1, 0, 0)], ids=["grey", "of one hue", "one channel"])
-def test_colours_that_go_together_are_no_trouble(colours: tuple[float, ...]) -> None:
+def test_correlated_colours_are_stable(colours: tuple[float, ...]) -> None:
     """Where one channel says what the others say, the filter's equations are all but singular."""
     y, x = np.mgrid[:240, :320]
     mask = (y - 120) ** 2 + (x - 160) ** 2 < 3600
@@ -100,8 +100,8 @@ def test_colours_that_go_together_are_no_trouble(colours: tuple[float, ...]) -> 
     assert np.isfinite(filtered).all() and overlap(filtered > 0.5, mask) > 0.97
 
 
-def test_the_tracker_remembers_labels_as_they_were_copied() -> None:
-    """The filter changes what is shown and not what comes after."""
+def test_the_tracker_stores_unrefined_soft_masks() -> None:
+    """The filter changes the result of a frame, and no later frame."""
     artifact = load_artifact(resolve_model(None))
     frame, mask = disc((96, 128), 24)
     frames = [np.roll(frame, 2 * step, 1) for step in range(4)]
@@ -119,6 +119,6 @@ def test_the_tracker_remembers_labels_as_they_were_copied() -> None:
     assert overlap(shown[RADIUS][0] > 0, truth) > overlap(shown[0][0] > 0, truth)
 
 
-def test_a_radius_that_is_none_is_refused() -> None:
+def test_a_negative_radius_is_refused() -> None:
     with pytest.raises(InputError, match="refine_radius"):
         TrackingSettings(refine_radius=-1)

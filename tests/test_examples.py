@@ -25,11 +25,11 @@ from corrflow.runtime.types import MaskObject
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run_example(artifact: Path, pictures: list[np.ndarray], mask: np.ndarray, folder: Path) -> list[np.ndarray]:
-    """Track pictures [H, W, 3] uint8, BGR, from a video without loss; returns the masks [H, W] bool."""
-    writer = cv2.VideoWriter(str(folder / "video.avi"), cv2.VideoWriter.fourcc(*"FFV1"), 8, pictures[0].shape[1::-1])
-    for picture in pictures:
-        writer.write(picture)
+def run_example(artifact: Path, images: list[np.ndarray], mask: np.ndarray, folder: Path) -> list[np.ndarray]:
+    """Track images [H, W, 3] uint8, BGR, from a video without loss; returns the masks [H, W] bool."""
+    writer = cv2.VideoWriter(str(folder / "video.avi"), cv2.VideoWriter.fourcc(*"FFV1"), 8, images[0].shape[1::-1])
+    for image in images:
+        writer.write(image)
     writer.release()
     cv2.imwrite(str(folder / "mask.png"), mask.astype(np.uint8) * 255)
     command = [sys.executable, "-W", "error", EXAMPLES / "track_with_onnxruntime.py", artifact]
@@ -38,11 +38,11 @@ def run_example(artifact: Path, pictures: list[np.ndarray], mask: np.ndarray, fo
     return [np.asarray(Image.open(path)) > 0 for path in sorted((folder / "masks").iterdir())]
 
 
-def tracked(artifact: Path, pictures: list[np.ndarray], mask: np.ndarray) -> list[np.ndarray]:
-    """By the package, outlines as they come from cells: a graph does not bring them to the picture's edges."""
+def tracked(artifact: Path, images: list[np.ndarray], mask: np.ndarray) -> list[np.ndarray]:
+    """Track with the package, without edge refinement, which graphs do not have."""
     backend = open_backend("auto", load_artifact(artifact), 1)
     tracker = Tracker(backend, replace(backend.artifact.settings, refine_radius=0))
-    tracks = [tracker.start(pictures[0], [MaskObject(1, mask)])] + [tracker.step(picture) for picture in pictures[1:]]
+    tracks = [tracker.start(images[0], [MaskObject(1, mask)])] + [tracker.step(image) for image in images[1:]]
     return [track.mask > 0 for track in tracks]
 
 
@@ -57,21 +57,21 @@ def test_tracking_without_the_package_gives_the_same_masks(small_artifact: Path,
     settings = TrackingSettings(60, (0,), (1, 2, 3), (3,), (1, 2), 10, 0.1)
     export_with_settings(load_artifact(small_artifact), settings, tmp_path / "artifact")
     noise = np.random.default_rng(1).integers(0, 40, moving_square[0].shape, np.uint8)
-    pictures, mask = list(moving_square[0] + noise), moving_square[1][0]
-    got = run_example(tmp_path / "artifact", pictures, mask, tmp_path)
-    expected = tracked(tmp_path / "artifact", pictures, mask)
-    assert len(got) == len(pictures) and got[-1].any()
+    images, mask = list(moving_square[0] + noise), moving_square[1][0]
+    got = run_example(tmp_path / "artifact", images, mask, tmp_path)
+    expected = tracked(tmp_path / "artifact", images, mask)
+    assert len(got) == len(images) and got[-1].any()
     # Interpolating in one step or in two decides a pixel at the edge here and there.
     assert min(overlap(*pair) for pair in zip(got, expected, strict=True)) > 0.97
 
 
 def test_the_bundled_model_tracks_real_video_without_the_package(shared_data: Path, tmp_path: Path) -> None:
     sequence = shared_data / "davis-dev" / "JPEGImages" / "480p" / "bear"
-    pictures = [cv2.resize(cv2.imread(str(path)), (214, 120)) for path in sorted(sequence.iterdir())[:6]]  # pyright: ignore
+    images = [cv2.resize(cv2.imread(str(path)), (214, 120)) for path in sorted(sequence.iterdir())[:6]]  # pyright: ignore
     annotations = shared_data / "davis-dev" / "Annotations" / "480p" / "bear"
     truth = [cv2.resize(cv2.imread(str(path), 0), (214, 120)) > 127 for path in sorted(annotations.iterdir())[:6]]  # pyright: ignore
-    got = run_example(resolve_model(None), pictures, truth[0], tmp_path)
-    expected = tracked(resolve_model(None), pictures, truth[0])
+    got = run_example(resolve_model(None), images, truth[0], tmp_path)
+    expected = tracked(resolve_model(None), images, truth[0])
     assert min(overlap(*pair) for pair in zip(got, expected, strict=True)) > 0.97
     assert overlap(got[-1], truth[-1]) > 0.8
 

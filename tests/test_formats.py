@@ -122,11 +122,11 @@ def test_boxes_read_back_as_the_pixels_in_them(tmp_path: Path) -> None:
 def test_cutouts_are_the_frame_where_the_object_is_and_transparent_elsewhere(tmp_path: Path) -> None:
     for result in write(CutoutSink(tmp_path)):
         for track in result.objects[:2]:
-            picture = cv2.imread(str(tmp_path / str(track.id) / f"{result.frame.name}.png"), cv2.IMREAD_UNCHANGED)
-            assert picture is not None and track.box is not None
+            image = cv2.imread(str(tmp_path / str(track.id) / f"{result.frame.name}.png"), cv2.IMREAD_UNCHANGED)
+            assert image is not None and track.box is not None
             x0, y0, x1, y1 = track.box
-            assert np.array_equal(picture[..., 3] == 255, result.mask[y0:y1, x0:x1] == track.id)
-            assert np.array_equal(picture[..., :3], result.frame.image[y0:y1, x0:x1])
+            assert np.array_equal(image[..., 3] == 255, result.mask[y0:y1, x0:x1] == track.id)
+            assert np.array_equal(image[..., :3], result.frame.image[y0:y1, x0:x1])
 
 
 def test_tapvid_arrays_have_its_names_shapes_and_ranges(tmp_path: Path) -> None:
@@ -215,10 +215,10 @@ def test_ultralytics_loads_the_same_polygons_and_points_from_yolo(tmp_path: Path
         setup = loader.check_det_dataset(str(tmp_path / task / "data.yaml"), autodownload=False)
         count, each = setup.get("kpt_shape", (0, 0))
         for result in frames:
-            picture, text = (
+            image, text = (
                 tmp_path / task / f for f in (f"images/{result.frame.name}.jpg", f"labels/{result.frame.name}.txt")
             )
-            request = (str(picture), str(text), "", task == "pose", len(setup["names"]), count, each, False)
+            request = (str(image), str(text), "", task == "pose", len(setup["names"]), count, each, False)
             _, classes, _, polygons, points, _, _, _, corrupt, message = loader.verify_image_label(request)
             assert not corrupt, message
             if task == "pose":
@@ -311,7 +311,7 @@ def test_pandas_loads_deeplabcut_h5_as_its_users_do(tmp_path: Path) -> None:
 
 
 def deeplabcut_table(rows: object) -> object:
-    """Labels of one animal as DeepLabCut holds them: snout and tail, the tail of the first row not labelled."""
+    """Return labels of one animal as DeepLabCut stores them; the tail of the first row is not labelled."""
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("tables", reason="pandas writes HDF5 with it")
     names = ["scorer", "bodyparts", "coords"]
@@ -480,7 +480,7 @@ def test_damaged_files_give_objects_or_one_sentence(
 
 
 def sound(folder: Path, kind: str) -> tuple[str, str]:
-    """The name and the text of a file without damage."""
+    """Return the name and the text of an undamaged file."""
     if kind == "cvat video":
         return "clip.xml", CVAT_VIDEO
     if kind == "deeplabcut":

@@ -26,7 +26,7 @@ from corrflow.runtime.commands.track_cli import app
 
 INTERVAL = 0.03
 
-# What one connection sends: (pictures, how many times larger, what then): "close" the connection, "stall", or "on".
+# What one connection sends: (images, how many times larger, what then): "close" the connection, "stall", or "on".
 Script = tuple[int, int, str]
 
 
@@ -35,9 +35,9 @@ class Camera(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, pictures: np.ndarray, scripts: list[Script], damage: Callable[[int, bytes], bytes]) -> None:
+    def __init__(self, images: np.ndarray, scripts: list[Script], damage: Callable[[int, bytes], bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.pictures = np.concatenate([pictures, pictures[-2:0:-1]])
+        self.images = np.concatenate([images, images[-2:0:-1]])
         self.scripts, self.damage = scripts, damage
         self.connections, self.over = 0, threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/video"
@@ -58,8 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             number = 0
             while not camera.over.is_set() and (number < count or then == "on"):
-                picture = camera.pictures[number % len(camera.pictures)].repeat(scale, 0).repeat(scale, 1)
-                data = camera.damage(number, cv2.imencode(".jpg", picture)[1].tobytes())
+                image = camera.images[number % len(camera.images)].repeat(scale, 0).repeat(scale, 1)
+                data = camera.damage(number, cv2.imencode(".jpg", image)[1].tobytes())
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 self.wfile.write(head.encode() + data + b"\r\n")
                 number += 1
@@ -123,7 +123,7 @@ class Run:
         return time.monotonic() - begin
 
     def counts(self) -> tuple[int, int, int, int]:
-        """captured, tracked, dropped and reconnects, as the last words say."""
+        """Return captured, tracked, dropped and reconnects from the last lines."""
         found = re.search(r"captured (\d+) frames: (\d+) tracked, (\d+) dropped, (\d+) reconnects", self.error)
         assert found is not None, self.error
         captured, tracked, dropped, reconnects = (int(number) for number in found.groups())

@@ -25,7 +25,7 @@ from corrflow.runtime.types import Frame, FrameResult, KeypointsObject, LiveTimi
 
 
 def result(number: int, size: tuple[int, int] = (66, 97), at: float | None = None) -> FrameResult:
-    """A frame with a square on it that moves, twice as many captured as tracked."""
+    """Return a result with a moving square; every second captured frame is tracked."""
     mask = np.zeros(size, np.uint8)
     mask[10:20, number % 40 : number % 40 + 10] = 3
     track = ObjectResult(3, "cat", 0.9, True, (number % 40, 10, number % 40 + 10, 20))
@@ -95,7 +95,7 @@ def test_a_line_has_everything_about_its_frame_and_is_there_at_once(tmp_path: Pa
 
 
 def unpacked(runs: dict[str, list[int]]) -> np.ndarray:
-    """What COCO's format says: down the columns, background first."""
+    """Decode run lengths as COCO defines them: down the columns, background first."""
     flat = np.concatenate([np.full(count, turn % 2 == 1) for turn, count in enumerate(runs["counts"])])
     return flat.reshape(runs["size"], order="F")
 

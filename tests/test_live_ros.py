@@ -1,4 +1,4 @@
-"""Results to ROS 2, held against a stand-in for it. ROS itself has not been run."""
+"""Results to ROS 2, tested with a fake of ROS; ROS itself has not been run."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_the_overlay_is_encoded_while_somebody_listens(ros) -> None:
         state.listeners.add("/lab/overlay/compressed")
         sink.write(result())
     message = state.last("/lab/overlay/compressed")
-    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
-    assert message.format == "jpeg" and picture is not None and picture.shape == (66, 97, 3)
+    image = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    assert message.format == "jpeg" and image is not None and image.shape == (66, 97, 3)
 
 
 def test_without_vision_msgs_there_are_no_boxes_and_all_the_rest(ros) -> None:
@@ -136,8 +136,8 @@ def test_other_names_are_one_sentence(text: str) -> None:
         parse_ros(text)
 
 
-def test_the_stand_in_has_the_fields_of_ros() -> None:
-    """Held against the message definitions that rosbags brings along."""
+def test_the_fake_has_the_fields_of_ros() -> None:
+    """Compare with the message definitions of rosbags."""
     typesys = pytest.importorskip("rosbags.typesys", reason="rosbags, which knows ROS's messages, is not installed")
     fields = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE).fielddefs
     checked = 0

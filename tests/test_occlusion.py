@@ -67,7 +67,7 @@ def test_an_object_that_has_changed_is_redetected_by_its_recent_views(backend: B
     background = generator.integers(60, 120, (66, 98, 3), np.uint8)
     texture = generator.integers(0, 60, (20, 20, 1), np.uint8)
     frames, masks = [], []
-    for t in range(24):  # from red towards green, behind the plank from 14 to 18
+    for t in range(24):  # from red towards green, occluded from 14 to 18
         frame, mask = background.copy(), np.zeros((66, 98), bool)
         turned = 0.4 * min(t / 12, 1)
         colour = (1 - turned) * np.array([30, 30, 180]) + turned * np.array([30, 180, 30]) + texture
@@ -115,12 +115,12 @@ def monitor_of(soft_masks: np.ndarray, features: np.ndarray, backend) -> tuple[O
 
 
 def two_kinds(mask: np.ndarray) -> np.ndarray:
-    """Features [2, h, w] that tell the cells of a mask [h, w] from the others."""
+    """Return features [2, h, w] that differ between a mask [h, w] and the other cells."""
     return np.stack([mask, ~mask]).astype(np.float32)
 
 
 def block(top: int, left: int, height: int, width: int, high: float = 1.0) -> np.ndarray:
-    """A label [1, 30, 40] that is high on a block of cells."""
+    """Return a soft mask [1, 30, 40] that is `high` on a block of cells."""
     label = np.zeros((1, 30, 40), np.float32)
     label[0, top : top + height, left : left + width] = high
     return label
@@ -242,7 +242,7 @@ def test_a_mask_more_similar_to_the_surroundings_is_not_the_object() -> None:
 
 
 def turned(degrees: np.ndarray) -> np.ndarray:
-    """Features [2, h, w] of unit length at these angles [h, w]."""
+    """Return features [2, h, w] of unit length at these angles [h, w]."""
     return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]).astype(np.float32)
 
 

@@ -20,7 +20,7 @@ FRAMES_PER_SECOND = 3  # slow enough for a live session that drops no frame
 
 @pytest.fixture(scope="module")
 def occluded(hidden) -> tuple[np.ndarray, np.ndarray]:
-    """The clip of `hidden` with a white occluder, which a tracker without occlusion handling follows."""
+    """Return the clip of `hidden` with a white occluder, which a tracker without occlusion handling follows."""
     frames, masks = hidden
     return np.where((frames == (200, 90, 20)).all(3, keepdims=True), np.uint8(255), frames), masks
 
@@ -54,7 +54,7 @@ def call(app, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def expected(occluded) -> np.ndarray:
-    """Masks of the loop that the caller writes."""
+    """Return the masks of a loop that the caller writes."""
     frames, masks = occluded
 
     def step_through() -> Iterator[np.ndarray]:

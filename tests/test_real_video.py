@@ -124,13 +124,13 @@ def test_keypoints_stay_on_a_real_animal(shared_data: Path) -> None:
     points, true = (np.array(annotation["frames"][name], np.float32) for name in (first, last))
     seen = (points[:, 2] > 0) & (true[:, 2] > 0)
     points, true = points[seen, :2], true[seen, :2]
-    pictures = [cv2.imread(str(folder / f"{number:05d}.jpg")) for number in range(int(first), int(last) + 1)]
+    images = [cv2.imread(str(folder / f"{number:05d}.jpg")) for number in range(int(first), int(last) + 1)]
     backend = OnnxRuntimeBackend(load_artifact(resolve_model(None)))
     tracker = Tracker(backend, with_settings(backend.artifact.settings, short_side=240))
     names = tuple(name for name, used in zip(annotation["keypoint_names"], seen, strict=True) if used)
-    tracks = tracker.start(np.asarray(pictures[0]), [KeypointsObject(1, points, names)])
-    for picture in pictures[1:]:
-        tracks = tracker.step(np.asarray(picture))
+    tracks = tracker.start(np.asarray(images[0]), [KeypointsObject(1, points, names)])
+    for image in images[1:]:
+        tracks = tracker.step(np.asarray(image))
     found = tracks.objects[0].points
     assert found is not None
     assert np.median(np.linalg.norm(found - true, axis=1)) < 0.7 * np.median(np.linalg.norm(points - true, axis=1))

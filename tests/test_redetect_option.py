@@ -1,4 +1,4 @@
-"""--redetect and --no-redetect: every way of tracking takes them, and a batch that was done otherwise is done again."""
+"""--redetect and --no-redetect work in every command; a batch with the other setting is computed again."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from corrflow.runtime.commands.track_cli import app
 
 @pytest.fixture
 def clip(tmp_path: Path, hidden) -> Path:
-    """The clip of `hidden` as a folder of pictures, with a mask of its first frame beside it; the plank is white, where
-    a tracker goes on seeing the object."""
+    """Write the clip of `hidden` as a folder of images, with the mask of the first frame.
+
+    The occluder is white: a tracker without occlusion handling follows it.
+    """
     folder = tmp_path / "clips" / "clip"
     folder.mkdir(parents=True)
     for index, frame in enumerate(hidden[0]):
-        plank = (frame == (200, 90, 20)).all(2, keepdims=True)
-        cv2.imwrite(str(folder / f"{index:03d}.png"), np.where(plank, np.uint8(255), frame))
+        occluder = (frame == (200, 90, 20)).all(2, keepdims=True)
+        cv2.imwrite(str(folder / f"{index:03d}.png"), np.where(occluder, np.uint8(255), frame))
     (tmp_path / "labels").mkdir()
     Image.fromarray(hidden[1][0].astype(np.uint8) * 255).save(tmp_path / "labels" / "clip.png")
     return folder
@@ -35,13 +37,13 @@ def visible(lines: str) -> list[bool]:
 
 
 def lost(seen: list[bool]) -> bool:
-    """Whether the object was lost while it was hidden, and not before or in the end."""
+    """Return True if the object was lost while it was hidden, but not before or in the end."""
     assert all(seen[:4]) and seen[-1]
     return not any(seen[4:8])
 
 
 @pytest.mark.parametrize("backend", ["auto", "onnx-function"])
-def test_corrflow_track_and_the_python_loop_watch_unless_told_not_to(
+def test_corrflow_track_and_the_python_loop_redetect_by_default(
     backend: str, clip: Path, small_artifact: Path, tmp_path: Path
 ) -> None:
     mask = tmp_path / "labels" / "clip.png"
@@ -55,7 +57,7 @@ def test_corrflow_track_and_the_python_loop_watch_unless_told_not_to(
         assert lost([one.objects[0].visible for one in tracks]) is redetect
 
 
-def test_a_batch_watches_unless_told_not_to_and_is_done_again_otherwise(
+def test_a_batch_redetects_by_default_and_is_computed_again_otherwise(
     clip: Path, small_artifact: Path, tmp_path: Path
 ) -> None:
     def batch(*options: str) -> str:

@@ -27,8 +27,8 @@ FRAMES = 40
 RATE = Fraction(25)
 
 
-def picture(index: int, height: int = 64, width: int = 96) -> np.ndarray:
-    """A pattern that moves, so that prediction and reordered frames are really used."""
+def image(index: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """Render a moving pattern, so that prediction and reordered frames are really used."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x + 3 * index, y + 2 * index, x * y // 8 + 5 * index], -1).astype(np.uint8)
 
@@ -53,7 +53,7 @@ def make_video(
             stream.set_display_rotation(rotation)
         audio = container.add_stream("aac", rate=44100) if audio_seconds else None
         for index in range(len(times_in_ms) if times_in_ms else frame_count):
-            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="bgr24")
+            frame = av.VideoFrame.from_ndarray(image(index, *size), format="bgr24")
             if times_in_ms:
                 frame.pts, frame.time_base = times_in_ms[index], Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -69,7 +69,7 @@ def make_video(
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same forty frames in every container that states its size in its own way."""
+    """Write the same forty frames in every container that states its size in its own way."""
     folder = tmp_path_factory.mktemp("videos")
     return {
         "mp4": make_video(folder / "faststart.mp4", options={"movflags": "faststart"}),
@@ -83,7 +83,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def drain(spec: Path | str) -> tuple[list[Frame], str]:
-    """Every frame, and the sentence of SourceEndedEarly or ""."""
+    """Read every frame, and the sentence of SourceEndedEarly or ""."""
     frames: list[Frame] = []
     with open_source(str(spec)) as source:
         try:
@@ -95,7 +95,7 @@ def drain(spec: Path | str) -> tuple[list[Frame], str]:
 
 
 def cut_position(data: bytes, share: float) -> int:
-    """Where to cut to keep a share of a file; of an AVI, a share of its frames, with a long header before them."""
+    """Return the position that keeps a share of a file; of an AVI, of its frames after the long header."""
     start, end = (data.find(b"movi"), data.rfind(b"idx1")) if data[:4] == b"RIFF" else (0, len(data))
     return start + int((end - start) * share)
 
@@ -107,7 +107,7 @@ def is_prefix(frames: list[Frame], whole: list[Frame]) -> bool:
 
 
 def refusal(spec: Path | str) -> str:
-    """The sentence with which a source is refused, which must be one line."""
+    """Return the sentence with which a source is refused, which must be one line."""
     with pytest.raises(InputError) as caught:
         open_source(str(spec))
     assert "\n" not in str(caught.value) and str(caught.value).startswith("expected")
@@ -123,8 +123,8 @@ def write_pictures(folder: Path, names: list[str]) -> Path:
 
 def test_pictures_come_in_natural_order_with_their_stems_as_names(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "clip", ["frame10.png", "frame2.PNG", "frame1.bmp", "frame03.tif"])
-    (folder / "._frame1.png").write_bytes(b"not a picture")
-    (folder / "notes.txt").write_text("no picture either")
+    (folder / "._frame1.png").write_bytes(b"not a image")
+    (folder / "notes.txt").write_text("no image either")
     with open_source(str(folder)) as source:
         frames = list(source)
         assert (source.name, source.frame_count, source.frames_per_second) == ("clip", 4, None)
@@ -181,14 +181,14 @@ def test_picture_of_another_size_ends_the_source_after_the_good_frames(tmp_path:
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
 def test_cut_picture_ends_the_source_after_the_good_frames(tmp_path: Path, suffix: str) -> None:
     for index in range(3):
-        assert cv2.imwrite(str(tmp_path / f"{index}.{suffix}"), picture(index))
+        assert cv2.imwrite(str(tmp_path / f"{index}.{suffix}"), image(index))
     data = (tmp_path / f"1.{suffix}").read_bytes()
     (tmp_path / f"1.{suffix}").write_bytes(data[: len(data) // 2])
     frames, sentence = drain(tmp_path)
     assert len(frames) == 1 and f"1.{suffix} cannot be" in sentence
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no picture"], ids=["empty", "cut", "text"])
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no image"], ids=["empty", "cut", "text"])
 def test_undecodable_first_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.png").write_bytes(content)
     assert "0.png" in refusal(tmp_path)
@@ -231,7 +231,7 @@ def test_sound_video_delivers_every_frame_in_order(videos: dict[str, Path], kind
     assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(FRAMES)], abs=1e-3)
     for frame in frames:
         assert frame.image.dtype == np.uint8 and frame.image.flags.c_contiguous
-        wrong = np.abs(frame.image.astype(int) - picture(frame.index)).mean()
+        wrong = np.abs(frame.image.astype(int) - image(frame.index)).mean()
         assert wrong < 40, "frames must be the ones that were encoded, up to coding loss"
 
 
@@ -349,7 +349,7 @@ def test_size_change_within_a_video_ends_the_source(tmp_path: Path) -> None:
 
 
 def assert_frames_or_a_report(data: bytes, name: str) -> None:
-    """Any content gives frames of one size and then an end or a sentence, and never another exception."""
+    """Check that any content gives frames of one size, then an end or a sentence, and no other exception."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(data)
