@@ -260,7 +260,6 @@ class OnDevice:
     """Frame in the fake device's memory, with the interface of torch and CuPy."""
 
     def __init__(self, device: CudaDevice, frame: np.ndarray, **changed: Any) -> None:
-        self.shape = frame.shape
         self.shared = device.share(frame.shape, np.uint8)
         self.shared.host[...] = frame
         device.upload(self.shared)

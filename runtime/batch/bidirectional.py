@@ -201,7 +201,7 @@ class _ResultReader:
             else:
                 keypoints.setdefault(prompt.id, []).append((prompt, *self.geometry.cells_to_points(soft)))
         results += [self._keypoints_result(parts) for parts in keypoints.values()]
-        return frame_result(frame, ids, masks, results)
+        return frame_result(frame, self.geometry.frame, ids, masks, results)
 
     def _keypoints_result(self, parts: Sequence[tuple[KeypointsObject, np.ndarray, np.ndarray]]) -> ObjectResult:
         """Combine the targets of one object: prompt, points [P, 2] and peaks [P] of each."""

@@ -19,11 +19,17 @@ from corrflow.runtime.types import (
 
 
 def frame_result(
-    frame: Frame, ids: Sequence[int], soft_masks: Sequence[np.ndarray], objects: Sequence[ObjectResult]
+    frame: Frame,
+    size: tuple[int, int],
+    ids: Sequence[int],
+    soft_masks: Sequence[np.ndarray],
+    objects: Sequence[ObjectResult],
 ) -> FrameResult:
-    """Combine the mask objects' ids and soft masks [H, W] with every object's result."""
-    height, width = frame.image.shape[:2]
-    mask = indexed_mask(ids, soft_masks) if soft_masks else np.zeros((height, width), np.uint8)
+    """Combine the mask objects' ids and soft masks [H, W] with every object's result.
+
+    size: (height, width) of the frame, whose image may lie on a device
+    """
+    mask = indexed_mask(ids, soft_masks) if soft_masks else np.zeros(size, np.uint8)
     return FrameResult(mask, tuple(sorted(objects, key=lambda one: one.id)), frame)
 
 
@@ -51,7 +57,7 @@ def keypoints_result(prompt: KeypointsObject, points: np.ndarray, peaks: np.ndar
     )
 
 
-def prompt_result(frame: Frame, prompts: Sequence[TrackedObject]) -> FrameResult:
+def prompt_result(frame: Frame, size: tuple[int, int], prompts: Sequence[TrackedObject]) -> FrameResult:
     """Return the prompts themselves as the result of the frame that they were given on."""
     masks = [prompt for prompt in prompts if isinstance(prompt, MaskObject)]
     objects = [
@@ -60,4 +66,4 @@ def prompt_result(frame: Frame, prompts: Sequence[TrackedObject]) -> FrameResult
         else keypoints_result(prompt, prompt.points.astype(np.float32), np.ones(len(prompt.points), np.float32))
         for prompt in prompts
     ]
-    return frame_result(frame, [one.id for one in masks], [one.mask.astype(np.float32) for one in masks], objects)
+    return frame_result(frame, size, [one.id for one in masks], [one.mask.astype(np.float32) for one in masks], objects)

@@ -208,14 +208,14 @@ class Tracker:
         self._frame = self._as_frame(frame)
         self._features = self.backend.encode(image, geometry.working)
         self._add_group(objects)
-        return prompt_result(self._frame, objects)
+        return prompt_result(self._frame, geometry.frame, objects)
 
     def step(self, frame: np.ndarray | Frame) -> FrameResult:
         """Track every object into the next frame; frame: as for `start`.
 
         Raises CorrflowError for a size that is not the first frame's, InputError before `start`.
         """
-        _, upsample = self._started()
+        geometry, upsample = self._started()
         propagated = self.soft_step(frame)
         assert self._frame is not None
         ids, soft_masks, objects = [], [], []
@@ -230,8 +230,8 @@ class Tracker:
                     result = mask_result(prompt, soft_masks[-1])
                     objects.append(replace(result, confidence=result.confidence * member.state.relative_similarity))
                 else:
-                    objects.append(keypoints_result(prompt, *self._started()[0].cells_to_points(own)))
-        return frame_result(self._frame, ids, soft_masks, objects)
+                    objects.append(keypoints_result(prompt, *geometry.cells_to_points(own)))
+        return frame_result(self._frame, geometry.frame, ids, soft_masks, objects)
 
     def _refined(self, soft_mask: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Move a soft mask [H, W] float32 to the image's edges, where the settings ask for it.
@@ -280,7 +280,7 @@ class Tracker:
         check_objects(objects, geometry.frame, self.object_ids)
         self._add_group(objects)
         assert self._frame is not None
-        return prompt_result(self._frame, objects)
+        return prompt_result(self._frame, geometry.frame, objects)
 
     def correct(self, prompt: TrackedObject) -> FrameResult:
         """Replace an object by its true mask or points on the last frame; raises InputError for an unknown id."""
