@@ -52,7 +52,7 @@ def clip(count: int = 3) -> list[FrameResult]:
         objects.append(keypoints_result(given, points, np.array([1, 0.01], np.float32)))
         image = dice.integers(0, 255, (*SHAPE, 3), np.uint8)
         frame = Frame(image, index, index / 25, f"{index:05d}")
-        found.append(frame_result(frame, [2, 5], full, objects))
+        found.append(frame_result(frame, SHAPE, [2, 5], full, objects))
     return found
 
 

@@ -35,7 +35,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, moving_square) -> dict[str
     root = tmp_path_factory.mktemp("written")
     frame = Frame(moving_square[0][0], 0, 0.0, "00000")
     point = KeypointsObject(2, np.array([[30, 24]], np.float32), ("nose",), "animal")
-    result = prompt_result(frame, [MaskObject(1, moving_square[1][0], "square"), point])
+    result = prompt_result(frame, SIZE, [MaskObject(1, moving_square[1][0], "square"), point])
     files = {}
     for name in READ:
         folder = root / name
