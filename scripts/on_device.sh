@@ -70,7 +70,7 @@ bundled=$("$python" -c 'from corrflow.runtime.artifacts.bundled import resolve_m
         done
     done
     if "$python" -c 'import pytest' 2>/dev/null; then
-        run "the tests that need a GPU" "$python" -m pytest -q -rs -W default -m gpu tests/test_gpu.py
+        run "the tests that need a GPU" "$python" -m pytest -q -rs -W default -m gpu tests/runtime/backends/test_gpu.py
     else
         printf '\n## the tests that need a GPU: not run, %s has no pytest\n' "$python"
     fi

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
-import av
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from helpers.davis import add_davis_sequence
+from helpers.paths import SHARED_DATA, TESTS
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-SLOW_FILES = frozenset((Path(__file__).parent / "slow_files.txt").read_text().split("\n\n")[1].split())
-"""Names of the test files that `scripts/test fast` leaves out."""
+SLOW_FILES = frozenset((TESTS / "slow_files.txt").read_text().split("\n\n")[1].split())
+"""Paths of the test files that `scripts/test fast` leaves out."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
-        if item.path.name in SLOW_FILES:
+        if item.path.relative_to(TESTS).as_posix() in SLOW_FILES:
             item.add_marker("slow")
 
 
@@ -40,50 +36,6 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the development data is not beside this checkout")
     return SHARED_DATA
-
-
-@pytest.fixture(scope="session")
-def oracle() -> Callable[..., np.ndarray]:
-    """LocalSoftCopy written down from its definition in float64, one query position after another."""
-    return local_soft_copy_oracle
-
-
-def local_soft_copy_oracle(
-    query: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray,
-    windows: list[tuple[int, int]],
-    top_k: int,
-    temperature: float,
-    references: list[tuple[int, int, int]] | None = None,
-) -> np.ndarray:
-    """windows: (radius, dilation) of each reference; shapes as in spec.py; returns [B, N, H, W] float64.
-
-    references: (picture, down, right) of each; None: the pictures in turn, unmoved
-    """
-    query, keys, values = (array.astype(np.float64) for array in (query, keys, values))
-    B, _, H, W = query.shape
-    copied = np.zeros((B, values.shape[2], H, W))
-    named = references or [(k, 0, 0) for k in range(len(windows))]
-    for b in range(B):
-        for y in range(H):
-            for x in range(W):
-                scores, sources = [], []
-                for (k, down, right), (radius, dilation) in zip(named, windows, strict=True):
-                    steps = range(-radius * dilation, radius * dilation + 1, dilation)
-                    for row in (y + down + step for step in steps):
-                        for column in (x + right + step for step in steps):
-                            if 0 <= row < H and 0 <= column < W:
-                                scores.append(float(query[b, :, y, x] @ keys[b, k, :, row, column]) / temperature)
-                                sources.append(values[b, k, :, row, column])
-                if not scores:
-                    continue
-                # Python's sort is stable, so equal scores stay in the order of reference, row and column.
-                best = sorted(range(len(scores)), key=lambda i: -scores[i])[: top_k or None]
-                kept = np.array([scores[i] for i in best])
-                weight = np.exp(kept - kept.max())
-                copied[b, :, y, x] = (weight[:, None] * np.array([sources[i] for i in best])).sum(0) / weight.sum()
-    return copied
 
 
 @pytest.fixture(scope="session")
@@ -148,74 +100,6 @@ def moving_square() -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.stack(masks)
 
 
-def save_mask(mask: np.ndarray, path: Path) -> None:
-    """A mask [H, W] uint8 of object ids as an indexed PNG."""
-    from corrflow.runtime.video.overlay import davis_palette
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(mask)
-    picture.putpalette(davis_palette().tobytes())
-    picture.save(path)
-
-
-def add_davis_sequence(root: Path, name: str, masks: list[np.ndarray], split: str = "val") -> None:
-    """A sequence of flat pictures with these masks, listed in ImageSets/2017/<split>.txt."""
-    for index, mask in enumerate(masks):
-        save_mask(mask, root / "Annotations" / "480p" / name / f"{index:05d}.png")
-        picture = root / "JPEGImages" / "480p" / name / f"{index:05d}.jpg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(picture), np.full((*mask.shape, 3), (10 * index % 256, 60, 200), np.uint8))
-    listed = root / "ImageSets" / "2017" / f"{split}.txt"
-    listed.parent.mkdir(parents=True, exist_ok=True)
-    with listed.open("a") as file:
-        file.write(f"{name}\n")
-
-
-def panning_texture(seed: int, frames: int) -> Iterator[np.ndarray]:
-    """Pictures [64, 96, 3] uint8 of a coloured texture that pans by 3 pixels a frame."""
-    scene = cv2.resize(np.random.default_rng(seed).integers(0, 256, (14, 40, 3), np.uint8), (400, 140))
-    for t in range(frames):
-        yield np.array(scene[20:84, 3 * t : 3 * t + 96], np.uint8)
-
-
-def panning_video(path: Path, seed: int, frames: int = 24) -> None:
-    """That texture at 12 frames a second."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=12)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for picture in panning_texture(seed, frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
-        container.mux(stream.encode(None))
-
-
-def panning_pictures(folder: Path, seed: int) -> None:
-    """Twelve pictures of that texture."""
-    folder.mkdir(parents=True)
-    for t, picture in enumerate(panning_texture(seed, 12)):
-        cv2.imwrite(str(folder / f"{t:02d}.png"), picture)
-
-
-@pytest.fixture(scope="session")
-def write_video() -> Callable[..., None]:
-    return panning_video
-
-
-@pytest.fixture(scope="session")
-def write_pictures() -> Callable[[Path, int], None]:
-    return panning_pictures
-
-
-@pytest.fixture(scope="session")
-def save() -> Callable[[np.ndarray, Path], None]:
-    return save_mask
-
-
-@pytest.fixture(scope="session")
-def add_sequence() -> Callable[..., None]:
-    return add_davis_sequence
-
-
 @pytest.fixture
 def small_davis(tmp_path: Path) -> Path:
     """Six frames of 24x40 pixels, twice: "two" has object 1, which moves, and 5, which does not; "one" a moving one."""
@@ -251,14 +135,3 @@ def gpu_wheels() -> Callable[[str], Path]:
         return found
 
     return folder
-
-
-@pytest.fixture(scope="session")
-def fakes() -> ModuleType:
-    """tests/fakes.py: a CUDA runtime made of NumPy arrays, and a TensorRT made of ONNX Runtime."""
-    spec = importlib.util.spec_from_file_location("corrflow_fakes", Path(__file__).with_name("fakes.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module

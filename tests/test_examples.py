@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.paths import ROOT
 from PIL import Image
 
 from corrflow.export.retune import export_with_settings
@@ -22,7 +23,7 @@ from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def run_example(artifact: Path, images: list[np.ndarray], mask: np.ndarray, folder: Path) -> list[np.ndarray]:
@@ -106,7 +107,7 @@ def test_a_sink_of_ones_own_gets_what_a_camera_shows(moving_square, tmp_path: Pa
     for number, frame in enumerate(frames):
         cv2.imwrite(str(tmp_path / "clip" / f"{number}.png"), frame)
     cv2.imwrite(str(tmp_path / "mask.png"), masks[0].astype(np.uint8) * 255)
-    script = Path(__file__).parents[1] / "docs" / "examples" / "steer.py"
+    script = ROOT / "docs" / "examples" / "steer.py"
     command = [sys.executable, "-W", "error", script, tmp_path / "clip", tmp_path / "mask.png"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     columns = np.flatnonzero(masks[0].any(0))

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 import typer.main
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 MODULES = ("bench.cli", "export.cli", "runtime.commands.track_cli", "runtime.commands.doctor_cli")
 
 # Replacement of a Python interpreter with corrflow: logs its arguments, and fails for a given command.

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 ROOMS = ("src", "plugins", "runtime", "train", "export", "evaluate", "bench", "examples", "docs/examples")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "runtime/models").rglob("*.md")])

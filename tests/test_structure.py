@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from helpers.paths import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # the standard library has it from 3.11 on
     tomllib = pytest.importorskip("tomli")
 
-ROOT = Path(__file__).parents[1]
 ROOMS = ("plugins", "runtime", "train", "export", "evaluate", "bench")
 ALLOWED = {
     "plugins": {"plugins"},
