@@ -16,8 +16,8 @@ PathOrText = str | PathLike[str]
 
 def track(
     source: PathOrText | Iterable[Any],
-    masks: PathOrText | np.ndarray | Sequence[Any] | None = None,
-    keypoints: PathOrText | Mapping[str, tuple[float, float]] | None = None,
+    masks: PathOrText | np.ndarray | Sequence[Any] | Mapping[Any, Any] | None = None,
+    keypoints: PathOrText | Mapping[str, tuple[float, float]] | Sequence[Any] | np.ndarray | None = None,
     *,
     model: PathOrText | None = None,
     backend: str = "auto",
@@ -31,9 +31,10 @@ def track(
     source:    path of a video file or a folder of images, a glob pattern of images, or an iterable of frames: arrays
                [H, W, 3] uint8 in BGR, or PIL images
     masks:     path of a mask PNG or of an annotation file (COCO, LabelMe, CVAT, SLEAP, ...), an array or a PIL image
-               [H, W] (bool or 0 and 255 for one object, uint8 of ids for several), or a list of these
-    keypoints: path of a CSV with the columns name,x,y, or {name: (x, y)} in pixels; (0, 0) is the centre of the
-               top-left pixel
+               [H, W] (bool or 0 and 255 for one object, uint8 of ids for several), a list of these, {id: mask} or
+               {name: mask}
+    keypoints: path of a CSV with the columns name,x,y, an array or list [P, 2], or {name: (x, y)}, in pixels; (0, 0) is
+               the centre of the top-left pixel
     model, backend, short_side, memory_frames, redetect, threads: as for `Tracker.from_model`
 
     Yields the result of every frame, the first as it was prompted. A few frames are held at a time; leaving the loop

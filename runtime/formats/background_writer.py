@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from queue import Queue
 from threading import Thread
 
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.types import FrameResult
-from corrflow.runtime.video.prefetch import DEPTH
+from corrflow.runtime.video.prefetch import DEPTH, BoundedQueue
 
 
 @contextmanager
@@ -21,7 +20,7 @@ def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable
     The function raises the error of an earlier write. Leaving the context writes the queued results, also after an
     error, and raises the error of a write unless another error is raised. The caller closes the sinks.
     """
-    queue: Queue[FrameResult | None] = Queue(depth)
+    queue: BoundedQueue[FrameResult | None] = BoundedQueue(depth)
     failed: list[BaseException] = []
 
     def work() -> None:
@@ -43,11 +42,8 @@ def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable
     thread.start()
     try:
         yield write
-    except BaseException:
-        queue.put(None)
+    finally:
+        queue.put_last(None)
         thread.join()
-        raise
-    queue.put(None)
-    thread.join()
     if failed:
         raise failed[0]

@@ -57,10 +57,10 @@ def prompts_from_values(masks: Any, keypoints: Any) -> Prompts:
 
     Raises InputError for any other value, and without any object.
     """
-    if keypoints is not None and not isinstance(keypoints, (str, PathLike, Mapping)):
-        raise InputError(
-            f"expected keypoints as a path or as {{name: (x, y)}}, got {type(keypoints).__name__}; convert them"
-        )
+    if keypoints is not None and not _is_path(keypoints) and not isinstance(keypoints, Mapping):
+        keypoints = _numbered_points(keypoints)
+    if isinstance(masks, Mapping):
+        return _with_points(_labelled_masks(masks), keypoints)
     listed = [masks] if masks is None or _is_path(masks) or _is_array(masks) else _as_list(masks)
     paths = [Path(fspath(value)) for value in listed if _is_path(value)]
     if paths:
@@ -74,6 +74,34 @@ def prompts_from_values(masks: Any, keypoints: Any) -> Prompts:
     if not objects and not keypoints:
         raise InputError("expected masks or keypoints to track, got neither; pass masks= or keypoints=")
     return _with_points(lambda frame: objects, keypoints)
+
+
+def _numbered_points(points: Any) -> dict[str, tuple[float, float]]:
+    """Name points [P, 2], an array or a list, by their position from 1."""
+    try:
+        values = np.asarray(points, np.float32)
+        if values.ndim != 2 or values.shape[1] != 2:
+            raise ValueError(values.shape)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"expected keypoints as a path, as [P, 2] or as {{name: (x, y)}}, got {type(points).__name__}; convert them"
+        ) from error
+    return {f"point{number}": (float(x), float(y)) for number, (x, y) in enumerate(values, 1)}
+
+
+def _labelled_masks(masks: Mapping[Any, Any]) -> Prompts:
+    """Return the objects of {id: mask} or {name: mask}, each with a mask [H, W] of one object."""
+    objects: list[TrackedObject] = []
+    for key, value in masks.items():
+        if not isinstance(key, (int, str)) or not _is_array(value) or np.ndim(value) != 2:
+            raise InputError(
+                f"expected masks as {{id: [H, W]}} or {{name: [H, W]}}, got {key!r:.40}: {type(value).__name__}"
+            )
+        number, name = (key, "") if isinstance(key, int) else (_next_id(objects), key)
+        objects.append(MaskObject(number, np.asarray(value) > 0, name))
+    if not objects:
+        raise InputError("expected masks or keypoints to track, got neither; pass masks= or keypoints=")
+    return lambda frame: objects
 
 
 def _with_points(prompts: Prompts, keypoints: Any) -> Prompts:
@@ -129,7 +157,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _as_list(masks: Any) -> list[Any]:
-    if not isinstance(masks, Iterable) or isinstance(masks, Mapping):
+    if not isinstance(masks, Iterable):
         raise InputError(
             f"expected masks as paths, arrays [H, W] or PIL images, got {type(masks).__name__}; convert them to arrays"
         )

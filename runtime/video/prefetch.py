@@ -5,15 +5,55 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Full, Queue
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Thread
+from typing import Generic, TypeVar
 
 from corrflow.runtime.types import Frame
 
 DEPTH = 2
 """Frames in a queue: enough for frames of uneven cost, few enough for memory."""
 
-_WAIT = 0.1  # seconds between checks for the end of the context
+_Item = TypeVar("_Item")
+
+
+class BoundedQueue(Generic[_Item]):
+    """Queue of a fixed length that an interrupt cannot leave waiting.
+
+    queue.Queue wakes its readers by a Condition, and loses one for good where Ctrl-C strikes in between. SimpleQueue is
+    written in C and has no such moment. A second one holds the free places.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._items: SimpleQueue[_Item] = SimpleQueue()
+        self._places: SimpleQueue[None] = SimpleQueue()
+        self._closed = False
+        for _ in range(length):
+            self._places.put(None)
+
+    def put(self, item: _Item) -> bool:
+        """Wait for a place and add an item; return False once the queue is closed."""
+        self._places.get()
+        if self._closed:
+            self._places.put(None)
+            return False
+        self._items.put(item)
+        return True
+
+    def put_last(self, item: _Item) -> None:
+        """Add an item without waiting for a place."""
+        self._items.put(item)
+
+    def get(self) -> _Item:
+        """Wait for an item and return it."""
+        item = self._items.get()
+        self._places.put(None)
+        return item
+
+    def close(self) -> None:
+        """Let `put` return False from now on, also where it waits."""
+        self._closed = True
+        self._places.put(None)
 
 
 @dataclass(frozen=True)
@@ -29,27 +69,17 @@ def read_ahead(frames: Iterator[Frame], depth: int = DEPTH) -> Iterator[Iterator
 
     An error of the source is raised after its last valid frame.
     """
-    queue: Queue[Frame | _End] = Queue(depth)
-    stopped = Event()
-
-    def put(item: Frame | _End) -> bool:
-        while not stopped.is_set():
-            try:
-                queue.put(item, timeout=_WAIT)
-            except Full:
-                continue
-            return True
-        return False
+    queue: BoundedQueue[Frame | _End] = BoundedQueue(depth)
 
     def read() -> None:
+        end = _End()
         try:
             for frame in frames:
-                if not put(frame):
+                if not queue.put(frame):
                     return
         except BaseException as error:
-            put(_End(error))
-        else:
-            put(_End())
+            end = _End(error)
+        queue.put_last(end)
 
     def ordered() -> Iterator[Frame]:
         while not isinstance(item := queue.get(), _End):
@@ -62,5 +92,5 @@ def read_ahead(frames: Iterator[Frame], depth: int = DEPTH) -> Iterator[Iterator
     try:
         yield ordered()
     finally:
-        stopped.set()
+        queue.close()
         thread.join()

@@ -306,7 +306,7 @@ def test_predictions_of_0_and_255_and_without_the_first_frame_are_scored(root: P
     ("options", "message"),
     [
         (["--sequence", "ghost"], "(two, one), got ghost"),
-        (["--short-side", "3"], "rows between"),
+        (["--short-side", "3"], "a short side of 16 to 8192"),
         (["--protocol", "stc"], "a protocol among"),
         (["--baseline", "magic"], "baselines among identity, lab, flow"),
         (["--model", "no/such"], "or a path, got 'no/such'"),

@@ -120,7 +120,7 @@ def test_the_chosen_settings_become_a_model_for_every_backend(
     ("options", "message"),
     [
         (["--radius", "a"], "--radius as whole numbers"),
-        (["--short-side", "3"], "rows between"),
+        (["--short-side", "3"], "a short side of 16 to 8192"),
         (["--memory-frames", "99"], "recent frames"),
         (["--temperature", "0"], "temperature > 0"),
         (["--write", "x"], "--out with --write"),

@@ -118,6 +118,16 @@ def test_a_list_of_masks_is_one_object_each_and_points_follow(clip: Path, moving
         assert points is not None and points.tolist() == [[30, 24]] and first.objects[2].point_names == ("a",)
 
 
+def test_points_are_taken_as_arrays_and_masks_by_id_or_name(clip: Path, moving_square) -> None:
+    mask = moving_square[1][0]
+    for keypoints in (np.array([[30.0, 24.0], [40, 30]]), [(30, 24), (40, 30)]):
+        points = next(corrflow.track(clip, keypoints=keypoints)).objects[0]
+        assert points.points is not None and points.points.tolist() == [[30, 24], [40, 30]]
+        assert points.point_names == ("point1", "point2")
+    first = next(corrflow.track(clip, masks={7: mask, "cat": mask[::-1]}))
+    assert [(found.id, found.name) for found in first.objects] == [(7, ""), (8, "cat")]
+
+
 def test_grey_frames_are_tracked_as_their_three_equal_channels(small_artifact: Path, moving_square) -> None:
     grey = moving_square[0].mean(3).astype(np.uint8)
     one, other = (
@@ -148,8 +158,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "mask of no kind": ({"masks": 3}, "got int"),
     "bytes as mask": ({"masks": b"mask"}, "got int"),
     "paths beside arrays": ({"masks": ["mask.png", MASK]}, "got both"),
-    "masks by name": ({"masks": {"cat": MASK}}, "got dict"),
-    "keypoints of no kind": ({"masks": None, "keypoints": [(1, 2)]}, "got list"),
+    "paths by name": ({"masks": {"cat": "mask.png"}}, "got 'cat': str"),
+    "keypoints of no kind": ({"masks": None, "keypoints": 3}, "got int"),
+    "keypoints [P, 3]": ({"masks": None, "keypoints": np.zeros((2, 3))}, "got ndarray"),
     "keypoints that name nothing": ({"masks": None, "keypoints": "nothing.csv"}, "does not exist"),
     "keypoints of words": ({"masks": None, "keypoints": {"a": "left"}}, "two numbers each"),
     "keypoints of three numbers": ({"masks": None, "keypoints": {"a": (1, 2, 3)}}, "two numbers each"),

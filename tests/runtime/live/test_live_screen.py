@@ -60,6 +60,7 @@ def test_the_screen_is_read_at_its_size_and_pace(screen: Reader) -> None:
     assert time.monotonic() - begin >= 9 / 30 - 0.01
 
 
+@pytest.mark.alone  # a window that has to keep the focus, in time
 def test_the_window_shows_the_tracked_mask(screen: Reader, tmp_path, small_artifact, moving_square) -> None:
     """Played in a process of its own, and looked for on the screen by the window's red mask."""
     frames, masks = moving_square
@@ -117,6 +118,7 @@ def loop(folder: Path, frames: np.ndarray) -> None:
             path.hardlink_to(folder / f"{number % len(frames):04}.png")
 
 
+@pytest.mark.alone  # a window that has to keep the focus, in time
 def test_the_keys_freeze_record_and_quit(screen: Reader, tmp_path, small_artifact, moving_square) -> None:
     """In a process of its own, with the keyboard of the virtual screen."""
     if shutil.which("xdotool") is None:
