@@ -43,8 +43,8 @@ class Format:
     result:   name of the results in the folder of a video
     write:    returns a sink for the results at a path
     suffixes: suffixes of readable files; () for a format that is only written
-    read:     returns the objects of a file by frame
-    sniff:    returns True for a file of this format; None where the suffix decides
+    read:     returns the objects of a file by frame, from its path and `file_content`
+    sniff:    returns True for the `file_content` of this format; None where the suffix decides
     """
 
     name: str
@@ -52,8 +52,8 @@ class Format:
     result: str = ""
     write: Callable[[Path, SourceInfo], Sink] | None = None
     suffixes: tuple[str, ...] = ()
-    read: Callable[[Path, ReadContext], _Frames] | None = None
-    sniff: Callable[[Path], bool] | None = None
+    read: Callable[[Path, Any, ReadContext], _Frames] | None = None
+    sniff: Callable[[Any], bool] | None = None
 
 
 def _sink(module: str, name: str, *arguments: str) -> Callable[[Path, SourceInfo], Sink]:
@@ -73,84 +73,83 @@ def _overlay(path: Path, source: SourceInfo) -> Sink:
     return VideoSink(path, source.frames_per_second or NOMINAL_FRAMES_PER_SECOND)
 
 
-def _read_mask(path: Path, context: ReadContext) -> _Frames:
+def _read_mask(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.mask_png import read_mask_objects
 
     return {context.frame: read_mask_objects([path])}
 
 
-def _read_points(path: Path, context: ReadContext) -> _Frames:
+def _read_points(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.points_csv import read_points_by_frame
 
     return read_points_by_frame(path)
 
 
-def _read_boxes(path: Path, context: ReadContext) -> _Frames:
+def _read_boxes(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.boxes_csv import read_boxes
 
     return read_boxes(path, context.frame_size())
 
 
-def _read_deeplabcut(path: Path, context: ReadContext) -> _Frames:
+def _read_deeplabcut(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.deeplabcut import read_deeplabcut
 
     return read_deeplabcut(path)
 
 
-def _read_deeplabcut_h5(path: Path, context: ReadContext) -> _Frames:
+def _read_deeplabcut_h5(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.deeplabcut_h5 import read_deeplabcut_h5
 
     return read_deeplabcut_h5(path)
 
 
-def _read_labelme(path: Path, context: ReadContext) -> _Frames:
+def _read_labelme(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.labelme import read_labelme
 
-    return {context.frame: read_labelme(_json(path), path)}
+    return {context.frame: read_labelme(content, path)}
 
 
-def _read_coco(path: Path, context: ReadContext) -> _Frames:
+def _read_coco(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.coco import read_coco
 
     if context.frame != 0:
         raise InputError(
             f"expected LabelMe JSON in {path}, got no shapes; put COCO beside the folder, as {context.video}.json"
         )
-    return read_coco(_json(path), path)
+    return read_coco(content, path)
 
 
-def _read_cvat(path: Path, context: ReadContext) -> _Frames:
+def _read_cvat(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.cvat import read_cvat
 
     return read_cvat(path)
 
 
-def _read_sleap(path: Path, context: ReadContext) -> _Frames:
+def _read_sleap(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.sleap import read_sleap
 
     return read_sleap(path)
 
 
-def _read_yolo(path: Path, context: ReadContext) -> _Frames:
+def _read_yolo(path: Path, content: Any, context: ReadContext) -> _Frames:
     from corrflow.runtime.formats.yolo import read_yolo
 
     return {context.frame: read_yolo(path, context.frame_size())}
 
 
-def _is_boxes(path: Path) -> bool:
+def _is_boxes(content: Any) -> bool:
     from corrflow.runtime.formats.boxes_csv import is_boxes
 
-    return is_boxes(_first_line(path))
+    return is_boxes(content)
 
 
-def _is_deeplabcut(path: Path) -> bool:
+def _is_deeplabcut(content: Any) -> bool:
     from corrflow.runtime.formats.deeplabcut import is_deeplabcut
 
-    return is_deeplabcut(_first_line(path))
+    return is_deeplabcut(content)
 
 
-def _is_labelme(path: Path) -> bool:
-    content = _json(path)
+def _is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and "shapes" in content
 
 
@@ -207,6 +206,12 @@ def open_sink(name: str, path: Path, source: SourceInfo) -> Sink:
     return write(path, source)
 
 
+def file_content(path: Path) -> Any:
+    """Return the parsed JSON of a file, the first line of a CSV, or None: what its format is recognised by."""
+    suffix = path.suffix.lower()
+    return _json(path) if suffix == ".json" else _first_line(path) if suffix == ".csv" else None
+
+
 def read_annotations(path: Path, context: ReadContext) -> AnnotationFile:
     """Read a file of any known format.
 
@@ -214,10 +219,11 @@ def read_annotations(path: Path, context: ReadContext) -> AnnotationFile:
     """
     from corrflow.runtime.formats.annotations import AnnotationFile
 
+    content = file_content(path)
     for entry in FORMATS.values():
-        if path.suffix.lower() in entry.suffixes and (entry.sniff is None or entry.sniff(path)):
+        if path.suffix.lower() in entry.suffixes and (entry.sniff is None or entry.sniff(content)):
             assert entry.read is not None, "a format with suffixes is read"
-            return AnnotationFile(path, entry.name, entry.read(path, context))
+            return AnnotationFile(path, entry.name, entry.read(path, content, context))
     raise InputError(
         f"expected annotations in a file that ends in {', '.join(READABLE)}, got {str(path)!r}; convert it"
     )

@@ -15,7 +15,14 @@ from typer.testing import CliRunner
 from corrflow.errors import InputError
 from corrflow.runtime.commands import batch_cli, track_cli
 from corrflow.runtime.formats.annotations import Annotations, ReadContext
-from corrflow.runtime.formats.registry import FORMATS, READABLE, check_formats, open_sink, read_annotations
+from corrflow.runtime.formats.registry import (
+    FORMATS,
+    READABLE,
+    check_formats,
+    file_content,
+    open_sink,
+    read_annotations,
+)
 from corrflow.runtime.live.outputs.destinations import LiveSource
 from corrflow.runtime.tracking.results import prompt_result
 from corrflow.runtime.types import Frame, KeypointsObject, MaskObject
@@ -64,7 +71,7 @@ def test_every_sniffer_refuses_the_files_of_the_other_formats(written: dict[str,
     for name, one in FORMATS.items():
         for other, path in written.items():
             if one.sniff is not None and path.suffix in one.suffixes:
-                assert one.sniff(path) is (name == other), f"{name} on a file of {other}"
+                assert one.sniff(file_content(path)) is (name == other), f"{name} on a file of {other}"
 
 
 def test_formats_of_one_suffix_are_told_apart(written: dict[str, Path]) -> None:
