@@ -92,7 +92,7 @@ def run_track(options: TrackOptions) -> None:
     from corrflow.bench.clips import write_demo
     from corrflow.bench.track import Clip
 
-    check_output(options.json)
+    check_output(options.json, options.video, options.init)
     threads = options.threads or available_threads()
     cv2.setNumThreads(threads)
     machine, console = environment(threads), wide_console()
@@ -170,7 +170,7 @@ def run_train(options: TrainOptions) -> None:
     from corrflow.train.config import TrainConfig
     from corrflow.train.distributed import init_distributed
 
-    check_output(options.json)
+    check_output(options.json, options.data)
     with init_distributed(options.device) as context:
         device = context.device
     threads = options.threads or available_threads()

@@ -19,7 +19,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.artifacts.artifact import ENCODE, Artifact
 from corrflow.runtime.settings import TrackingSettings, last_frames
 from corrflow.runtime.tracking.geometry import Geometry, indexed_mask
-from corrflow.runtime.tracking.tracker import CHANNEL_BLOCK
+from corrflow.runtime.tracking.parts import CHANNEL_BLOCK
 
 _WINDOW_BYTES = 64 * 2**20  # per gather
 
@@ -95,9 +95,9 @@ def gathered_soft_copy(query: Tensor, keys: Tensor, values: Tensor, settings: Tr
 def torch_encoder(artifact: Artifact) -> Callable[[Tensor], Tensor]:
     """Interpret encode.onnx in PyTorch: frame [1, H, W, 3] uint8, BGR -> features [1, C, h, w].
 
-    Supports the operators of floating-point artifacts; other operators raise KeyError.
+    Supports the operators of our floating-point encoders; other operators raise KeyError.
     """
-    graph = onnx.load_model_from_string(artifact.files[ENCODE]).graph
+    graph = onnx.load_model_from_string(artifact.with_float_encoder().files[ENCODE]).graph
     weights = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
     nodes = [
         (

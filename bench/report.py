@@ -13,6 +13,7 @@ from rich.console import Console
 from corrflow.atomic_files import write_file
 from corrflow.bench import machine
 from corrflow.errors import InputError
+from corrflow.output_paths import check_apart, check_beginning
 
 TABLE_WIDTH = 110
 
@@ -45,10 +46,16 @@ def wide_console() -> Console:
     return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
 
 
-def check_output(path: Path | None) -> None:
-    """Raise InputError if the JSON file cannot be written, before a long measurement."""
+def check_output(path: Path | None, *inputs: str | Path | None) -> None:
+    """Raise InputError if the JSON file cannot be written, or would replace another file, before a long measurement.
+
+    inputs: what is read; None is left out
+    """
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise InputError(f"expected --json to name a file in a folder that exists, got {path}; make the folder first")
+    if path is not None:
+        check_apart(inputs, [path])
+        check_beginning(path, "--json", b"{")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

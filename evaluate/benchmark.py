@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 
 from corrflow.errors import CorrflowError, errors_reported
-from corrflow.evaluate.commands import davis_data
+from corrflow.evaluate.data_sets import davis_data
 from corrflow.evaluate.datasets.masks import MaskSequence
 from corrflow.evaluate.methods.methods import Predictions
 from corrflow.evaluate.metrics.masks import OFFICIAL_BOUND

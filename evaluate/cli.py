@@ -7,12 +7,17 @@ import typer
 from corrflow.command_line import Version, with_options
 from corrflow.evaluate.options import (
     BadjaOptions,
+    CrossValidateOptions,
     DavisOptions,
+    FrontOptions,
     JhmdbOptions,
+    KeypointOptions,
+    KindsOptions,
     OcclusionOptions,
     ScoreOptions,
     SearchOptions,
     TapVidOptions,
+    WarpOptions,
     YouTubeVosOptions,
 )
 
@@ -33,7 +38,9 @@ app = typer.Typer(
       corrflow-eval davis DAVIS --split val --out results
       corrflow-eval davis DAVIS --split val --protocol crw --baseline identity --baseline flow --workers 2
       corrflow-eval score MASKS --gt DAVIS --split val
+      corrflow-eval points video.mp4 labels.slp --labelled 5 --out results
       corrflow-eval search DAVIS --split train --short-side 240,480 --radius 6,8,12 --out search
+      corrflow-eval cross-validate sets.yaml --radius 6,8,12 --out folds
     """
 )
 def corrflow_eval(version: Version = False) -> None: ...
@@ -44,8 +51,10 @@ def corrflow_eval(version: Version = False) -> None: ...
 def davis(options: DavisOptions) -> None:
     """Track and score the masks of DAVIS.
 
-    The objects of the first frame are tracked. The table shows J, F, J&F (percent) and seconds per frame.
+    The objects of the first frame are tracked. The table shows J, F, J&F (percent) and CPU milliseconds per frame.
+    Further columns are the predicted area over the true area at the end, and the number of objects lost in view.
     J and F equal the values of the official DAVIS-2017 code. Means are over objects.
+    With several --protocol or with --badja, a further table has a row for each model and a column for each protocol.
 
     Examples:
 
@@ -53,9 +62,13 @@ def davis(options: DavisOptions) -> None:
 
         corrflow-eval davis DAVIS --model models/a --model random-init:quarter --baseline identity --workers 4
 
-        corrflow-eval davis DAVIS --protocol paper --protocol crw --sequence bear --short-side 240
+        corrflow-eval davis DAVIS --model models/a --model random-init:quarter --protocol published --out results
 
         corrflow-eval davis DAVIS --model models/a --encoder resnet.onnx --baseline lab --out results
+
+        corrflow-eval davis DAVIS --split train --stride 3
+
+        corrflow-eval davis sets.yaml --model quarter --model fast --out results
     """
     from corrflow.evaluate.commands import run_davis
 
@@ -96,6 +109,28 @@ def score(options: ScoreOptions) -> None:
     from corrflow.evaluate.commands import run_score
 
     run_score(options)
+
+
+@app.command()
+@with_options
+def points(options: KeypointOptions) -> None:
+    """Track and score the labelled points of a video.
+
+    LABELS is a file of SLEAP, DeepLabCut, COCO or any other readable format, or an .npz of arrays. The first labelled
+    frame is the prompt, or with --labelled several frames. All other labelled frames are scored. The table shows PCK
+    (percent within a share of a body length), the calibration of confidences, and the time of every method.
+
+    Examples:
+
+        corrflow-eval points video.mp4 labels.slp --out results
+
+        corrflow-eval points video.mp4 CollectedData.csv --labelled 5 --model models/new --model quarter
+
+        corrflow-eval points video.mp4 points.npz --body-length 72 --baseline lk
+    """
+    from corrflow.evaluate.point_commands import run_points
+
+    run_points(options)
 
 
 @app.command()
@@ -154,6 +189,28 @@ def tapvid(options: TapVidOptions) -> None:
 
 @app.command()
 @with_options
+def warps(options: WarpOptions) -> None:
+    """Track and score points of known truth on frames of DAVIS.
+
+    The first frame of each sequence is moved by a random smooth motion, with a change of brightness, noise and a patch
+    that hides points. With --real, points of optical flow that is consistent both ways are the truth on real frames,
+    which favours flow. The scores are those of TAP-Vid, and the fraction within one pixel (percent).
+
+    Examples:
+
+        corrflow-eval warps DAVIS --split train --workers 2
+
+        corrflow-eval warps DAVIS --sequence bear --model models/new --model quarter --baseline lk
+
+        corrflow-eval warps DAVIS --split train --real
+    """
+    from corrflow.evaluate.point_commands import run_warps
+
+    run_warps(options)
+
+
+@app.command()
+@with_options
 def search(options: SearchOptions) -> None:
     """Choose tracking settings by measured J&F and time.
 
@@ -162,13 +219,70 @@ def search(options: SearchOptions) -> None:
 
     Examples:
 
-        corrflow-eval search DAVIS --split train --short-side 240,480 --out search --write models/tuned
+        corrflow-eval points video.mp4 labels.slp --labelled 5 --out results
+      corrflow-eval search DAVIS --split train --short-side 240,480 --out search --write models/tuned
 
         corrflow-eval search DAVIS --sequence bear --radius 8,12 --memory-frames 5 --grid --max-seconds 0.5
     """
     from corrflow.evaluate.search import run_search
 
     run_search(options)
+
+
+@app.command()
+@with_options
+def cross_validate(options: CrossValidateOptions) -> None:
+    """Choose settings on all folds but one, and score them on that one.
+
+    The tables compare the result with the model as it is: data sets, worst thirds, kinds, sequences. Intervals are
+    from a bootstrap over sequences. Without values to try, the command compares --model with --against.
+
+    Examples:
+
+        corrflow-eval cross-validate sets.yaml --model fast --radius 6,8,12 --top-k 5,10 --out folds
+
+        corrflow-eval cross-validate DAVIS --split train --vary redetect=true,false --objective worst-third
+
+        corrflow-eval cross-validate sets.yaml --model models/new --against quarter --out folds
+    """
+    from corrflow.evaluate.cross_validation import run_cross_validation
+
+    run_cross_validation(options)
+
+
+@app.command()
+@with_options
+def front(options: FrontOptions) -> None:
+    """Plot the accuracy of models against their CPU time.
+
+    The table has all bundled models and those of --model, and names the models that beat each in both accuracy and
+    price. The price is measured on one sequence with one thread and one object, all models in turn on each frame.
+
+    Examples:
+
+        corrflow-eval front sets.yaml --out front
+
+        corrflow-eval front DAVIS --split train --model models/new --workers 2 --out front
+    """
+    from corrflow.evaluate.front import run_front
+
+    run_front(options)
+
+
+@app.command()
+@with_options
+def kinds(options: KindsOptions) -> None:
+    """Measure the kinds of difficulty of sequences.
+
+    The measures are computed from true masks and frames. --out writes a file for --attributes.
+
+    Examples:
+
+        corrflow-eval kinds DAVIS --split train --out kinds.json
+    """
+    from corrflow.evaluate.commands import run_kinds
+
+    run_kinds(options)
 
 
 @app.command()

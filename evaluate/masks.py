@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from corrflow.runtime.types import Frame, FrameResult
 
 logger = logging.getLogger("corrflow")
 
-ALL_CORES = 0
-"""Number of threads for which backends use every core."""
+THREADS = 1
+"""CPU threads of a job: the CPU time of one thread is the same on any machine's number of cores."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,19 @@ class Method:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Sequences to score, and their names in reports."""
+    """Sequences to score, and their names in reports.
+
+    label:      name among several data sets; "" for a single one
+    attributes: attributes by the recording's name
+    """
 
     name: str
     root: str
     split: str
     resolution: str
     sequences: tuple[MaskSequence, ...]
+    label: str = ""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,6 @@ class Job:
 
     method: Method
     sequence: MaskSequence
-    threads: int
     masks: Path | None
 
 
@@ -83,7 +88,6 @@ def evaluate_masks(
     for sequence in data.sequences:
         _ = sequence.scored  # raises for a sequence that cannot be scored
     store = None if results is None else ResultStore(results)
-    threads = 1 if workers > 1 else ALL_CORES
     jobs: list[Job] = []
     keys: dict[tuple[str, str], dict[str, Any]] = {}
     scores: dict[tuple[str, str], SequenceScore] = {}
@@ -100,7 +104,7 @@ def evaluate_masks(
                     continue
                 if reason:
                     logger.info("%s on %s is computed again: %s", *name, reason)
-            jobs.append(Job(method, sequence, threads, masks))
+            jobs.append(Job(method, sequence, masks))
 
     frames = sum(len(job.sequence) for job in jobs)
     for job, score in run_jobs(run_job, jobs, workers, frames, show_progress):
@@ -133,16 +137,16 @@ def run_job(job: Job) -> SequenceScore:
 
 
 def _predicted_masks(job: Job, seconds: list[float]) -> Iterator[np.ndarray]:
-    """Yield the masks, write them to the job's folder, and append the time of each computed mask to `seconds`."""
+    """Yield the masks, write them to the job's folder, and append the CPU time of computed masks to `seconds`."""
     sink = None
     if job.masks is not None:
         sink = MaskFolderSink(job.masks)
         for old in job.masks.glob("*.png"):
             old.unlink()
-    predictions = job.method.predictor.masks(job.sequence, job.threads)
+    predictions = job.method.predictor.masks(job.sequence, THREADS)
     for index, (path, prediction) in enumerate(zip(job.sequence.image_paths, predictions, strict=True)):
-        if prediction.seconds is not None:
-            seconds.append(prediction.seconds)
+        if prediction.cpu_seconds is not None:
+            seconds.append(prediction.cpu_seconds)
         if sink is not None:
             frame = Frame(np.zeros((1, 1, 3), np.uint8), index, 0.0, path.stem)
             sink.write(FrameResult(prediction.mask, (), frame))

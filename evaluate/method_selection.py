@@ -4,50 +4,63 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
 from corrflow.errors import InputError
 from corrflow.evaluate.masks import Method
-from corrflow.evaluate.methods.encoders import OnnxEncoder
 from corrflow.evaluate.methods.methods import (
     ArtifactEncoder,
     FeatureExtractor,
     FlowWarp,
     Identity,
     LabPatches,
+    LucasKanade,
     OnnxFeatures,
     TrackerMethod,
 )
-from corrflow.evaluate.methods.protocols import apply_protocol, published_with_raw_features
+from corrflow.evaluate.methods.protocols import (
+    PUBLISHED,
+    apply_protocol,
+    apply_search,
+    published_with_raw_features,
+)
 from corrflow.evaluate.options import MethodOptions
 from corrflow.evaluate.reports.files import file_name
 from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
+from corrflow.runtime.backends.onnx_encoder import OnnxEncoder, three_numbers
 from corrflow.runtime.settings import TrackingSettings, with_settings
 
 BASELINES = ("identity", "lab", "flow")
+POINT_BASELINES = (*BASELINES, "lk")
 RANDOM_INIT = "random-init:"
+ALL_PUBLISHED = "published"
+"""Name of all published protocols together."""
 _RAW_NOTE = (
     "protocol {protocol} was published with raw dot products; these features have unit length and are compared at the"
     " model's own temperature of {temperature:g}"
 )
 
 
-def select_methods(options: MethodOptions, model_folder: Path | None = None) -> list[Method]:
+def select_methods(
+    options: MethodOptions, model_folder: Path | None = None, known: Sequence[str] = BASELINES
+) -> list[Method]:
     """Build one method for each combination of the options, and read and check every file.
 
     Without models, encoders and baselines the method is the default model. Baselines and encoders have the settings of
     the first model, so that methods differ by their features alone.
 
     model_folder: folder for models of random-init:PRESET; None for a temporary folder
+    known:        baselines of the command
 
     Raises InputError for invalid options and files.
     """
     baselines = options.baseline or ()
-    unknown = sorted(set(baselines) - set(BASELINES))
+    unknown = sorted(set(baselines) - set(known))
     if unknown:
-        raise InputError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(unknown)}")
+        raise InputError(f"expected baselines among {', '.join(known)}, got {', '.join(unknown)}")
     names = options.model or ([] if baselines or options.encoder else ["quarter"])
     first = next((name for name in names if not name.startswith(RANDOM_INIT)), "quarter")
     settings = load_artifact(resolve_model(first)).settings
@@ -66,8 +79,10 @@ def select_methods(options: MethodOptions, model_folder: Path | None = None) -> 
     methods = [
         _tracker_method(label, source, with_settings(own, options.short_side), protocol, unit_length)
         for label, source, own, unit_length in sources
-        for protocol in options.protocol or ("default",)
+        for protocol in _protocols(options)
     ]
+    if "lk" in baselines:
+        methods.append(Method("lk", LucasKanade()))
     if "flow" in baselines:
         methods.append(Method("flow", FlowWarp()))
     if "identity" in baselines:
@@ -79,20 +94,22 @@ def select_methods(options: MethodOptions, model_folder: Path | None = None) -> 
     return methods
 
 
-def model_settings(name: str, protocol: str) -> tuple[Path, TrackingSettings]:
-    """Return the path of a model, by name or path, and its settings under a protocol."""
+def model_method(name: str, protocol: str) -> tuple[TrackerMethod, Path]:
+    """Return the tracker of a model, by name or path, under a protocol, and the model's path."""
     path = resolve_model(name)
-    return path, apply_protocol(protocol, load_artifact(path).settings)
+    settings = apply_protocol(protocol, load_artifact(path).settings)
+    features = apply_search(protocol, ArtifactEncoder(path))
+    return TrackerMethod(features, settings, redetect=protocol == "default"), path
+
+
+def _protocols(options: MethodOptions) -> list[str]:
+    names = options.protocol or ("default",)
+    return [protocol for name in names for protocol in (PUBLISHED if name == ALL_PUBLISHED else (name,))]
 
 
 def _encoders(options: MethodOptions) -> list[OnnxEncoder]:
-    def numbers(name: str, text: str) -> tuple[float, ...]:
-        try:
-            return tuple(float(part) for part in text.split(","))
-        except ValueError as error:
-            raise InputError(f"expected --encoder-{name} as three numbers with commas, got {text!r}") from error
-
-    mean, std = numbers("mean", options.encoder_mean), numbers("std", options.encoder_std)
+    mean = three_numbers("--encoder-mean", options.encoder_mean)
+    std = three_numbers("--encoder-std", options.encoder_std)
     return [
         OnnxEncoder(path, options.encoder_layout, options.encoder_colours, mean, std) for path in options.encoder or ()
     ]
@@ -115,7 +132,7 @@ def _model_path(name: str, settings_from: str, folder: Path | None) -> Path:
 def _tracker_method(
     label: str, features: FeatureExtractor, settings: TrackingSettings, protocol: str, unit_length: bool
 ) -> Method:
-    settings = apply_protocol(protocol, settings)
+    settings, features = apply_protocol(protocol, settings), apply_search(protocol, features)
     notes = ()
     if unit_length and published_with_raw_features(protocol):
         notes = (_RAW_NOTE.format(protocol=protocol, temperature=settings.temperature),)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.table import Table
 
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.points import TAPVID_SIDE, JointSequence, PointVideo
-from corrflow.evaluate.masks import ALL_CORES, Method
-from corrflow.evaluate.methods.methods import FlowWarp, Identity, TrackerMethod
+from corrflow.evaluate.masks import Method
+from corrflow.evaluate.methods.point_trackers import inside, track_points
 from corrflow.evaluate.metrics.points import (
+    TapVidScore,
     badja_share,
     box_sizes,
     correct_points,
@@ -26,12 +26,10 @@ from corrflow.evaluate.metrics.points import (
 from corrflow.evaluate.reports.report import REPORT_VERSION, score_table
 from corrflow.evaluate.reports.result_store import program
 from corrflow.evaluate.workers import frame_done, run_jobs
-from corrflow.runtime.tracking.tracker import Tracker
-from corrflow.runtime.types import MIN_POINT_PEAK, KeypointsObject
+from corrflow.runtime.types import MIN_POINT_CONFIDENCE
 
 ALPHAS = (0.1, 0.2)
 STRIDED_EVERY = 5
-_MAX_QUERY_FRAMES = 255
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class PointJob:
 
     method: Method
     video: JointSequence | PointVideo
-    threads: int
     mode: str = ""
     native: bool = False
 
@@ -69,67 +66,6 @@ class PointReport:
 # --- tracking --------------------------------------------------------------------------------------------------
 
 
-def track_points(
-    method: Method, images: Iterable[np.ndarray], prompts: Mapping[int, np.ndarray], threads: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield for each frame the positions [P, 2] float64 and confidences [P] of all points prompted so far.
-
-    prompts: points [p, 2] by frame index; P counts the points in the order of their frames
-
-    Raises InputError for a method that cannot track points.
-    """
-    predictor = method.predictor
-    if isinstance(predictor, TrackerMethod):
-        yield from _track_with_tracker(predictor, images, prompts, threads)
-    elif isinstance(predictor, (Identity, FlowWarp)):
-        yield from _track_with_flow(images, prompts, isinstance(predictor, FlowWarp))
-    else:
-        raise InputError(f"expected a method that tracks points, got {method.label}")
-
-
-def _track_with_tracker(
-    method: TrackerMethod, images: Iterable[np.ndarray], prompts: Mapping[int, np.ndarray], threads: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if len(prompts) > _MAX_QUERY_FRAMES:
-        raise InputError(f"expected points on at most {_MAX_QUERY_FRAMES} frames, got {len(prompts)}")
-    with Tracker(method.encoder.open(method.settings, threads), method.settings) as tracker:
-        for index, image in enumerate(images):
-            new = []
-            if index in prompts:
-                names = tuple(str(number) for number in range(len(prompts[index])))
-                new = [KeypointsObject(sorted(prompts).index(index) + 1, prompts[index].astype(np.float32), names)]
-            result = tracker.start(image, new) if index == 0 else tracker.step(image)
-            # `add` returns the new points at their prompted positions.
-            objects = [*result.objects, *(tracker.add(new).objects if index and new else ())]
-            positions = [np.zeros((0, 2)), *(item.points for item in objects if item.points is not None)]
-            confidences = [np.zeros(0)]
-            confidences += [item.point_confidence for item in objects if item.point_confidence is not None]
-            yield np.concatenate(positions).astype(np.float64), np.asarray(np.concatenate(confidences))
-
-
-def _track_with_flow(
-    images: Iterable[np.ndarray], prompts: Mapping[int, np.ndarray], moves: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    # OpenCV's type stubs lack this function.
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # pyright: ignore[reportAttributeAccessIssue]
-    positions, previous = np.zeros((0, 2)), np.zeros(0, np.uint8)
-    for index, image in enumerate(images):
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        if moves and index and len(positions):
-            forward = flow.calc(previous, grey, np.zeros((*grey.shape, 2), np.float32))
-            x, y = (axis[:, None] for axis in positions.astype(np.float32).T)
-            positions = positions + cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
-        positions = np.concatenate([positions, prompts.get(index, np.zeros((0, 2)))])
-        previous = grey
-        yield positions, _inside(positions, grey.shape).astype(np.float32)  # points outside the frame are not visible
-
-
-def _inside(points: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Return [P] bool: True for points [P, 2] within a frame of (height, width)."""
-    with np.errstate(invalid="ignore"):
-        return np.all((points >= -0.5) & (points <= np.array(size[::-1]) - 0.5), axis=1)
-
-
 def track_joints(job: PointJob) -> tuple[np.ndarray, np.ndarray]:
     """Track a sequence's joints: positions [T, P, 2] and lost [T, P]; runs in a worker process.
 
@@ -138,13 +74,13 @@ def track_joints(job: PointJob) -> tuple[np.ndarray, np.ndarray]:
     video = job.video
     assert isinstance(video, JointSequence)
     first = video.joints[0]
-    prompted = _inside(first, next(video.images()).shape[:2]) & video.visible[0]
+    prompted = inside(first, next(video.images()).shape[:2]) & video.visible[0]
     positions = np.full(video.joints.shape, np.nan)
     lost = np.ones(video.visible.shape, bool)
     if prompted.any():
-        tracked = track_points(job.method, video.images(), {0: first[prompted]}, job.threads)
+        tracked = track_points(job.method, video.images(), {0: first[prompted]})
         for index, (points, confidence) in enumerate(tracked):
-            positions[index, prompted], lost[index, prompted] = points, confidence <= MIN_POINT_PEAK
+            positions[index, prompted], lost[index, prompted] = points, confidence <= 0
             frame_done()
     return positions, lost
 
@@ -152,7 +88,8 @@ def track_joints(job: PointJob) -> tuple[np.ndarray, np.ndarray]:
 def track_queries(job: PointJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Track the queries of a TAP-Vid video; runs in a worker process.
 
-    Returns the frames [Q] and points [Q] of the queries, positions [Q, T, 2] at 256x256 pixels, and lost [Q, T].
+    Returns the frames [Q] and points [Q] of the queries, positions [Q, T, 2] at 256x256 pixels, and
+    confidences [Q, T], which are 0 before the query.
     """
     video = job.video
     assert isinstance(video, PointVideo)
@@ -176,13 +113,13 @@ def track_queries(job: PointJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     query_frames = np.array([frame for frame, _ in queries], int)
     query_points = np.array([point for _, point in queries], int)
     positions = np.full((len(queries), frames, 2), np.nan)
-    lost = np.ones((len(queries), frames), bool)
+    confidences = np.zeros((len(queries), frames))
 
     def track(order: Sequence[int], prompts: Mapping[int, np.ndarray], rows: np.ndarray) -> None:
-        tracked = track_points(job.method, (images[t] for t in order), prompts, job.threads)
+        tracked = track_points(job.method, (images[t] for t in order), prompts)
         for frame, (found, confidence) in zip(order, tracked, strict=True):
             prompted = rows[: len(found)]
-            positions[prompted, frame], lost[prompted, frame] = found, confidence <= MIN_POINT_PEAK
+            positions[prompted, frame], confidences[prompted, frame] = found, confidence
 
     if job.mode == "strided":
         for frame in np.unique(query_frames):
@@ -195,7 +132,7 @@ def track_queries(job: PointJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
         track(range(frames), prompts, np.arange(len(queries)))
     for _ in range(frames):
         frame_done()
-    return query_frames, query_points, (positions + 0.5) / scale * TAPVID_SIDE, lost
+    return query_frames, query_points, (positions + 0.5) / scale * TAPVID_SIDE, confidences
 
 
 # --- scores ----------------------------------------------------------------------------------------------------
@@ -273,31 +210,51 @@ def evaluate_tapvid(
     native: bool = False,
     show_progress: bool = False,
 ) -> PointReport:
-    """Compute average Jaccard, fraction within 1 to 16 pixels and occlusion accuracy of each video, and their means.
+    """Compute average Jaccard, fractions within 1 to 16 pixels and occlusion accuracy of each video, and their means.
 
     mode:   "first" or "strided"
     native: track at the video's own size, not at 256x256 pixels; scores are at 256x256 pixels in both cases
     """
-    jobs = [
-        PointJob(method, video, 1 if workers > 1 else ALL_CORES, mode, native) for method in methods for video in videos
-    ]
-    scores: dict[str, dict[str, list[float]]] = {method.label: {} for method in methods}
+    jobs = [PointJob(method, video, mode, native) for method in methods for video in videos]
     total = sum(len(video.video) for video in videos) * len(methods)
-    tracked = run_jobs(track_queries, jobs, workers, total, show_progress)
-    for job, (query_frames, query_points, positions, lost) in tracked:
-        video = job.video
-        assert isinstance(video, PointVideo)
-        occluded, true = video.occluded[query_points], video.points[query_points] * TAPVID_SIDE
-        score = tapvid_score(query_frames, occluded, true, lost, positions, mode)
-        scores[job.method.label][video.name] = list(asdict(score).values())
-    # Parallel jobs end in any order; reports have the order of the videos.
-    ordered = {label: {video.name: values[video.name] for video in videos} for label, values in scores.items()}
+    scores = {
+        (job.method.label, job.video.name): score
+        for job, score in run_jobs(_score_queries, jobs, workers, total, show_progress)
+    }
     size = "own size" if native else f"{TAPVID_SIDE}x{TAPVID_SIDE}"
-    measures = ("AJ", "<d avg", "OA")
-    facts = {"queries": mode, "tracked_at": size, "lost_below_confidence": MIN_POINT_PEAK}
-    return PointReport(
-        f"TAP-Vid ({mode}, {size})", measures, ordered, _mean_over_videos(ordered), tuple(methods), facts
-    )
+    facts = {"queries": mode, "tracked_at": size, "lost_below_confidence": MIN_POINT_CONFIDENCE}
+    return tapvid_report(f"TAP-Vid ({mode}, {size})", [video.name for video in videos], methods, scores, facts)
+
+
+def _score_queries(job: PointJob) -> TapVidScore:
+    return score_queries(job, MIN_POINT_CONFIDENCE)
+
+
+def score_queries(job: PointJob, hidden_up_to: float) -> TapVidScore:
+    """Track and score the queries of a TAP-Vid video; runs in a worker process.
+
+    hidden_up_to: largest confidence of a point that counts as reported occluded
+    """
+    video = job.video
+    assert isinstance(video, PointVideo)
+    query_frames, query_points, positions, confidences = track_queries(job)
+    occluded, true = video.occluded[query_points], video.points[query_points] * TAPVID_SIDE
+    return tapvid_score(query_frames, occluded, true, confidences <= hidden_up_to, positions, job.mode)
+
+
+def tapvid_report(
+    title: str,
+    names: Sequence[str],
+    methods: Sequence[Method],
+    scores: Mapping[tuple[str, str], TapVidScore],
+    facts: dict[str, Any],
+) -> PointReport:
+    """Return the report of scores by method's label and video's name, in the order of the methods and videos."""
+    by_method = {
+        method.label: {name: list(asdict(scores[method.label, name]).values()) for name in names} for method in methods
+    }
+    measures = ("AJ", "<d avg", "OA", "<1 px")
+    return PointReport(title, measures, by_method, _mean_over_videos(by_method), tuple(methods), facts)
 
 
 def point_table(report: PointReport) -> Table:
@@ -346,8 +303,7 @@ def _run(
     show_progress: bool,
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Return the result of every method on every sequence, by (label, sequence name)."""
-    threads = 1 if workers > 1 else ALL_CORES
-    jobs = [PointJob(method, sequence, threads) for method in methods for sequence in sequences]
+    jobs = [PointJob(method, sequence) for method in methods for sequence in sequences]
     total = sum(len(sequence.image_paths) for sequence in sequences) * len(methods)
     done = run_jobs(run, jobs, workers, total, show_progress)
     return {(job.method.label, job.video.name): result for job, result in done}

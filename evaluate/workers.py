@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from corrflow.errors import CorrflowError, InputError
+from corrflow.stopping import check_stop, end_with_parent, shut_down_workers, signals_blocked
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -68,11 +69,14 @@ def _in_this_process(
 ) -> Iterator[tuple[Job, Result]]:
     global _advance
     before, _advance = _advance, advance
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # as in worker processes
     try:
         for job in jobs:
             yield job, run(job)
     finally:
         _advance = before
+        cv2.setNumThreads(threads)
 
 
 def _in_processes(
@@ -82,22 +86,27 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     executor = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(counter,))
+    broken = False
     try:
-        pending = {executor.submit(run, job): job for job in jobs}
+        with signals_blocked():  # the first job starts the processes
+            pending = {executor.submit(run, job): job for job in jobs}
         waiting = set(pending)
         while waiting:
+            check_stop()
             done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
             show(counter.value)
             for future in done:
                 yield pending[future], future.result()
     except BrokenProcessPool as error:
+        broken = True
         raise CorrflowError("a worker process died, most often for lack of memory; use fewer workers") from error
     finally:
-        executor.shutdown(cancel_futures=True)
+        shut_down_workers(executor, broken)
 
 
 def _start_worker(counter: Any) -> None:
     global _advance
+    end_with_parent()
     cv2.setNumThreads(1)
 
     def advance() -> None:

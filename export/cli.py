@@ -22,6 +22,7 @@ app = typer.Typer(
     Examples:
       corrflow-export onnx runs/first artifacts/first --size 480x854
       corrflow-export onnx runs/first artifacts/first-int8 --precision int8 --calibration-data videos/
+      corrflow-export onnx runs/colours artifacts/both --beside runs/pixel --beside-share 0.5
       corrflow-export onnx random-init:quarter artifacts/random
       corrflow-export settings quarter artifacts/tuned search/settings.json
       corrflow-export engine artifacts/first --precision fp16

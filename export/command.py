@@ -10,6 +10,7 @@ from rich.table import Table
 
 from corrflow.errors import InputError
 from corrflow.export.options import DEFAULT_SIZE, EngineOptions, OnnxOptions, SettingsOptions, parse_size
+from corrflow.output_paths import check_apart, check_folder_of
 
 
 @contextmanager
@@ -27,10 +28,13 @@ def export_onnx(options: OnnxOptions) -> None:
     """Export a run and print the measurements."""
     with _needs("export"):
         from corrflow.export.to_onnx import export_artifact, trained_temperature
-    from corrflow.runtime.artifacts.artifact import load_artifact
+    from corrflow.runtime.artifacts.artifact import DESCRIPTION, load_artifact
     from corrflow.runtime.artifacts.bundled import resolve_model
 
     size = height, width = parse_size(options.size)
+    read = [options.run, options.beside, options.calibration_data, options.davis, options.settings_from]
+    check_apart(read, folders=[options.artifact])
+    check_folder_of(options.artifact, DESCRIPTION)
     colour_share, coarse_share = options.colour_share, options.coarse_share
     if options.settings_from is None:
         settings = options.settings(trained_temperature(options.run))
@@ -40,12 +44,16 @@ def export_onnx(options: OnnxOptions) -> None:
         colour_share = float(shares.get("colour_share", 0.0)) if colour_share is None else colour_share
         coarse_share = float(shares.get("coarse_share", 0.0)) if coarse_share is None else coarse_share
     console = Console()
+    beside = None
+    if options.beside is not None:
+        beside = options.beside, 0.5 if options.beside_share is None else options.beside_share
     davis = None if options.davis is None else (options.davis, options.split)
     # Scoring has its own progress bar, and two live displays cannot share a terminal.
     with nullcontext() if davis else console.status("exporting and comparing with PyTorch"):
         report = export_artifact(
-            options.run, options.artifact, settings, size, options.calibration_data, davis, colour_share, coarse_share
-        )
+            options.run, options.artifact, settings, size, options.calibration_data, davis, colour_share,
+            coarse_share, beside,
+        )  # fmt: skip
     table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime compared with PyTorch")
     for difference in report.differences:
         table.add_row(difference.graph, difference.case, f"{difference.largest:.1e}", f"{difference.tolerance:.0e}")
@@ -73,10 +81,12 @@ def export_settings(options: SettingsOptions) -> None:
     """Export a model with other tracking settings."""
     with _needs("export"):
         from corrflow.export.retune import export_with_settings, read_settings
-    from corrflow.runtime.artifacts.artifact import load_artifact
+    from corrflow.runtime.artifacts.artifact import DESCRIPTION, load_artifact
     from corrflow.runtime.artifacts.bundled import resolve_model
 
     model = load_artifact(resolve_model(options.source))
+    check_apart([model.folder, options.file], folders=[options.artifact])
+    check_folder_of(options.artifact, DESCRIPTION)
     difference = export_with_settings(model, read_settings(options.file), options.artifact)
     print(f"wrote {options.artifact}; its propagation differs from the fused kernel by at most {difference:.1e}")
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from corrflow.errors import InputError
 from corrflow.export.propagate_graph import IR_VERSION
 from corrflow.plugins.local_soft_copy import onnx_function
 from corrflow.train.model import (
@@ -22,7 +23,10 @@ from corrflow.train.model import (
     ResidualBlock,
     at_two_sizes,
     colour_filters,
+    doubled,
     of_unit_length,
+    pad_image,
+    side_by_side,
     with_colours,
 )
 
@@ -41,7 +45,7 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.half_precision = half
         encoder = copy.deepcopy(encoder).eval()
-        self.unit_norm = encoder.config.unit_norm
+        self.unit_norm, self.stride = encoder.config.unit_norm, encoder.config.stride
         self.stem = _fused(encoder.stem, encoder.stem_norm)
         with torch.no_grad():
             weight = self.stem.weight / PIXEL_SCALE
@@ -49,7 +53,7 @@ class FrameEncoder(nn.Module):
             self.stem.bias -= weight.sum((1, 2, 3)) * PIXEL_MEAN
             self.stem.weight.copy_(weight.flip(1) / 255)
         self.blocks = nn.Sequential(*(_FusedBlock(block) for block in encoder.blocks))  # type: ignore[arg-type]
-        self.head = encoder.head
+        self.head = _fused(encoder.head, encoder.head_norm) if encoder.config.feature_norm else encoder.head
         self.colour_share, self.coarse_share = encoder.config.colour_share, encoder.config.coarse_share
         if self.colour_share:
             means, neighbours = colour_filters()
@@ -65,18 +69,73 @@ class FrameEncoder(nn.Module):
 
     def learned(self, pixels: Tensor) -> Tensor:
         """Compute learned features [1, C, ceil(H / 4), ceil(W / 4)] float32 of pixels [1, 3, H, W] float32."""
-        padded = F.pad(pixels, (2, 4, 2, 4), mode="replicate")
+        padded = pad_image(pixels, self.stride)
         x = F.relu(self.stem(padded.half() if self.half_precision else padded))
+        if self.stride != STRIDE:
+            x = F.max_pool2d(x, 3, 2, 1)
         features = self.head(self.blocks(x)).float()
-        return of_unit_length(features) if self.unit_norm else features
+        features = of_unit_length(features) if self.unit_norm else features
+        return features if self.stride == STRIDE else doubled(features, pixels)
+
+    def learned_at_all_scales(self, pixels: Tensor) -> Tensor:
+        """Compute the learned features, those at half scale among them, in cells of 4 pixels."""
+        return at_two_sizes(self.learned, pixels, self.coarse_share)
+
+    def append_colours(self, features: Tensor, pixels: Tensor) -> Tensor:
+        """Append the raw colours to learned features."""
+        if not self.colour_share:
+            return features
+        means = self.means(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
+        return with_colours(features, self.neighbours(means), self.colour_share)
 
     def forward(self, frame: Tensor) -> Tensor:
         pixels = frame.float().permute(0, 3, 1, 2)  # cast before the transpose: TensorRT does not transpose uint8
-        features = at_two_sizes(self.learned, pixels, self.coarse_share)
-        if self.colour_share:
-            means = self.means(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
-            features = with_colours(features, self.neighbours(means), self.colour_share)
+        features = self.append_colours(self.learned_at_all_scales(pixels), pixels)
         return features.half() if self.half_precision else features
+
+
+class EncoderPair(nn.Module):
+    """Two encoders whose learned features are concatenated: [B, 3, H, W] -> [B, channels, ceil(H / 4), ceil(W / 4)].
+
+    share: weight of the second encoder's features among the learned features, so that a dot product is the weighted
+           mean of both encoders' dot products. Raw colours are the first encoder's.
+
+    Raises InputError for features that are not of unit length, and for a weight that leaves one encoder unused.
+    """
+
+    def __init__(self, first: Encoder, second: Encoder, share: float) -> None:
+        super().__init__()
+        if not 0 < share < 1:
+            raise InputError(f"expected a weight of the second encoder above 0 and below 1, got {share}")
+        if not (first.config.unit_norm and second.config.unit_norm):
+            raise InputError(
+                "expected two encoders with features of unit length, got one of raw dot products; export it alone"
+            )
+        self.first, self.second, self.share = first, second, share
+        self.channels = first.channels + second.learned_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.first.append_colours(_learned_of_both(self.first, self.second, image, self.share), image)
+
+
+class FrameEncoderPair(nn.Module):
+    """EncoderPair for inference, with input, output and precision of FrameEncoder."""
+
+    def __init__(self, pair: EncoderPair, half: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = FrameEncoder(pair.first, half), FrameEncoder(pair.second, half)
+        self.share, self.half_precision = pair.share, half
+
+    def forward(self, frame: Tensor) -> Tensor:
+        pixels = frame.float().permute(0, 3, 1, 2)
+        features = self.first.append_colours(_learned_of_both(self.first, self.second, pixels, self.share), pixels)
+        return features.half() if self.half_precision else features
+
+
+def _learned_of_both(
+    first: Encoder | FrameEncoder, second: Encoder | FrameEncoder, image: Tensor, share: float
+) -> Tensor:
+    return side_by_side(first.learned_at_all_scales(image), second.learned_at_all_scales(image), share)
 
 
 class _FusedBlock(nn.Module):
@@ -111,7 +170,7 @@ def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     return fused.requires_grad_(False)
 
 
-def encode_model(encoder: Encoder, half: bool = False) -> onnx.ModelProto:
+def encode_model(encoder: Encoder | EncoderPair, half: bool = False) -> onnx.ModelProto:
     """Export frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32.
 
     half: convolutions and features in float16, see FrameEncoder
@@ -119,7 +178,7 @@ def encode_model(encoder: Encoder, half: bool = False) -> onnx.ModelProto:
     example = torch.zeros(1, 90, 122, 3, dtype=torch.uint8)
     free = {1: torch.export.Dim("height", min=8), 2: torch.export.Dim("width", min=8)}
     program = torch.onnx.export(
-        FrameEncoder(encoder, half),
+        FrameEncoderPair(encoder, half) if isinstance(encoder, EncoderPair) else FrameEncoder(encoder, half),
         (example,),
         input_names=["frame"],
         output_names=["features"],

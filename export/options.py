@@ -46,6 +46,13 @@ class OnnxOptions:
         float | None,
         typer.Option(min=0, max=1, help="Weight of half-size features among learned ones. [that of the run]"),
     ] = None
+    beside: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Second encoder whose features are concatenated, such as one of --stride 8."),
+    ] = None
+    beside_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Weight of --beside among learned features. [0.5]")
+    ] = None
     settings_from: Annotated[
         Path | None, typer.Option(help="Model whose settings and weights of colours and half-size features to use.")
     ] = None
@@ -65,6 +72,8 @@ class OnnxOptions:
                 "expected --precision int8 and --calibration-data FOLDER together, got one of them;"
                 " 8-bit scales are calibrated on the frames in that folder"
             )
+        if self.beside_share is not None and self.beside is None:
+            raise InputError("expected --beside-share with --beside RUN, got --beside-share alone; name the second run")
         if self.davis is not None and self.calibration_data is None:
             raise InputError(
                 "expected --davis with --precision int8, got --davis alone; score artifacts with corrflow-eval"

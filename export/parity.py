@@ -10,6 +10,7 @@ import onnxruntime
 import torch
 
 from corrflow.errors import CorrflowError
+from corrflow.export.encoder_graph import EncoderPair
 from corrflow.plugins.local_soft_copy import torch_reference
 from corrflow.plugins.local_soft_copy.spec import SearchWindow, padded_references, used_references
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
@@ -18,7 +19,9 @@ from corrflow.runtime.settings import TrackingSettings
 from corrflow.train.model import Encoder, normalise
 
 FEATURES_TOLERANCE = 1e-4
-HALF_TOLERANCE = 2e-3  # relative to the largest feature; float16 convolutions round to 11 bits
+# Relative to the largest feature. float16 convolutions round to 11 bits, and feature_norm enlarges the rounding of runs
+# with few steps, whose channels vary little: 0.005 after 118 steps, 0.0007 after 4,000.
+HALF_TOLERANCE = 1e-2
 LABELS_TOLERANCE = 1e-4
 PERTURBATION, STABLE_SHARE = 2e-6, 0.99  # a few rounding errors of features of unit length
 # Cells for windows with offsets: only the reference form supports offsets, and it unfolds every window.
@@ -40,7 +43,7 @@ class Difference:
         return self.largest <= self.tolerance
 
 
-def torch_features(encoder: Encoder, frame: np.ndarray) -> torch.Tensor:
+def torch_features(encoder: Encoder | EncoderPair, frame: np.ndarray) -> torch.Tensor:
     """Compute features [1, C, h, w] of a frame [H, W, 3] uint8, BGR, with PyTorch."""
     image = torch.from_numpy(np.ascontiguousarray(frame[None, ..., ::-1])).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
@@ -48,7 +51,10 @@ def torch_features(encoder: Encoder, frame: np.ndarray) -> torch.Tensor:
 
 
 def differences(
-    encoder: Encoder, files: dict[str, bytes], settings: TrackingSettings, sizes: Sequence[tuple[int, int]]
+    encoder: Encoder | EncoderPair,
+    files: dict[str, bytes],
+    settings: TrackingSettings,
+    sizes: Sequence[tuple[int, int]],
 ) -> list[Difference]:
     """Compare the graphs with PyTorch on synthetic frames (height, width), for one and all reference frames."""
     options = onnxruntime.SessionOptions()

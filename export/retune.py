@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.export.step_graph import graphs_of_settings
+from corrflow.file_budget import read_json
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.spec import SearchWindow, used_references
 from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, STEP, Artifact, save_artifact
@@ -16,15 +16,16 @@ from corrflow.runtime.settings import TrackingSettings, settings_from_json
 
 TOLERANCE = 1e-4
 _CELLS = (30, 53)
+_MAX_BYTES = 1 << 20
 
 
 def read_settings(path: Path) -> TrackingSettings:
     """Read tracking settings from JSON, as corrflow-eval search writes them. Raises InputError for other content."""
     try:
-        return settings_from_json(json.loads(path.read_text(encoding="utf-8")))
+        return settings_from_json(read_json(path, limit=_MAX_BYTES))
     except OSError as error:
         raise InputError(f"expected tracking settings in {path}, found no file ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"expected tracking settings in {path}, found {type(error).__name__}: {error}") from error
 
 

@@ -43,7 +43,7 @@ from corrflow.runtime.backends.gpu import DeviceBackend
 from corrflow.runtime.backends.memory import SlotAllocator
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.search_plan import SearchPlan
-from corrflow.runtime.backends.tensorrt import EngineGraph, TensorRtGraphs
+from corrflow.runtime.backends.tensorrt import EngineGraph, TensorRtGraphs, tensorrt_logger
 from corrflow.runtime.settings import MAX_WINDOWS, STRIDE, TrackingSettings, max_windows
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.video.demo_clip import DemoSource
@@ -213,7 +213,7 @@ def compare(artifact: Artifact, engine: DeviceBackend, frames: Iterable[np.ndarr
     the settings move search windows, their offsets grow with every step until most cells lie outside the frame.
     Raises InputError for fewer than two frames.
     """
-    reference = OnnxRuntimeBackend(artifact)
+    reference = OnnxRuntimeBackend(artifact if spec.precision == "int8" else artifact.with_float_encoder())
     cells = -(-spec.frame[0] // STRIDE), -(-spec.frame[1] // STRIDE)
     owner = (np.arange(cells[1]) * spec.num_channels * 2 // cells[1]) % spec.num_channels
     labels = np.zeros((spec.num_channels, *cells), np.float32)
@@ -253,7 +253,7 @@ def _offsets(permanent: bool, step: int, cells: tuple[int, int]) -> list[tuple[i
     """Return the (dy, dx) offsets of a frame's search windows at a step, with the maximum number of windows."""
     height, width = cells
     offsets = [(0, 0), (0, step), (step, -step), (-height * step // _COMPARED, width * step // _COMPARED)]
-    return offsets[:MAX_WINDOWS] if permanent else [(step % 3 - 1, -step % 4)]
+    return offsets[:MAX_WINDOWS] if permanent else [(step % 3 - 1, -step % 4), (-step, 5 * step)]
 
 
 def _with_reference_frames(settings: TrackingSettings, num_reference_frames: int) -> TrackingSettings:
@@ -309,7 +309,7 @@ def _models(artifact: Artifact, spec: EngineSpec, encoder: bytes) -> Iterable[tu
 
 def _build(trt: Any, spec: EngineSpec, name: str, model: bytes) -> bytes:
     """Build the engine of a strongly typed network."""
-    trt_logger = trt.Logger(trt.Logger.ERROR)
+    trt_logger = tensorrt_logger(trt.Logger)
     builder = trt.Builder(trt_logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, trt_logger)

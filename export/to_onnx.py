@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from corrflow.errors import InputError
-from corrflow.export.encoder_graph import encode_model
+from corrflow.export.encoder_graph import EncoderPair, encode_model
 from corrflow.export.parity import Difference, differences, enforce
 from corrflow.export.quantize import QuantisedEncoder, quantise
 from corrflow.export.step_graph import graphs_of_settings
@@ -58,6 +58,7 @@ def read_encoder(
         model = shape(preset(name))
         return new_encoder(model, seed), {"model": asdict(model), "random_init": True, "seed": seed}
     checkpoint: Checkpoint = load_checkpoint(Path(source))
+    _check_finite(source, checkpoint)
     checkpoint = replace(checkpoint, model=shape(checkpoint.model))
     provenance = {
         "model": asdict(checkpoint.model),
@@ -66,6 +67,16 @@ def read_encoder(
         **checkpoint.provenance,
     }
     return checkpoint.encoder(), provenance
+
+
+def _check_finite(source: str, checkpoint: Checkpoint) -> None:
+    """Raise InputError for the weights of a run that diverged, whose features are undefined everywhere."""
+    for name, weights in checkpoint.encoder().state_dict().items():
+        if weights.is_floating_point() and not weights.isfinite().all():
+            raise InputError(
+                f"expected finite weights in {source}, got NaN or infinity in {name} at step {checkpoint.step}, "
+                "because training diverged; export an earlier checkpoint, or train with a smaller --lr"
+            )
 
 
 def _parse_random_init(source: str) -> tuple[str, int]:
@@ -94,6 +105,7 @@ def export_artifact(
     davis: tuple[Path, str] | None = None,
     colour_share: float | None = None,
     coarse_share: float | None = None,
+    beside: tuple[str, float] | None = None,
 ) -> ExportReport:
     """Write the artifact of a run, and return its measurements.
 
@@ -102,10 +114,16 @@ def export_artifact(
                TensorRT's 8-bit encoder is always written
     davis: root and split of a data set to score both encoders on
     colour_share, coarse_share: see ModelConfig; None for the values of the run
+    beside: source of a second encoder, and the weight of its features among the learned ones, see EncoderPair
 
     Raises CorrflowError if graphs differ from PyTorch, and InputError for a wrong run or settings; both write nothing.
     """
     encoder, provenance = read_encoder(source, colour_share, coarse_share)
+    if beside is not None:
+        second, share = beside
+        other, other_provenance = read_encoder(second, colour_share=0.0)
+        encoder = EncoderPair(encoder, other, share)
+        provenance = {**provenance, "beside": {"share": share, **other_provenance}}
     if artifact.exists() and not artifact.is_dir():
         raise InputError(f"expected a folder to write the artifact to, got the file {artifact}; name another")
     with warnings.catch_warnings():
@@ -144,7 +162,7 @@ def export_artifact(
 
 def _scores(folders: tuple[Path, Path], root: Path, split: str) -> tuple[float, float]:
     """Compute the mean J&F of both artifacts, 0..1."""
-    from corrflow.evaluate.commands import davis_data
+    from corrflow.evaluate.data_sets import davis_data
     from corrflow.evaluate.masks import Method, evaluate_masks
     from corrflow.evaluate.methods.methods import ArtifactEncoder, TrackerMethod
     from corrflow.evaluate.reports.report import mean_scores

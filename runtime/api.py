@@ -25,8 +25,9 @@ def track(
     memory_frames: int | None = None,
     redetect: bool = True,
     threads: int = 0,
+    start: int | None = None,
 ) -> Generator[FrameResult, None, None]:
-    """Track objects, prompted on the first frame, through a source, one frame at a time.
+    """Track objects, prompted on one frame, through a source from there on, one frame at a time.
 
     source:    path of a video file or a folder of images, a glob pattern of images, or an iterable of frames: arrays
                [H, W, 3] uint8 in BGR, or PIL images
@@ -35,6 +36,8 @@ def track(
                {name: mask}
     keypoints: path of a CSV with the columns name,x,y, an array or list [P, 2], or {name: (x, y)}, in pixels; (0, 0) is
                the centre of the top-left pixel
+    start:     number of the prompted frame, counted from 0; None for 0, or for the first frame that can be decoded
+               where an annotation file states the frames
     model, backend, short_side, memory_frames, redetect, threads: as for `Tracker.from_model`
 
     Yields the result of every frame, the first as it was prompted. A few frames are held at a time; leaving the loop
@@ -42,7 +45,7 @@ def track(
     after the last good frame of a damaged source.
     """
     # Imported here, so that `import corrflow` costs neither OpenCV nor ONNX Runtime.
-    from corrflow.runtime.formats.prompts import prompts_from_values
+    from corrflow.runtime.formats.prompts import prompted_frame, prompts_from_values
     from corrflow.runtime.tracking.stream import track_source
     from corrflow.runtime.tracking.tracker import Tracker
     from corrflow.runtime.video.open_source import open_frames
@@ -54,4 +57,4 @@ def track(
             model, backend, short_side=short_side, memory_frames=memory_frames, redetect=redetect, threads=threads
         ) as tracker,
     ):
-        yield from track_source(frames, tracker, prompts)
+        yield from track_source(frames, tracker, prompts, prompted_frame(prompts, start))

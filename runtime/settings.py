@@ -125,17 +125,26 @@ def settings_from_json(tracking: dict[str, Any]) -> TrackingSettings:
     """
     fields = dict(tracking)
     for name in ("permanent_frames", "recent_offsets", "radius", "dilation"):
-        fields[name] = tuple(int(value) for value in fields[name])
+        fields[name] = tuple(_whole(name, value) for value in fields[name])
+    for name in ("short_side", "top_k", "dilate_past_age", "refine_radius"):
+        if name in fields:
+            _whole(name, fields[name])
     return TrackingSettings(**fields)
 
 
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} of {value!r:.40}, which is no whole number")
+    return value
+
+
 MAX_WINDOWS = 4
-"""Largest number of search windows of a permanent frame; close windows are merged."""
+"""Largest number of search windows of a frame; close windows are merged."""
 
 
 def max_windows(settings: TrackingSettings) -> int:
     """Return the largest number of search windows of a frame: rows of the op's `references`."""
-    return len(settings.permanent_frames) * (MAX_WINDOWS if settings.move_windows else 1) + len(settings.recent_offsets)
+    return settings.num_reference_frames * (MAX_WINDOWS if settings.move_windows else 1)
 
 
 def with_settings(

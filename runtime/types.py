@@ -9,8 +9,8 @@ import numpy as np
 
 from corrflow.errors import InputError
 
-# Peak of a point's soft mask up to which the point counts as not visible.
-MIN_POINT_PEAK = 0.05
+# Confidence of a point up to which it counts as not visible.
+MIN_POINT_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -21,54 +21,96 @@ class Frame:
     index: position in the source, from 0
     time:  seconds from the start of the source, or from the first tracked frame of a live session
     name:  file stem of an image from a folder ("00042"), otherwise the zero-padded index
+    file_name: name of the image's file with its suffix; "" for a frame of a video
     """
 
     image: np.ndarray
     index: int
     time: float
     name: str
+    file_name: str = ""
+
+
+TrackId = int | str | None
+"""Identity of an object in the file that it was read from: a number, a text, or None where the file has none."""
 
 
 @dataclass(frozen=True)
 class MaskObject:
     """Object prompted by its mask.
 
-    id:   1..255, the value of the object in the indexed mask
-    mask: [H, W] bool, at the size of the prompted frame
+    id:       1..255, the value of the object in the indexed mask
+    mask:     [H, W] bool, at the size of the prompted frame
+    name:     name that is shown
+    category: name of its class; "" for none
+    polygons: contours [P, 2] float64 in pixels as a file gave them, for writers; empty for a mask of pixels
     """
 
     id: int
     mask: np.ndarray
     name: str = ""
+    track_id: TrackId = None
+    category: str = ""
+    polygons: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
 class KeypointsObject:
-    """Object prompted by points, each tracked on its own.
+    """Object prompted by points, which are tracked together in a crop around them.
 
     id:          1..255, unique among all objects
     points:      [P, 2] float32, (x, y) in pixels; (0, 0) is the centre of the top-left pixel
     point_names: P names, unique within the object
+    name:        name that is shown
+    category:    name of its class or skeleton; "" for none
+    is_prediction: True for points that another tool has predicted and no user has corrected
+    body:        0, or a number that objects share whose points belong to one body, for they are tracked together
     """
 
     id: int
     points: np.ndarray
     point_names: tuple[str, ...]
     name: str = ""
+    track_id: TrackId = None
+    category: str = ""
+    is_prediction: bool = False
+    body: int = 0
 
 
 TrackedObject = MaskObject | KeypointsObject
 
 
 @dataclass(frozen=True)
+class AbsentObject:
+    """Statement of an annotator that an object is out of the picture, from a frame until its next annotation.
+
+    is_mask: True for an object with masks, False for one with points
+    """
+
+    id: int
+    name: str = ""
+    track_id: TrackId = None
+    category: str = ""
+    is_mask: bool = True
+
+
+Annotation = TrackedObject | AbsentObject
+
+
+@dataclass(frozen=True)
 class ObjectResult:
     """One object in one frame.
 
-    confidence: 0..1: mean soft mask over the mask's pixels, or mean peak of the points' soft masks
+    confidence: 0..1: mean soft mask over the mask's pixels, or mean confidence of the points
     visible:    False where the object has no pixel, or no point of it is visible
     box:        (x0, y0, x1, y1) of the mask in pixels, x1 and y1 exclusive; None for points and for an empty mask
     points:     [P, 2] float32, (x, y) in pixels; None for masks
-    point_confidence: [P] float32, 0..1; None for masks
+    point_confidence: [P] float32, 0..1, probability that each point is right, 0 outside the picture; None for masks
+    track_id:   identity in the file of labels
+    category:   name of its class; "" for none
+    is_annotation: True where the result is the user's own label on this frame
+    annotated_points: names of the points that are the user's own label on this frame
+    polygons:   contours of that label as a file gave them; empty elsewhere
     """
 
     id: int
@@ -79,6 +121,11 @@ class ObjectResult:
     points: np.ndarray | None = None
     point_names: tuple[str, ...] = ()
     point_confidence: np.ndarray | None = None
+    track_id: TrackId = None
+    category: str = ""
+    is_annotation: bool = False
+    annotated_points: tuple[str, ...] = ()
+    polygons: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.crashes import pytest_testnodedown  # noqa: F401 (a hook)
 from helpers.davis import add_davis_sequence
 from helpers.paths import SHARED_DATA, TESTS
 
@@ -21,6 +23,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--train-kills", type=int, default=2, help="how often a training run is killed")
     parser.addoption("--batch-kills", type=int, default=3, help="how often that suite is killed")
     parser.addoption("--soak-seconds", type=float, default=10.0, help="seconds of the live soak")
+
+
+def pytest_configure() -> None:
+    """Take signals again that nohup or a background shell lets this process ignore: commands would inherit that."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,7 +38,8 @@ OLD_NAMES = {
     "stills": "images", "smallest_view": "min_crop_scale", "rival": "baseline", "untrained": "random-init",
     "MaskMaker": "MaskPredictor", "Made": "MaskPrediction", "inert_pickle": "safe_pickle", "Asked": "SearchRequest",
     "Tried": "Trial", "shrink": "resize", "onnx_guard": "onnx_check", "container_end": "truncation",
-    "whole_file": "atomic_files", "artifact_path": "resolve_model", "LOST_POINT": "MIN_POINT_PEAK",
+    "whole_file": "atomic_files", "artifact_path": "resolve_model", "LOST_POINT": "MIN_POINT_CONFIDENCE",
+    "MIN_POINT_PEAK": "MIN_POINT_CONFIDENCE", "blend_passes": "blend_masks", "ObjectChannels": "channels",
 }  # fmt: skip
 EVERYDAY = {
     "board",

@@ -23,17 +23,23 @@ ROOMS = ("plugins", "runtime", "train", "export", "evaluate", "bench")
 ALLOWED = {
     "plugins": {"plugins"},
     "runtime": {"runtime", "plugins"},
-    "train": {"train", "plugins"},
+    "train": {"train", "runtime", "plugins"},
     "export": {"export", "evaluate", "train", "runtime", "plugins"},
     "evaluate": {"evaluate", "runtime", "plugins"},
     "bench": {"bench", "evaluate", "export", "train", "runtime", "plugins"},
 }
 FACE = {
     "errors",
+    "file_budget",
     "atomic_files",
+    "special_files",
     "command_line",
+    "entry_points",
     "html_template",
+    "output_paths",
     "run_lock",
+    "status_stream",
+    "stopping",
 }  # modules of the package's face, for every room
 MODULES = {
     "train": "corrflow.train.cli",

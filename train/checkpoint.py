@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +14,13 @@ from torch import Tensor
 
 from corrflow.atomic_files import AtomicFile
 from corrflow.errors import InputError
+from corrflow.file_budget import regular_size
 from corrflow.train.config import ModelConfig, TrainConfig
 from corrflow.train.model import Encoder
 
 FILE_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 2
+MAX_WIDTH = 8192
 
 
 def retained_checkpoint(run: Path, step: int) -> Path:
@@ -38,6 +39,9 @@ class Checkpoint:
     provenance:  origin of the weights: data, minutes of training, versions
     ema:         moving average of the encoder's state_dict, which is exported; empty if the run has none
     scaler:      [2] float64, loss scale of float16 and steps since its last change; empty for other precisions
+    pixel:       state_dict of `PixelLevel`; empty for a run without the pixel-level objective
+    frame:       state_dict of `FrameLevel`; empty for a run without the frame-level objective
+    distil:      state_dict of `Distillation`; empty for a run without teachers
     """
 
     model: ModelConfig
@@ -49,6 +53,9 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Tensor] = field(default_factory=dict)
     scaler: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    pixel: dict[str, Tensor] = field(default_factory=dict)
+    frame: dict[str, Tensor] = field(default_factory=dict)
+    distil: dict[str, Tensor] = field(default_factory=dict)
 
     def encoder(self) -> Encoder:
         """Return the encoder with the averaged weights, or else with the last ones, in evaluation mode."""
@@ -57,19 +64,14 @@ class Checkpoint:
         return encoder.eval()
 
 
-def digest(state: dict[str, Tensor]) -> str:
-    """Return 16 hexadecimal digits that identify a state_dict."""
-    sha256 = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        sha256.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha256.hexdigest()[:16]
-
-
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint by atomic rename. Raises OSError."""
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in checkpoint.model_state.items()}
     tensors |= {f"optimiser/{name}": tensor.contiguous() for name, tensor in checkpoint.optimiser.items()}
     tensors |= {f"ema/{name}": tensor.contiguous() for name, tensor in checkpoint.ema.items()}
+    tensors |= {f"pixel/{name}": tensor.contiguous() for name, tensor in checkpoint.pixel.items()}
+    tensors |= {f"frame/{name}": tensor.contiguous() for name, tensor in checkpoint.frame.items()}
+    tensors |= {f"distil/{name}": tensor.contiguous() for name, tensor in checkpoint.distil.items()}
     tensors |= {"codebook": checkpoint.codebook, "scaler": checkpoint.scaler}
     description = {
         "format": FORMAT_VERSION,
@@ -90,8 +92,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_dir():
         path = path / FILE_NAME
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"expected a checkpoint at {path}, found none; corrflow-train --out writes it there")
+    regular_size(path)
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})["corrflow"])
@@ -112,16 +115,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
             provenance=description["provenance"],
             ema=_with_prefix("ema/", tensors),
             scaler=tensors.get("scaler", torch.empty(0, dtype=torch.float64)),
+            pixel=_with_prefix("pixel/", tensors),
+            frame=_with_prefix("frame/", tensors),
+            distil=_with_prefix("distil/", tensors),
         )
-        checkpoint.encoder()
+        _check_shapes(checkpoint)
     except InputError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} is damaged or not a corrflow checkpoint ({reason}); restore it from a copy or train again"
         ) from error
     return checkpoint
+
+
+def _check_shapes(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for weights that do not fit the configuration, before memory is taken for an encoder."""
+    widths = (*checkpoint.model.widths, checkpoint.model.feature_channels)
+    if len(widths) != 5 or not all(isinstance(width, int) and 1 <= width <= MAX_WIDTH for width in widths):
+        raise ValueError(f"widths {widths!r:.80}, which are not 4 from 1 to {MAX_WIDTH}")
+    with torch.device("meta"):
+        encoder = Encoder(checkpoint.model)
+    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    for state in (checkpoint.ema or checkpoint.model_state, checkpoint.model_state):
+        if (found := {name: tuple(tensor.shape) for name, tensor in state.items()}) != expected:
+            different = sorted(dict(expected.items() ^ found.items()))
+            raise ValueError(f"weights of other shapes than the configuration says, such as {different[0]}")
 
 
 def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

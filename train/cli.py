@@ -20,11 +20,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
       corrflow-train --data videos/ --preset quarter --minutes 90 --out runs/first
       corrflow-train --data videos/ --images photographs/ --steps 20000 --out runs/second
       corrflow-train --data 'https://host/shard-{000000..004799}.tar' --steps 200000 --out runs/large
+      corrflow-train --data videos/ --images photographs/ --objective pixel --stride 8 --steps 100000 --out runs/pixel
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/paper
       corrflow-train --data videos/ --preset paper --steps 1000000 --out runs/no-cycle --no-cycle
       corrflow-train --config run.yaml --out runs/third
       torchrun --nproc-per-node 8 -m corrflow.train --data videos/ --preset full --steps 200000 --out runs/full
-      corrflow-train --data videos/ --preset quarter --teacher runs/half --steps 1000 --out runs/student
+      corrflow-train distil --teacher runs/full --data videos/ --preset quarter --steps 20000 --out runs/student
       corrflow-export onnx runs/first artifacts/first
     """
 )

@@ -55,7 +55,8 @@ def colour_classes(lab: Tensor, codebook: Tensor) -> Tensor:
 def cell_colours(lab: Tensor, codebook: Tensor) -> Tensor:
     """Compute one-hot classes of 4x4 cells' mean colours: Lab [B, 3, H, W] -> [B, K, H / 4, W / 4] float32."""
     classes = colour_classes(F.avg_pool2d(lab, STRIDE), codebook)
-    return F.one_hot(classes, len(codebook)).permute(0, 3, 1, 2).to(lab.dtype)
+    numbers = torch.arange(len(codebook), device=classes.device).view(1, -1, 1, 1)
+    return (classes.unsqueeze(1) == numbers).to(lab.dtype)
 
 
 def sample_bottleneck(

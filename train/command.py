@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from corrflow.errors import InputError
+from corrflow.output_paths import check_apart, check_folder_of
+from corrflow.stopping import stop_deferred
 from corrflow.train.config import ModelConfig, TrainConfig, preset
 from corrflow.train.options import TrainOptions
 
 if TYPE_CHECKING:
     from corrflow.train.data.clips import ClipSampler
     from corrflow.train.distributed import DistributedContext
-    from corrflow.train.model import Encoder
+    from corrflow.train.teachers import Teachers
 
 
 def available_threads() -> int:
@@ -43,7 +45,8 @@ def choose_precision(requested: str, device: str) -> str:
 
 def run(options: TrainOptions) -> None:
     """Train, or resume the run in `options.out`. Raises InputError before anything is written."""
-    model = preset(options.preset)
+    _check_places(options)
+    model = replace(preset(options.preset), stride=options.stride)
     config = options.config(choose_precision(options.precision, options.device), options.threads or available_threads())
     _torch()
     from corrflow.train.distributed import init_distributed
@@ -52,43 +55,59 @@ def run(options: TrainOptions) -> None:
         _run(options, model, config, context)
 
 
+def _check_places(options: TrainOptions) -> None:
+    """Raise InputError where the run would mix with its data, or with files that no run has written."""
+    data = Path(options.data)
+    folders = [folder for folder in (data, options.images) if folder is not None and folder.is_dir()]
+    check_apart([options.start_from, *(options.teacher or ())], folders=[options.out], trees=folders)
+    check_folder_of(options.out, "checkpoint.safetensors", "log.jsonl", "tensorboard")
+
+
 def _run(options: TrainOptions, model: ModelConfig, config: TrainConfig, context: DistributedContext) -> None:
     import torch
 
     from corrflow.train import loop
-    from corrflow.train.checkpoint import digest, load_checkpoint
+    from corrflow.train.checkpoint import load_checkpoint
     from corrflow.train.model import parameter_count
     from corrflow.train.trainer import Trainer
 
-    context.clip_numbers(0, config.batch, config.accumulate)  # raises for a batch that cannot be divided
+    context.check(config)
     torch.set_num_threads(config.threads)
     console = Console(stderr=True, quiet=not context.is_main)
-    teacher = _load_teacher(options.teacher, model)
-    if teacher is not None:
-        config = replace(config, teacher=digest(teacher.state_dict()))
+    initial = load_checkpoint(options.start_from) if options.start_from else None
+    normalised = config.has_target_network or (initial is not None and initial.model.feature_norm)
+    model = replace(model, feature_norm=normalised and model.unit_norm)
+    teachers = None
+    if options.teacher:
+        teachers = _load_teachers(options, model, config)
+        config = replace(config, teacher=teachers.digest)
+    workers = options.workers or max(1, min(8, config.threads // 2))
     saved = loop.resume(options.out, model, config)
     # Nothing is written before every process has read the checkpoint.
     (mean_step,) = context.mean([float(saved.step if saved else -1)])
     if mean_step != (saved.step if saved else -1):
         raise InputError(f"expected every process to see the run in {options.out}; put --out on a shared disk")
-    initial = load_checkpoint(options.start_from) if options.start_from else None
     with _open_data(options, config, context, console) as (sampler, provenance, description):
         if saved is not None:
-            trainer, first_step = Trainer.create(model, saved.train, saved.codebook, context, teacher), saved.step
+            trainer, first_step = Trainer.create(model, saved.train, saved.codebook, context, teachers), saved.step
             trainer.load(saved)
             provenance = saved.provenance
             console.print(f"resuming {options.out} at step {first_step} of {saved.train.steps}")
         else:
             if options.minutes is not None:
-                steps = loop.steps_in(options.minutes, model, config, sampler, context, teacher)
+                steps = loop.steps_in(options.minutes, model, config, sampler, context, teachers, workers)
                 config = replace(config, steps=steps)
-            trainer, first_step = loop.prepare(model, config, sampler, initial, context, teacher), 0
+            trainer, first_step = loop.prepare(model, config, sampler, initial, context, teachers), 0
+            records = [asdict(record) for record in teachers.records] if teachers is not None else []
             if initial is not None:
                 earlier = initial.provenance
+                records = [*earlier.get("teachers", []), *records]
                 provenance |= {
                     "minutes": earlier.get("minutes", 0.0),
                     "steps_before": earlier.get("steps_before", 0) + initial.step,
                 }
+            if records:
+                provenance["teachers"] = records
         options.out.mkdir(parents=True, exist_ok=True)
         steps = trainer.config.steps
         console.print(
@@ -100,39 +119,42 @@ def _run(options: TrainOptions, model: ModelConfig, config: TrainConfig, context
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
         )  # fmt: skip
-        with Progress(*columns, console=console, refresh_per_second=2) as bars:
-            bar = bars.add_task("training", total=steps, completed=first_step, loss=float("nan"))
-            recent_losses: list[float] = []
+        with stop_deferred():  # the loop ends after its step, and saves it
+            with Progress(*columns, console=console, refresh_per_second=2) as bars:
+                bar = bars.add_task("training", total=steps, completed=first_step, loss=float("nan"))
+                recent_losses: list[float] = []
 
-            def report(progress: loop.Progress) -> None:
-                recent_losses[:] = [*recent_losses[-49:], progress.loss]
-                bars.update(bar, completed=progress.step, loss=sum(recent_losses) / len(recent_losses))
+                def report(progress: loop.Progress) -> None:
+                    recent_losses[:] = [*recent_losses[-49:], progress.loss]
+                    bars.update(bar, completed=progress.step, loss=sum(recent_losses) / len(recent_losses))
 
-            done = loop.train(
-                options.out, trainer, sampler, first_step, provenance, options.save_every, options.log_images_every,
-                report, workers=options.workers or max(1, min(8, config.threads // 2)), keep_every=options.keep_every,
-            )  # fmt: skip
-        if done < steps:
-            console.print(f"stopped at step {done} of {steps}; the same command resumes the run")
-        else:
-            console.print(f"done: {steps} steps; next: corrflow-export onnx {options.out} ARTIFACT")
+                done = loop.train(
+                    options.out, trainer, sampler, first_step, provenance, options.save_every,
+                    options.log_images_every, report, workers=workers,
+                    keep_every=options.keep_every,
+                )  # fmt: skip
+            if done < steps:
+                console.print(f"stopped at step {done} of {steps}; the same command resumes the run")
+            else:
+                console.print(f"done: {steps} steps; next: corrflow-export onnx {options.out} ARTIFACT")
 
 
-def _load_teacher(path: Path | None, model: ModelConfig) -> Encoder | None:
-    """Return the teacher, if a path is given; raise InputError if its features cannot be a target for `model`."""
-    if path is None:
-        return None
-    from corrflow.train.checkpoint import load_checkpoint
+def _load_teachers(options: TrainOptions, model: ModelConfig, config: TrainConfig) -> Teachers:
+    """Return the teachers; raise InputError if they, or a student of the shape `model`, cannot be used."""
+    from corrflow.runtime.backends.onnx_encoder import OnnxEncoder, three_numbers
+    from corrflow.train.teachers import load_teachers
 
-    teacher = load_checkpoint(path).encoder()
-    config = teacher.config
-    if not (model.unit_norm and config.unit_norm) or model.feature_channels != config.feature_channels:
+    if not model.unit_norm:
         raise InputError(
-            f"expected a teacher and a preset with features of unit length and as many channels, got"
-            f" {config.feature_channels} channels, unit_norm {config.unit_norm}, for the preset's"
-            f" {model.feature_channels} and {model.unit_norm}; choose another of either"
+            f"expected a student with features of unit length, got the preset {options.preset}; choose full, half or"
+            " quarter"
         )
-    return teacher
+    mean = three_numbers("--teacher-mean", options.teacher_mean)
+    std = three_numbers("--teacher-std", options.teacher_std)
+    encoder = OnnxEncoder(Path(), options.teacher_layout, options.teacher_colours, mean, std)
+    teachers = load_teachers(options.teacher or (), options.teacher_weight or (), encoder, config.threads)
+    teachers.channels(config.pair_crop, model.stride)  # before anything is written or decoded
+    return teachers
 
 
 @contextmanager
@@ -175,14 +197,14 @@ def _open_data(
 
     with ExitStack() as stack:
         if videos is not None:
-            source = CachedVideos(videos, config.frames, required=config.image_share < 1)
+            source = CachedVideos(videos, config.frames_needed, required=config.image_share < 1)
             counts = {"videos": len(videos), "video_frames": int(videos.starts[-1])}
             description = f"{len(videos)} videos"
         else:
             assert shards is not None
             source = stack.enter_context(
                 open_shards(
-                    shards, config.frames, config.frames_per_second, config.seed, cache_folder / "shards",
+                    shards, config.frames_needed, config.frames_per_second, config.seed, cache_folder / "shards",
                     options.timeout,
                 )
             )  # fmt: skip

@@ -34,23 +34,24 @@ def plot_curves(
 
 def plot_log(log: Path, path: Path) -> None:
     """Plot losses and step durations of a run's log, unless the log is empty."""
-    columns: dict[str, list[float]] = {"step": [], "forward": [], "cycle": [], "seconds": []}
+    columns: dict[str, list[float]] = {}
     with log.open() as file:
         for line in file:
             try:
-                entry = json.loads(line)
-                values = [float(entry[name]) for name in columns]
-            except (ValueError, KeyError):
+                values = {name: float(value) for name, value in json.loads(line).items()}
+            except (ValueError, AttributeError):
                 continue  # an incomplete line of a killed run
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
-    if not columns["step"]:
+            if values.keys() != (columns.keys() or values.keys()) or not {"step", "seconds"} <= values.keys():
+                continue
+            for name, value in values.items():
+                columns.setdefault(name, []).append(value)
+    if not columns:
         return
-    step, forward, cycle, seconds = (downsample(column) for column in columns.values())
+    step, seconds = (downsample(columns.pop(name)) for name in ("step", "seconds"))
     plot_curves(
         path,
         {
-            "loss": {"forward": (step, forward), "cycle": (step, cycle)},
+            "loss": {name: (step, downsample(values)) for name, values in columns.items()},
             "seconds": {"per step": (step, seconds)},
         },
         "step",

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from corrflow.errors import InputError
+from corrflow.train.config import TrainConfig
 
 # One process decodes videos while the others wait. torchrun ends all processes if one fails.
 TIMEOUT = timedelta(hours=12)
@@ -50,12 +51,21 @@ class DistributedContext:
         if batch % (accumulate * self.world_size):
             raise InputError(
                 f"expected a batch that is a multiple of --accumulate times the processes ({accumulate} x"
-                f" {self.world_size}), got {batch}; change --batch"
+                f" {self.world_size}), got {batch}; change --batch (clips) or --pairs"
             )
         part_size = batch // accumulate
         share = part_size // self.world_size
         starts = [step * batch + part * part_size + self.rank * share for part in range(accumulate)]
         return [start + clip for start in starts for clip in range(share)]
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise InputError if the clips or the pairs of a step cannot be divided equally."""
+        for is_used, batch in (
+            (config.uses_clips, config.batch),
+            (config.uses_pairs or config.uses_frame_pairs, config.pairs),
+        ):
+            if is_used:
+                self.clip_numbers(0, batch, config.accumulate)
 
     def mean(self, values: list[float]) -> list[float]:
         """Return the mean of each value over all processes."""

@@ -1,4 +1,4 @@
-"""Training objectives: colour reconstruction (paper, sections 3.3 to 3.5), and distillation of a teacher's features."""
+"""Training objective of the paper: colour reconstruction (sections 3.3 to 3.5)."""
 
 from __future__ import annotations
 
@@ -57,11 +57,6 @@ def reconstruct(
             returning = _copy(features[:, t], features[:, t + 1], [*returning, propagated[t + 1]], attributes)
         cycle = torch.stack([_cross_entropy(colours, classes[:, 0]) for colours in returning]).mean()
     return Reconstruction(forward, cycle, torch.stack(predicted, 1))
-
-
-def cosine_distance(features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Compute the mean of 1 - cosine similarity over cells of two maps of unit features [B, C, h, w]."""
-    return 1 - (features * teacher_features).sum(1).mean()
 
 
 def _copy(target: Tensor, reference: Tensor, values: list[Tensor], attributes: Attributes) -> list[Tensor]:

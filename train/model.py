@@ -94,19 +94,34 @@ def at_two_sizes(learned: Callable[[Tensor], Tensor], image: Tensor, coarse_shar
     """
     if not coarse_share:
         return learned(image)
-    # The centre of cell i at half scale is at cell 2i + 0.5 of the full scale, as the interpolation assumes.
-    coarse = F.interpolate(learned(halved(image)), scale_factor=2.0, mode="bilinear", align_corners=False)
+    coarse = doubled(learned(halved(image)), image)
+    return coarse if coarse_share == 1 else side_by_side(learned(image), coarse, coarse_share)
+
+
+def doubled(features: Tensor, image: Tensor) -> Tensor:
+    """Interpolate unit features of cells of 8 pixels to the cells of 4 pixels of an image [B, 3, H, W].
+
+    [B, C, ceil(H / 8), ceil(W / 8)] -> unit features [B, C, ceil(H / 4), ceil(W / 4)]
+    """
+    # The centre of large cell i is at small cell 2i + 0.5, as the interpolation assumes.
+    finer = F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
     # Not -(-side // STRIDE): exported, a division of negative numbers rounds the other way.
     rows, columns = ((side + STRIDE - 1) // STRIDE for side in image.shape[-2:])
-    coarse = of_unit_length(coarse[:, :, :rows, :columns])
-    return coarse if coarse_share == 1 else side_by_side(learned(image), coarse, coarse_share)
+    return of_unit_length(finer[:, :, :rows, :columns])
+
+
+def pad_image(image: Tensor, stride: int) -> Tensor:
+    """Pad an image for the first convolution of an encoder, so that receptive fields are centred in their cells."""
+    before = 2 if stride == STRIDE else 0
+    return F.pad(image, (before, 6 - before, before, 6 - before), mode="replicate")
 
 
 class Encoder(nn.Module):
     """Encoder of images [B, 3, H, W], RGB of `normalise`, into features [B, C, ceil(H / 4), ceil(W / 4)].
 
     The receptive field of feature (y, x) is centred at pixel (4y + 1, 4x + 1), half a pixel from the cell's centre
-    4i + 1.5. The asymmetric padding before the first convolution achieves this.
+    4i + 1.5. The asymmetric padding before the first convolution achieves this. Stride 8 adds a max-pooling after that
+    convolution; the centre is then pixel (8y + 3, 8x + 3) of a cell whose centre is 8i + 3.5.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -128,30 +143,51 @@ class Encoder(nn.Module):
             ResidualBlock(fourth, fourth, 1),
         )
         self.head = nn.Conv2d(fourth, config.feature_channels, 3, 1, 1)
+        self.head_norm: nn.Module = nn.Identity()
+        if config.feature_norm:
+            # Without a scale and a shift of its own, which could undo the normalisation.
+            self.head_norm = nn.BatchNorm2d(config.feature_channels).requires_grad_(False)
         if config.colour_share:
             means, neighbours = colour_filters()
             self.register_buffer("means", means * PIXEL_SCALE, persistent=False)
             self.register_buffer("neighbours", neighbours, persistent=False)
 
-    def learned(self, image: Tensor) -> Tensor:
-        """Compute the learned features at one scale."""
-        x = F.pad(image, (2, 4, 2, 4), mode="replicate")
-        x = F.relu(self.stem_norm(self.stem(x)))
-        features = self.head(self.blocks(x))
+    def cells(self, image: Tensor) -> Tensor:
+        """Compute the learned features of an image at the encoder's own stride: [B, C, ceil(H / 4 or 8), ...]."""
+        x = F.relu(self.stem_norm(self.stem(pad_image(image, self.config.stride))))
+        if self.config.stride != STRIDE:
+            x = F.max_pool2d(x, 3, 2, 1)
+        features = self.head_norm(self.head(self.blocks(x)))
         return of_unit_length(features) if self.config.unit_norm else features
 
+    def learned(self, image: Tensor) -> Tensor:
+        """Compute the learned features at one scale, in cells of 4 pixels."""
+        features = self.cells(image)
+        return features if self.config.stride == STRIDE else doubled(features, image)
+
+    def learned_at_all_scales(self, image: Tensor) -> Tensor:
+        """Compute the learned features, those of the image at half scale among them, in cells of 4 pixels."""
+        return at_two_sizes(self.learned, image, self.config.coarse_share)
+
+    def append_colours(self, features: Tensor, image: Tensor) -> Tensor:
+        """Append the raw colours of an image to learned features."""
+        if not self.config.colour_share:
+            return features
+        means = F.conv2d(F.pad(image, COLOUR_PADDING, mode="replicate"), self.means, stride=STRIDE)
+        return with_colours(features, F.conv2d(means, self.neighbours), self.config.colour_share)
+
     def forward(self, image: Tensor) -> Tensor:
-        features = at_two_sizes(self.learned, image, self.config.coarse_share)
-        if self.config.colour_share:
-            means = F.conv2d(F.pad(image, COLOUR_PADDING, mode="replicate"), self.means, stride=STRIDE)
-            features = with_colours(features, F.conv2d(means, self.neighbours), self.config.colour_share)
-        return features
+        return self.append_colours(self.learned_at_all_scales(image), image)
+
+    @property
+    def learned_channels(self) -> int:
+        """Number of learned channels at all scales."""
+        return (2 if 0 < self.config.coarse_share < 1 else 1) * self.config.feature_channels
 
     @property
     def channels(self) -> int:
         """Number of output channels."""
-        sizes = 2 if 0 < self.config.coarse_share < 1 else 1
-        return sizes * self.config.feature_channels + (COLOUR_CHANNELS if self.config.colour_share else 0)
+        return self.learned_channels + (COLOUR_CHANNELS if self.config.colour_share else 0)
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -32,14 +32,16 @@ class RunLogger:
         self._writer.close()
         plot_log(self.run / LOG_NAME, self.run / "curves.png")
 
-    def add_losses(self, step: int, forward: float, cycle: float, seconds: float) -> None:
-        """Log the losses and the duration of a step; `step` counts completed steps."""
-        line = {"step": step, "forward": forward, "cycle": cycle, "seconds": round(seconds, 3)}
-        self._log.write(json.dumps(line) + "\n")
-        self._writer.add_scalar("loss/forward", forward, step)
-        self._writer.add_scalar("loss/cycle", cycle, step)
+    def add_losses(self, step: int, losses: dict[str, float], seconds: float) -> None:
+        """Log the losses by name and the duration of a step; `step` counts completed steps."""
+        self._log.write(json.dumps({"step": step, **losses, "seconds": round(seconds, 3)}) + "\n")
+        for name, value in losses.items():
+            self._writer.add_scalar(f"loss/{name}", value, step)
         self._writer.add_scalar("schedule/learning_rate", self.config.learning_rate_at(step - 1), step)
-        self._writer.add_scalar("schedule/teacher_forcing", self.config.teacher_forcing_at(step - 1), step)
+        if self.config.uses_clips:
+            self._writer.add_scalar("schedule/teacher_forcing", self.config.teacher_forcing_at(step - 1), step)
+        if self.config.has_target_network:
+            self._writer.add_scalar("schedule/momentum", self.config.momentum_at(step - 1), step)
 
     def add_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Log an image [H, W, 3] uint8, RGB, as `<name>/<step>.png` and in TensorBoard."""

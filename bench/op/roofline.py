@@ -53,7 +53,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes and settings of a search; default: 480 rows of 16:9 video with the settings of the bundled model."""
+    """Sizes and settings of a search; default: 480 rows of 16:9 video with the bundled model.
+
+    The default radius of recent frames, 12, is that of the kernel's run on a GPU; the model's own is 9 since then.
+    """
 
     height: int = 120
     width: int = 214

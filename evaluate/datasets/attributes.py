@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from corrflow.errors import InputError
+from corrflow.file_budget import read_json, read_yaml
+
+_MAX_BYTES = 16 << 20
 
 
 def read_attributes(path: Path) -> dict[str, tuple[str, ...]]:
@@ -20,13 +22,13 @@ def read_attributes(path: Path) -> dict[str, tuple[str, ...]]:
     """
     expected = f'expected attributes as JSON {{"sequence": ["OCC"]}} or as DAVIS\'s db_info.yaml in {path}'
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_json(path, limit=_MAX_BYTES)
+    except OSError as error:
         raise InputError(f"{expected}, found no such text ({error})") from error
-    try:
-        content = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{expected}, found a file that cannot be read ({str(error).splitlines()[0]})") from error
+    # PyYAML's constructors meet damage with errors of many types.
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{expected}, found a file that cannot be read ({reason})") from error
     if isinstance(content, dict) and isinstance(content.get("sequences"), list):
         entries: list[Any] = content["sequences"]
         if not all(isinstance(entry, dict) and "name" in entry for entry in entries):
@@ -37,10 +39,3 @@ def read_attributes(path: Path) -> dict[str, tuple[str, ...]]:
     ):
         raise InputError(f"{expected}, found something else")
     return {str(sequence): tuple(names) for sequence, names in content.items()}
-
-
-def _parse_yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error

@@ -15,7 +15,7 @@ YouTube-VOS prompts an object on the first annotated frame that shows it, and sc
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image
 
 from corrflow.errors import InputError
+from corrflow.file_budget import open_regular, read_text
+from corrflow.runtime.formats.mask_image import MAX_PIXELS
 from corrflow.runtime.formats.mask_png import read_indexed_png
 from corrflow.runtime.types import Frame, MaskObject
 
@@ -32,6 +34,9 @@ VOID = 255
 
 FRAMES_PER_SECOND = 24.0
 """Rate of the recordings; DAVIS is published as images."""
+
+MAX_LIST_BYTES = 4 << 20
+"""Size of a list of names."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
@@ -52,6 +57,11 @@ class MaskSequence:
 
     def __len__(self) -> int:
         return len(self.image_paths)
+
+    @property
+    def recording(self) -> str:
+        """Name of the sequence's folder, which resampled sequences share."""
+        return self.image_paths[0].parent.name
 
     def frames(self) -> Iterator[Frame]:
         """Read the frames in order, images [H, W, 3] uint8, BGR. Raises InputError for a file that is no image."""
@@ -210,10 +220,45 @@ def open_youtube_vos(root: Path | str) -> tuple[MaskSequence, ...]:
 def read_image(path: Path) -> np.ndarray:
     """Read an image as stored: [H, W, 3] uint8, BGR. Raises InputError for a file that is no image."""
     # Masks and points refer to the stored pixels, so the camera's orientation tag must not rotate the image.
+    height, width = _image_size(path)
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"expected an image of at most {MAX_PIXELS // 10**6} million pixels, found {width}x{height} in {path};"
+            " replace the file"
+        )
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise InputError(f"expected an image, found a file that cannot be decoded: {path}; replace the file")
     return image
+
+
+def resample(sequence: MaskSequence, stride: int = 1, backward: bool = False) -> MaskSequence:
+    """Keep frames 0, stride, 2 * stride and so on; with `backward`, in reverse order.
+
+    Backward, the sequence begins with the last kept frame whose mask shows an object, as the prompt. The new name says
+    how the frames were taken, such as "bear@stride3" or "bear@backward".
+
+    Raises InputError for a stride below 1.
+    """
+    if stride < 1:
+        raise InputError(f"expected a stride of at least 1, got {stride}")
+    name = sequence.name + (f"@stride{stride}" if stride > 1 else "") + ("@backward" if backward else "")
+    kept = list(range(0, len(sequence), stride))
+    if backward:
+        kept.reverse()
+        while len(kept) > 1 and not _shows_object(sequence, kept[0]):
+            del kept[0]
+    return replace(
+        sequence,
+        name=name,
+        image_paths=tuple(sequence.image_paths[index] for index in kept),
+        annotation_paths=tuple(sequence.annotation_paths[index] for index in kept),
+    )
+
+
+def _shows_object(sequence: MaskSequence, index: int) -> bool:
+    """Return True for a frame whose mask has a pixel of an object."""
+    return sequence.annotation_paths[index] is not None and bool(set(distinct(sequence.annotation(index))) - {0, VOID})
 
 
 def select_sequences(sequences: Sequence[MaskSequence], names: Sequence[str]) -> list[MaskSequence]:
@@ -242,8 +287,16 @@ def _split_list(root: Path, split: str, year: str | None, resolution: str) -> Pa
 
 def _names(list_path: Path) -> tuple[str, ...]:
     """Read the distinct names of sequences: a line is a name, or the paths of one frame and its mask (DAVIS 2016)."""
-    entries = [line.split()[0] for line in list_path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    entries = [line.split()[0] for line in read_lines(list_path) if line.strip()]
     return tuple(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a list of names. Raises InputError."""
+    try:
+        return read_text(path, MAX_LIST_BYTES).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a list of names in {path}, found a file that cannot be read; replace it") from error
 
 
 def _sequence(root: Path, name: str, resolution: str) -> MaskSequence:
@@ -275,9 +328,12 @@ def _files(folder: Path, suffixes: Iterable[str], content: str) -> tuple[Path, .
 def _image_size(path: Path) -> tuple[int, int]:
     """Read (height, width) from the header."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    # Pillow raises any of these for damaged files.
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, MemoryError) as error:
+        raise InputError(f"expected an image, found a file that cannot be decoded: {path}; replace the file") from error
+    except Image.DecompressionBombError as error:
         raise InputError(f"expected an image, found a file that cannot be decoded: {path}; replace the file") from error
 
 

@@ -9,7 +9,7 @@ TAP-Vid  one pickle of {name: {video, points, occluded}}, or of a list of such v
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 
 from corrflow.errors import InputError
-from corrflow.evaluate.datasets.masks import IMAGE_SUFFIXES, read_image
+from corrflow.evaluate.datasets.masks import IMAGE_SUFFIXES, read_image, read_lines
 from corrflow.evaluate.datasets.safe_pickle import read_pickle
+from corrflow.file_budget import FileBudget, read_json, regular_size
+from corrflow.runtime.formats.mask_image import MAX_PIXELS, image_size
 from corrflow.runtime.formats.mask_png import read_indexed_png
 
 JHMDB_JOINTS = (
@@ -31,6 +33,7 @@ TAPVID_SIDE = 256
 """Side in pixels of the square frames of TAP-Vid's protocol."""
 
 _MAX_BYTES = 64 * 2**20  # of a file of joints
+_NUMBERS = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,29 @@ class PointVideo:
         Raises InputError for bytes that are no image.
         """
         images = []
+        # One image of the file may be any number of frames.
+        encoded = {id(item): len(item) for item in self.video if isinstance(item, bytes)}
+        budget = FileBudget(self.name, sum(encoded.values()))
         for index, item in enumerate(self.video):
             if isinstance(item, bytes):
-                image = cv2.imdecode(np.frombuffer(item, np.uint8), cv2.IMREAD_COLOR) if item else None
-                if image is None:
-                    raise InputError(f"expected an image as frame {index} of {self.name}, found bytes that are none")
+                image = _decoded(item, f"frame {index} of {self.name}")
+                budget.take(image.nbytes if side is None else 3 * side * side, "frames")
             else:
                 image = np.ascontiguousarray(np.asarray(item)[..., ::-1])
             if side is not None and image.shape[:2] != (side, side):
                 image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
             images.append(image)
         return images
+
+
+def _decoded(content: bytes, what: str) -> np.ndarray:
+    """Decode an image, [H, W, 3] uint8, BGR. Raises InputError for other bytes, and for a very large image."""
+    size, image = image_size(content), None
+    if size is not None and size[0] * size[1] <= MAX_PIXELS:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError(f"expected an image of at most {MAX_PIXELS // 10**6} million pixels as {what}, found none")
+    return image
 
 
 def open_jhmdb(root: Path, split: int | None = None) -> list[JointSequence]:
@@ -122,7 +137,7 @@ def _jhmdb_test_clips(root: Path, split: int) -> set[str]:
     lists = sorted((root / "splits").glob(f"*_test_split{split}.txt"))
     if not lists:
         raise InputError(f"expected lists <action>_test_split{split}.txt in {root / 'splits'}, found none")
-    lines = [line.split() for path in lists for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for path in lists for line in read_lines(path) if line.strip()]
     return {Path(line[0]).stem for line in lines if line[-1] == "2"}
 
 
@@ -135,10 +150,17 @@ def _jhmdb_clip(name: str, images: Path, joints: Path) -> JointSequence:
         ) from error
     frames = _image_paths(images, f"frames of clip {name}")
     expected = f"expected joints pos_img [2, {len(JHMDB_JOINTS)}, frames] in the MATLAB file {joints}"
-    if joints.stat().st_size > _MAX_BYTES:
-        raise InputError(f"{expected}, found one of {joints.stat().st_size} bytes; refused")
+    if (size := regular_size(joints)) > _MAX_BYTES:
+        raise InputError(f"{expected}, found one of {size} bytes; refused")
     try:
+        # The header of a variable says its shape; compressed ones may unpack to a thousand times the file.
+        [(_, shape, kind)] = [one for one in scipy.io.whosmat(joints) if one[0] == "pos_img"]
+        FileBudget(joints, size).take(24 * math.prod(shape), "positions")
+        if len(shape) != 3 or kind not in _NUMBERS:
+            raise InputError(f"{expected}, found {list(shape)} of {kind}")
         positions = np.asarray(scipy.io.loadmat(joints, variable_names=["pos_img"])["pos_img"], np.float64)
+    except InputError:
+        raise
     except Exception as error:  # SciPy's reader raises many types of exceptions for damaged files
         raise InputError(f"{expected}, found a file that cannot be read ({type(error).__name__})") from error
     if positions.ndim != 3 or positions.shape[:2] != (2, len(JHMDB_JOINTS)) or not positions.shape[2]:
@@ -170,13 +192,12 @@ def open_badja(annotations: Path, root: Path) -> list[JointSequence]:
 def _badja_video(path: Path, root: Path) -> JointSequence:
     expected = f"expected the joints of a BADJA video as JSON in {path}"
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{expected}, found a file of {path.stat().st_size} bytes; refused")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        budget = FileBudget.of(path)
+        content = read_json(path, budget, _MAX_BYTES)
         entries, names = _badja_entries(content, root)
     except OSError as error:
         raise InputError(f"{expected}, found no such file ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise InputError(f"{expected}, found something else ({type(error).__name__}: {error})") from error
     if not entries:
         raise InputError(f"{expected}, found no annotated frame")
@@ -185,6 +206,7 @@ def _badja_video(path: Path, root: Path) -> JointSequence:
     frames = [item for item in _image_paths(folder, f"frames of {path.stem}") if item.name >= entries[0][0].name]
     index_of = {item.name: index for index, item in enumerate(frames)}
     count = len(names)
+    budget.take(24 * count * len(frames), "joints of all frames")
     joints, visible = np.full((len(frames), count, 2), np.nan), np.zeros((len(frames), count), bool)
     areas = np.full(len(frames), np.nan)
     for image, mask, points, seen in entries:
@@ -241,10 +263,11 @@ def open_tapvid(path: Path) -> list[PointVideo]:
         named = []
     if not named:
         raise InputError(f"expected videos by name, or a list of them, in {path}, found {type(content).__name__}")
-    return [_point_video(path, name, item) for name, item in named]
+    budget = FileBudget.of(path)
+    return [_point_video(path, name, item, budget) for name, item in named]
 
 
-def _point_video(path: Path, name: str, item: Any) -> PointVideo:
+def _point_video(path: Path, name: str, item: Any, budget: FileBudget) -> PointVideo:
     expected = f"expected video, points [N, T, 2] and occluded [N, T] for {name} in {path}"
     if not isinstance(item, dict) or not {"video", "points", "occluded"} <= set(item):
         raise InputError(
@@ -262,6 +285,8 @@ def _point_video(path: Path, name: str, item: Any) -> PointVideo:
     shape = (points.shape[0] if points.ndim else 0, len(video))
     if points.shape != (*shape, 2) or occluded.shape != shape or points.dtype.kind not in "fiu":
         raise InputError(f"{expected} with T = {len(video)}, found {list(points.shape)} and {list(occluded.shape)}")
+    # One array of the file may be that of any number of videos.
+    budget.take(9 * points.size + 1000, "points")
     return PointVideo(name, video, points.astype(np.float64), occluded.astype(bool))
 
 

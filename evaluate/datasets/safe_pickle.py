@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from corrflow.errors import InputError
+from corrflow.file_budget import FileBudget, open_regular
 
 MAX_BYTES = 16 * 2**30
 """Maximum size of a file, which is read into memory."""
@@ -22,6 +23,7 @@ MAX_BYTES = 16 * 2**30
 MAX_OPCODES = 2_000_000
 """Maximum number of opcodes of a file. Each may take some 100 bytes of memory; TAP-Vid's files have a tenth as many."""
 
+_BYTES_OF_OPCODE = 200
 _PythonUnpickler = vars(pickle)["_Unpickler"]
 _NAMES = {
     "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
@@ -44,7 +46,7 @@ def read_pickle(path: Path) -> Any:
     Raises InputError for a file that is damaged, too large, or holds other types.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             # Mapped bytes need no memory for lengths that a damaged file claims and lacks.
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
@@ -53,11 +55,15 @@ def read_pickle(path: Path) -> Any:
         try:
             if len(content) > MAX_BYTES:
                 raise pickle.UnpicklingError(f"a file of {len(content)} bytes")
+            budget = FileBudget(path, len(content))
             for count, _ in enumerate(pickletools.genops(content)):  # pyright: ignore[reportArgumentType]
+                budget.take(_BYTES_OF_OPCODE, "parts")
                 if count == MAX_OPCODES:
                     raise pickle.UnpicklingError(f"more than {MAX_OPCODES} opcodes")
             content.seek(0)
             return _DataUnpickler(content, spare=2 * len(content)).load()
+        except InputError:
+            raise
         except Exception as error:  # damaged bytes raise any type, such as MemoryError and RecursionError
             known = isinstance(error, pickle.UnpicklingError)
             found = str(error) if known else f"bytes that make no sense ({type(error).__name__})"

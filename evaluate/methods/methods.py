@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,24 +16,25 @@ import numpy as np
 
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.masks import VOID, MaskSequence, distinct
-from corrflow.evaluate.methods.encoders import LabBackend, OnnxEncoder, OnnxEncoderBackend
+from corrflow.evaluate.methods.encoders import LabBackend, OnnxEncoderBackend
 from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.backends.base import Backend
+from corrflow.runtime.backends.onnx_encoder import OnnxEncoder
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.formats.mask_png import read_indexed_png
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.geometry import indexed_mask
-from corrflow.runtime.tracking.occlusion import occlusion_settings_for
+from corrflow.runtime.tracking.occlusion import OcclusionSettings, occlusion_settings_for
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
 
 @dataclass(frozen=True)
 class MaskPrediction:
-    """Predicted mask [H, W] uint8 of object ids, and the seconds of its computation; None for no computation."""
+    """Predicted mask [H, W] uint8 of object ids, and the CPU seconds of all threads; None for no computation."""
 
     mask: np.ndarray
-    seconds: float | None = None
+    cpu_seconds: float | None = None
 
 
 class MaskPredictor(Protocol):
@@ -81,7 +82,7 @@ class FlowWarp:
         soft_masks = np.zeros((0, *sequence.size(0)), np.float32)
         previous = np.zeros(0, np.uint8)
         for frame in sequence.frames():
-            begin = time.perf_counter()
+            begin = time.process_time()
             grey = cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY)
             if frame.index and ids:
                 back = flow.calc(grey, previous, np.zeros((*grey.shape, 2), np.float32))
@@ -89,13 +90,47 @@ class FlowWarp:
                 soft_masks = np.stack(
                     [cv2.remap(mask, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR) for mask in soft_masks]
                 )
-            seconds = time.perf_counter() - begin
+            seconds = time.process_time() - begin
             prompts = sequence.prompts(frame.index)
             ids += [prompt.id for prompt in prompts]
             soft_masks = np.concatenate([soft_masks, *(prompt.mask[None].astype(np.float32) for prompt in prompts)])
             previous = grey
             mask = _with_prompts(indexed_mask(ids, soft_masks), prompts)
             yield MaskPrediction(mask, seconds if frame.index else None)
+
+
+@dataclass(frozen=True)
+class LucasKanade:
+    """Baseline for points alone: pyramidal Lucas-Kanade, chained from frame to frame.
+
+    A point is lost for good once the way forward and back misses its start by more than `max_error` pixels. Its
+    position is chained further. The check is from Kalal et al., "Forward-Backward Error" (2010).
+
+    window: side of the window in pixels
+    levels: highest level of the pyramid, where 0 is the image itself; OpenCV's defaults for both
+    """
+
+    window: int = 21
+    levels: int = 3
+    max_error: float = 1.0
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "lk", "opencv": cv2.__version__, **asdict(self)}
+
+    def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
+        raise InputError("expected a method that predicts masks, got lk; use it where points are tracked")
+
+    def step(self, previous: np.ndarray, grey: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return points [P, 2] of one grey image in the next one, and [P] bool: True where they are found."""
+        start = points.astype(np.float32)[:, None]
+        # OpenCV's type stubs want an output array, which None makes.
+        track: Any = cv2.calcOpticalFlowPyrLK
+        options = {"winSize": (self.window, self.window), "maxLevel": self.levels}
+        moved, found, _ = track(previous, grey, start, None, **options)
+        back, found_back, _ = track(grey, previous, moved, None, **options)
+        error = np.linalg.norm(back - start, axis=-1)[:, 0]
+        is_found = (found[:, 0] > 0) & (found_back[:, 0] > 0) & (error <= self.max_error)
+        return np.where(found > 0, moved[:, 0].astype(np.float64), points), is_found
 
 
 class FeatureExtractor(Protocol):
@@ -159,30 +194,38 @@ class OnnxFeatures:
 class TrackerMethod:
     """The tracker with features of any source.
 
-    redetect: handle occlusion as corrflow-track does, where the backend supports it
+    redetect:  handle occlusion as corrflow-track does, where the backend supports it
+    occlusion: thresholds of occlusion handling
     """
 
     encoder: FeatureExtractor
     settings: TrackingSettings
     redetect: bool = True
+    occlusion: OcclusionSettings = field(default_factory=OcclusionSettings)
 
     def describe(self) -> dict[str, Any]:
-        return {**self.encoder.describe(), "settings": asdict(self.settings), "redetect": self.redetect}
+        description = {**self.encoder.describe(), "settings": asdict(self.settings), "redetect": self.redetect}
+        if self.redetect and self.occlusion != OcclusionSettings():
+            description["occlusion"] = asdict(self.occlusion)
+        return description
+
+    def tracker(self, backend: Backend) -> Tracker:
+        """Build a tracker on a backend that `encoder` opened."""
+        occlusion = occlusion_settings_for(backend, self.settings, self.occlusion) if self.redetect else None
+        return Tracker(backend, self.settings, occlusion)
 
     def masks(self, sequence: MaskSequence, threads: int) -> Iterator[MaskPrediction]:
-        backend = self.encoder.open(self.settings, threads)
-        occlusion = occlusion_settings_for(backend, self.settings) if self.redetect else None
-        with Tracker(backend, self.settings, occlusion) as tracker:
+        with self.tracker(self.encoder.open(self.settings, threads)) as tracker:
             for frame in sequence.frames():
                 prompts = sequence.prompts(frame.index)
                 if frame.index == 0:
                     yield MaskPrediction(tracker.start(frame.image, prompts).mask)
                     continue
-                begin = time.perf_counter()
+                begin = time.process_time()
                 mask = tracker.step(frame.image).mask
                 if prompts:
                     tracker.add(prompts)
-                yield MaskPrediction(_with_prompts(mask, prompts), time.perf_counter() - begin)
+                yield MaskPrediction(_with_prompts(mask, prompts), time.process_time() - begin)
 
 
 @dataclass(frozen=True)

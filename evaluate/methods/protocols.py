@@ -1,22 +1,22 @@
-"""Published tracking protocols by name: presets of tracker settings.
+"""Published tracking protocols by name: presets of tracker settings, and of the search.
 
-| protocol | reference frames           | radius          | selection | temperature | soft masks |
+| protocol | reference frames           | window          | selection | temperature | soft masks |
 |----------|----------------------------|-----------------|-----------|-------------|------------|
 | default  | the model's own settings   |                 |           |             |            |
 | plain    | the model's own settings   |                 |           |             |            |
-| paper    | t-1                        | 6               | all       | the model's | hard       |
-| mast     | 0, 5, t-5, t-3, t-1        | 6, dilated past | all       | the model's | soft       |
-|          |                            | 15 frames       |           |             |            |
-| crw      | 0 and the last 20          | 24              | top 10    | 0.05        | soft       |
-| vfs      | 0 and the last 20          | 24              | top 10    | 0.07        | soft       |
-| hvc      | the last 50                | 12              | top 15    | 0.1         | soft       |
+| paper    | t-1                        | radius 6        | all       | the model's | hard       |
+| mast     | 0, 5, t-5, t-3, t-1        | radius 6,       | all       | the model's | soft       |
+|          |                            | dilated past 15 |           |             |            |
+| crw      | 0 (whole), the last 20     | disc of 12      | top 10    | 0.05        | soft       |
+| vfs      | 0 and the last 20          | disc of 12      | top 10    | 0.07        | soft       |
+| hvc      | 0 (whole), the last 50     | disc of 12      | top 15    | 0.1         | soft       |
 
 Only default handles occlusion as corrflow-track does (runtime/tracking/occlusion.py): spurious components are dropped,
 hidden objects are lost and re-detected. All other protocols run the tracker alone.
 
-Radii are in cells of 4 pixels. crw was published with 12 cells of 8 pixels; the same 96 pixels are 24 cells here.
-Every cell in this window is a candidate. A radius of 12 with dilation 2 would cost a quarter, but matches could only
-land on every second cell.
+The windows of paper and mast are squares of cells of 4 pixels. Those of crw, vfs and hvc are discs of cells of 8
+pixels, the stride of the published encoders: every cell closer than 96 pixels (disc_search.py). The whole first frame
+is searched in crw and hvc. Features have unit length in these three.
 
 paper and mast were published with raw dot products and no temperature, so the model's temperature stays. It is 1 for
 an encoder trained with raw dot products (preset `paper` of corrflow-train). Features of unit length need the
@@ -31,6 +31,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from corrflow.errors import InputError
+from corrflow.evaluate.methods.disc_search import DiscSearch
+from corrflow.evaluate.methods.methods import FeatureExtractor
 from corrflow.runtime.settings import TrackingSettings, last_frames
 
 MAST_DILATE_PAST_AGE = 15
@@ -52,32 +54,30 @@ def _mast(settings: TrackingSettings) -> TrackingSettings:
     )
 
 
-def _first_and_last_20(settings: TrackingSettings, temperature: float) -> TrackingSettings:
+def _discs(settings: TrackingSettings, recent: int, top_k: int, temperature: float) -> TrackingSettings:
     return replace(
         settings,
         permanent_frames=(0,),
-        recent_offsets=last_frames(20),
-        radius=(24,),
-        top_k=10,
+        recent_offsets=last_frames(recent),
+        radius=(12,),
+        top_k=top_k,
         temperature=temperature,
-    )
-
-
-def _hvc(settings: TrackingSettings) -> TrackingSettings:
-    return replace(
-        settings, permanent_frames=(), recent_offsets=last_frames(50), radius=(12,), top_k=15, temperature=0.1
     )
 
 
 _PUBLISHED: dict[str, Callable[[TrackingSettings], TrackingSettings]] = {
     "paper": _paper,
     "mast": _mast,
-    "crw": lambda settings: _first_and_last_20(settings, 0.05),
-    "vfs": lambda settings: _first_and_last_20(settings, 0.07),
-    "hvc": _hvc,
+    "crw": lambda settings: _discs(settings, recent=20, top_k=10, temperature=0.05),
+    "vfs": lambda settings: _discs(settings, recent=20, top_k=10, temperature=0.07),
+    "hvc": lambda settings: _discs(settings, recent=50, top_k=15, temperature=0.1),
 }
 
-PROTOCOLS = ("default", "plain", *_PUBLISHED)
+PUBLISHED = tuple(_PUBLISHED)
+PROTOCOLS = ("default", "plain", *PUBLISHED)
+
+_FIRST_FRAME_WHOLE = {"crw": True, "vfs": False, "hvc": True}
+"""Protocols that search discs: True for those that search the whole first frame."""
 
 
 def apply_protocol(name: str, settings: TrackingSettings) -> TrackingSettings:
@@ -90,6 +90,11 @@ def apply_protocol(name: str, settings: TrackingSettings) -> TrackingSettings:
     return _PUBLISHED[name](
         replace(settings, dilation=(1,), dilate_past_age=0, hard_labels=False, move_windows=False, refine_radius=0)
     )
+
+
+def apply_search(name: str, features: FeatureExtractor) -> FeatureExtractor:
+    """Return the features with the search of a protocol."""
+    return DiscSearch(features, _FIRST_FRAME_WHOLE[name]) if name in _FIRST_FRAME_WHOLE else features
 
 
 def published_with_raw_features(name: str) -> bool:

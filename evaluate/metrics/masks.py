@@ -14,6 +14,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from corrflow.evaluate.metrics.continuity import ObjectAreas, areas_of_frames, frame_areas
+
 OFFICIAL_BOUND = 0.008
 """Contour tolerance as a fraction of the image diagonal."""
 
@@ -37,12 +39,14 @@ class ObjectScore:
     frames:            [S] int64, indices of the scored frames
     region_similarity: [S] float64, J of each frame, 0..1
     contour_accuracy:  [S] float64, F of each frame, 0..1
+    areas:             areas on the scored frames
     region, contour:   statistics of J and of F
     """
 
     frames: np.ndarray
     region_similarity: np.ndarray
     contour_accuracy: np.ndarray
+    areas: ObjectAreas
     region: Statistics
     contour: Statistics
 
@@ -117,16 +121,21 @@ def object_score(
     frames: Sequence[int],
     region_similarity: Sequence[float] | np.ndarray,
     contour_accuracy: Sequence[float] | np.ndarray,
+    areas: ObjectAreas,
     official_uint8_bins: bool = False,
 ) -> ObjectScore:
-    """Build the score of an object from J and F of its S >= 1 scored frames. Raises ValueError for unequal lengths."""
+    """Build the score of an object from its S >= 1 scored frames. Raises ValueError for unequal lengths."""
     region, contour = (np.asarray(values, np.float64) for values in (region_similarity, contour_accuracy))
-    if not len(frames) == len(region) == len(contour):
-        raise ValueError(f"expected a J and an F per frame, got {len(region)} and {len(contour)} for {len(frames)}")
+    if not len(frames) == len(region) == len(contour) == len(areas.true):
+        raise ValueError(
+            f"expected J, F and areas of each frame, got {len(region)}, {len(contour)} and {len(areas.true)} for"
+            f" {len(frames)}"
+        )
     return ObjectScore(
         frames=np.asarray(frames, np.int64),
         region_similarity=region,
         contour_accuracy=contour,
+        areas=areas,
         region=Statistics(*mean_recall_decay(region, official_uint8_bins)),
         contour=Statistics(*mean_recall_decay(contour, official_uint8_bins)),
     )
@@ -145,11 +154,15 @@ def score_object(
     Raises ValueError where the numbers of masks differ or are zero, and for the errors of the measures.
     """
     measured = [
-        (region_similarity(prediction, truth), contour_accuracy(prediction, truth, bound))
+        (
+            region_similarity(prediction, truth),
+            contour_accuracy(prediction, truth, bound),
+            *frame_areas(prediction, truth),
+        )
         for prediction, truth in zip(predictions, truths, strict=True)
     ]
-    region, contour = np.array(measured, dtype=np.float64).reshape(-1, 2).T
-    return object_score(range(len(measured)), region, contour, official_uint8_bins)
+    region, contour, *areas = np.array(measured, dtype=np.float64).reshape(-1, 5).T
+    return object_score(range(len(measured)), region, contour, areas_of_frames(*areas), official_uint8_bins)
 
 
 def _mask_pair(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

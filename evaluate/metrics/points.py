@@ -22,11 +22,13 @@ class TapVidScore:
     average_jaccard:    AJ, the mean Jaccard index over the thresholds of 1 to 16 pixels
     delta_average:      <d avg, the mean fraction of visible points within the thresholds
     occlusion_accuracy: OA, the fraction of frames with the right occlusion flag
+    within_one_pixel:   the fraction of visible points within one pixel, which <d avg has as its first part
     """
 
     average_jaccard: float
     delta_average: float
     occlusion_accuracy: float
+    within_one_pixel: float
 
 
 def instance_sizes(joints: np.ndarray) -> np.ndarray:
@@ -105,7 +107,8 @@ def tapvid_score(
         false_positives = (predicted_visible & ~(near & visible)).sum()
         jaccards.append(_ratio(true_positives, visible.sum() + false_positives))
     agreed = ((predicted_occluded == true_occluded) & counted).sum()
-    return TapVidScore(float(np.mean(jaccards)), float(np.mean(shares)), _ratio(agreed, counted.sum()))
+    accuracy = _ratio(agreed, counted.sum())
+    return TapVidScore(float(np.mean(jaccards)), float(np.mean(shares)), accuracy, shares[0])
 
 
 def _ratio(part: int | np.integer, total: int | np.integer) -> float:

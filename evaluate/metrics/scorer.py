@@ -8,6 +8,7 @@ import numpy as np
 
 from corrflow.errors import CorrflowError
 from corrflow.evaluate.datasets.masks import VOID, MaskSequence
+from corrflow.evaluate.metrics.continuity import areas_of_frames, frame_areas, swapped_ids
 from corrflow.evaluate.metrics.masks import ObjectScore, contour_accuracy, object_score, region_similarity
 
 
@@ -19,7 +20,7 @@ class SequenceScorer:
 
     def __init__(self, sequence: MaskSequence) -> None:
         self._sequence, self._scored = sequence, sequence.scored
-        self._measured: dict[int, list[tuple[float, float]]] = {object_id: [] for object_id in sorted(self._scored)}
+        self._measured: dict[int, list[tuple[float, ...]]] = {object_id: [] for object_id in sorted(self._scored)}
         self._frames = 0
 
     def add(self, mask: np.ndarray) -> None:
@@ -32,9 +33,12 @@ class SequenceScorer:
         truth = self._sequence.annotation(index)
         # Void pixels belong to no object in either mask; the official metrics clear them in the same way.
         prediction = np.where(truth == VOID, 0, mask)
+        taken = swapped_ids(prediction, truth, ids) if len(ids) > 1 else dict.fromkeys(ids, 0)
         for object_id in ids:
             pair = prediction == object_id, truth == object_id
-            self._measured[object_id].append((region_similarity(*pair), contour_accuracy(*pair)))
+            self._measured[object_id].append(
+                (region_similarity(*pair), contour_accuracy(*pair), *frame_areas(*pair), taken[object_id])
+            )
 
     def scores(self) -> dict[int, ObjectScore]:
         """Return the scores by ascending object id. Raises CorrflowError for too few or too many masks."""
@@ -42,10 +46,11 @@ class SequenceScorer:
             raise CorrflowError(
                 f"expected {len(self._sequence)} masks for sequence {self._sequence.name}, got {self._frames}"
             )
-        return {
-            object_id: object_score(self._scored[object_id], *np.array(pairs, np.float64).T)
-            for object_id, pairs in self._measured.items()
-        }
+        scores = {}
+        for object_id, measured in self._measured.items():
+            region, contour, *areas = np.array(measured, np.float64).T
+            scores[object_id] = object_score(self._scored[object_id], region, contour, areas_of_frames(*areas))
+        return scores
 
 
 def score_sequence(sequence: MaskSequence, masks: Iterable[np.ndarray]) -> dict[int, ObjectScore]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from corrflow.errors import InputError
+from corrflow.output_paths import check_folder_of
 
 
 def file_name(label: str) -> str:
@@ -16,8 +18,19 @@ def file_name(label: str) -> str:
     return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
-def prepare_folder(folder: Path) -> None:
-    """Create a folder for results. Raises InputError where nothing can be written to it."""
+MARKS = (
+    "scores", "masks", "models", "sets", "report.html", "scores.json", "settings.json", "search.json", "report.json"
+)  # fmt: skip
+"""Entries of a folder of results; a folder with others alone is not ours to add to."""
+
+
+def prepare_folder(folder: Path, marks: Sequence[str] = MARKS) -> None:
+    """Create a folder for results. Raises InputError where nothing can be written to it, or it has other files.
+
+    marks: names by which an earlier run's folder is known; () allows any content
+    """
+    if marks:
+        check_folder_of(folder, *marks)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from corrflow.evaluate.datasets.masks import MaskSequence
+from corrflow.evaluate.metrics.continuity import area_at_end, longest_loss
 from corrflow.evaluate.metrics.masks import ObjectScore
 from corrflow.evaluate.reports.charts import SERIES_COLOURS, bar_chart, line_chart
-from corrflow.evaluate.reports.report import MaskReport, MethodReport, mean_scores, seconds_per_frame
+from corrflow.evaluate.reports.report import MaskReport, MethodReport, mean_scores, summary
 from corrflow.evaluate.reports.worst_frames import comparison_jpeg, worst_frames
 from corrflow.html_template import render_html
 
@@ -36,12 +37,12 @@ def html_page(
     rows = [
         (
             name if len(sequence.objects) == 1 else f"{name} · {object_id}",
-            [method.sequences[name].objects[object_id] for method in report.methods],
+            [_row(method.sequences[name].objects[object_id]) for method in report.methods],
         )
         for name, sequence in scored.items()
         for object_id in sequence.objects
     ]
-    frames = sum(len(objects[0].frames) for _, objects in rows)
+    frames = sum(len(score.frames) for score in _objects(report.methods[0]))
     drifts = [(method.label, *drift(_objects(method))) for method in report.methods]
     return render_html(
         _TEMPLATE,
@@ -54,12 +55,23 @@ def html_page(
         drift_of_sequences={name: _drift_of_sequence(report, name) for name in scored},
         attributes=_attributes(report, attributes or {}),
         worst=[(method.label, _worst(method, sequences)) for method in report.methods if method.masks is not None],
-        program=_facts({**report.program, "decay": "official" if report.official_decay else "right past 256 frames"}),
+        program=as_facts({**report.program, "decay": "official" if report.official_decay else "right past 256 frames"}),
     )
 
 
 def _objects(method: MethodReport) -> list[ObjectScore]:
     return [score for sequence in method.sequences.values() for score in sequence.objects.values()]
+
+
+def _row(score: ObjectScore) -> dict[str, Any]:
+    """Return the values of one object in the table; area: "–" where the object is in none of the last frames."""  # noqa: RUF002
+    area, loss = area_at_end(score.areas), longest_loss(score.frames, score.areas)
+    return {
+        "region": score.region.mean,
+        "contour": score.contour.mean,
+        "area": "–" if area is None else f"{area:.2f}",  # noqa: RUF001
+        "loss": str(loss or ""),
+    }
 
 
 def _method(index: int, method: MethodReport) -> dict[str, Any]:
@@ -70,8 +82,13 @@ def _method(index: int, method: MethodReport) -> dict[str, Any]:
         for name, of_objects in scores.items()
         for measure in ("mean", "recall", "decay")
     }
-    seconds = seconds_per_frame(method.sequences.values())
-    measures["seconds per frame"] = "–" if seconds is None else f"{seconds:.3f}"  # noqa: RUF001
+    area, lost, switches, seconds = summary(method.sequences.values()).values()
+    measures |= {
+        "area at the end": "–" if area is None else f"{area:.2f}",  # noqa: RUF001
+        "objects lost": str(lost),
+        "identity switches": str(switches),
+        "CPU ms per frame": "–" if seconds is None else f"{1000 * seconds:.0f}",  # noqa: RUF001
+    }
     facts = {name: value for name, value in method.description.items() if name not in ("settings", "tracking")}
     facts |= method.description.get("settings") or {}
     if reused := sum(score.reused for score in method.sequences.values()):
@@ -82,7 +99,7 @@ def _method(index: int, method: MethodReport) -> dict[str, Any]:
         "means": mean_scores(method.sequences.values()),
         "measures": measures,
         "notes": method.notes,
-        "facts": _facts(({"protocol": method.protocol} if method.protocol else {}) | facts),
+        "facts": as_facts(({"protocol": method.protocol} if method.protocol else {}) | facts),
     }
 
 
@@ -138,7 +155,7 @@ def _worst(method: MethodReport, sequences: Sequence[MaskSequence]) -> list[tupl
     return images
 
 
-def _facts(facts: Mapping[str, object]) -> dict[str, str]:
+def as_facts(facts: Mapping[str, object]) -> dict[str, str]:
     """Convert facts to text of at most `MAX_CHARACTERS`."""
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
     return {

@@ -4,17 +4,20 @@
     FOLDER/masks/<method>/<sequence>/*.png     masks, in the format of `corrflow-eval score`
 
 The key has the method's description, with settings and hashes of its files, and a hash of the sequence's files. The
-key also has a hash of corrflow's code and the versions of the libraries that compute.
+key also has a hash of the code that computes masks and scores, and the versions of the libraries that compute.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import corrflow.evaluate
 import corrflow.plugins
@@ -22,22 +25,46 @@ import corrflow.runtime
 from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
 from corrflow.evaluate.datasets.masks import MaskSequence
+from corrflow.evaluate.metrics.continuity import areas_of_frames
 from corrflow.evaluate.metrics.masks import object_score
 from corrflow.evaluate.reports.files import file_name
 from corrflow.evaluate.reports.report import SequenceScore
 
+RESULT_VERSION = 2
+"""Version of the figures in a stored score; results of another version are computed again."""
+
 _LIBRARIES = ("numpy", "opencv-python", "onnxruntime")
+
+# Commands, the window, formats of labels and reports change no score: an edit there must not void hours of results.
+_COMPUTING = (
+    (corrflow.plugins, ("",)),
+    (
+        corrflow.runtime,
+        ("tracking", "backends", "artifacts", "video", "types.py", "settings.py", "formats/mask_png.py"),
+    ),
+    (
+        corrflow.evaluate,
+        ("datasets/masks.py", "datasets/points.py", "methods", "metrics", "masks.py", "measurements.py", "points.py"),
+    ),
+)
+
+
+def computing_files() -> list[Path]:
+    """List the files of the code that computes masks and scores, in a fixed order."""
+    files: list[Path] = []
+    for package, parts in _COMPUTING:
+        for part in (Path(folder, part) for folder in package.__path__ for part in parts):
+            found = sorted(part.rglob("*")) if part.is_dir() else [part]
+            files += [path for path in found if path.suffix in (".py", ".so", ".pyd")]
+    return files
 
 
 @cache
 def program() -> dict[str, str]:
-    """Return a hash of corrflow's code, and the versions of the libraries that compute."""
+    """Return a hash of the code that computes masks and scores, and the versions of the libraries that compute."""
     digest = hashlib.sha256()
-    for package in (corrflow.plugins, corrflow.runtime, corrflow.evaluate):
-        for folder in package.__path__:
-            for path in sorted(Path(folder).rglob("*")):
-                if path.suffix in (".py", ".so", ".pyd"):
-                    digest.update(path.read_bytes())
+    for path in computing_files():
+        digest.update(path.read_bytes())
     return {"code": digest.hexdigest(), **{name: version(name) for name in _LIBRARIES}}
 
 
@@ -56,11 +83,26 @@ def sequence_hash(sequence: MaskSequence) -> str:
     return digest.hexdigest()
 
 
-def result_key(description: dict[str, Any], sequence: MaskSequence, **further: Any) -> dict[str, Any]:
-    """Return all that the score of a method on a sequence depends on, as JSON values."""
+def method_identity(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a method's description that its masks depend on."""
     # A model's hash identifies its weights; path and provenance change no score.
-    method = {name: value for name, value in description.items() if name not in ("path", "provenance", "tracking")}
-    key = {"method": method, "data": sequence_hash(sequence), "program": program(), **further}
+    return {name: value for name, value in description.items() if name not in ("path", "provenance", "tracking")}
+
+
+def result_key(
+    description: dict[str, Any], sequence: MaskSequence, data: str | None = None, **further: Any
+) -> dict[str, Any]:
+    """Return all that the score of a method on a sequence depends on, as JSON values.
+
+    data: the sequence's hash, if it is known already
+    """
+    key = {
+        "version": RESULT_VERSION,
+        "method": method_identity(description),
+        "data": data or sequence_hash(sequence),
+        "program": program(),
+        **further,
+    }
     return json.loads(json.dumps(key))
 
 
@@ -117,13 +159,14 @@ def _folder_hash(folder: Path) -> str:
 def _score_to_json(score: SequenceScore) -> dict[str, Any]:
     return {
         "frames": score.frames,
-        "seconds": score.seconds,
+        "cpu_seconds": score.cpu_seconds,
         "tracked": score.tracked,
         "objects": {
             str(object_id): {
                 "frames": item.frames.tolist(),
                 "J": item.region_similarity.tolist(),
                 "F": item.contour_accuracy.tolist(),
+                "areas": {name: values.tolist() for name, values in asdict(item.areas).items()},
             }
             for object_id, item in score.objects.items()
         },
@@ -132,7 +175,12 @@ def _score_to_json(score: SequenceScore) -> dict[str, Any]:
 
 def _score_from_json(stored: dict[str, Any]) -> SequenceScore:
     objects = {
-        int(object_id): object_score(item["frames"], item["J"], item["F"])
+        int(object_id): object_score(
+            item["frames"],
+            item["J"],
+            item["F"],
+            areas_of_frames(**{name: np.array(values) for name, values in item["areas"].items()}),
+        )
         for object_id, item in stored["objects"].items()
     }
-    return SequenceScore(objects, int(stored["frames"]), stored["seconds"], int(stored["tracked"]), reused=True)
+    return SequenceScore(objects, int(stored["frames"]), stored["cpu_seconds"], int(stored["tracked"]), reused=True)

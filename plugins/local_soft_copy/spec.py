@@ -38,6 +38,9 @@ DOMAIN = "corrflow"
 NAME = "LocalSoftCopy"
 VERSION = 1
 MAX_OFFSET = 65536
+MAX_RADIUS = MAX_DILATION = 65536
+"""In cells, beyond any frame; kernels compute positions with 32 bits."""
+MAX_TOP_K = 4096
 
 
 class SearchWindow(NamedTuple):
@@ -68,13 +71,15 @@ class Attributes:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.radius or any(radius < 0 for radius in self.radius):
+        if not self.radius or not all(0 <= radius <= MAX_RADIUS for radius in self.radius):
             raise InputError(
-                f"LocalSoftCopy: expected radii >= 0, got {self.radius}; give one for all, or one for each"
+                f"LocalSoftCopy: expected radii >= 0 and up to {MAX_RADIUS}, got {self.radius}; give one for all, or"
+                " one for each"
             )
-        if not self.dilation or any(dilation < 1 for dilation in self.dilation):
+        if not self.dilation or not all(1 <= dilation <= MAX_DILATION for dilation in self.dilation):
             raise InputError(
-                f"LocalSoftCopy: expected dilations >= 1, got {self.dilation}; give one for all, or one for each"
+                f"LocalSoftCopy: expected dilations >= 1 and up to {MAX_DILATION}, got {self.dilation}; give one for"
+                " all, or one for each"
             )
         lengths = {len(self.radius), len(self.dilation)} - {1}
         if len(lengths) > 1:
@@ -82,8 +87,10 @@ class Attributes:
                 f"LocalSoftCopy: expected as many radii as dilations, got {len(self.radius)} and {len(self.dilation)};"
                 " give one for all, or one per reference of both"
             )
-        if self.top_k < 0:
-            raise InputError(f"LocalSoftCopy: expected top_k >= 0, got {self.top_k}; 0 keeps every score")
+        if not 0 <= self.top_k <= MAX_TOP_K:
+            raise InputError(
+                f"LocalSoftCopy: expected top_k >= 0 and up to {MAX_TOP_K}, got {self.top_k}; 0 keeps every score"
+            )
         if not 0.0 < self.temperature < float("inf"):
             raise InputError(f"LocalSoftCopy: expected a temperature > 0, got {self.temperature}")
 

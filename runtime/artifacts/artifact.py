@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
+from corrflow.file_budget import FileBudget, open_regular, parsed_json, read_bytes
 from corrflow.runtime.artifacts.onnx_check import check_onnx
 from corrflow.runtime.settings import STRIDE, TrackingSettings, settings_from_json
 
@@ -24,6 +25,8 @@ DESCRIPTION, ENCODE, PROPAGATE = "artifact.json", "encode.onnx", "propagate.onnx
 STEP, ENCODE_FP32, ENCODE_FP16, ENCODE_INT8 = "step.onnx", "encode-fp32.onnx", "encode-fp16.onnx", "encode-int8.onnx"
 REFERENCES = "references"  # input of propagate.onnx with the search windows, if it supports window offsets
 MAX_FILE_BYTES = 512 * 2**20
+_MAX_DESCRIPTION_BYTES = 1 << 20
+_FREE_BYTES, _BYTES_PER_BYTE = 64 << 20, 4  # of the files of a zip, and for each byte of a larger one
 _REMEDY = "export it again with corrflow-export onnx"
 
 
@@ -48,6 +51,13 @@ class Artifact:
     def has_integer_encoder(self) -> bool:
         """True if encode.onnx computes in 8 bits; encode-fp32.onnx is then for other backends."""
         return ENCODE_FP32 in self.files
+
+    def with_float_encoder(self) -> Artifact:
+        """Return the artifact with the fp32 encoder as encode.onnx, and without one in 8 bits."""
+        if not self.has_integer_encoder:
+            return self
+        files = {name: content for name, content in self.files.items() if name not in (ENCODE_FP32, ENCODE_INT8)}
+        return replace(self, files=files | {ENCODE: self.files[ENCODE_FP32]})
 
     @property
     def sha256(self) -> str:
@@ -101,11 +111,12 @@ def load_artifact(path: Path | str) -> Artifact:
     """
     path = Path(path)
     try:
-        description = json.loads(_read(path, DESCRIPTION))
+        content = _read(path, DESCRIPTION, _MAX_DESCRIPTION_BYTES)
+        description = parsed_json(content, FileBudget(path / DESCRIPTION), is_strict=True)
         version = description["format"]
         if version != FORMAT_VERSION:
             raise InputError(f"{path}: expected artifact format {FORMAT_VERSION}, got {version}; {_REMEDY}")
-        if description["stride"] != STRIDE or not 1 <= description["channels"] <= 4096:
+        if description["stride"] != STRIDE or description["channels"] not in range(1, 4097):
             raise InputError(
                 f"{path}: expected stride {STRIDE} and 1 to 4096 channels, got {description['stride']} and"
                 f" {description['channels']}; {_REMEDY}"
@@ -113,14 +124,16 @@ def load_artifact(path: Path | str) -> Artifact:
         settings = settings_from_json(description["tracking"])
         entries = {str(name): str(entry["sha256"]) for name, entry in description["files"].items()}
         channels, provenance = int(description["channels"]), dict(description["provenance"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: {DESCRIPTION} is damaged ({type(error).__name__}: {error}); {_REMEDY}") from error
 
-    files = {}
+    files: dict[str, bytes] = {}
+    left = _most_bytes(path)
     for name in {ENCODE, PROPAGATE} | set(entries):
         if name not in entries or Path(name).name != name:
             raise InputError(f"{path}: expected {name} among the files of {DESCRIPTION}; {_REMEDY}")
-        files[name] = _read(path, name)
+        files[name] = _read(path, name, min(MAX_FILE_BYTES, left))
+        left -= len(files[name])
         digest = hashlib.sha256(files[name]).hexdigest()
         if digest != entries[name]:
             raise InputError(
@@ -132,23 +145,30 @@ def load_artifact(path: Path | str) -> Artifact:
     return Artifact(name, files, channels, settings, provenance, path if path.is_dir() else None)
 
 
-def _read(path: Path, name: str) -> bytes:
-    """Read a file of an artifact folder or zip, at most MAX_FILE_BYTES bytes. Raises InputError."""
+def _most_bytes(path: Path) -> int:
+    """Return the bytes that all files of an artifact may have; weights in a zip are not much smaller than unpacked."""
+    size = MAX_FILE_BYTES if path.is_dir() else path.stat().st_size
+    return max(_FREE_BYTES, _BYTES_PER_BYTE * size)
+
+
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """Read a file of an artifact folder or zip, at most `limit` bytes. Raises InputError."""
     try:
         if path.is_dir():
-            if (path / name).stat().st_size > MAX_FILE_BYTES:
-                raise InputError(f"{path}: {name} is larger than {MAX_FILE_BYTES} bytes; refused")
-            return (path / name).read_bytes()
+            return read_bytes(path / name, limit)
         if not path.exists():
             raise InputError(f"expected an artifact folder or zip at {path}, found nothing; {_REMEDY}")
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as packed, zipfile.ZipFile(packed) as archive:
             members = [entry for entry in archive.namelist() if entry == name or entry.endswith(f"/{name}")]
             if not members:
                 raise FileNotFoundError(name)
-            with archive.open(min(members, key=len)) as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-            if len(content) > MAX_FILE_BYTES:
-                raise InputError(f"{path}: {name} is larger than {MAX_FILE_BYTES} bytes; refused")
+            member = min(members, key=len)
+            if archive.getinfo(member).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise InputError(f"{path}: expected {name} stored or deflated, got another compression; {_REMEDY}")
+            with archive.open(member) as file:
+                content = file.read(limit + 1)
+            if len(content) > limit:
+                raise InputError(f"{path}: expected {name} of at most {limit} bytes, got more; {_REMEDY}")
             return content
     except FileNotFoundError as error:
         raise InputError(f"{path}: expected {name} in the artifact, found none; {_REMEDY}") from error

@@ -43,6 +43,7 @@ class Backend(Protocol):
     supports_runtime_search_params: the search parameters may differ from those built into propagate.onnx
     supports_window_offsets:        search windows may be shifted, and so follow the objects
     device_frames:                  frames may lie on a GPU (__cuda_array_interface__)
+    stride:                         side of a cell in pixels of the resized frame, `settings.STRIDE` for every artifact
     """
 
     name: str
@@ -50,6 +51,16 @@ class Backend(Protocol):
     supports_runtime_search_params: bool
     supports_window_offsets: bool
     device_frames: bool
+    stride: int
+
+    @property
+    def on_cpu(self) -> Backend:
+        """The backend itself, or one on the CPU for the same artifact, which closes with it."""
+        ...
+
+    def frame_on_host(self, frame: Any) -> np.ndarray:
+        """Return a frame that lies on the device as an array [H, W, 3] uint8."""
+        ...
 
     def encode(self, frame: np.ndarray, working: tuple[int, int] | None = None) -> Features:
         """Encode a frame [H, W, 3] uint8, BGR, resized by area to the working size (height, width); None: as it is.
@@ -69,3 +80,18 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release everything that the backend holds."""
         ...
+
+
+class CpuBackend:
+    """Parts of a backend that are the same for all on the CPU."""
+
+    device_frames = False
+
+    @property
+    def on_cpu(self) -> Any:
+        """The backend itself."""
+        return self
+
+    def frame_on_host(self, frame: np.ndarray) -> np.ndarray:
+        """Return the frame, which is an array."""
+        return frame

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.spec import padded_references
 from corrflow.runtime.artifacts.artifact import REFERENCES, Artifact
 from corrflow.runtime.backends.cuda_device import Buffer, CudaDevice, PinnedBuffer
 from corrflow.runtime.backends.cuda_resize import DeviceResize
 from corrflow.runtime.backends.memory import SlotAllocator
+from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.resize import resize
 from corrflow.runtime.backends.search_plan import ReferenceFrame, SearchPlan
 from corrflow.runtime.settings import STRIDE, TrackingSettings, max_windows
@@ -217,6 +219,7 @@ class DeviceBackend:
 
     supports_runtime_search_params = False
     device_frames = True
+    stride = STRIDE
 
     def __init__(self, artifact: Artifact, device: CudaDevice, graphs: GraphSet) -> None:
         self.artifact, self.device, self.graphs = artifact, device, graphs
@@ -228,6 +231,26 @@ class DeviceBackend:
         self._deferred = self._from_host = False  # the newest frame is not encoded yet; it comes from the host
         self._staging: PinnedBuffer | None = None  # features between device and host
         self._on_host: tuple[int, np.ndarray] | None = None  # frame number and host copy of the newest features
+        self._on_cpu: OnnxRuntimeBackend | None = None
+        self._frame_copy: PinnedBuffer | None = None
+
+    @property
+    def on_cpu(self) -> OnnxRuntimeBackend:
+        """Backend on the CPU for the same artifact, opened at the first use."""
+        if self._on_cpu is None:
+            self._on_cpu = OnnxRuntimeBackend(self.artifact, fused=not cpu.unavailable())
+        return self._on_cpu
+
+    def frame_on_host(self, frame: Any) -> np.ndarray:
+        """Return a copy of a frame on the device, [H, W, 3] uint8. Raises InputError for anything else."""
+        source = _on_device(frame)
+        if self._frame_copy is None or self._frame_copy.buffer.shape != source.shape:
+            self._frame_copy = self.device.share(source.shape, np.uint8)
+        self._wait_for_stream_of(frame)
+        self.device.copy(self._frame_copy.buffer, source)
+        self.device.download(self._frame_copy)
+        self.device.wait()
+        return self._frame_copy.host.copy()
 
     def encode(self, frame: Any, working: tuple[int, int] | None = None) -> DeviceFeatures:
         """Encode a frame [H, W, 3] uint8, BGR, contiguous, a NumPy array or on the device; resize it on the device.
@@ -252,9 +275,7 @@ class DeviceBackend:
         if on_device is None:
             buffers.source.host[0] = frame
         else:
-            stream = getattr(frame, "__cuda_array_interface__", {}).get("stream")
-            if stream is not None:
-                self.device.wait_for(int(stream))
+            self._wait_for_stream_of(frame)
             self.device.copy(buffers.source.buffer, on_device)
             self.device.wait()  # the caller may overwrite its frame
         self._deferred, self._from_host = True, on_device is None
@@ -355,9 +376,17 @@ class DeviceBackend:
     def close(self) -> None:
         """Release graphs, buffers and device."""
         self.device.wait()
-        self._buffers = self._staging = None
+        self._buffers = self._staging = self._frame_copy = None
+        if self._on_cpu is not None:
+            self._on_cpu.close()
         self.graphs.close()
         self.device.close()
+
+    def _wait_for_stream_of(self, frame: Any) -> None:
+        """Let later work wait for the stream that writes a frame on the device."""
+        stream = getattr(frame, "__cuda_array_interface__", {}).get("stream")
+        if stream is not None:
+            self.device.wait_for(int(stream))
 
     def _encode(self, buffers: FrameBuffers, from_host: bool) -> None:
         """Enqueue upload, resize and encoding."""

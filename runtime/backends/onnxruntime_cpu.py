@@ -7,13 +7,15 @@ import numpy as np
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, Artifact
+from corrflow.runtime.backends.base import CpuBackend
+from corrflow.runtime.backends.bounded_session import open_session
 from corrflow.runtime.backends.memory import MemoryRing, PackedRing
 from corrflow.runtime.backends.resize import resize
 from corrflow.runtime.backends.search_plan import SearchPlan
-from corrflow.runtime.settings import TrackingSettings
+from corrflow.runtime.settings import STRIDE, TrackingSettings
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(CpuBackend):
     """`base.Backend` on the CPU. Features are [C, h, w] float32 arrays.
 
     fused: propagate with the fused kernel, otherwise with propagate.onnx
@@ -23,7 +25,7 @@ class OnnxRuntimeBackend:
     Raises InputError where the kernel was not built, or onnxruntime refuses a graph.
     """
 
-    device_frames = False
+    stride = STRIDE
 
     def __init__(self, artifact: Artifact, threads: int = 0, fused: bool = False, bits: int | None = None) -> None:
         import onnxruntime
@@ -41,22 +43,9 @@ class OnnxRuntimeBackend:
         )
         self._threads = threads
         self._packed: tuple[np.ndarray, cpu.PackedFeatures] | None = None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors; its warnings are about its own optimiser
-        # Spinning threads would hold the cores that decoding and the kernel need next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._encode = onnxruntime.InferenceSession(
-                artifact.files[ENCODE], options, providers=["CPUExecutionProvider"]
-            )
-            self._propagate = (
-                None
-                if fused
-                else onnxruntime.InferenceSession(
-                    artifact.files[PROPAGATE], options, providers=["CPUExecutionProvider"]
-                )
-            )
+            self._encode = open_session(artifact.files[ENCODE], threads)
+            self._propagate = None if fused else open_session(artifact.files[PROPAGATE], threads)
         except Exception as error:  # onnxruntime's own exceptions share no base class
             raise InputError(
                 f"{artifact.name}: onnxruntime {onnxruntime.__version__} refuses the graphs"

@@ -7,7 +7,7 @@ import platform
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP32, PROPAGATE, REFERENCES, Artifact
+from corrflow.runtime.artifacts.artifact import ENCODE, PROPAGATE, REFERENCES, Artifact
 from corrflow.runtime.backends.cuda_device import Buffer, CudaDevice
 from corrflow.runtime.backends.gpu import DeviceBackend
 
@@ -58,8 +58,7 @@ class OnnxRuntimeGraphs:
         self.name = f"onnxruntime-{memory}, ONNX function"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # If encode.onnx is the 8-bit encoder for CPUs, the artifact also has the original.
-        encode = artifact.files.get(ENCODE_FP32, artifact.files[ENCODE])
+        encode = artifact.with_float_encoder().files[ENCODE]  # encode.onnx may be the 8-bit encoder for CPUs
         self._graphs: list[_Session] = []
         for content in (encode, artifact.files[PROPAGATE]):
             try:

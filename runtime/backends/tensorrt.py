@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -52,6 +53,12 @@ def open_tensorrt(artifact: Artifact, device: CudaDevice | None = None) -> Devic
     return DeviceBackend(artifact, device, TensorRtGraphs(trt, device, engines))
 
 
+@functools.cache
+def tensorrt_logger(logger_class: Any) -> Any:
+    """Return the one trt.Logger of this process. TensorRT keeps the first that it is given, so it must not be freed."""
+    return logger_class(logger_class.ERROR)
+
+
 class TensorRtGraphs:
     """`gpu.GraphSet` of engines; `load_engines` has verified their signature."""
 
@@ -70,7 +77,7 @@ class TensorRtGraphs:
         self.num_channels: int | None = spec.num_channels
         if spec.plugin and form_for(spec.tensorrt) == "v3":
             register(trt)  # these engines need the plugin when they are loaded; later versions contain the kernel
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        self._runtime = trt.Runtime(tensorrt_logger(trt.Logger))
         self.loaded = {
             name: EngineGraph(trt, self._runtime, device, name, engines.contents[name]) for name in spec.names
         }

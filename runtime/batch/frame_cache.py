@@ -47,25 +47,34 @@ class Offsets:
 
 
 class FrameCache:
-    """Frames without loss in one file, each with a JSON header."""
+    """Frames without loss in one file, each with a JSON header; they are counted as in their source."""
 
     def __init__(self, path: Path) -> None:
         """Create the file. Raises OSError."""
         self._file = path.open("w+b")
+        self._first = 0
         self._offsets = Offsets(path.parent)
 
     def __len__(self) -> int:
         return len(self._offsets)
 
+    @property
+    def indices(self) -> range:
+        """Indices of the frames; a beginning that cannot be decoded is left out."""
+        return range(self._first, self._first + len(self))
+
     def append(self, frame: Frame) -> None:
         """Add a frame. Raises OSError where the disk is full."""
+        if not len(self._offsets):
+            self._first = frame.index
         self._offsets.append(self._file.seek(0, 2))
         encoded = cv2.imencode(".png", frame.image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-        header = {"index": frame.index, "time": frame.time, "name": frame.name, "bytes": len(encoded)}
+        names = {"name": frame.name, "file_name": frame.file_name}
+        header = {"index": frame.index, "time": frame.time, **names, "bytes": len(encoded)}
         self._file.write(json.dumps(header).encode() + b"\n" + encoded)
 
     def __getitem__(self, index: int) -> Frame:
-        self._file.seek(self._offsets[index])
+        self._file.seek(self._offsets[index - self._first])
         header = json.loads(self._file.readline())
         image = cv2.imdecode(np.frombuffer(self._file.read(header.pop("bytes")), np.uint8), cv2.IMREAD_UNCHANGED)
         assert image is not None  # written by `append`

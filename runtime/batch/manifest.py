@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from corrflow.atomic_files import write_file
 
@@ -21,6 +21,7 @@ class Entry:
 
     frames: tracked frames of a finished item
     reason: cause of a failure, a sentence
+    labels: files, frames and objects of the labels, and what was left out and why, see `summary_record`
     """
 
     name: str
@@ -28,6 +29,7 @@ class Entry:
     state: State = "pending"
     frames: int = 0
     reason: str = ""
+    labels: dict[str, Any] = field(default_factory=dict)
 
 
 class Manifest:
@@ -40,17 +42,19 @@ class Manifest:
         self._written = 0.0
         self.write()
 
-    def set(self, name: str, state: State, frames: int = 0, reason: str = "") -> None:
+    def set(
+        self, name: str, state: State, frames: int = 0, reason: str = "", labels: dict[str, Any] | None = None
+    ) -> None:
         """Set the state of an item. Raises CorrflowError."""
         entry = self.entries[name]
-        entry.state, entry.frames, entry.reason = state, frames, reason
+        entry.state, entry.frames, entry.reason, entry.labels = state, frames, reason, labels or {}
         if time.monotonic() - self._written > _INTERVAL:
             self.write()
 
     def write(self) -> None:
         """Write the file. Raises CorrflowError."""
         items = [asdict(entry) for entry in self.entries.values()]
-        write_file(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n", exclusive=True)
+        write_file(self.path, json.dumps({"items": items}, indent=1, ensure_ascii=False) + "\n")
         self._written = time.monotonic()
 
     def count(self, state: State) -> int:

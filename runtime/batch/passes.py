@@ -1,6 +1,7 @@
-"""Propagation passes: the soft masks of a target, tracked from one annotation in one direction, in a file.
+"""Propagation passes: the masks or points of a target, tracked from one annotation in one direction, in a file.
 
-A pass depends only on the video, the model and that annotation. Later runs with the same three reuse the pass.
+A pass depends only on the video, the model and that annotation; a pass of points depends on all labels of those
+points. Later runs with the same of these reuse the pass.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import numpy as np
 from corrflow.errors import CorrflowError
 from corrflow.runtime.batch.frame_cache import Offsets
 from corrflow.runtime.batch.targets import Target
-from corrflow.runtime.types import MaskObject
+from corrflow.runtime.types import AbsentObject, KeypointsObject, MaskObject
 
 FOLDER = ".passes"
 """Folder in the results of an item."""
 
-_VERSION = 2
+_VERSION = 3
 _LENGTH = struct.Struct("<I")
 
 
@@ -32,14 +33,18 @@ def round_to_float16(soft: np.ndarray) -> np.ndarray:
 
 
 class PropagationPass:
-    """Soft masks [n, h, w] float32 of the frames away from an annotation, the nearest frame first."""
+    """What is tracked on the frames away from an annotation, the nearest frame first.
+
+    That is a soft mask [1, h, w], or x, y and confidence of points [P, 3], both float32.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         """Open or create the file. Raises OSError.
 
-        shape: (n, h, w)
+        shape: (1, h, w) or (P, 3)
         """
         self.path, self._shape = path, shape
+        self._dtype = "<f2" if len(shape) == 3 else "<f4"
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._offsets, size = Offsets(path.parent), os.path.getsize(path)
         offset = 0
@@ -51,21 +56,21 @@ class PropagationPass:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def append(self, soft: np.ndarray) -> None:
-        """Add the soft masks of the next frame. Raises OSError where the disk is full."""
+    def append(self, tracked: np.ndarray) -> None:
+        """Add the next frame. Raises OSError where the disk is full."""
         self._offsets.append(self._file.seek(0, os.SEEK_END))
-        packed = zlib.compress(soft.astype("<f2").tobytes(), 1)
+        packed = zlib.compress(tracked.astype(self._dtype).tobytes(), 1)
         self._file.write(_LENGTH.pack(len(packed)) + packed)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return the soft masks at a distance of `index` + 1 frames. Raises CorrflowError for a damaged file."""
+        """Return what is tracked at a distance of `index` + 1 frames. Raises CorrflowError for a damaged file."""
         try:
             self._file.seek(self._offsets[index])
             packed = self._file.read(_LENGTH.unpack(self._file.read(_LENGTH.size))[0])
-            return np.frombuffer(zlib.decompress(packed), "<f2").reshape(self._shape).astype(np.float32)
+            return np.frombuffer(zlib.decompress(packed), self._dtype).reshape(self._shape).astype(np.float32)
         except (IndexError, ValueError, zlib.error, struct.error) as error:
             raise CorrflowError(
-                f"expected soft masks in {self.path}, got a damaged file; remove its folder and run again"
+                f"expected tracked frames in {self.path}, got a damaged file; remove its folder and run again"
             ) from error
 
     def close(self) -> None:
@@ -124,10 +129,10 @@ class PassFolder:
         if opened is None or open_frame != frame:
             if opened is not None:
                 opened.close()
-            prompt = target.annotations[frame].prompt
-            channels = 1 if isinstance(prompt, MaskObject) else len(prompt.points)
+            prompt = target.prompt
             path = self._paths[target.number, frame, direction]
-            opened = PropagationPass(path, (channels, *self._cells))
+            shape = (1, *self._cells) if isinstance(prompt, MaskObject) else (len(prompt.points), 3)
+            opened = PropagationPass(path, shape)
             self._open[target.number, direction] = frame, opened
         return opened
 
@@ -147,32 +152,59 @@ class PassFolder:
     def _key(self, target: Target, frame: int, direction: int) -> str:
         packed = target.annotations[frame]
         prompt = packed.prompt
-        content = prompt.mask if isinstance(prompt, MaskObject) else np.asarray(prompt.points, "<f4")
-        names = () if isinstance(prompt, MaskObject) else prompt.point_names
+        assert not isinstance(prompt, AbsentObject), "no pass begins where the object is absent"
+        if isinstance(prompt, MaskObject):
+            assert packed.mask is not None, "masks of annotations are packed"
+            content, names = packed.mask.content(), ()
+        else:
+            labels = [(one, label.prompt) for one, label in target.body.items()]
+            points = [(one, label) for one, label in labels if isinstance(label, KeypointsObject)]
+            content = b"".join(np.asarray(label.points, "<f4").tobytes() for _, label in points)
+            names = (prompt.point_names, *((one, label.point_names) for one, label in points))
         # Equal annotations of two objects have equal passes, but each object has its own file.
         key = (_VERSION, self._input_digest, frame, direction, packed.shape, names, prompt.id)
-        return hashlib.sha256(repr(key).encode() + content.tobytes()).hexdigest()[:32]
+        return hashlib.sha256(repr(key).encode() + content).hexdigest()[:32]
 
 
-def blend_passes(earlier: np.ndarray, later: np.ndarray, position: float, is_mask: bool) -> np.ndarray:
-    """Blend the soft masks of a frame between two annotations, from the passes of both, [n, h, w] float32.
+def blend_masks(earlier: np.ndarray, later: np.ndarray, position: float) -> np.ndarray:
+    """Blend the soft masks [1, h, w] float32 of a frame between two annotations, from the passes of both.
 
     position: 0..1, from the earlier to the later annotation
 
-    Each channel is weighted by nearness in time and by the confidence of its pass. The confidence is the mean soft mask
-    on a mask, or the peak of a point.
+    A pass is weighted by nearness in time and by its confidence: the mean soft mask on its mask.
     """
-    confidence = np.stack([_confidence(soft, is_mask) for soft in (earlier, later)])
+    weights = _weights(np.array([[_mean_inside(soft)] for soft in (earlier, later)]), position)
+    return (earlier * weights[0] + later * weights[1]).astype(np.float32)
+
+
+def blend_points(earlier: np.ndarray, later: np.ndarray, position: float, near: float) -> np.ndarray:
+    """Blend tracked points [P, 3] float32 of a frame between two annotations, from the passes of both.
+
+    position: 0..1, from the earlier to the later annotation
+    near:     pixels up to which two places of a point agree
+
+    A pass is weighted by nearness in time and by its confidence. Places that agree are averaged, and are likelier than
+    each alone. Of others the one with more weight counts: their mean would lie on neither.
+    """
+    weights = _weights(np.stack([earlier[:, 2], later[:, 2]]).astype(np.float64), position)
+    agrees = np.linalg.norm(earlier[:, :2] - later[:, :2], axis=1) <= near
+    first = (weights[0] >= weights[1])[:, None]
+    mean = earlier[:, :2] * weights[0][:, None] + later[:, :2] * weights[1][:, None]
+    points = np.where(agrees[:, None], mean, np.where(first, earlier[:, :2], later[:, :2]))
+    alone = np.where(first[:, 0], earlier[:, 2], later[:, 2]) * weights.max(0)
+    # Places that agree are wrong only where both are.
+    confidence = np.where(agrees, 1 - (1 - earlier[:, 2]) * (1 - later[:, 2]), alone)
+    return np.column_stack([points, confidence]).astype(np.float32)
+
+
+def _weights(confidence: np.ndarray, position: float) -> np.ndarray:
+    """Return weights [2, n] that sum to 1, from the confidence [2, n] of both passes."""
     nearness = np.array([[1 - position], [position]])
     weights = nearness * confidence
     weights = np.where(weights.sum(0) > 0, weights, nearness)
-    weights = (weights / weights.sum(0)).astype(np.float32)
-    return earlier * weights[0][:, None, None] + later * weights[1][:, None, None]
+    return weights / weights.sum(0)
 
 
-def _confidence(soft: np.ndarray, is_mask: bool) -> np.ndarray:
-    """Return the confidence of each channel: [n, h, w] -> [n]."""
-    if not is_mask:
-        return soft.max((1, 2)).astype(np.float64)
-    inside = soft > 0.5
-    return np.where(inside, soft, 0).sum((1, 2), dtype=np.float64) / np.maximum(inside.sum((1, 2)), 1)
+def _mean_inside(soft_mask: np.ndarray) -> float:
+    inside = soft_mask > 0.5
+    return float(np.where(inside, soft_mask, 0).sum(dtype=np.float64) / max(np.count_nonzero(inside), 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -13,8 +13,9 @@ from typing import Any
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.inputs import Item
 from corrflow.runtime.batch.process_item import Job, process_item
-from corrflow.runtime.batch.workers import MAX_ATTEMPTS, REPORT_SECONDS, Event
+from corrflow.runtime.batch.workers import CHECK_SECONDS, MAX_ATTEMPTS, REPORT_SECONDS, Event
 from corrflow.runtime.tracking.model_options import ModelOptions
+from corrflow.stopping import check_stop, signals_kept, stop_requested
 
 
 class Worker:
@@ -37,7 +38,7 @@ class Worker:
         job = replace(self._job, staging=self._job.staging / f"attempt-{attempt}")
         self._progress = 0, None
         try:
-            return Event("done", item, process_item(job, item, self._tracker, self._set_progress))
+            return Event.done(item, process_item(job, item, self._tracker, self._set_progress))
         except CorrflowError as error:
             return Event("failed", item, reason=str(error))
         except Exception as error:  # an unexpected error of one item must not stop the batch
@@ -54,7 +55,7 @@ class Worker:
         self._progress = frames, announced
 
 
-def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: int, gpus: int = 0) -> Iterator[Event]:
+def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: int, gpus: int = 0) -> Generator[Event]:
     """Process the items in actors, and yield events as `run_workers` does.
 
     count: number of actors; 0: as many as the cluster has resources for
@@ -74,7 +75,8 @@ def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: in
     if gpus and not address:
         cluster["num_gpus"] = gpus
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", **cluster)
+        with signals_kept():
+            ray.init(address=address, log_to_driver=False, logging_level="error", **cluster)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"expected a Ray cluster, got none ({error}); check RAY_ADDRESS") from error
     try:
@@ -98,7 +100,11 @@ def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: in
                 busy[worker.process.remote(item, attempts[item])] = worker, item
                 progress[worker.progress.remote()] = worker, item
                 yield Event("started", item)
-            (done,), _ = ray.wait([*busy, *progress])
+            check_stop()
+            ready, _ = ray.wait([*busy, *progress], timeout=CHECK_SECONDS)
+            if not ready:
+                continue
+            (done,) = ready
             if done in progress:
                 worker, item = progress.pop(done)
                 with suppress(ray.exceptions.RayError):  # `busy` reports the same error
@@ -122,4 +128,5 @@ def run_on_ray(job: Job, options: ModelOptions, items: Sequence[Item], count: in
                     reason = f"its actor died {MAX_ATTEMPTS} times ({type(error).__name__})"
                     yield Event("failed", item, reason=reason)
     finally:
-        ray.shutdown()
+        if not stop_requested():  # a shutdown takes seconds; the cluster of this process ends with it
+            ray.shutdown()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from corrflow.errors import InputError
-from corrflow.runtime.formats.annotations import CompressedAnnotation
-from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
+from corrflow.runtime.formats.compressed_annotation import CompressedAnnotation
+from corrflow.runtime.tracking.keypoints.keypoint_tracker import MAX_VIEWS
+from corrflow.runtime.types import AbsentObject, KeypointsObject, MaskObject, TrackedObject
 
 MAX_TARGETS = 255
 """Number of ids of a tracker."""
@@ -22,20 +23,42 @@ class Target:
     """One mask, or points of one object, with its annotations.
 
     number:      1..255, its id in a tracker
-    annotations: at least one, by the index of the frame, ascending; each has the id of the object
+    annotations: at least one of a mask or of points, by the index of the frame, ascending; each has the object's id
+    body:        annotations of all points of the object, of which a target may have some
     """
 
     number: int
     annotations: Mapping[int, CompressedAnnotation]
+    body: Mapping[int, CompressedAnnotation] = field(default_factory=dict)
 
     @property
     def prompt(self) -> TrackedObject:
         """First annotated object; its mask is compressed."""
-        return next(iter(self.annotations.values())).prompt
+        for packed in self.annotations.values():
+            if not isinstance(packed.prompt, AbsentObject):
+                return packed.prompt
+        raise ValueError("a target has a mask or points on at least one frame")
 
     def annotation(self, frame: int) -> TrackedObject:
-        """Return the annotation of a frame, with the target's number as its id."""
-        return replace(self.annotations[frame].unpacked(), id=self.number)
+        """Return the mask or points of a frame, with the target's number as its id."""
+        annotated = self.annotations[frame].unpacked()
+        assert not isinstance(annotated, AbsentObject)
+        if isinstance(annotated, KeypointsObject):
+            return replace(annotated, id=self.number, body=annotated.id)
+        return replace(annotated, id=self.number)
+
+    def is_absent(self, frame: int) -> bool:
+        """Return True for a frame from which on the object is annotated to be out of the picture."""
+        return isinstance(self.annotations[frame].prompt, AbsentObject)
+
+    def labels_for(self, frame: int) -> dict[int, KeypointsObject]:
+        """Return labels of the object's points on other frames, the nearest in time, ascending by frame."""
+        labels = {
+            one: replace(packed.prompt, id=self.number, body=packed.prompt.id)
+            for one, packed in self.body.items()
+            if one != frame and isinstance(packed.prompt, KeypointsObject)
+        }
+        return {one: labels[one] for one in sorted(sorted(labels, key=lambda one: abs(one - frame))[: MAX_VIEWS - 1])}
 
     def before(self, frame: int) -> int | None:
         """Return the last annotated frame before a frame."""
@@ -55,23 +78,26 @@ class Target:
 def targets_of(annotations: Mapping[int, Sequence[CompressedAnnotation]]) -> list[Target]:
     """Return the targets of the objects annotated on each frame, ascending by object.
 
-    Raises InputError for an object that is a mask on one frame and points on another, and for too many targets.
+    An object that is annotated as absent alone has no target. Raises InputError for an object that is a mask on one
+    frame and points on another, and for too many targets.
     """
     by_object: dict[int, dict[int, CompressedAnnotation]] = {}
     for frame in sorted(annotations):
         for packed in annotations[frame]:
             by_object.setdefault(packed.prompt.id, {})[frame] = packed
-    parts: list[dict[int, CompressedAnnotation]] = []
+    parts: list[tuple[dict[int, CompressedAnnotation], dict[int, CompressedAnnotation]]] = []
     for identity, by_frame in sorted(by_object.items()):
-        kinds = {type(packed.prompt) for packed in by_frame.values()}
+        kinds = {type(packed.prompt) for packed in by_frame.values()} - {AbsentObject}
+        if not kinds:
+            continue
         if len(kinds) > 1:
             raise InputError(
                 f"expected object {identity} as a mask or as points, got both on different frames; give it two names"
             )
-        parts += [by_frame] if kinds == {MaskObject} else _group_points(by_frame)
+        parts += [(by_frame, {})] if kinds == {MaskObject} else [(one, by_frame) for one in _group_points(by_frame)]
     if len(parts) > MAX_TARGETS:
         raise InputError(f"expected at most {MAX_TARGETS} objects, got {len(parts)}; track them in several runs")
-    return [Target(number, by_frame) for number, by_frame in enumerate(parts, 1)]
+    return [Target(number, by_frame, body) for number, (by_frame, body) in enumerate(parts, 1)]
 
 
 def point_order(annotations: Mapping[int, Sequence[CompressedAnnotation]]) -> dict[int, tuple[str, ...]]:
@@ -85,12 +111,17 @@ def point_order(annotations: Mapping[int, Sequence[CompressedAnnotation]]) -> di
 
 
 def _group_points(by_frame: Mapping[int, CompressedAnnotation]) -> list[dict[int, CompressedAnnotation]]:
-    """Split the points of an object into groups of points that are annotated on the same frames."""
+    """Split the points of an object into groups of points that are annotated on the same frames.
+
+    Where the object is absent, every group is.
+    """
     frames_of: dict[str, list[int]] = {}
     for frame, packed in by_frame.items():
-        assert isinstance(packed.prompt, KeypointsObject)
-        for name in packed.prompt.point_names:
-            frames_of.setdefault(name, []).append(frame)
+        if isinstance(packed.prompt, KeypointsObject):
+            for name in packed.prompt.point_names:
+                frames_of.setdefault(name, []).append(frame)
+    absent = [frame for frame, packed in by_frame.items() if isinstance(packed.prompt, AbsentObject)]
+    frames_of = {name: sorted([*frames, *absent]) for name, frames in frames_of.items()}
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, frames in frames_of.items():
         groups.setdefault(tuple(frames), []).append(name)
@@ -99,7 +130,9 @@ def _group_points(by_frame: Mapping[int, CompressedAnnotation]) -> list[dict[int
 
 def _select_points(packed: CompressedAnnotation, names: Sequence[str]) -> CompressedAnnotation:
     prompt = packed.prompt
+    if isinstance(prompt, AbsentObject):
+        return packed
     assert isinstance(prompt, KeypointsObject)
     indices = [prompt.point_names.index(name) for name in names]
     points = np.asarray(prompt.points)[indices]
-    return CompressedAnnotation(replace(prompt, points=points, point_names=tuple(names)), ())
+    return replace(packed, prompt=replace(prompt, points=points, point_names=tuple(names)))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Literal
+from typing import Any, Literal
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.inputs import Item
-from corrflow.runtime.batch.process_item import Job, process_item
+from corrflow.runtime.batch.process_item import ItemResult, Job, process_item
 from corrflow.runtime.tracking.model_options import ModelOptions
+from corrflow.stopping import check_stop, end_with_parent, signals_blocked
 
 MAX_ATTEMPTS = 2
 """Attempts per item, because a decoder may crash on a damaged file."""
@@ -24,16 +24,31 @@ MAX_ATTEMPTS = 2
 REPORT_SECONDS = 0.3
 """Seconds between two reports of progress."""
 
+CHECK_SECONDS = 0.5
+"""Seconds between two checks whether a signal came."""
+
+END_SECONDS = 0.5
+"""Seconds to wait for a killed process, which a disk may hold."""
+
 
 @dataclass(frozen=True)
 class Event:
-    """Progress of an item: started, frames done, done, or failed for a reason."""
+    """Progress of an item: started, frames done, done, or failed for a reason.
+
+    labels: what was read of a finished item's labels, see `summary_record`
+    """
 
     kind: Literal["started", "frames", "done", "failed"]
     item: Item
     frames: int = 0
     announced: int | None = None
     reason: str = ""
+    labels: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def done(cls, item: Item, result: ItemResult) -> Event:
+        """Return the event of a finished item."""
+        return cls("done", item, result.frames, labels=result.labels)
 
 
 @dataclass
@@ -56,14 +71,17 @@ def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: i
     def start(number: int) -> _Worker:
         pipe, worker_pipe = context.Pipe()
         process = context.Process(target=_work, args=(worker_pipe, job, options), daemon=True)
-        with _environment("CUDA_VISIBLE_DEVICES", devices[number % gpus] if gpus else None):
+        visible = _environment("CUDA_VISIBLE_DEVICES", devices[number % gpus] if gpus else None)
+        with visible, signals_blocked():  # Ctrl-C reaches the whole group; the parent ends its workers
             process.start()
         worker_pipe.close()
         return _Worker(process, pipe)
 
     waiting, attempts = list(reversed(items)), dict.fromkeys(items, 0)
-    workers = [start(number) for number in range(min(count, len(items)))]
+    workers: list[_Worker] = []
     try:
+        for number in range(min(count, len(items))):
+            workers.append(start(number))
         while waiting or any(worker.item for worker in workers):
             for worker in workers:
                 if worker.item is None and waiting:
@@ -73,7 +91,8 @@ def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: i
                     with suppress(OSError):  # a dead worker is handled below
                         worker.pipe.send(worker.item)
             busy = {worker.pipe: index for index, worker in enumerate(workers) if worker.item}
-            for pipe in wait(list(busy)):
+            check_stop()
+            for pipe in wait(list(busy), CHECK_SECONDS):
                 index = busy[pipe]  # type: ignore[index]
                 worker = workers[index]
                 assert worker.item is not None
@@ -81,6 +100,7 @@ def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: i
                     event: Event = worker.pipe.recv()
                 except (EOFError, OSError):
                     worker.process.join()
+                    check_stop()
                     item, code = worker.item, worker.process.exitcode
                     if attempts[item] < MAX_ATTEMPTS:
                         waiting.append(item)
@@ -96,9 +116,9 @@ def run_workers(job: Job, options: ModelOptions, items: Sequence[Item], count: i
     finally:
         for worker in workers:
             worker.pipe.close()
-            worker.process.terminate()
+            worker.process.kill()  # the incomplete results of an item are in a folder that is removed
         for worker in workers:
-            worker.process.join()
+            worker.process.join(END_SECONDS)
 
 
 def _visible_gpus(count: int) -> list[str]:
@@ -128,12 +148,9 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
 
 def _work(pipe: Connection, job: Job, options: ModelOptions) -> None:
     """Run a worker: receive items and send events until the pipe closes."""
-    import signal
-
     import cv2
 
-    _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    end_with_parent()
     cv2.setNumThreads(options.threads or -1)
     with suppress(EOFError, OSError), options.open() as tracker:
         while True:
@@ -147,22 +164,10 @@ def _work(pipe: Connection, job: Job, options: ModelOptions) -> None:
                     pipe.send(Event("frames", item, frames, announced))
 
             try:
-                event = Event("done", item, process_item(job, item, tracker, report))
+                event = Event.done(item, process_item(job, item, tracker, report))
             except CorrflowError as error:
                 event = Event("failed", item, reason=str(error))
             except Exception as error:  # an unexpected error of one item must not stop the batch
                 event = Event("failed", item, reason=f"unexpected {type(error).__name__}: {error}")
             tracker.reset()
             pipe.send(event)
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent is killed, so that no worker of two runs writes at the same time."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="corrflow-watch", daemon=True).start()

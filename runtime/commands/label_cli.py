@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from corrflow.command_line import with_options
+from corrflow.errors import InputError
+from corrflow.output_paths import is_within
 from corrflow.runtime.commands.model_options import TrackerOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -53,6 +55,10 @@ def label(options: LabelOptions) -> None:
     from corrflow.runtime.live.label import run_label
     from corrflow.runtime.live.web.auth import parse_access
 
+    if is_within(options.source, options.out) and is_within(options.out, options.source):
+        raise InputError(
+            f"expected --out apart from the images, got {str(options.out)!r} for both; name another folder"
+        )
     resolve_model(options.model)  # a wrong name is reported before anything is drawn
     run_label(
         options.source,

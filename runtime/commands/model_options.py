@@ -1,4 +1,4 @@
-"""Options of every command with a tracker."""
+"""Options of every command with a tracker, and of those that read labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from corrflow.errors import InputError
 
 if TYPE_CHECKING:
     from corrflow.runtime.tracking.model_options import ModelOptions
@@ -45,3 +47,20 @@ class TrackerOptions:
             self.redetect,
             self.threads,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(TrackerOptions):
+    """What of the labels is read."""
+
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A faulty label or a damaged frame is an error, and is not left out.")
+    ] = False
+    min_score: Annotated[
+        float, typer.Option(help="Least score or likelihood of a predicted label that is read, 0 to 1.")
+    ] = 0.0
+
+    def check_labels(self) -> None:
+        """Raise InputError for a score out of range."""
+        if not 0 <= self.min_score <= 1:
+            raise InputError(f"expected --min-score from 0 to 1, got {self.min_score:g}; give a share")

@@ -12,15 +12,18 @@ import typer
 
 from corrflow.command_line import with_options
 from corrflow.errors import InputError
-from corrflow.runtime.commands.model_options import TrackerOptions
+from corrflow.output_paths import fitting
+from corrflow.runtime.commands.model_options import LabelOptions
 from corrflow.runtime.formats.registry import FORMATS, READABLE, check_formats
+from corrflow.special_files import take_standard_output
 
 if TYPE_CHECKING:
+    from corrflow.runtime.formats.prompts import Prompts
     from corrflow.runtime.live.outputs.destinations import Destinations
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-HELP = f"""Track objects or points through a video, from prompts on its first frame.
+HELP = f"""Track objects or points through a video, from prompts on its first frame, or on that of --start.
 
 SOURCE is a video file, a folder of images, or a glob pattern of images in quotes.
 
@@ -30,6 +33,7 @@ Examples:
   corrflow-label video.mp4
   corrflow-track video.mp4 --init mask.png
   corrflow-track video.mp4 --init mask.png --save out.mp4 --masks masks/
+  corrflow-track video.mp4 --init mask.png --start 120
   corrflow-track video.mp4 --init labels.json --format coco --format report --out results/
   corrflow-track frames/ --keypoints points.csv --csv tracks.csv --jsonl tracks.jsonl
   corrflow-track "frames/*.jpg" --init cat.png --init dog.png --model artifacts/first
@@ -48,7 +52,7 @@ All outputs work for files and cameras. Formats: {", ".join(FORMATS)}.
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackOptions(TrackerOptions):
+class TrackOptions(LabelOptions):
     """Options of corrflow-track."""
 
     source: Annotated[str | None, typer.Argument(help="Video file, folder of images, or glob pattern.")] = None
@@ -59,10 +63,17 @@ class TrackOptions(TrackerOptions):
         ),
     ] = None
     keypoints: Annotated[Path | None, typer.Option(help="Points of the first frame, CSV with name,x,y.")] = None
+    start: Annotated[
+        int | None,
+        typer.Option(min=0, help="Frame of these objects, counted from 0; tracking starts there. [0]"),
+    ] = None
     save: Annotated[Path | None, typer.Option(help="Video with the results drawn in (.mp4 or .mkv).")] = None
     masks: Annotated[Path | None, typer.Option(help="Folder of palette PNGs, one per frame, as in DAVIS.")] = None
     csv: Annotated[Path | None, typer.Option(help="Points of every frame as CSV.")] = None
-    jsonl: Annotated[Path | None, typer.Option(help="JSON lines, one per frame; with masks for a live source.")] = None
+    jsonl: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines, one per frame, with masks for a live source; - for standard output."),
+    ] = None
     coco: Annotated[Path | None, typer.Option(help="COCO JSON with masks and keypoints.")] = None
     format: Annotated[
         list[str] | None, typer.Option(help="Any format of corrflow-batch, written to --out; repeat for several.")
@@ -108,10 +119,13 @@ class TrackOptions(TrackerOptions):
 
     def check(self) -> None:
         """Raise InputError for options that exclude each other."""
+        self.check_labels()
         live_only = ("prompt_file", "save_prompt", "show", "serve")
         if self.camera is None and (used := [name for name in live_only if getattr(self, name)]):
             option = f"--{used[0].replace('_', '-')}"
             raise InputError(f"expected {option} with --camera, got it without; add --camera SOURCE")
+        if self.start is not None and (self.camera is not None or self.demo):
+            raise InputError("--start cannot be combined with --camera or --demo; leave it out")
         if self.camera is not None and (self.source or self.demo):
             raise InputError("--camera cannot be combined with SOURCE or --demo; leave one of them out")
         prompted = bool(self.prompt_file) + bool(self.init or self.keypoints)
@@ -137,6 +151,13 @@ class TrackOptions(TrackerOptions):
             raise InputError("expected --keypoints with --csv, which holds points only; leave out --csv or give points")
         check_formats(self.format or [])
 
+    def files(self) -> dict[str, Path]:
+        """Return the named output files by their format."""
+        shortcuts = {
+            "overlay": self.save, "davis": self.masks, "csv": self.csv, "jsonl": self.jsonl, "coco": self.coco,
+        }  # fmt: skip
+        return {name: path for name, path in shortcuts.items() if path is not None}
+
     def destinations(self, name: str) -> Destinations:
         """Return the outputs; name: name of the source."""
         from corrflow.runtime.live.outputs.destinations import Destinations
@@ -144,18 +165,19 @@ class TrackOptions(TrackerOptions):
         from corrflow.runtime.live.outputs.ros2 import parse_ros
         from corrflow.runtime.live.outputs.udp import parse_udp
 
-        shortcuts = {
-            "overlay": self.save, "davis": self.masks, "csv": self.csv, "jsonl": self.jsonl, "coco": self.coco,
-        }  # fmt: skip
-        files = {name: path for name, path in shortcuts.items() if path is not None}
-        folder = self.out or Path(f"{name}_results")
-        files |= {name: folder / FORMATS[name].result for name in self.format or [] if name not in files}
+        files = self.files()
+        formats = [name for name in self.format or [] if name not in files]
+        if self.out is not None:
+            files |= {name: self.out / FORMATS[name].result for name in formats}
+            formats = []
         return Destinations(
             files,
             parse_udp(self.udp) if self.udp else None,
             parse_mqtt(self.mqtt) if self.mqtt else None,
             self.rerun,
             parse_ros(self.ros) if self.ros else None,
+            Path(fitting(name, "_results")) if formats else None,
+            tuple(formats),
         )
 
 
@@ -164,6 +186,7 @@ class TrackOptions(TrackerOptions):
 def track(options: TrackOptions) -> None:
     """Track a file, a live source or the demo clip."""
     options.check()
+    take_standard_output(options.files().values())
     if options.verbose:
         import logging
 
@@ -180,16 +203,19 @@ def track(options: TrackOptions) -> None:
 
         access = parse_access(options.serve, options.token) if options.serve else None
         live = LiveOptions(options.show, options.save_prompt, access, options.timeout)
-        prompts = options.init or [], options.keypoints, options.prompt_file
-        run_camera(options.camera, *prompts, options.destinations, live, tracker)
+        prompt_files = options.init or [], options.keypoints, options.prompt_file
+        run_camera(options.camera, *prompt_files, options.destinations, live, tracker)
     else:
         assert options.source is not None
         from corrflow.runtime.commands.track import run_track
         from corrflow.runtime.formats.prompts import prompts_from_files
 
-        name = Path(options.source).stem
-        prompts = prompts_from_files(options.init or [], options.keypoints, name)
-        run_track(options.source, prompts, options.destinations(name), tracker)
+        files = [*(options.init or []), *([options.keypoints] if options.keypoints else [])]
+
+        def prompts(name: str) -> Prompts:
+            return prompts_from_files(options.init or [], options.keypoints, name, options.strict, options.min_score)
+
+        run_track(options.source, prompts, options.destinations, tracker, files, options.strict, options.start)
 
 
 def with_default_address(arguments: Sequence[str]) -> list[str]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Thread
+from contextlib import ExitStack, contextmanager
 
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.types import FrameResult
-from corrflow.runtime.video.prefetch import DEPTH, BoundedQueue
+from corrflow.runtime.video.prefetch import DEPTH, BoundedQueue, WorkThread
+from corrflow.stopping import add_finisher, remove_finisher
 
 
 @contextmanager
-def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable[[FrameResult], None]]:
+def write_behind(
+    sinks: Sequence[Sink], depth: int = DEPTH, close: bool = False
+) -> Iterator[Callable[[FrameResult], None]]:
     """Yield a function that queues a result; a thread writes the results to every sink in order.
 
     depth: results that may wait
+    close: True to close the sinks at the end in the thread, where no signal interrupts them
 
     The function raises the error of an earlier write. Leaving the context writes the queued results, also after an
-    error, and raises the error of a write unless another error is raised. The caller closes the sinks.
+    error or a signal. It raises the error of a write or of closing unless another error is raised.
     """
     queue: BoundedQueue[FrameResult | None] = BoundedQueue(depth)
     failed: list[BaseException] = []
@@ -32,18 +35,31 @@ def write_behind(sinks: Sequence[Sink], depth: int = DEPTH) -> Iterator[Callable
                     sink.write(result)
             except BaseException as error:
                 failed.append(error)
+        if close:
+            try:
+                with ExitStack() as stack:
+                    for sink in reversed(sinks):  # a stack ends with its first callback: files come before networks
+                        stack.callback(sink.close)
+            except BaseException as error:
+                failed.append(error)
 
     def write(result: FrameResult) -> None:
         if failed:
             raise failed[0]
         queue.put(result)
 
-    thread = Thread(target=work, name="corrflow-writer", daemon=True)
-    thread.start()
+    def finish() -> None:
+        queue.close()
+        queue.put_last(None)
+        thread.wait()
+
+    thread = WorkThread(work, "corrflow-writer")
+    add_finisher(finish)
     try:
+        thread.start()
         yield write
     finally:
-        queue.put_last(None)
-        thread.join()
+        finish()
+        remove_finisher(finish)  # not where a signal interrupts `finish`
     if failed:
         raise failed[0]

@@ -8,117 +8,147 @@ and only a list of names is accepted.
 from __future__ import annotations
 
 import pickletools
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from corrflow.atomic_files import AtomicFile, check_writable, write_errors
 from corrflow.errors import InputError
+from corrflow.file_budget import FileBudget
+from corrflow.runtime.formats.annotations import FileContent, ReadContext
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.formats.deeplabcut import HEADER, SCORER, frame_of, objects_of
-from corrflow.runtime.types import FrameResult, KeypointsObject
+from corrflow.runtime.formats.deeplabcut_table import TableLayout, read_rows, row_of
+from corrflow.runtime.formats.hdf5_check import check_hdf5
+from corrflow.runtime.formats.label_schema import EMPTY_SCHEMA, LabelSchema
+from corrflow.runtime.types import FrameResult
 
-_KEY = "df_with_missing"
+KEY = "df_with_missing"
 """Name of DeepLabCut's table."""
 
-_COORDINATES = ("x", "y", "likelihood")
 _ROWS = 1024  # rows of a chunk
 _CACHE = 1 << 16  # bytes for each table; HDF5's default of a mebibyte grows with the video
+_BYTES_OF_VALUE = 5  # in Python, for each byte of a table
+_MAX_NAMES = 1 << 20  # opcodes of the pickled names of columns
 
 
 class DeepLabCutH5Sink(Sink):
-    """Writer of x, y and likelihood of every point and frame. Objects are individuals."""
+    """Writer of x, y and likelihood of every point and frame, in the columns of the labels.
+
+    Objects are individuals. Rows are indices of frames from 0, or images where the labels name images of a folder.
+    """
+
+    def __init__(self, path: str | Path, schema: LabelSchema = EMPTY_SCHEMA) -> None:
+        """Create the file. Raises InputError where the path cannot be written to, or h5py is missing."""
+        self._table = H5Table(path)
+        self._schema, self._layout = schema, TableLayout.of(schema)
+
+    def write(self, result: FrameResult) -> None:
+        self._layout.extend(result, self._schema)
+        if self._layout.points:
+            self._table.append(row_of(result, self._schema), self._layout.values(result))
+
+    def close(self) -> None:
+        self._table.finish(self._layout.columns(), self._layout.titles())
+
+
+class H5Table:
+    """Table of numbers that grows by rows, in pandas' fixed layout."""
 
     def __init__(self, path: str | Path) -> None:
         """Create the file. Raises InputError where the path cannot be written to, or h5py is missing."""
         self._path = Path(path)
         check_writable(self._path)
         self._h5py = import_h5py(self._path)
-        self._output = AtomicFile(self._path, exclusive=True)
-        self._file = self._h5py.File(self._output.part, "w", rdcc_nbytes=_CACHE)
-        self._columns: list[tuple[str, ...]] = []
+        self._output = AtomicFile(self._path)
+        self._file = self._h5py.File(self._output.part, "w", rdcc_nbytes=_CACHE, locking=False)
+        self._values: Any = None
+        self._rows: list[int | str] | None = None  # of images; indices of frames are in the file
         self._frames: Any = None
 
-    def write(self, result: FrameResult) -> None:
-        keypoints = [obj for obj in result.objects if obj.points is not None]
-        if self._frames is None:
-            self._columns = [
-                (SCORER, obj.name or str(obj.id), name, coordinate)
-                for obj in keypoints for name in obj.point_names for coordinate in _COORDINATES
-            ]  # fmt: skip
-            columns = max(len(self._columns), 1)
-            self._frames = self._file.create_dataset("frames", (0,), "<i8", maxshape=(None,), chunks=(_ROWS,))
-            self._values = self._file.create_dataset(
-                f"{_KEY}/block0_values", (0, columns), "<f8", maxshape=(None, columns), chunks=(_ROWS, columns)
-            )
-        if not self._columns:
-            return
-        row: list[float] = []
-        for obj in keypoints:
-            assert obj.points is not None and obj.point_confidence is not None
-            for (x, y), confidence in zip(obj.points.tolist(), obj.point_confidence.tolist(), strict=True):
-                row += [x, y, confidence]
+    def append(self, row: int | str, values: Sequence[float]) -> None:
+        """Add a row, which may have more columns than the rows before. Raises CorrflowError where the disk is full."""
+        count = len(values)
         with write_errors(self._path):
-            for dataset, value in ((self._frames, result.frame.index), (self._values, row)):
-                dataset.resize(len(dataset) + 1, 0)
-                dataset[-1] = value
+            if self._values is None:
+                self._values = self._file.create_dataset(
+                    f"{KEY}/block0_values", (0, count), "<f8", maxshape=(None, None), chunks=(_ROWS, count),
+                    fillvalue=np.nan,
+                )  # fmt: skip
+                self._frames = self._file.create_dataset("frames", (0,), "<i8", maxshape=(None,), chunks=(_ROWS,))
+                self._rows = [] if isinstance(row, str) else None
+            rows = self._values.shape[0] + 1
+            self._values.resize((rows, count))
+            self._values[-1] = values
+            if self._rows is not None:
+                self._rows.append(row)
+            else:
+                self._frames.resize(rows, 0)
+                self._frames[-1] = row
 
-    def close(self) -> None:
+    def finish(self, columns: Sequence[tuple[str, ...]], titles: Sequence[str]) -> None:
+        """Write the names of columns and rows, and the file appears; without rows it does not. Raises CorrflowError."""
         if self._file:
-            with write_errors(self._path):
-                if self._columns:
-                    self._write_axes()
-                self._file.close()
-                self._output.finish(keep=bool(self._columns))
+            try:
+                with write_errors(self._path):
+                    if self._values is not None:
+                        self._write_axes(columns, titles)
+                    self._file.close()
+                    self._output.finish(keep=self._values is not None)
+            finally:
+                self._output.finish(keep=False)
 
-    def _write_axes(self) -> None:
+    def _write_axes(self, columns: Sequence[tuple[str, ...]], titles: Sequence[str]) -> None:
         """Write the axes and attributes that make a pandas table of the values."""
-        group = self._file[_KEY]
-        self._file.move("frames", f"{_KEY}/axis1")
-        group.attrs.update({"ndim": 2, "nblocks": 1, "axis0_nlevels": len(HEADER), "block0_items_nlevels": len(HEADER)})
-        words = {"pandas_type": "frame", "encoding": "UTF-8", "errors": "strict", "axis1_variety": "regular"}
-        for name, word in (words | {"axis0_variety": "multi", "block0_items_variety": "multi"}).items():
+        group = self._file[KEY]
+        group.attrs.update({"ndim": 2, "nblocks": 1})
+        for name, word in {"pandas_type": "frame", "encoding": "UTF-8", "errors": "strict"}.items():
             self._set_text(group, name, word)
-        self._set_text(group["axis1"], "kind", "integer")
         group["block0_values"].attrs["transposed"] = np.uint8(1)
         for axis in ("axis0", "block0_items"):
-            for level, title in enumerate(HEADER):
-                names = [column[level] for column in self._columns]
-                values = sorted(set(names))
-                group[f"{axis}_label{level}"] = np.array([values.index(name) for name in names], np.int32)
-                dataset = group.create_dataset(f"{axis}_level{level}", data=np.array([v.encode() for v in values], "S"))
-                for attribute, word in (("kind", "string"), ("name", title), ("nan_rep", "nan")):
-                    self._set_text(dataset, attribute, word)
+            self._write_levels(group, axis, columns, titles)
+        paths = [PurePosixPath(str(row)).parts for row in self._rows or ()]
+        if paths and all(len(parts) == 3 for parts in paths):  # labeled-data, folder, image
+            self._write_levels(group, "axis1", paths, ())
+        else:
+            self._set_text(group, "axis1_variety", "regular")
+            if self._rows is None:
+                self._file.move("frames", f"{KEY}/axis1")
+                self._set_text(group["axis1"], "kind", "integer")
+            else:
+                self._write_texts(group, "axis1", [str(row) for row in self._rows])
+        if "frames" in self._file:
+            del self._file["frames"]
+
+    def _write_levels(self, group: Any, axis: str, names: Sequence[Sequence[str]], titles: Sequence[str]) -> None:
+        self._set_text(group, f"{axis}_variety", "multi")
+        group.attrs[f"{axis}_nlevels"] = len(names[0])
+        for level in range(len(names[0])):
+            words = [entry[level] for entry in names]
+            values = sorted(set(words))
+            number = {value: k for k, value in enumerate(values)}
+            group[f"{axis}_label{level}"] = np.array([number[word] for word in words], np.int32)
+            dataset = self._write_texts(group, f"{axis}_level{level}", values)
+            if titles:
+                self._set_text(dataset, "name", titles[level])
+
+    def _write_texts(self, group: Any, name: str, texts: Sequence[str]) -> Any:
+        encoded = np.array([text.encode() or b" " for text in texts], "S")
+        dataset = group.create_dataset(name, data=encoded)
+        self._set_text(dataset, "kind", "string")
+        self._set_text(dataset, "nan_rep", "nan")
+        return dataset
 
     def _set_text(self, node: Any, name: str, word: str) -> None:
         node.attrs.create(name, word, dtype=self._h5py.string_dtype("utf-8", len(word.encode())))
 
 
-def read_deeplabcut_h5(path: Path) -> dict[int | str, list[KeypointsObject]]:
-    """Read the labelled points by frame, as `read_deeplabcut` does. Raises InputError."""
-    h5py = import_h5py(path)
+def read_deeplabcut_h5(path: Path, content: Any, context: ReadContext) -> FileContent:
+    """Read the labelled points by frame; see `read_rows`. Raises InputError."""
     try:
-        with h5py.File(path, "r") as file:
-            tables = [group for group in file.values() if "pandas_type" in group.attrs]
-            if len(tables) != 1:
-                raise ValueError(f"{len(tables)} tables in place of one")
-            read = _fixed if _text(tables[0].attrs["pandas_type"]) == "frame" else _table
-            columns, index, values = read(tables[0])
-        by_frame: dict[int | str, list[KeypointsObject]] = {}
-        for row, numbers in zip(index, values, strict=True):
-            objects: dict[str, dict[str, tuple[float, float]]] = {}
-            cells = dict(zip(columns, numbers.tolist(), strict=True))
-            for column in columns:
-                point = tuple(cells[(*column[:-1], coordinate)] for coordinate in ("x", "y"))
-                if column[-1] == "x" and np.isfinite(point).all():
-                    individual = column[1] if len(column) == 4 else ""
-                    objects.setdefault(individual, {})[column[-2]] = point
-            if objects:
-                by_frame[frame_of(row)] = objects_of(objects)
-        if not by_frame:
-            raise InputError(f"expected labelled points in {path}, got none; label at least one frame")
-        return by_frame
+        columns, rows, values = read_h5_table(path, context.budget)
+        return read_rows(columns, zip(rows, values.tolist(), strict=True), context)
     # h5py reports damage with many plain exceptions.
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, MemoryError) as error:
         raise InputError(
@@ -127,45 +157,88 @@ def read_deeplabcut_h5(path: Path) -> dict[int | str, list[KeypointsObject]]:
         ) from error
 
 
-_Table = tuple[list[tuple[str, ...]], list[str], np.ndarray]  # columns, rows, values [rows, columns]
+_Table = tuple[list[tuple[str, ...]], list[tuple[str, ...]], np.ndarray]  # columns, rows, values [rows, columns]
 
 
-def _fixed(group: Any) -> _Table:
-    """Read pandas' fixed layout: each axis as arrays of levels and of indices into them, and one block of values."""
-    if int(group.attrs.get("nblocks", 1)) != 1:
-        raise ValueError("columns of several types")
-    columns = _levels(group, "block0_items")
-    rows = [row[-1] for row in _levels(group, "axis1")] if "axis1_level0" in group else _texts(group["axis1"][()])
-    return columns, rows, _block(group["block0_values"][()], columns)
+def read_h5_table(path: Path, budget: FileBudget | None = None) -> _Table:
+    """Return columns, rows and values of a table. Raises plain exceptions, and InputError where h5py is missing."""
+    h5py = import_h5py(path)
+    budget = budget or FileBudget.of(path)
+    check_hdf5(path)
+    with h5py.File(path, "r") as file:
+        tables = [group for group in file.values() if "pandas_type" in group.attrs]
+        if len(tables) != 1:
+            raise ValueError(f"{len(tables)} tables in place of one")
+        return (_fixed if _text(tables[0].attrs["pandas_type"]) == "frame" else _table)(tables[0], budget)
 
 
-def _levels(group: Any, axis: str) -> list[tuple[str, ...]]:
+def _fixed(group: Any, budget: FileBudget) -> _Table:
+    """Read pandas' fixed layout: axes as arrays of levels and of indices into them; columns of one type are a block."""
+    count = int(group.attrs.get("nblocks", 1))
+    blocks = [
+        _block(read_array(group[f"block{k}_values"], budget), _levels(group, f"block{k}_items", budget))
+        for k in range(min(count, 64))
+    ]
+    if "axis1_level0" in group:
+        rows = _levels(group, "axis1", budget)
+    else:
+        rows = [(one,) for one in _texts(read_array(group["axis1"], budget))]
+    return _joined(blocks, _levels(group, "axis0", budget), rows)
+
+
+def _levels(group: Any, axis: str, budget: FileBudget) -> list[tuple[str, ...]]:
     """Return the names along an axis, one tuple of levels for each entry."""
     count = sum(f"{axis}_level{level}" in group for level in range(8))
     if not count:
         raise ValueError("columns that are not of scorer, bodyparts and coords")
-    levels = [_texts(group[f"{axis}_level{level}"][()]) for level in range(count)]
-    indices = [group[f"{axis}_label{level}"][()].tolist() for level in range(count)]
+    levels = [_texts(read_array(group[f"{axis}_level{level}"], budget)) for level in range(count)]
+    indices = [read_array(group[f"{axis}_label{level}"], budget).tolist() for level in range(count)]
     return [tuple(level[at] for level, at in zip(levels, row, strict=True)) for row in zip(*indices, strict=True)]
 
 
-def _table(group: Any) -> _Table:
-    """Read pandas' table layout: one record for each row, with the column names in an attribute."""
+def _table(group: Any, budget: FileBudget) -> _Table:
+    """Read pandas' table layout: one record for each row, with the column names in attributes."""
     table = group["table"]
-    blocks = sorted(name for name in table.dtype.names if name.startswith("values_block_") and table.dtype[name].shape)
-    if len(blocks) != 1:
-        raise ValueError("columns of several types")
-    columns = _names(bytes(table.attrs[f"{blocks[0]}_kind"]))
-    return columns, _texts(table["index"]), _block(table[blocks[0]], columns)
+    names = sorted(name for name in table.dtype.names if name.startswith("values_block_") and table.dtype[name].shape)
+    if not names:
+        raise ValueError("no columns of numbers")
+    records = read_array(table, budget)
+    blocks = [_block(records[name], _names(bytes(table.attrs[f"{name}_kind"]))) for name in names]
+    columns = [column for _, columns in blocks for column in columns]
+    return _joined(blocks, columns, [(one,) for one in _texts(records["index"])])
 
 
-def _block(values: np.ndarray, columns: list[tuple[str, ...]]) -> np.ndarray:
-    """Return the values [rows, columns]. Raises ValueError where they do not fit the columns."""
-    if values.dtype.kind != "f" or values.ndim != 2 or values.shape[1] != len(columns):
+_Block = tuple[np.ndarray, list[tuple[str, ...]]]  # values [rows, columns], and the columns
+
+
+def _block(values: np.ndarray, columns: list[tuple[str, ...]]) -> _Block:
+    """Check a block. Raises ValueError where the values do not fit the columns."""
+    if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] != len(columns):
         raise ValueError(f"values of {values.dtype} {list(values.shape)} for {len(columns)} columns")
-    if not columns or len(columns[0]) not in (3, 4):
-        raise ValueError("columns that are not of scorer, bodyparts and coords")
-    return values
+    return values, columns
+
+
+def _joined(blocks: Sequence[_Block], order: list[tuple[str, ...]], rows: list[tuple[str, ...]]) -> _Table:
+    """Combine the blocks of a table, with their columns in order."""
+    columns = [column for _, columns in blocks for column in columns]
+    if len(set(columns)) != len(columns) or set(order) != set(columns):
+        order = columns
+    place = {column: k for k, column in enumerate(columns)}
+    values = np.concatenate([np.asarray(values, np.float64) for values, _ in blocks], 1)
+    return order, rows, values[:, [place[column] for column in order]] if len(place) == len(order) else values
+
+
+def read_array(dataset: Any, budget: FileBudget) -> np.ndarray:
+    """Return a data set as an array. Raises ValueError for one in other files, and BudgetExceeded for a large one.
+
+    A small file may state a table of any size, whose cells it does not have.
+    """
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"a table {dataset.name} that is in other files")
+    if dataset.size is None:
+        raise ValueError(f"a table {dataset.name} without cells")
+    budget.take(_BYTES_OF_VALUE * dataset.size * max(dataset.dtype.itemsize, 8), "tables")
+    return dataset[()]
 
 
 def _texts(values: np.ndarray) -> list[str]:
@@ -181,7 +254,9 @@ def _names(pickled: bytes) -> list[tuple[str, ...]]:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
-    for opcode, argument, _ in pickletools.genops(pickled):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if count > _MAX_NAMES:
+            raise ValueError(f"more than {_MAX_NAMES} steps of a pickle for the names of columns")
         if opcode.name == "MARK":
             marks.append(len(stack))
         elif opcode.name in ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE"):
@@ -209,5 +284,5 @@ def import_h5py(path: Path) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise InputError(f"expected h5py for {path}, found none; pip install 'corrflow[formats]'") from error
+        raise InputError(f"expected h5py for {path}, found none; pip install h5py") from error
     return h5py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,9 +44,12 @@ class _Span:
 class ReportSink(Sink):
     """Writer of one self-contained HTML file."""
 
-    def __init__(self, path: str | Path, title: str) -> None:
-        """Create the file. Raises InputError where the path cannot be written to."""
-        self._path, self._title = Path(path), title
+    def __init__(self, path: str | Path, title: str, notes: Callable[[], Sequence[str]] = list) -> None:
+        """Create the file. Raises InputError where the path cannot be written to.
+
+        notes: returns, at the end, sentences about labels and frames that were left out
+        """
+        self._path, self._title, self._notes = Path(path), title, notes
         check_writable(self._path)
         self._spans: list[_Span] = []
         self._length = 1  # frames of a span
@@ -111,6 +114,7 @@ class ReportSink(Sink):
             _TEMPLATE,
             title=self._title,
             frames=self._frames,
+            notes=self._notes(),
             spans=len(self._spans),
             low_confidence=LOW_CONFIDENCE,
             suggested=suggested,
@@ -139,6 +143,8 @@ def _label_suffix(obj: ObjectResult, result: FrameResult) -> str:
     """Return the part behind the video's name in the path of a label for this object and frame."""
     if obj.points is not None:
         return ".csv"
+    if isinstance(obj.track_id, int) and obj.track_id != 1:
+        return f"/{obj.track_id}/{result.frame.name}.png"
     if obj.name and not obj.name.isdecimal() and not obj.name.startswith(".") and not set(obj.name) & set("/\\"):
         return f"/{obj.name}/{result.frame.name}.png"  # a folder by name also serves files without ids
     return f"/{result.frame.name}.png" if obj.id == 1 else f"/{obj.id}/{result.frame.name}.png"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from corrflow.atomic_files import check_writable, write_file
-from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import FrameResult
+from corrflow.runtime.formats.base import Sink, identity_texts
+from corrflow.runtime.types import FrameResult, ObjectResult
 
 
 class BinaryMaskSink(Sink):
-    """Writer of ID/FRAME.png for each mask object: [H, W] uint8, 255 on the object and 0 elsewhere."""
+    """Writer of OBJECT/FRAME.png for each mask object: [H, W] uint8, 255 on the object and 0 elsewhere."""
 
     def __init__(self, folder: str | Path) -> None:
         """Create the folder. Raises InputError where nothing can be written to it."""
@@ -22,17 +23,16 @@ class BinaryMaskSink(Sink):
         check_writable(self._folder / "mask.png")
 
     def write(self, result: FrameResult) -> None:
-        for obj in result.objects:
-            if obj.points is None:
-                mask = (result.mask == obj.id).astype(np.uint8) * 255
-                save_image(os.path.join(self._folder, str(obj.id), f"{result.frame.name}.png"), mask)
+        for obj, folder in _folders(result):
+            mask = (result.mask == obj.id).astype(np.uint8) * 255
+            save_image(os.path.join(self._folder, folder, f"{result.frame.name}.png"), mask)
 
     def close(self) -> None:
         pass
 
 
 class CutoutSink(Sink):
-    """Writer of ID/FRAME.png for each visible mask object: the object's box of the frame, transparent around it."""
+    """Writer of OBJECT/FRAME.png for each visible mask object: its box of the frame, transparent around it."""
 
     def __init__(self, folder: str | Path) -> None:
         """Create the folder. Raises InputError where nothing can be written to it."""
@@ -40,15 +40,27 @@ class CutoutSink(Sink):
         check_writable(self._folder / "cutout.png")
 
     def write(self, result: FrameResult) -> None:
-        for obj in result.objects:
+        for obj, folder in _folders(result):
             if obj.box is not None:
                 x0, y0, x1, y1 = obj.box
                 alpha = (result.mask[y0:y1, x0:x1] == obj.id).astype(np.uint8) * 255
                 cutout = np.dstack([result.frame.image[y0:y1, x0:x1], alpha])  # BGRA
-                save_image(os.path.join(self._folder, str(obj.id), f"{result.frame.name}.png"), cutout)
+                save_image(os.path.join(self._folder, folder, f"{result.frame.name}.png"), cutout)
 
     def close(self) -> None:
         pass
+
+
+def _folders(result: FrameResult) -> list[tuple[ObjectResult, str]]:
+    """Return the mask objects with the name of their folder: the identity in the labels, else the id.
+
+    A text that is no name of a folder everywhere gives way to the id.
+    """
+    masks = [obj for obj in result.objects if obj.points is None]
+    return [
+        (obj, text if re.fullmatch(r"[\w#][\w #.-]{0,99}(?<![ .])", text) else f"id {obj.id}")
+        for obj, text in zip(masks, identity_texts(masks), strict=True)
+    ]
 
 
 def save_image(path: str, image: np.ndarray) -> None:

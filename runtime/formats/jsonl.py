@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from corrflow.atomic_files import encoded
 from corrflow.runtime.formats.base import TableSink
 from corrflow.runtime.formats.rle import coco_rle
 from corrflow.runtime.types import FrameResult, ObjectResult
@@ -60,7 +61,7 @@ def frame_record(result: FrameResult, masks: bool = True) -> dict[str, Any]:
 
 def json_line(record: dict[str, Any]) -> bytes:
     """Return a record as a line of UTF-8 JSON."""
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return encoded(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def object_record(obj: ObjectResult) -> dict[str, object]:

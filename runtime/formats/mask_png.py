@@ -1,11 +1,18 @@
-"""Masks as PNG: drawings and indexed images are read, palette PNGs are written."""
+"""Masks as images: drawings and indexed images are read, palette PNGs are written.
+
+Written masks have a palette and 8 bits, as all ids have; 16 bits where the labels have identities over 255, as masks of
+16 bits do. Identities that are texts, or over 65535, are in the other formats.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,69 +21,93 @@ from PIL import Image
 
 from corrflow.atomic_files import check_writable, write_file
 from corrflow.errors import InputError
+from corrflow.file_budget import open_regular
+from corrflow.runtime.formats.annotations import FileContent, ReadContext
 from corrflow.runtime.formats.base import Sink
+from corrflow.runtime.formats.mask_image import MAX_OBJECTS, MAX_PIXELS, MaskImage, read_mask_image
 from corrflow.runtime.types import FrameResult, MaskObject
 from corrflow.runtime.video.overlay import davis_palette
 
-_MAX_COLOURS = 32  # an image with more colours is a photograph, or has smooth edges
+logger = logging.getLogger(__name__)
+
+
+def read_mask_images(paths: Sequence[Path]) -> list[MaskImage]:
+    """Read masks that are prompts; soft edges are logged. Raises InputError for one without an object."""
+    images = [read_mask_image(path) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if not image:
+            raise InputError(f"expected an object in the mask {path}, found only background; draw one")
+        if image.remark:
+            logger.warning("%s: %s", path, image.remark)
+    if (count := sum(map(len, images))) > MAX_OBJECTS:
+        raise InputError(f"expected at most {MAX_OBJECTS} objects, found {count}; track them in several runs")
+    return images
+
+
+def mask_objects(images: Sequence[MaskImage]) -> list[MaskObject]:
+    """Return the objects of one or several masks.
+
+    An object of a single mask has its value as id where that is at most 255, else the next id. Objects of several
+    masks are numbered on.
+    """
+    if len(images) != 1:
+        objects = [one for image in images for one in image]
+        # Values of several masks are no identities: most often all are 1 or 255.
+        return [replace(one, id=number, track_id=None) for number, one in enumerate(objects, 1)]
+    (image,) = images
+    own = {one for one in image.identities if isinstance(one, int) and one <= MAX_OBJECTS}
+    following = [*range(max(own, default=0) + 1, MAX_OBJECTS + 1), *range(1, MAX_OBJECTS + 1)]
+    others = iter([number for number in following if number not in own])
+    return [
+        replace(one, id=one.track_id if isinstance(one.track_id, int) and one.track_id in own else next(others))
+        for one in image
+    ]
 
 
 def read_mask_objects(paths: Sequence[Path]) -> list[MaskObject]:
-    """Read the objects of one or several masks.
-
-    Values of an indexed or grey PNG are object ids; 0 and 255 alone are one object. In a colour image every colour but
-    black is an object. Objects of several files are numbered on. Raises InputError for a missing or invalid file.
-    """
-    objects: list[MaskObject] = []
-    for path in paths:
-        ids = _read_ids(path)
-        values = [value for value in np.unique(ids).tolist() if value]
-        if not values:
-            raise InputError(f"expected an object in the mask {path}, found only background; draw one")
-        if values == [255]:
-            ids, values = (ids == 255).astype(np.uint8), [1]
-        highest = max((obj.id for obj in objects), default=0)
-        if len(paths) == 1:
-            objects += [MaskObject(value, ids == value) for value in values]
-        else:
-            objects += [MaskObject(highest + 1 + k, ids == value) for k, value in enumerate(values)]
-    if objects and objects[-1].id > 255:
-        raise InputError(f"expected at most 255 objects, found {objects[-1].id}; track them in several runs")
-    return objects
+    """Read the objects of one or several masks, see `mask_objects`. Raises InputError."""
+    return mask_objects(read_mask_images(paths))
 
 
-def _read_ids(path: Path) -> np.ndarray:
-    """Read the object ids of a mask, [H, W] uint8; colours are numbered in the order of their values."""
-    if not path.is_file():
-        raise InputError(f"expected a mask at {path}, found no file; check the path")
-    try:
-        return read_indexed_png(path)
-    except InputError:
-        try:
-            with Image.open(path) as image:
-                coloured = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            coloured = None
-        if coloured is None:
-            raise
-    packed = (coloured.astype(np.uint32) * np.array([65536, 256, 1], np.uint32)).sum(2, dtype=np.uint32)
-    colours = np.unique(packed)
-    colours = colours[colours > 0]
-    if len(colours) > _MAX_COLOURS:
-        raise InputError(
-            f"expected a mask of one value for each object, found {len(colours)} colours in {path};"
-            " save it as PNG, without smooth edges"
-        )
-    return np.where(packed > 0, np.searchsorted(colours, packed) + 1, 0).astype(np.uint8)
+def read_mask(path: Path, content: Any, context: ReadContext) -> FileContent:
+    """Read the objects of one frame; values of an indexed or grey mask are their identities. Raises InputError."""
+    return FileContent({context.frame: _noted(read_mask_image(path), context)})
+
+
+def read_object_mask(path: Path, context: ReadContext) -> FileContent:
+    """Read the mask of one object; its folder has the object's id or name. Raises InputError."""
+    image = _noted(read_mask_image(path), context)
+    if len(image) > 1:
+        raise InputError(f"expected a black and white mask of one object in {path}, got {len(image)} values")
+    label = path.parent.name
+    is_number = label.isascii() and label.isdigit() and len(label) < 10
+    name, track_id = ("", int(label)) if is_number else (label, label)
+    return FileContent({context.frame: [MaskObject(0, image.labels > 0, name, track_id)] if image else []})
+
+
+def _noted(image: MaskImage, context: ReadContext) -> MaskImage:
+    if not image:
+        context.ignore("the mask", "it has only background")
+    if image.remark:
+        context.ignore("soft edges", image.remark)
+    return image
 
 
 def read_indexed_png(path: Path) -> np.ndarray:
     """Read the stored values of a mask, such as palette indices, as [H, W] uint8. Raises InputError."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             mode = image.mode
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"expected a mask of at most {MAX_PIXELS // 10**6} million pixels, found"
+                    f" {image.width}x{image.height} in {path}; take the mask of the frame"
+                )
             values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    # Pillow raises any of these for damaged files.
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, MemoryError) as error:
+        raise InputError(f"expected a PNG, found a file that cannot be decoded: {path}; replace the file") from error
+    except Image.DecompressionBombError as error:
         raise InputError(f"expected a PNG, found a file that cannot be decoded: {path}; replace the file") from error
     # Some grey masks are stored as colours or with an alpha channel, also in DAVIS.
     if values.ndim == 3:
@@ -100,16 +131,38 @@ def write_mask_png(path: str | Path, mask: np.ndarray) -> None:
     write_file(path, encoded.getvalue())
 
 
+def _wide_ids(result: FrameResult) -> np.ndarray | None:
+    """Return the value of each id, [256] uint16, where labels have identities from 256 to 65535; else None."""
+    identities = [one.track_id for one in result.objects if one.points is None]
+    values = np.arange(256, dtype=np.uint16)
+    for one in result.objects:
+        number = one.track_id
+        if one.points is None and isinstance(number, int) and 255 < number < 65536 and identities.count(number) == 1:
+            values[one.id] = number
+    return values if values.max() > 255 else None
+
+
 class MaskFolderSink(Sink):
     """Writer of one palette PNG of object ids for each frame, FRAME.png, as in DAVIS."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Create the folder. Raises InputError where nothing can be written to it."""
-        self._folder = Path(folder)
+    def __init__(self, folder: str | Path, is_wide: bool = True) -> None:
+        """Create the folder.
+
+        is_wide: True for PNG of 16 bits where the labels have identities over 255
+
+        Raises InputError where nothing can be written to the folder.
+        """
+        self._folder, self._is_wide = Path(folder), is_wide
         check_writable(self._folder / "mask.png")
 
     def write(self, result: FrameResult) -> None:
-        write_mask_png(os.path.join(self._folder, f"{result.frame.name}.png"), result.mask)
+        path = os.path.join(self._folder, f"{result.frame.name}.png")
+        if self._is_wide and (values := _wide_ids(result)) is not None:
+            encoded = io.BytesIO()
+            Image.fromarray(values[result.mask]).save(encoded, format="PNG")
+            write_file(path, encoded.getvalue())
+        else:
+            write_mask_png(path, result.mask)
 
     def close(self) -> None:
         pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -10,46 +12,137 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from corrflow.errors import InputError
-from corrflow.runtime.formats.annotations import Annotations, ReadContext
-from corrflow.runtime.formats.mask_png import read_mask_objects
+from corrflow.runtime.formats.annotations import (
+    AnnotationFile,
+    Annotations,
+    ReadContext,
+    frame_finder,
+    packed_annotations,
+)
+from corrflow.runtime.formats.compressed_annotation import PackedFrames
+from corrflow.runtime.formats.label_schema import EMPTY_SCHEMA, LabelSchema
+from corrflow.runtime.formats.mask_png import mask_objects, read_mask_images
 from corrflow.runtime.formats.points_csv import read_keypoints
-from corrflow.runtime.formats.registry import read_annotations
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject, TrackedObject
+from corrflow.runtime.formats.registry import MASK_SUFFIXES, read_annotations
+from corrflow.runtime.types import (
+    AbsentObject,
+    Frame,
+    KeypointsObject,
+    MaskObject,
+    TrackedObject,
+    size_text,
+)
+
+logger = logging.getLogger(__name__)
 
 Prompts = Callable[[Frame], list[TrackedObject]]
 """Function that returns the objects of the first frame."""
 
 
-def prompts_from_files(files: Sequence[Path], keypoints: Path | None, video: str = "") -> Prompts:
+def prompts_from_files(
+    files: Sequence[Path], keypoints: Path | None, video: str = "", is_strict: bool = False, min_score: float = 0.0
+) -> Prompts:
     """Return prompts from files.
 
-    files:     mask PNGs, several for several objects, or annotation files of any readable format
+    files:     masks, several for several objects, or annotation files of any readable format
     keypoints: CSV of points; their ids follow those of `files`
     video:     name of the video, for files of several videos
+    is_strict, min_score: as for `ReadContext`
 
-    Raises InputError for files that cannot be read; the returned function does the same.
+    What is left out is logged as a warning. Raises InputError for files that cannot be read; the returned function does
+    the same.
     """
-    if all(path.suffix.lower() == ".png" for path in files):
-        objects: list[TrackedObject] = list(read_mask_objects(files))
-        if keypoints is not None:
-            objects += read_keypoints(keypoints, _next_id(objects))
-        return lambda frame: objects
+    if all(path.suffix.lower() in MASK_SUFFIXES for path in files):
+        return _prompts_of_masks(files, keypoints)
     if missing := [path for path in files if not path.is_file()]:
         raise InputError(f"expected annotations at {missing[0]}, found no file; check the path")
 
-    def read(frame: Frame) -> list[TrackedObject]:
-        context = ReadContext(video, 0, lambda: (frame.image.shape[0], frame.image.shape[1]))
-        annotations = Annotations.of(read_annotations(path, context) for path in files)
-        objects = annotations.on(frame)
+    return FilePrompts(files, keypoints, video, is_strict, min_score)
+
+
+@dataclass
+class FilePrompts:
+    """Prompts from annotation files.
+
+    schema: classes, skeletons and names of the files, after the call
+    """
+
+    files: Sequence[Path]
+    keypoints: Path | None
+    video: str
+    is_strict: bool = False
+    min_score: float = 0.0
+    schema: LabelSchema = EMPTY_SCHEMA
+
+    def __call__(self, frame: Frame) -> list[TrackedObject]:
+        """Return the objects of the first frame. Raises InputError."""
+        context = ReadContext(
+            self.video,
+            frame.index,
+            lambda: (frame.image.shape[0], frame.image.shape[1]),
+            [frame.name] if frame.file_name else None,
+            is_strict=self.is_strict,
+            min_score=self.min_score,
+        )
+        read_files = (_of_frame(frame, read_annotations(path, context)) for path in self.files)
+        annotations = Annotations.of(read_files, is_strict=self.is_strict)
+        usable = [packed.unpacked() for packed in annotations.usable_on(frame)]
+        objects: list[TrackedObject] = [one for one in usable if not isinstance(one, AbsentObject)]
         if not objects:
-            frames = ", ".join(sorted(map(str, annotations.frames))[:4]) or "none"
+            others = ", ".join(annotations.notes) or "it is empty"
+            place = f"frame {frame.index}" if frame.index else "the first frame"
             raise InputError(
-                f"expected objects of the first frame in {files[0]}, got frames {frames}; corrflow-batch tracks from"
+                f"expected objects of {place} in {self.files[0]}, got none ({others}); corrflow-batch tracks from"
                 " annotations on any frame"
             )
-        return objects + (read_keypoints(keypoints, _next_id(objects)) if keypoints is not None else [])
+        for note in annotations.notes:
+            logger.warning("%s", note)
+        self.schema = annotations.schema
+        if self.keypoints is not None:
+            objects += read_keypoints(self.keypoints, _next_id(objects))
+        return objects
+
+
+def prompted_frame(prompts: Prompts, start: int | None) -> int | None:
+    """Return the number of the prompted frame, counted from 0; None for the first frame that can be decoded.
+
+    start: number that the user gave; by default 0, because a mask belongs to the first frame of the file. Annotation
+           files state the numbers of their frames themselves.
+    """
+    return 0 if start is None and not isinstance(prompts, FilePrompts) else start
+
+
+def _prompts_of_masks(files: Sequence[Path], keypoints: Path | None) -> Prompts:
+    """Return the objects of masks, and points of a CSV; raises InputError for a mask of another size than the frame."""
+    images = read_mask_images(files)
+    objects: list[TrackedObject] = [*mask_objects(images)]
+    if keypoints is not None:
+        objects += read_keypoints(keypoints, _next_id(objects))
+
+    def read(frame: Frame) -> list[TrackedObject]:
+        for path, image in zip(files, images, strict=True):
+            if image.labels.shape != frame.image.shape[:2]:
+                raise InputError(
+                    f"expected a mask of the frame's size {size_text(frame.image.shape)}, got"
+                    f" {size_text(image.labels.shape)} in {path}; draw it at the frame's size"
+                )
+        return objects
 
     return read
+
+
+def _of_frame(frame: Frame, file: AnnotationFile) -> AnnotationFile:
+    """Return the content of a file for one frame; labels of other frames are noted."""
+    find = frame_finder([frame.name] if frame.file_name else None)
+    own = 0 if frame.file_name else frame.index
+    frames = PackedFrames()
+    for key in file.content.frames:
+        packed = packed_annotations(file, key)
+        if key == frame.index or (isinstance(key, str) and find(key) == own):
+            frames.packed.setdefault(frame.index, []).extend(packed)
+        elif packed:
+            file.notes.add(file.notes.ignored, f"frame {key!r}", "only labels of the first frame are prompts")
+    return replace(file, content=replace(file.content, frames=frames))
 
 
 def prompts_from_values(masks: Any, keypoints: Any) -> Prompts:

@@ -11,7 +11,7 @@ import numpy as np
 
 from corrflow.atomic_files import AtomicFile, check_writable, write_errors
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.types import MIN_POINT_PEAK, FrameResult
+from corrflow.runtime.types import MIN_POINT_CONFIDENCE, FrameResult
 
 _BLOCK = 1024  # frames in memory at a time
 
@@ -30,8 +30,8 @@ class TapVidSink(Sink):
         """Create the file. Raises InputError where the path cannot be written to."""
         self._path = Path(path)
         check_writable(self._path)
-        self._output = AtomicFile(self._path, exclusive=True)
-        self._rows_output = AtomicFile(f"{self._path}.rows", exclusive=True)
+        self._output = AtomicFile(self._path)
+        self._rows_output = AtomicFile(f"{self._path}.rows")
         self._rows = open(self._rows_output.part, "wb")  # noqa: SIM115, open until close()
         self._names: list[str] = []
         self._frames = 0
@@ -58,7 +58,7 @@ class TapVidSink(Sink):
             if self._names:
                 with self._output as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
                     self._save(archive, "points", "<f4", (2,), lambda column: column[:, :2])
-                    self._save(archive, "occluded", "|b1", (), lambda column: column[:, 2] <= MIN_POINT_PEAK)
+                    self._save(archive, "occluded", "|b1", (), lambda column: column[:, 2] <= MIN_POINT_CONFIDENCE)
                     with archive.open("names.npy", "w") as file:
                         np.lib.format.write_array(file, np.array(self._names, np.str_))
 

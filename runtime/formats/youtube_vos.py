@@ -25,12 +25,12 @@ class YouTubeVosSink(Sink):
         Raises InputError where nothing can be written to the folder.
         """
         self._folder, self._name = Path(folder), name
-        self._masks = MaskFolderSink(self._folder / "Annotations" / name)
+        self._masks = MaskFolderSink(self._folder / "Annotations" / name, is_wide=False)
         self._path = self._folder / "meta.json"
         check_writable(self._path)
-        self._output = AtomicFile(self._path, exclusive=True)
+        self._output = AtomicFile(self._path)
         # The visible objects of each frame; in a file, so that memory does not grow with the video.
-        self._visible_output = AtomicFile(self._folder / "visible", exclusive=True)
+        self._visible_output = AtomicFile(self._folder / "visible")
         self._visible = open(self._visible_output.part, "w+", encoding="utf-8")  # noqa: SIM115, open until close()
         self._categories: dict[int, str] = {}
 
@@ -38,7 +38,8 @@ class YouTubeVosSink(Sink):
         save_image(os.path.join(self._folder, "JPEGImages", self._name, f"{result.frame.name}.jpg"), result.frame.image)
         self._masks.write(result)
         masks = [obj for obj in result.objects if obj.points is None]
-        self._categories |= {obj.id: obj.name or "object" for obj in masks}
+        # An object that no frame shows has no place in the data set, whose loaders look for its first frame.
+        self._categories |= {obj.id: obj.category or obj.name or "object" for obj in masks if obj.visible}
         with write_errors(self._path):
             self._visible.write(json.dumps([result.frame.name, [obj.id for obj in masks if obj.visible]]) + "\n")
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 
 from rich.console import Console
 
 from corrflow.errors import CorrflowError, InputError
+from corrflow.output_paths import check_apart, check_beginning, fitting
 from corrflow.runtime.formats.prompts import prompts_from_files
+from corrflow.runtime.formats.registry import FORMATS
 from corrflow.runtime.live.capture.capture import Capture, Timeouts
 from corrflow.runtime.live.capture.readers import PacedReader, open_reader
 from corrflow.runtime.live.outputs.destinations import Destinations, LiveSource
@@ -29,6 +29,7 @@ from corrflow.runtime.live.window import Window, check_window
 from corrflow.runtime.tracking.model_options import ModelOptions
 from corrflow.runtime.video.open_source import open_source
 from corrflow.runtime.video.source_uri import live_address
+from corrflow.stopping import stop_deferred, stop_requested
 
 logger = logging.getLogger("corrflow")
 
@@ -72,7 +73,7 @@ def run_camera(
     live: LiveOptions,
     options: ModelOptions,
 ) -> None:
-    """Track a live source until it ends, the window is closed, or SIGINT or SIGTERM.
+    """Track a live source until it ends, the window is closed, or a signal, which is the regular end of a camera.
 
     files, keypoints, prompt_file: objects of the first frame; the page adds others
     destinations: returns where results go, by the name of the source
@@ -84,12 +85,19 @@ def run_camera(
     start = load_prompt(prompt_file) if prompt_file is not None else prompts_from_files(files, keypoints)
     capture, name = open_capture(source, timeouts)
     outputs = destinations(name)
+    if outputs.default_folder is not None:  # its files get numbers, as all of a live session do
+        defaults = {format: outputs.default_folder / FORMATS[format].result for format in outputs.default_formats}
+        outputs = replace(outputs, files={**outputs.files, **defaults})
     if not outputs and not live.show and live.serve is None:
-        outputs = replace(outputs, files={"overlay": Path(f"{name}_tracked.mkv")})
+        outputs = replace(outputs, files={"overlay": Path(fitting(name, "_tracked.mkv"))})
     outputs.check()
     outputs.check_recordings()
     live.check()
-    with _stopped_by_signals() as stop, options.open() as tracker:
+    if live.save_prompt is not None:
+        read = [*files, keypoints, prompt_file, None if live_address(source) else source]
+        check_apart(read, [live.save_prompt])
+        check_beginning(live.save_prompt, "--save-prompt", b"pk")
+    with stop_deferred(expected=True), options.open() as tracker:
 
         def on_start(prompt: Prompt) -> None:
             if live.save_prompt is not None:
@@ -99,12 +107,14 @@ def run_camera(
                     logger.warning("%s", error)
 
         session = Session(capture, tracker, start, outputs.open_workers(LiveSource(name)), on_start)
-        control = SessionApi(session, Path(f"{name}_recorded.mkv"), live.save_prompt or Path(f"{name}_prompt.npz"))
+        control = SessionApi(
+            session, Path(fitting(name, "_recorded.mkv")), live.save_prompt or Path(fitting(name, "_prompt.npz"))
+        )
         started = time.monotonic()
         with _served(session, control, live.serve, console):
-            error = _run(session, stop, Window(session, control) if live.show else None, console)
+            error = _run(session, Window(session, control) if live.show else None, console)
         # After a signal the whole exit takes two seconds at most; after a file the outputs may finish.
-        deadline = time.monotonic() + (_CLOSE_SECONDS if stop.is_set() else 30)
+        deadline = time.monotonic() + (_CLOSE_SECONDS if stop_requested() else 30)
         for sink in tuple(session.outputs):
             if not sink.close(max(0.1, deadline - time.monotonic())):
                 logger.warning("%s: still busy; its last frames are left out", sink.name)
@@ -139,30 +149,19 @@ def _served(session: Session, control: SessionApi, access: Access | None, consol
     from corrflow.runtime.live.web.server import Server
 
     server = Server(live_routes(session, control), access)
-    console.print(f"open {server.access.url}", highlight=False, soft_wrap=True)
+    for url in server.access.urls:
+        console.print(f"open {url}", highlight=False, soft_wrap=True)
     try:
         yield
     finally:
         server.close()
 
 
-@contextmanager
-def _stopped_by_signals() -> Iterator[Event]:
-    """Yield an event that SIGINT and SIGTERM set."""
-    stop = Event()
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _run(session: Session, stop: Event, window: Window | None, console: Console) -> BaseException | None:
+def _run(session: Session, window: Window | None, console: Console) -> BaseException | None:
     """Track in a thread, so that signals and the window are handled at once. Return the error that ended tracking."""
     thread, errors = session.in_thread()
     status = _Status(console)
-    while thread.is_alive() and not stop.is_set():
+    while thread.is_alive() and not stop_requested():
         if window is None:
             thread.join(0.05)
         elif not window.step():
@@ -207,10 +206,9 @@ def _print_summary(console: Console, session: Session, seconds: float) -> None:
         f" {max(0, counts.connections - 1)} reconnects"
     )
     if session.processed:
-        console.print(
-            f"{session.processed / max(seconds, 1e-9):.1f} frames/s, latency {1000 * latency.latency(50):.0f} ms,"
-            f" 99 % below {1000 * latency.latency(99):.0f} ms"
-        )
+        pace = session.processed / max(seconds, 1e-9)
+        typical, worst = (1000 * latency.latency(percent, seconds) for percent in (50, 99))
+        console.print(f"{pace:.1f} frames/s, latency {typical:.0f} ms, 99 % below {worst:.0f} ms")
     for sink in session.outputs:
         lost = f", {sink.lost} lost ({sink.error or 'it was too slow'})" if sink.lost else ""
         console.print(f"{sink.name}: {sink.written} frames{lost}", highlight=False, soft_wrap=True)

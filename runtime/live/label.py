@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import webbrowser
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from rich.console import Console
 from corrflow.runtime.live.label_api import LabelApi
 from corrflow.runtime.live.web.auth import Access
 from corrflow.runtime.tracking.tracker import Tracker
+from corrflow.stopping import stop_deferred, stop_requested, stop_signal
 
 
 def run_label(
@@ -40,13 +42,16 @@ def run_label(
     try:
         server = Server(label_routes(api), access)
         try:
-            console.print(f"open {server.access.url}")
+            for url in server.access.urls:
+                console.print(f"open {url}")
             if open_browser and _has_screen():
-                webbrowser.open(server.access.url)
-            while not api.done.wait(0.5):
-                pass
-        except KeyboardInterrupt:
-            pass  # the way to end without saving
+                webbrowser.open(server.access.urls[0])
+            with stop_deferred(expected=True):
+                while not api.done.wait(0.1) and not stop_requested():
+                    pass
+                # Ctrl-C is the way to end without saving; a lost terminal or a shutdown is not.
+                if stop_requested() and stop_signal() != signal.SIGINT:
+                    api.save_changes()
         finally:
             server.close()
     finally:

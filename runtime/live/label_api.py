@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import dropwhile
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -17,11 +17,11 @@ import numpy as np
 
 from corrflow.atomic_files import write_errors, write_file
 from corrflow.errors import CorrflowError, InputError
+from corrflow.output_paths import fitting, unique_folder, unique_path
 from corrflow.runtime.formats.background_writer import write_behind
 from corrflow.runtime.formats.mask_png import write_mask_png
 from corrflow.runtime.formats.overlay_video import VideoSink
 from corrflow.runtime.live.object_editor import Frozen
-from corrflow.runtime.live.outputs.recorders import unique_path
 from corrflow.runtime.live.prompt import Prompt, save_prompt
 from corrflow.runtime.live.strokes import drawn_mask, parse_integer, parse_name, parse_object, parse_strokes
 from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
@@ -39,9 +39,11 @@ from corrflow.runtime.video.frame_reader import FrameReader
 from corrflow.runtime.video.open_source import open_source
 from corrflow.runtime.video.overlay import draw_overlay
 from corrflow.runtime.video.prefetch import read_ahead
+from corrflow.stopping import finish_files, seconds_left
 
 _MAX_UNDO = 20
 _CLOSING_SECONDS = 10.0
+_STOP_SECONDS = 0.6  # for a step to end after a signal
 
 _Objects = dict[int, TrackedObject]  # by id
 
@@ -63,7 +65,7 @@ class LabelApi:
         self._source, self._folder, self._prompt_path, self._open_tracker = source, folder, prompt_path, open_tracker
         self._reader = FrameReader(source)
         self._frame = self._reader.read(frame)
-        self._names = {frame: self._frame.name}
+        self._names = {self._frame.index: self._frame.name}
         self._labels: dict[int, _Objects] = {}  # by the index of the frame
         self._history: list[tuple[int, _Objects]] = []  # a frame's objects before each change
         self._paths: dict[Path, Path] = {}  # files of this session by their name without a number
@@ -124,18 +126,21 @@ class LabelApi:
     def release(self, number: int) -> None:
         """Do nothing; the displayed frame stays."""
 
-    def mask(self, values: dict[str, Any]) -> np.ndarray:
+    def keep(self, number: int) -> None:
+        """Do nothing; the displayed frame stays."""
+
+    def mask(self, values: dict[str, Any], check: Callable[[], None] = lambda: None) -> np.ndarray:
         """Return the mask [H, W] bool of {"frozen": frame, "strokes": [...]}."""
         result = self.frozen(values.get("frozen")).result
-        return drawn_mask(result.frame.image, result.mask, parse_strokes(values.get("strokes")))
+        return drawn_mask(result.frame.image, result.mask, parse_strokes(values.get("strokes")), check)
 
-    def submit(self, values: dict[str, Any]) -> int:
+    def submit(self, values: dict[str, Any], check: Callable[[], None] = lambda: None) -> int:
         """Add an object, or correct the one that "object" names; return its id. A new mask covers earlier masks.
 
         values: {"frozen": frame} and what `parse_object` reads
         """
         result = self.frozen(values.get("frozen")).result
-        prompt = parse_object(values, result.frame.image, result.mask)
+        prompt = parse_object(values, result.frame.image, result.mask, check)
         with self._lock:
             free = next((number for number in range(1, 256) if number not in self._objects), 0)
             object_id = prompt.id or free
@@ -189,23 +194,26 @@ class LabelApi:
             if not labels:
                 raise InputError("expected an object to save, got none; draw one first")
             name, first_alone = self._reader.name, set(labels) == {0}
-            folder = self._folder if first_alone else self._own_path(self._folder / f"{name}_labels", _unique_folder)
-            command = ["corrflow-track", self._source]
+            folder = (
+                self._folder if first_alone else self._own_path(self._folder / fitting(name, "_labels"), unique_folder)
+            )
+            source = f"./{self._source}" if self._source.startswith("-") else self._source
+            command = ["corrflow-track", source]
             saved = []
             for index, objects in labels.items():
                 if (mask := _indexed_mask(objects)) is not None:
                     path = folder / name / f"{self._names[index]}.png"
-                    path = self._own_path(folder / f"{name}_mask.png") if first_alone else path
+                    path = self._own_path(folder / fitting(name, "_mask.png")) if first_alone else path
                     write_mask_png(path, mask)
                     saved.append(path)
                     command += ["--init", str(path)]
             if table := _points_table(labels):
-                path = self._own_path(folder / f"{name}_points.csv") if first_alone else folder / f"{name}.csv"
+                path = self._own_path(folder / fitting(name, "_points.csv")) if first_alone else folder / f"{name}.csv"
                 write_file(path, table)
                 saved.append(path)
                 command += ["--keypoints", str(path)]
             if not first_alone:
-                command = ["corrflow-batch", self._source, "--labels", str(folder), "--out", f"{name}_results"]
+                command = ["corrflow-batch", source, "--labels", str(folder), "--out", fitting(name, "_results")]
             if self._prompt_path is not None:
                 index = self._frame.index if self._objects else min(labels)
                 path = self._own_path(self._prompt_path)
@@ -235,7 +243,7 @@ class LabelApi:
                 raise InputError("expected an object on this frame, got none; draw one first")
             start = self._frame.index
             suffix = f"_{self._frame.name}" if start else ""
-            path = _reserved(self._folder / f"{self._reader.name}{suffix}_tracked.mp4")
+            path = _reserved(self._folder / fitting(self._reader.name, f"{suffix}_tracked.mp4"))
             number = 1 if self._run is None else self._run.number + 1
             objects = list(self._objects.values())
             self._run = TrackingRun(number, self._source, start, objects, path, self._open_tracker)
@@ -255,7 +263,9 @@ class LabelApi:
         """End tracking and close the video."""
         if self._run is not None:
             self._run.stop()
-            self._run.thread.join(_CLOSING_SECONDS)
+            left = seconds_left()
+            self._run.thread.join(_CLOSING_SECONDS if left is None else min(left, _STOP_SECONDS))
+            finish_files()  # of a step that goes on
         self._reader.close()
 
     # Under the lock
@@ -344,9 +354,8 @@ class TrackingRun:
             rate = source.frames_per_second or NOMINAL_FRAMES_PER_SECOND
             begin = None
             with (
-                VideoSink(self.path, rate) as sink,
-                write_behind([sink]) as write,
-                read_ahead(islice(source, self.start, None)) as frames,
+                write_behind([VideoSink(self.path, rate, source.sample_aspect_ratio)], close=True) as write,
+                read_ahead(dropwhile(lambda frame: frame.index < self.start, source)) as frames,
             ):
                 for frame in frames:
                     if self._stop.is_set():
@@ -397,15 +406,3 @@ def _reserved(path: Path, reserve: Callable[[Path], Path] = unique_path) -> Path
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return reserve(path)
-
-
-def _unique_folder(path: Path) -> Path:
-    """Make a folder at the path, or at the first free of `name-2`, `name-3`, ... Raises OSError."""
-    for number in count(1):
-        free = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        try:
-            free.mkdir()
-        except FileExistsError:
-            continue
-        return free
-    raise AssertionError("count is endless")

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from corrflow.errors import InputError
+from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.live.prompt import resized
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import FrameResult, MaskObject, TrackedObject
 
-MAX_FROZEN, MAX_STORED = 2, 16
-"""Frozen frames, and later frames stored for each: a bound on memory."""
+MAX_FROZEN, MAX_STORED = 4, 32
+"""Frozen frames, and later frames stored for all of them: a bound on memory."""
 FROZEN_SECONDS = 300.0
+ABANDONED_SECONDS = 10.0
+"""Seconds without a sign of its page, after which a frozen frame makes room for another."""
 _CATCH_UP_FRAMES = 2  # stored frames tracked for each frame of the stream
 
 
@@ -35,13 +37,14 @@ class Frozen:
     step: int = 1
     passed: int = 0
     begin: float = field(default_factory=time.monotonic)
+    seen: float = field(default_factory=time.monotonic)  # last sign of the page that draws on it
 
-    def store(self, image: np.ndarray) -> None:
-        """Store every `step`-th frame, and double the step beyond MAX_STORED frames."""
+    def store(self, image: np.ndarray, limit: int) -> None:
+        """Store every `step`-th frame, and double the step beyond `limit` frames."""
         self.passed += 1
         if self.passed % self.step == 0:
             self.since.append(image)
-        if len(self.since) > MAX_STORED:
+        while len(self.since) > limit:
             self.since, self.step = self.since[1::2], 2 * self.step
 
 
@@ -80,10 +83,18 @@ class ObjectEditor:
         self._prompts = {one.id: (frame, one) for one in objects}
 
     def freeze(self, result: FrameResult) -> Frozen:
-        """Freeze the newest frame, and store later frames from now on. The oldest frozen frame is dropped if needed."""
+        """Freeze the newest frame, and store later frames from now on.
+
+        An abandoned frame is dropped if needed. Raises CorrflowError if all are being drawn on.
+        """
+        if len(self._frozen) >= MAX_FROZEN:
+            oldest = min(self._frozen.values(), key=lambda one: one.seen)
+            if time.monotonic() - oldest.seen < ABANDONED_SECONDS:
+                raise CorrflowError(
+                    f"{MAX_FROZEN} others are drawing on a frozen frame; try again when one of them is done"
+                )
+            del self._frozen[oldest.number]
         self._count += 1
-        while len(self._frozen) >= MAX_FROZEN:
-            del self._frozen[min(self._frozen)]
         self._frozen[self._count] = Frozen(self._count, result)
         return self._frozen[self._count]
 
@@ -91,7 +102,13 @@ class ObjectEditor:
         """Return a frozen frame. Raises InputError for a number that is gone."""
         if number not in self._frozen:
             raise InputError(f"expected a frozen frame, got number {number}, which is gone; freeze the stream again")
+        self.keep(number)
         return self._frozen[number]
+
+    def keep(self, number: int) -> None:
+        """Note that a frozen frame is still being drawn on. Any thread may call this."""
+        if (frozen := self._frozen.get(number)) is not None:
+            frozen.seen = time.monotonic()
 
     def release(self, number: int) -> None:
         """Forget a frozen frame, if there is one of that number."""
@@ -145,7 +162,7 @@ class ObjectEditor:
         now = time.monotonic()
         self._frozen = {key: one for key, one in self._frozen.items() if now - one.begin < FROZEN_SECONDS}
         for frozen in self._frozen.values():
-            frozen.store(image)
+            frozen.store(image, MAX_STORED // max(2, len(self._frozen)))
         for one in list(self._joining):
             # The newest frame is never thinned out: both trackers have to stand on it when they merge.
             one.waiting.append(image)

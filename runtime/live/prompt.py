@@ -17,11 +17,12 @@ import numpy as np
 
 from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
+from corrflow.file_budget import FileBudget
+from corrflow.runtime.formats.mask_image import MAX_PIXELS, image_size
 from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
+from corrflow.runtime.video.image_file import check_chunks
 
 FORMAT = 1
-_MAX_BYTES = 2**30
-_MAX_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def load_prompt(path: Path) -> Prompt:
     """Read and check a file of `save_prompt`. Raises InputError for any other content."""
     remedy = "write it again with --save-prompt"
     try:
+        budget = FileBudget.of(path)
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
-                raise InputError(f"expected a prompt file of at most {_MAX_BYTES} bytes, got {path}, which is larger")
+            budget.take(2 * sum(entry.file_size for entry in archive.infolist()), "arrays")
         with np.load(path, allow_pickle=False) as arrays:
             description = json.loads(str(arrays["description"][()]))
             if description["format"] != FORMAT:
@@ -92,8 +93,13 @@ def load_prompt(path: Path) -> Prompt:
                     f"{path}: expected a prompt file of format {FORMAT}, got {description['format']}; {remedy}"
                 )
             height, width = (int(side) for side in description["size"])
-            if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
+            if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
                 raise ValueError(f"a size of {width}x{height}")
+            # The frame and each mask, which may be small files of one value.
+            budget.take(height * width * (3 + len(description["objects"])), "masks")
+            if image_size(arrays["frame"].tobytes()) != (height, width):
+                raise ValueError("a frame of another size")
+            check_chunks(arrays["frame"].tobytes())
             frame = cv2.imdecode(arrays["frame"].astype(np.uint8), cv2.IMREAD_COLOR)
             if frame is None or frame.shape[:2] != (height, width):
                 raise ValueError("a frame that cannot be decoded or has another size")
@@ -103,7 +109,7 @@ def load_prompt(path: Path) -> Prompt:
     except InputError:
         raise
     except Exception as error:  # damaged archives raise many kinds of errors
-        raise InputError(f"{path} is no prompt file ({type(error).__name__}: {error}); {remedy}") from None
+        raise InputError(f"{path} is no prompt file ({type(error).__name__}: {error!s:.200}); {remedy}") from None
     ids = [one.id for one in objects]
     if not ids or len(set(ids)) < len(ids) or not all(1 <= one <= 255 for one in ids):
         raise InputError(f"{path}: expected objects with different ids from 1 to 255, got {ids[:8]}; {remedy}")

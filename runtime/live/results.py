@@ -11,7 +11,9 @@ import numpy as np
 from corrflow.runtime.types import FrameResult
 
 STATISTICS_FRAMES = 512
-"""Frames that latency statistics cover."""
+"""Frames that latency statistics cover at most."""
+LATENCY_SECONDS = 10.0
+"""Seconds that a displayed latency covers: what was slow before says nothing about now."""
 
 
 class LatestResult:
@@ -55,7 +57,11 @@ class LatencyStats:
         recent = [at for at, _ in list(self._rows) if now - at <= over]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
 
-    def latency(self, percent: float) -> float:
-        """Return a percentile of the last frames' latencies in seconds; 0 before the first frame."""
-        latencies = [latency for _, latency in list(self._rows)]
+    def latency(self, percent: float, over: float = LATENCY_SECONDS) -> float:
+        """Return a percentile of the latencies of the last `over` seconds, in seconds; 0 before the first frame.
+
+        Where no frame came in that time, the newest one counts.
+        """
+        rows, now = list(self._rows), time.monotonic()
+        latencies = [latency for at, latency in rows if now - at <= over] or [latency for _, latency in rows[-1:]]
         return float(np.percentile(latencies, percent)) if latencies else 0.0

@@ -24,6 +24,7 @@ from corrflow.runtime.types import Frame, FrameResult, LiveTiming, size_text
 logger = logging.getLogger("corrflow")
 
 _MAX_CALLS = 32  # calls in the queue
+_CALL_SECONDS = 0.02  # after which further calls wait for the next frame
 _Result = TypeVar("_Result")
 
 
@@ -118,6 +119,8 @@ class Session:
         return self.call(freeze)
 
     def _run_calls(self) -> None:
+        """Run at least one call, and further ones while they leave most of the time to frames."""
+        end = time.monotonic() + _CALL_SECONDS
         while True:
             try:
                 action, future = self._calls.get_nowait()
@@ -128,6 +131,8 @@ class Session:
                     future.set_result(action())
                 except Exception as error:  # `call` raises this error
                     future.set_exception(error)
+            if time.monotonic() > end:
+                return
 
     def _publish(self, frame: CapturedFrame, tracked: FrameResult) -> None:
         latency = time.monotonic() - frame.captured

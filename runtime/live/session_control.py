@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -44,18 +45,22 @@ class SessionApi:
         """Forget a frozen frame, if there is one of that number."""
         self._session.call(lambda: self._session.editing.release(number))
 
-    def mask(self, values: dict[str, Any]) -> np.ndarray:
+    def keep(self, number: int) -> None:
+        """Note that a frozen frame is still being drawn on."""
+        self._session.editing.keep(number)
+
+    def mask(self, values: dict[str, Any], check: Callable[[], None] = lambda: None) -> np.ndarray:
         """Return the mask [H, W] bool of {"frozen": number, "strokes": [...]}."""
         result = self.frozen(values.get("frozen")).result
-        return drawn_mask(result.frame.image, result.mask, parse_strokes(values.get("strokes")))
+        return drawn_mask(result.frame.image, result.mask, parse_strokes(values.get("strokes")), check)
 
-    def submit(self, values: dict[str, Any]) -> int:
+    def submit(self, values: dict[str, Any], check: Callable[[], None] = lambda: None) -> int:
         """Add an object, or correct the one that "object" names; return its id.
 
         values: {"frozen": number} and what `parse_object` reads
         """
         frozen, editing = self.frozen(values.get("frozen")), self._session.editing
-        prompt = parse_object(values, frozen.result.frame.image, frozen.result.mask)
+        prompt = parse_object(values, frozen.result.frame.image, frozen.result.mask, check)
 
         def add() -> int:
             object_id = prompt.id or editing.free_id()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from corrflow.errors import InputError
 from corrflow.runtime.types import KeypointsObject, MaskObject, TrackedObject
 
 KINDS = ("box", "lasso", "paint", "erase", "object")
-MAX_STROKES, MAX_POINTS, MAX_KEYPOINTS, MAX_NAME_LENGTH = 200, 5000, 64, 60
+MAX_STROKES, MAX_BOXES, MAX_POINTS, MAX_KEYPOINTS, MAX_NAME_LENGTH = 200, 16, 5000, 64, 60
 _GRABCUT_SIDE = 240  # pixels of the crop's long side; more costs time and follows an outline no better
 _GRABCUT_ITERATIONS = 4
 _MIN_FOREGROUND = 0.05  # fraction of a box that a believable segmentation fills
@@ -43,7 +43,10 @@ def parse_strokes(values: Any) -> list[Stroke]:
     """
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_STROKES:
         raise InputError(f"expected a list of 1 to {MAX_STROKES} strokes, got something else; draw on the frame")
-    return [_parse_stroke(value) for value in values]
+    strokes = [_parse_stroke(value) for value in values]
+    if sum(stroke.kind == "box" for stroke in strokes) > MAX_BOXES:  # each of them is segmented
+        raise InputError(f"expected at most {MAX_BOXES} boxes in a drawing, got more; use the lasso or the brush")
+    return strokes
 
 
 def parse_points(values: Any, limit: int = MAX_POINTS) -> np.ndarray:
@@ -65,12 +68,15 @@ def parse_name(value: Any) -> str:
     return value.strip()
 
 
-def parse_object(values: dict[str, Any], image: np.ndarray, mask: np.ndarray) -> TrackedObject:
+def parse_object(
+    values: dict[str, Any], image: np.ndarray, mask: np.ndarray, check: Callable[[], None] = lambda: None
+) -> TrackedObject:
     """Parse an object that was drawn on a frame; its id is 0 for a new object. Raises InputError.
 
     values: {"strokes": [...] or "points": [[x, y], ...] and "point_names": [...], "object": id or null, "name": text}
     image:  [H, W, 3] uint8, BGR
     mask:   [H, W] uint8, the ids displayed on the frame
+    check:  as of `drawn_mask`
     """
     name, object_id = parse_name(values.get("name", "")), values.get("object")
     if object_id is not None:
@@ -78,7 +84,8 @@ def parse_object(values: dict[str, Any], image: np.ndarray, mask: np.ndarray) ->
         if not 1 <= object_id <= 255:
             raise InputError("expected the id of an object from 1 to 255, got another; choose an object of the list")
     if values.get("points") is None:
-        return MaskObject(object_id or 0, drawn_mask(image, mask, parse_strokes(values.get("strokes"))), name)
+        drawn = drawn_mask(image, mask, parse_strokes(values.get("strokes")), check)
+        return MaskObject(object_id or 0, drawn, name)
     points = parse_points(values["points"], MAX_KEYPOINTS)
     names = values.get("point_names", [""] * len(points))
     if not isinstance(names, list) or len(names) != len(points):
@@ -112,14 +119,18 @@ def _parse_stroke(value: Any) -> Stroke:
     return Stroke(kind, points, float(width))
 
 
-def drawn_mask(image: np.ndarray, mask: np.ndarray, strokes: Sequence[Stroke]) -> np.ndarray:
+def drawn_mask(
+    image: np.ndarray, mask: np.ndarray, strokes: Sequence[Stroke], check: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """Rasterise strokes in their order to [H, W] bool. Raises InputError if no pixel remains.
 
     image: [H, W, 3] uint8, BGR
     mask:  [H, W] uint8, the ids displayed on the frame, for strokes of the kind `object`
+    check: called before each stroke, which takes up to half a second; its error ends the work
     """
     drawn = np.zeros(image.shape[:2], np.uint8)
     for stroke in strokes:
+        check()
         if stroke.kind == "object":
             drawn[mask == stroke.object] = 1
         elif stroke.kind == "box":

@@ -1,7 +1,8 @@
 """Geometry of frames and cells: conversion of masks and points to soft masks, and back.
 
-A cell is 4x4 pixels of the resized frame; the centre of cell i is at pixel 4i + 1.5. Pixel centres are at integers in
-the input frame and in the resized frame: x_resized = (x + 0.5) * scale - 0.5.
+A cell is 4x4 pixels of the resized frame; the centre of cell i is at pixel 4i + 1.5. A backend may have cells of
+another side, its `stride`. Pixel centres are at integers in the input frame and in the resized frame:
+x_resized = (x + 0.5) * scale - 0.5.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from corrflow.runtime.backends.resize import resize
+from corrflow.runtime.backends.resize import linear_weights, resize
 from corrflow.runtime.settings import STRIDE
 from corrflow.runtime.tracking.blas import matmul_single_threaded
 
@@ -27,25 +28,27 @@ class Geometry:
     frame:   input frame
     working: resized frame
     cells:   soft masks and features
+    stride:  side of a cell in pixels of the resized frame
     """
 
     frame: tuple[int, int]
     working: tuple[int, int]
+    stride: int = STRIDE
 
     @classmethod
-    def of(cls, frame: tuple[int, int], short_side: int) -> Geometry:
+    def of(cls, frame: tuple[int, int], short_side: int, stride: int = STRIDE) -> Geometry:
         """Return the geometry for a short side; smaller frames, and all for short_side = 0, keep their size."""
         short = min(frame)
         if short_side == 0 or short <= short_side:
-            return cls(frame, frame)
+            return cls(frame, frame, stride)
         height, width = (max(1, round(side * short_side / short)) for side in frame)
-        return cls(frame, (height, width))
+        return cls(frame, (height, width), stride)
 
     @property
     def cells(self) -> tuple[int, int]:
         """Size of soft masks and features."""
         height, width = self.working
-        return -(-height // STRIDE), -(-width // STRIDE)
+        return -(-height // self.stride), -(-width // self.stride)
 
     @property
     def scale(self) -> float:
@@ -61,17 +64,21 @@ class Geometry:
         coverage = mask.astype(np.float32)
         if self.working != self.frame:
             coverage = cv2.resize(coverage, self.working[::-1], interpolation=cv2.INTER_AREA)
-        (height, width), (rows, columns) = self.working, self.cells
+        (height, width), (rows, columns), stride = self.working, self.cells, self.stride
         # Cells at the right and bottom may extend beyond the frame; the last pixels are repeated there.
-        coverage = np.pad(coverage, ((0, rows * STRIDE - height), (0, columns * STRIDE - width)), mode="edge")
-        return coverage.reshape(rows, STRIDE, columns, STRIDE).mean((1, 3), dtype=np.float32)
+        coverage = np.pad(coverage, ((0, rows * stride - height), (0, columns * stride - width)), mode="edge")
+        return coverage.reshape(rows, stride, columns, stride).mean((1, 3), dtype=np.float32)
 
-    def points_to_cells(self, points: np.ndarray) -> np.ndarray:
-        """Convert points [P, 2] (x, y) in pixels to Gaussians [P, h, w] float32."""
+    def points_to_cells(self, points: np.ndarray, sigma: float | None = None) -> np.ndarray:
+        """Convert points [P, 2] (x, y) in pixels to Gaussians [P, h, w] float32.
+
+        sigma: standard deviation in cells; None for that of a label
+        """
         rows, columns = self.cells
+        sigma = self._point_sigma if sigma is None else sigma
         u, v = self._to_cell(points.astype(np.float64)).T
-        across = np.exp(-0.5 * ((np.arange(columns) - u[:, None]) / self._point_sigma) ** 2)
-        along = np.exp(-0.5 * ((np.arange(rows) - v[:, None]) / self._point_sigma) ** 2)
+        across = np.exp(-0.5 * ((np.arange(columns) - u[:, None]) / sigma) ** 2)
+        along = np.exp(-0.5 * ((np.arange(rows) - v[:, None]) / sigma) ** 2)
         return (along[:, :, None] * across[:, None, :]).astype(np.float32)
 
     def cells_to_points(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,18 +109,18 @@ class Geometry:
     def upsampler(self) -> Upsampler:
         """Return the upsampler of soft masks to the input frame."""
         rows, columns = (
-            _interpolation(cells, working, frame)
+            _interpolation(cells, working, frame, self.stride)
             for cells, working, frame in zip(self.cells, self.working, self.frame, strict=True)
         )
         return Upsampler(rows, columns)
 
     def _to_cell(self, points: np.ndarray) -> np.ndarray:
         scale = np.array(self.working[::-1]) / np.array(self.frame[::-1])
-        return ((points + 0.5) * scale - 0.5 - (STRIDE - 1) / 2) / STRIDE
+        return ((points + 0.5) * scale - 0.5 - (self.stride - 1) / 2) / self.stride
 
     def _to_pixel(self, cells: np.ndarray) -> np.ndarray:
         scale = np.array(self.working[::-1]) / np.array(self.frame[::-1])
-        pixels = (cells * STRIDE + (STRIDE - 1) / 2 + 0.5) / scale - 0.5
+        pixels = (cells * self.stride + (self.stride - 1) / 2 + 0.5) / scale - 0.5
         return pixels.clip(0, np.array(self.frame[::-1]) - 1)
 
 
@@ -155,16 +162,10 @@ class Upsampler:
         return pixels
 
 
-def _interpolation(cells: int, working: int, frame: int) -> _Interpolation:
+def _interpolation(cells: int, working: int, frame: int, stride: int) -> _Interpolation:
     """Return the interpolation; beyond the centres of the outer cells, their values continue."""
     pixel = (np.arange(frame) + 0.5) * working / frame - 0.5
-    position = ((pixel - (STRIDE - 1) / 2) / STRIDE).clip(0, cells - 1)
-    lower = np.minimum(position.astype(int), max(cells - 2, 0))
-    weights = np.zeros((frame, cells), np.float32)
-    weights[np.arange(frame), lower] = 1 - (position - lower)
-    if cells > 1:
-        weights[np.arange(frame), lower + 1] = position - lower
-    return _Interpolation(lower, weights)
+    return _Interpolation(*linear_weights((pixel - (stride - 1) / 2) / stride, cells))
 
 
 def indexed_mask(ids: Sequence[int], soft_masks: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -88,9 +88,14 @@ _NUM_VIEWS = 3
 """Number of views used for re-detection: the annotated frame and two recent ones."""
 
 
-def occlusion_settings_for(backend: Backend, tracking: TrackingSettings) -> OcclusionSettings | None:
-    """Return the default settings where the backend and the tracking settings support occlusion handling, else None."""
-    settings = OcclusionSettings()
+def occlusion_settings_for(
+    backend: Backend, tracking: TrackingSettings, settings: OcclusionSettings | None = None
+) -> OcclusionSettings | None:
+    """Return settings where the backend and the tracking settings support occlusion handling, else None.
+
+    settings: the settings to return; None for the default settings
+    """
+    settings = settings or OcclusionSettings()
     return settings if _is_supported(backend, tracking, settings) else None
 
 

@@ -1,15 +1,16 @@
 """The tracker: prompt it with objects on one frame, then step it frame by frame; the loop belongs to the caller.
 
-Each frame is encoded once. Its soft masks are copied from memory: the annotated frame and the last few, with masks.
-The paper (section 3.4) names such a memory as future work. Objects prompted on one frame form a group with a memory of
-its own, so that adding, correcting or removing an object cannot change another.
+Each frame is encoded once for all masks. Its soft masks are copied from memory: the annotated frame and the last few,
+with masks. The paper (section 3.4) names such a memory as future work. Masks prompted on one frame begin with a memory
+of their own, so that adding, correcting or removing an object cannot change another. Then memories are merged, see
+groups.py. Keypoints are tracked object by object, in a crop around them, see keypoints/keypoint_tracker.py.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -18,70 +19,35 @@ import numpy as np
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
-from corrflow.runtime.backends.base import Backend, Features, Memory
+from corrflow.runtime.backends.base import Backend, Features
 from corrflow.runtime.backends.registry import open_backend
-from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND, TrackingSettings, with_settings
 from corrflow.runtime.tracking.edge_refinement import refine_edges
 from corrflow.runtime.tracking.geometry import Geometry, Upsampler
-from corrflow.runtime.tracking.occlusion import (
-    ObjectState,
-    OcclusionMonitor,
-    OcclusionSettings,
-    occlusion_settings_for,
+from corrflow.runtime.tracking.groups import Group, Merge, can_merge, mergeable, merged_channels
+from corrflow.runtime.tracking.keypoints.tracked_body import Labels, TrackedBody, TrackedKeypoints, grouped_by_body
+from corrflow.runtime.tracking.object_motion import FeatureBlocks
+from corrflow.runtime.tracking.occlusion import OcclusionMonitor, OcclusionSettings, occlusion_settings_for
+from corrflow.runtime.tracking.parts import Member, Part
+from corrflow.runtime.tracking.results import (
+    absent_result,
+    frame_result,
+    keypoints_result,
+    mask_result,
+    prompt_result,
+    split_points,
 )
-from corrflow.runtime.tracking.results import frame_result, keypoints_result, mask_result, prompt_result
-from corrflow.runtime.tracking.window_motion import ObjectChannels, WindowMotion
 from corrflow.runtime.types import (
-    MIN_POINT_PEAK,
     Frame,
     FrameResult,
     KeypointsObject,
     MaskObject,
-    ObjectResult,
     TrackedObject,
     check_objects,
     size_text,
 )
 
 logger = logging.getLogger("corrflow")
-
-# Mask channels come in blocks of one size, so that the arithmetic of a channel does not depend on its neighbours.
-CHANNEL_BLOCK = 8
-
-
-@dataclass
-class _Member:
-    """Object of a group, with its channels in the group's soft masks; see _Group for removed objects."""
-
-    prompt: TrackedObject
-    channels: slice
-    state: ObjectState = field(default_factory=ObjectState)
-    removed: bool = False
-
-
-@dataclass
-class _Group:
-    """Objects prompted on the same frame, and the memory that their masks are copied from.
-
-    Objects of a group share search windows. A removed object keeps being tracked internally until its group is empty,
-    so that removing it does not change the others.
-    """
-
-    members: list[_Member]
-    memory: Memory
-    occlusion: OcclusionMonitor | None = None
-    motion: WindowMotion | None = None
-
-    @property
-    def tracked(self) -> list[_Member]:
-        """Members that were not removed."""
-        return [member for member in self.members if not member.removed]
-
-    @property
-    def states(self) -> list[tuple[int, ObjectState]]:
-        """Channel and state of each mask object."""
-        return [(one.channels.start, one.state) for one in self.members if isinstance(one.prompt, MaskObject)]
 
 
 class Tracker:
@@ -180,34 +146,46 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget all objects and frames."""
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
+        self._merging: Merge | None = None
+        self._max_channels: int | None = None  # of a merged group, known once a backend refuses one
         self._geometry: Geometry | None = None
         self._upsample: Upsampler | None = None
         self._features: Features = None
+        self._blocks: FeatureBlocks | None = None
+        self._bodies: list[TrackedBody] = []
         self._frame: Frame | None = None
         self._num_frames = 0
 
     @property
     def object_ids(self) -> tuple[int, ...]:
         """Ids of the tracked objects, ascending."""
-        return tuple(sorted(member.prompt.id for group in self._groups for member in group.tracked))
+        ids = [member.prompt.id for group in self._groups for member in group.tracked]
+        return tuple(sorted([*ids, *(one.prompt.id for one in self._keypoints)]))
 
-    def start(self, frame: np.ndarray | Frame, objects: Sequence[TrackedObject]) -> FrameResult:
+    def start(
+        self,
+        frame: np.ndarray | Frame,
+        objects: Sequence[TrackedObject],
+        labels: Labels = (),
+    ) -> FrameResult:
         """Begin anew with objects on a frame; return the objects as they were given.
 
-        frame: [H, W, 3] uint8, BGR, or a Frame with such an image
+        frame:  [H, W, 3] uint8, BGR, or a Frame with such an image
+        labels: further labelled frames of the video, from any time: images [H, W, 3] uint8, BGR, each with keypoints
+                that have the id of an object, and any points of its body
 
         Raises InputError for a frame or an object that does not fit.
         """
         image = frame.image if isinstance(frame, Frame) else frame
         height, width = self._check_image(image)
-        geometry = Geometry.of((height, width), self.settings.short_side)
+        geometry = Geometry.of((height, width), self.settings.short_side, self.backend.stride)
         check_objects(objects, (height, width), ())
+        self._check_labels(labels, (height, width))
         self.reset()
         self._geometry, self._upsample = geometry, geometry.upsampler()
         self._frame = self._as_frame(frame)
-        self._features = self.backend.encode(image, geometry.working)
-        self._add_group(objects)
+        self._add(objects, labels)
         return prompt_result(self._frame, geometry.frame, objects)
 
     def step(self, frame: np.ndarray | Frame) -> FrameResult:
@@ -218,20 +196,42 @@ class Tracker:
         geometry, upsample = self._started()
         propagated = self.soft_step(frame)
         assert self._frame is not None
-        ids, soft_masks, objects = [], [], []
-        for group in self._groups:
-            for member in group.tracked:
+        ids, soft_masks = [], []
+        objects = [keypoints_result(one.prompt, *split_points(propagated[one.prompt.id])) for one in self._keypoints]
+        for part in self._parts:
+            for member in part.tracked:
                 prompt, own = member.prompt, propagated[member.prompt.id]
                 if member.state.occluded:
-                    objects.append(ObjectResult(prompt.id, prompt.name, 0.0, False))
-                elif isinstance(prompt, MaskObject):
-                    ids.append(prompt.id)
-                    soft_masks.append(self._refined(upsample(own)[0], self._frame.image))
-                    result = mask_result(prompt, soft_masks[-1])
-                    objects.append(replace(result, confidence=result.confidence * member.state.relative_similarity))
-                else:
-                    objects.append(keypoints_result(prompt, *geometry.cells_to_points(own)))
+                    objects.append(absent_result(prompt))
+                    continue
+                ids.append(prompt.id)
+                soft_masks.append(self._refined(upsample(own)[0], self._frame.image))
+                result = mask_result(prompt, soft_masks[-1])
+                objects.append(replace(result, confidence=result.confidence * member.state.relative_similarity))
         return frame_result(self._frame, geometry.frame, ids, soft_masks, objects)
+
+    @property
+    def _parts(self) -> list[Part]:
+        return [part for group in self._groups for part in group.parts]
+
+    @property
+    def _moves_windows(self) -> bool:
+        return self.settings.move_windows and self.backend.supports_window_offsets
+
+    @property
+    def _keypoints(self) -> list[TrackedKeypoints]:
+        return [one for body in self._bodies for one in body.members]
+
+    def _encode(self) -> None:
+        """Encode the current frame for masks, and where search windows follow the objects, its blocks of features."""
+        geometry, _ = self._started()
+        assert self._frame is not None
+        self._features = self.backend.encode(self._frame.image, geometry.working)
+        self._blocks = FeatureBlocks(np.asarray(self._features)) if self._moves_windows else None
+
+    def _on_host(self, image: Any) -> np.ndarray:
+        """Return a frame as an array, copied where it lies on a device."""
+        return image if isinstance(image, np.ndarray) else self.backend.frame_on_host(image)
 
     def _refined(self, soft_mask: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Move a soft mask [H, W] float32 to the image's edges, where the settings ask for it.
@@ -243,9 +243,10 @@ class Tracker:
         return refine_edges(soft_mask, image, self.settings.refine_radius, self._started()[0].scale)
 
     def soft_step(self, frame: np.ndarray | Frame) -> dict[int, np.ndarray]:
-        """Track into the next frame as `step` does, and return soft masks [n, h, w] float32, 0..1, on cells, by id.
+        """Track into the next frame as `step` does, and return what is known of each object, by id.
 
-        n is 1 for a mask, otherwise the number of points. The masks of an occluded object are 0.
+        That is a soft mask [1, h, w] float32, 0..1, on cells, which is 0 for an occluded object. For keypoints it is
+        x, y in pixels and the confidence of each point, [P, 3] float32.
         """
         geometry, _ = self._started()
         image = frame.image if isinstance(frame, Frame) else frame
@@ -255,51 +256,66 @@ class Tracker:
                 f"expected frames of {size_text(geometry.frame)} as at the start, got {size_text(size)};"
                 " start again with objects on a frame of the new size"
             )
-        self._frame = self._as_frame(frame)
-        self._features = self.backend.encode(image, geometry.working)
-        by_id = {}
+        self._frame, previous = self._as_frame(frame), self._blocks
+        self._features = self._blocks = None
+        if self._groups:
+            self._encode()
         for group in self._groups:
-            references = group.memory.references
-            params = self.settings.attributes_for([reference.age for reference in references])
-            offsets = group.motion.offsets(references) if group.motion is not None else None
-            plan = SearchPlan.of(references, params, offsets)
-            soft_masks = self.backend.propagate(self._features, group.memory, plan)
-            if group.occlusion is not None:
-                soft_masks = group.occlusion.update(self._features, soft_masks, group.states)
-            group.memory.add_frame(self._features, self._stored(soft_masks, group.members))
-            if group.motion is not None:
-                group.motion.observe(soft_masks)
-            for member in group.tracked:
-                own = soft_masks[member.channels]
+            group.step(self._features, previous, self._blocks)
+        self._merge_groups()
+        by_id = {}
+        if self._bodies:
+            on_host = self._on_host(image)
+            for body in self._bodies:
+                by_id.update(body.step(on_host))
+        for part in self._parts:
+            for member in part.tracked:
+                own = part.soft_masks[member.channel][None]
                 by_id[member.prompt.id] = np.zeros_like(own) if member.state.occluded else own
         return by_id
 
-    def add(self, objects: Sequence[TrackedObject]) -> FrameResult:
-        """Track further objects, prompted on the last frame; return them as they were given."""
+    def add(self, objects: Sequence[TrackedObject], labels: Labels = ()) -> FrameResult:
+        """Track further objects, prompted on the last frame; return them as they were given.
+
+        labels: as for `start`
+        """
         geometry, _ = self._started()
         check_objects(objects, geometry.frame, self.object_ids)
-        self._add_group(objects)
+        self._check_labels(labels, geometry.frame)
+        self._add(objects, labels)
         assert self._frame is not None
         return prompt_result(self._frame, geometry.frame, objects)
 
     def correct(self, prompt: TrackedObject) -> FrameResult:
-        """Replace an object by its true mask or points on the last frame; raises InputError for an unknown id."""
+        """Replace an object by its true mask or points on the last frame; raises InputError for an unknown id.
+
+        Earlier labels of the object count no longer: one that was wrong would pull the object back.
+        """
         geometry, _ = self._started()
         if prompt.id not in self.object_ids:
             raise InputError(f"expected an object among {list(self.object_ids)} to correct, got {prompt.id}")
         check_objects([prompt], geometry.frame, ())
+        if isinstance(prompt, KeypointsObject):
+            assert self._frame is not None
+            bodies = [body for body in self._bodies if any(one.prompt.id == prompt.id for one in body.members)]
+            if any(body.correct(self._on_host(self._frame.image), prompt) for body in bodies):
+                return prompt_result(self._frame, geometry.frame, [prompt])
         self.remove(prompt.id)
         return self.add([prompt])
 
     def remove(self, object_id: int) -> None:
         """Stop tracking an object; raises InputError for an id that is not tracked."""
-        self._member(object_id, "remove").removed = True
-        self._groups = [group for group in self._groups if group.tracked]
+        self._tracked(object_id, "remove").removed = True
+        for body in self._bodies:
+            body.drop_removed()
+        self._bodies = [body for body in self._bodies if body.members]
+        if not all(group.tracked for group in self._groups):
+            self._groups = [group for group in self._groups if group.tracked]
+            self._merging = None  # it may have been to include a group that is gone
 
     def rename(self, object_id: int, name: str) -> None:
         """Give an object another name; raises InputError for an id that is not tracked."""
-        member = self._member(object_id, "rename")
-        member.prompt = replace(member.prompt, name=name)
+        self._tracked(object_id, "rename").rename(name)
 
     def merge(self, other: Tracker) -> None:
         """Merge another tracker into this one, including its memory; the other one is reset.
@@ -319,6 +335,9 @@ class Tracker:
         if common := set(self.object_ids) & set(other.object_ids):
             raise InputError(f"expected every object to have an id of its own, got {sorted(common)} twice")
         self._groups += other._groups
+        if self._features is None:  # it has tracked no masks so far
+            self._features, self._blocks = other._features, other._blocks
+        self._bodies += other._bodies
         other.reset()
 
     def _started(self) -> tuple[Geometry, Upsampler]:
@@ -326,11 +345,11 @@ class Tracker:
             raise InputError("expected start(frame, objects) before the first step")
         return self._geometry, self._upsample
 
-    def _member(self, object_id: int, action: str) -> _Member:
-        for group in self._groups:
-            for member in group.tracked:
-                if member.prompt.id == object_id:
-                    return member
+    def _tracked(self, object_id: int, action: str) -> Member | TrackedKeypoints:
+        members = [member for group in self._groups for member in group.tracked]
+        for one in [*members, *self._keypoints]:
+            if one.prompt.id == object_id:
+                return one
         raise InputError(f"expected an object among {list(self.object_ids)} to {action}, got {object_id}")
 
     def _as_frame(self, frame: np.ndarray | Frame) -> Frame:
@@ -353,58 +372,55 @@ class Tracker:
             raise InputError(f"expected a frame with pixels, got {list(image.shape)}")
         return image.shape[:2]
 
-    def _add_group(self, objects: Sequence[TrackedObject]) -> None:
-        """Group these objects of the current frame, with a memory that starts there."""
+    def _check_labels(self, labels: Labels, size: tuple[int, int]) -> None:
+        for image, label in labels:
+            if self._check_image(image) != size:
+                raise InputError(
+                    f"expected labelled frames of {size_text(size)} as the first frame,"
+                    f" got {size_text(self._check_image(image))}; give frames of the same video"
+                )
+            if not isinstance(label, KeypointsObject):
+                raise InputError(f"expected points on further labelled frames, got a {type(label).__name__}")
+            check_objects([label], size, ())
+
+    def _add(self, objects: Sequence[TrackedObject], labels: Labels) -> None:
+        """Track these objects of the current frame, with memories that start there."""
         geometry, _ = self._started()
-        members, maps = [], []
-        for prompt in objects:
-            own = (
-                geometry.mask_to_cells(prompt.mask)[None]
-                if isinstance(prompt, MaskObject)
-                else geometry.points_to_cells(prompt.points)
-            )
-            first = sum(len(part) for part in maps)
-            members.append(_Member(prompt, slice(first, first + len(own))))
-            maps.append(own)
-        if not members:
+        assert self._frame is not None
+        keypoints = [one for one in objects if isinstance(one, KeypointsObject)]
+        if keypoints:
+            image, backend = self._on_host(self._frame.image), self.backend.on_cpu
+            for prompts in grouped_by_body(keypoints):
+                ids = {one.id for one in prompts}
+                own = [(self._on_host(frame), label) for frame, label in labels if label.id in ids]
+                body = next((body for body in self._bodies if body.accepts(prompts)), None)
+                if body is None:
+                    self._bodies.append(TrackedBody(backend, self.settings, image, prompts, own))
+                else:
+                    body.add(image, prompts, own)
+        masks = [one for one in objects if isinstance(one, MaskObject)]
+        if not masks:
             return
-        used = sum(len(part) for part in maps)
-        soft_masks = np.zeros((-(-used // CHANNEL_BLOCK) * CHANNEL_BLOCK, *geometry.cells), np.float32)
-        soft_masks[:used] = np.concatenate(maps)
-        group = _Group(members, self.backend.new_memory(self.settings, len(soft_masks), geometry.cells))
-        group.memory.add_frame(self._features, self._stored(soft_masks, members, annotated=True))
-        if self.occlusion is not None and group.states:
-            group.occlusion = OcclusionMonitor(
-                self.backend, self.settings, self.occlusion, self._features, soft_masks, group.states
+        if self._features is None:
+            self._encode()
+        part = Part.of(masks, np.asarray(self._features), geometry)
+        if self.occlusion is not None and part.states:
+            part.occlusion = OcclusionMonitor(
+                self.backend, self.settings, self.occlusion, self._features, part.annotated, part.states
             )
-        if self.settings.move_windows and self.backend.supports_window_offsets:
-            channels = [ObjectChannels(one.channels, isinstance(one.prompt, KeypointsObject)) for one in members]
-            group.motion = WindowMotion(self.settings, channels, soft_masks)
-        self._groups.append(group)
+        self._groups.append(Group(self.backend, self.settings, geometry, [part], self._moves_windows))
 
-    def _stored(self, soft_masks: np.ndarray, members: list[_Member], annotated: bool = False) -> np.ndarray:
-        """Return what the memory stores of soft masks [N, h, w]: points half redrawn, masks soft or as 0 and 1.
-
-        annotated: True for the annotated frame, where the points' masks are freshly drawn Gaussians
-
-        The soft mask of a point is a mixture of shifted Gaussians, which spreads from frame to frame until its peak is
-        meaningless. So half of it is drawn anew. The other half keeps the alternatives and the sub-cell position.
-        """
-        geometry, _ = self._started()
-        stored = soft_masks
-        for member in members:
-            own = soft_masks[member.channels]
-            if isinstance(member.prompt, KeypointsObject):
-                if annotated:
-                    continue
-                points, peaks = geometry.cells_to_points(own)
-                visible = peaks > MIN_POINT_PEAK
-                drawn = own.copy()
-                drawn[visible] = (own[visible] + geometry.points_to_cells(points[visible])) / 2
-            elif self.settings.hard_labels:
-                drawn = (own > 0.5).astype(np.float32)
-            else:
-                continue
-            stored = soft_masks.copy() if stored is soft_masks else stored
-            stored[member.channels] = drawn
-        return stored
+    def _merge_groups(self) -> None:
+        """Go on with the merge of groups, or begin one where there are groups to merge; call it after they stepped."""
+        if self._merging is not None:
+            if self._merging.advance(self._features):
+                others = [group for group in self._groups if group not in self._merging.groups]
+                self._groups, self._merging = [self._merging.group, *others], None
+        elif len(self._groups) > 1 and can_merge(self.settings):
+            geometry, _ = self._started()
+            groups = mergeable(self._groups, self._max_channels)
+            if groups:
+                try:
+                    self._merging = Merge(self.backend, self.settings, geometry, groups, self._moves_windows)
+                except InputError:  # engines have a fixed number of channels
+                    self._max_channels = merged_channels(groups) - 1

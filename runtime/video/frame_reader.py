@@ -23,13 +23,18 @@ class FrameReader:
         self._open()
 
     def read(self, index: int) -> Frame:
-        """Return a frame. Raises InputError for an index past the end, SourceEndedEarly for one past damage."""
+        """Return a frame, or the first one for an index in a beginning that cannot be decoded.
+
+        Raises InputError for an index below 0 or past the end, SourceEndedEarly for one past damage.
+        """
+        if index < 0:
+            raise InputError(f"expected a frame from 0 on of {self.name}, got {index}; choose one of those")
         if self._source is None or index < self._next:
             self._open()
         try:
             for frame in self._frames:
                 self._next = frame.index + 1
-                if frame.index == index:
+                if frame.index >= index:
                     return frame
         except BaseException:
             self.close()

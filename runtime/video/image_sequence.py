@@ -5,19 +5,22 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from corrflow.errors import InputError, SourceEndedEarly
 from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
-from corrflow.runtime.types import Frame, size_text
-from corrflow.runtime.video.source import FrameSource, reason_text
+from corrflow.runtime.types import Frame
+from corrflow.runtime.video.bit_depth import DepthMapper
+from corrflow.runtime.video.image_file import different_size, read_image
+from corrflow.runtime.video.source import FrameSource
+from corrflow.runtime.video.suffixes import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+_NUM_SAMPLES = 8  # images whose values decide the range of deep images
 
 
 def natural_order(path: Path) -> list[str | int]:
@@ -38,13 +41,19 @@ class ImageSequence(FrameSource):
         self.name = name
         self.frame_count: int | None = len(paths)
         self.frames_per_second: Fraction | None = None
+        self.frame_names: Sequence[str] | None = [path.stem for path in paths]
+        self.paths = self._paths = paths
+        self._depth = DepthMapper(name, self.notes)
+        self._has_sequences = False
         try:
-            first = _read_image(paths[0])
+            first = self._read(paths[0])
         except ValueError as error:
             raise InputError(
                 f"expected an image in {str(paths[0])!r}, got a file that {error}; replace or remove it"
             ) from None
-        self._frames = chain([_frame(paths, 0, first)], self._later_frames(paths, first.shape))
+        if first.dtype != np.uint8:
+            self._observe(first)
+        self._frames = chain([self._frame(0, first)], self._later_frames(first.shape))
 
     def __iter__(self) -> Iterator[Frame]:
         return self._frames
@@ -52,18 +61,40 @@ class ImageSequence(FrameSource):
     def close(self) -> None:
         self._frames = iter(())
 
-    def _later_frames(self, paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[Frame]:
-        for index in range(1, len(paths)):
+    def _observe(self, first: np.ndarray) -> None:
+        """Let images from all over the sequence decide how deep values are mapped, so that few frames exceed them."""
+        self._depth.observe(first)
+        for index in sorted(set(np.linspace(0, len(self._paths) - 1, _NUM_SAMPLES).astype(int)) - {0}):
+            with suppress(ValueError):  # told when its frame is read
+                self._depth.observe(read_image(self._paths[index])[0])
+
+    def _later_frames(self, shape: tuple[int, ...]) -> Iterator[Frame]:
+        for index in range(1, len(self._paths)):
             try:
-                image = _read_image(paths[index])
+                image = self._read(self._paths[index])
                 if image.shape != shape:
-                    raise ValueError(f"is {size_text(image.shape)} where the first image is {size_text(shape)}")
+                    raise different_size(image, shape)
             except ValueError as error:
                 raise SourceEndedEarly(
-                    f"{self.name} ends early: {index} of {len(paths)} frames decoded, because {paths[index].name} "
-                    f"{error}; replace or remove that image for the rest"
+                    f"{self.name} ends early: {index} of {len(self._paths)} frames decoded, because "
+                    f"{self._paths[index].name} {error}; replace or remove that image for the rest"
                 ) from None
-            yield _frame(paths, index, image)
+            yield self._frame(index, image)
+
+    def _read(self, path: Path) -> np.ndarray:
+        image, is_sequence = read_image(path)
+        if is_sequence and not self._has_sequences:
+            self._has_sequences = True
+            self.notes.append(
+                f"{self.name}: files such as {path.name} hold several frames, of which the first is used; "
+                "name such a file alone to track through all"
+            )
+        return image
+
+    def _frame(self, index: int, image: np.ndarray) -> Frame:
+        path = self._paths[index]
+        time = float(index / NOMINAL_FRAMES_PER_SECOND)
+        return Frame(self._depth.to_8_bits(image, path.name), index, time, path.stem, path.name)
 
 
 def find_images(pattern: str, place: str) -> list[Path]:
@@ -72,7 +103,7 @@ def find_images(pattern: str, place: str) -> list[Path]:
     paths = [path for path in map(Path, glob.iglob(pattern, recursive=True)) if is_image(path) and path.is_file()]
     if not paths:
         raise InputError(
-            f"expected images (jpg, png, bmp, tif, webp) in the {place}, got none; check path and access rights"
+            f"expected images (jpg, png, bmp, tif, webp, avif) in the {place}, got none; check path and access rights"
         )
     return sorted(paths, key=lambda path: (natural_order(path), str(path)))
 
@@ -92,23 +123,3 @@ def _check_names(paths: Sequence[Path]) -> None:
                 f"expected images with different names, got {str(other)!r} and {str(path)!r}; "
                 f"name one kind with a glob pattern such as '{path.parent / ('*' + path.suffix)}'"
             )
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """Read an image as [H, W, 3] uint8, BGR, upright by its EXIF orientation.
-
-    Raises ValueError, whose message continues a sentence about the file.
-    """
-    try:
-        # imread cannot open some paths on Windows: those with characters outside the code page.
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        reason = reason_text(error) if isinstance(error, OSError) else "no image in it"
-        raise ValueError(f"cannot be read ({reason})") from None
-    if image is None:
-        raise ValueError("cannot be decoded")
-    return image
-
-
-def _frame(paths: Sequence[Path], index: int, image: np.ndarray) -> Frame:
-    return Frame(image, index, float(index / NOMINAL_FRAMES_PER_SECOND), paths[index].stem)

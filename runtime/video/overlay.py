@@ -9,18 +9,20 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from corrflow.runtime.types import FrameResult, ObjectResult
+from corrflow.runtime.types import MIN_POINT_CONFIDENCE, FrameResult, ObjectResult
 
 FILL_OPACITY = 0.4
 
-FAINT_CONFIDENCE = 0.3
-"""Points with a lower confidence are drawn hollow and dim."""
+FAINT_CONFIDENCE = MIN_POINT_CONFIDENCE
+"""Points up to this confidence count as hidden, and are drawn hollow and dim."""
 
 _Colour = tuple[int, int, int]
 
 _DARK: _Colour = (24, 24, 24)
 
 # OpenCV takes subpixel coordinates as fixed-point numbers.
+_RADIUS, _MIN_RADIUS = 4.4, 1.8  # of a point, for 540 rows, and in pixels
+_SHARE_OF_SPACING = 0.25  # of the distance between neighbouring points
 _SUBPIXEL_BITS = 4
 
 
@@ -85,9 +87,11 @@ def _draw_masks(canvas: np.ndarray, mask: np.ndarray, unit: float) -> None:
 
 
 def _draw_points(canvas: np.ndarray, obj: ObjectResult, unit: float) -> None:
-    radius = 4.4 * unit
-    for point, confidence in _drawable_points(obj, canvas.shape):
-        if confidence >= FAINT_CONFIDENCE:
+    drawable = _drawable_points(obj, canvas.shape)
+    radius = _point_radius([point for point, _ in drawable], unit)
+    unit = radius / _RADIUS
+    for point, confidence in drawable:
+        if confidence > FAINT_CONFIDENCE:
             _disc(canvas, point, radius + 1.4 * unit, _DARK)
             _disc(canvas, point, radius, _colour(obj.id, 0.75))
             _disc(canvas, point, radius * 0.66, _colour(obj.id))
@@ -99,6 +103,17 @@ def _draw_points(canvas: np.ndarray, obj: ObjectResult, unit: float) -> None:
             _ring(ringed, point - (x0, y0), radius, _DARK, max(1, round(3 * unit)))
             _ring(ringed, point - (x0, y0), radius, _colour(obj.id, 0.45), max(1, round(1.4 * unit)))
             region[:] = cv2.addWeighted(region, 0.45, ringed, 0.55, 0)
+
+
+def _point_radius(points: list[np.ndarray], unit: float) -> float:
+    """Return the radius of points, which is less where they lie close together: they would hide a small animal."""
+    if len(points) < 3:
+        return _RADIUS * unit
+    places = np.array(points, np.float64)
+    distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    spacing = float(np.median(distances.min(1)))
+    return float(np.clip(_SHARE_OF_SPACING * spacing, min(_MIN_RADIUS, _RADIUS * unit), _RADIUS * unit))
 
 
 def _drawable_points(obj: ObjectResult, shape: tuple[int, ...]) -> list[tuple[np.ndarray, float]]:
@@ -139,7 +154,7 @@ def _corner(obj: ObjectResult, shape: tuple[int, ...]) -> tuple[int, int] | None
     """Return (x, y) of the top-left corner of an object's drawing; None for an object that is not drawn."""
     if obj.box is not None:
         return obj.box[0], obj.box[1]
-    points = [point for point, confidence in _drawable_points(obj, shape) if confidence >= FAINT_CONFIDENCE]
+    points = [point for point, confidence in _drawable_points(obj, shape) if confidence > FAINT_CONFIDENCE]
     if not points:
         return None
     x, y = np.min(points, axis=0)

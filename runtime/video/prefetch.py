@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
 
 from corrflow.runtime.types import Frame
+from corrflow.stopping import seconds_left
 
 DEPTH = 2
 """Frames in a queue: enough for frames of uneven cost, few enough for memory."""
@@ -56,6 +57,41 @@ class BoundedQueue(Generic[_Item]):
         self._places.put(None)
 
 
+class WorkThread:
+    """Daemon thread whose end can be awaited again after a signal has interrupted the wait.
+
+    Thread.join cannot: before Python 3.13, an interrupted join marks a running thread as ended.
+    """
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        """Prepare the thread."""
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._target = target
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._started = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._started = True
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until the thread has ended; after a signal, only as long as the process goes on."""
+        if not self._started:
+            return
+        try:
+            self._ended.put(self._ended.get(timeout=seconds_left()))
+        except Empty:
+            return
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._target()
+        finally:
+            self._ended.put(None)
+
+
 @dataclass(frozen=True)
 class _End:
     """Last item of a thread: the source's error, or None at its regular end."""
@@ -87,10 +123,10 @@ def read_ahead(frames: Iterator[Frame], depth: int = DEPTH) -> Iterator[Iterator
         if item.error is not None:
             raise item.error
 
-    thread = Thread(target=read, name="corrflow-reader", daemon=True)
-    thread.start()
+    thread = WorkThread(read, "corrflow-reader")
     try:
+        thread.start()
         yield ordered()
     finally:
         queue.close()
-        thread.join()
+        thread.wait()

@@ -14,6 +14,9 @@ Kind = Literal["camera", "pipeline", "network", "input", "screen"]
 NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "rtp", "tcp", "srt", "rtmp")
 RAW_FORMATS = {"bgr24": 3.0, "rgb24": 3.0, "gray": 1.0, "yuv420p": 1.5, "nv12": 1.5, "yuyv422": 2.0}
 _MAX_SIDE = 8192
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
+_URL_IN_TEXT = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)([^\s"'<>]*)""")
+_SECRET = re.compile(r"""(?i)\b([\w-]*(?:pw|pwd|pass\w*|token|secret|key|auth)\s*=\s*)("[^"]*"|'[^']*'|[^\s&"']+)""")
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,39 @@ class Address:
     def name(self) -> str:
         """Short name for file names, without secrets of a URL."""
         if self.kind == "network":
-            return re.sub(r"[^\w.-]+", "-", urlsplit(self.target).hostname or "stream")
+            try:
+                host = urlsplit(self.shown).hostname or ""
+            except ValueError:
+                host = ""
+            return re.sub(r"[^\w.-]+", "-", host).strip(".-") or "stream"
         if self.kind == "camera":
             return "camera" + re.sub(r"\D", "", self.target)
         return {"pipeline": "pipeline", "input": "stdin", "screen": "screen"}[self.kind]
 
     @property
     def shown(self) -> str:
-        """Target without user name and password, for messages."""
-        return re.sub(r"//[^/@]*@", "//", self.target) or self.name
+        """Target without its secrets, for messages."""
+        url = _URL.fullmatch(self.target) if self.kind == "network" else None
+        return (_public(url) if url else redacted(self.target)) or self.name
+
+
+def redacted(text: str) -> str:
+    """Return a text without the secrets of its URLs: user names, passwords, and the values of their queries.
+
+    A password may contain any character, so in doubt more of an address is left out.
+    """
+    return _SECRET.sub(r"\1...", _URL_IN_TEXT.sub(_public, text))
+
+
+def _public(url: re.Match[str]) -> str:
+    """Return a URL of a scheme and the rest without its secrets."""
+    scheme, rest = url.groups()
+    begin = min((rest.find(mark) for mark in "?#" if mark in rest), default=len(rest))
+    place, mark, query = rest[:begin].rpartition("@")[2], rest[begin : begin + 1], rest[begin + 1 :]
+    if "@" in query:  # of a password with a question mark
+        return f"{scheme}..."
+    values = "&".join(f"{part.partition('=')[0]}=..." if "=" in part else "..." for part in query.split("&"))
+    return f"{scheme}{place}{mark}{values if mark else ''}"
 
 
 def live_address(text: str) -> Address | None:
@@ -71,7 +98,9 @@ def live_address(text: str) -> Address | None:
         except ValueError:  # half an IPv6 address
             host = ""
         if not host:
-            raise InputError(f"expected an address such as {scheme}://host:port/path, got {text!r}; name the host")
+            raise InputError(
+                f"expected an address such as {scheme}://host:port/path, got {redacted(text)!r}; name the host"
+            )
         return Address("network", text)
     body, _, query = text.partition("?")
     if re.fullmatch(r"[0-9]{1,3}", body) or re.fullmatch(r"/dev/video[0-9]+", body):

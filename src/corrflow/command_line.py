@@ -35,6 +35,7 @@ from typing import Annotated, Any
 import typer
 
 from corrflow.errors import InputError, errors_reported
+from corrflow.file_budget import open_regular
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -108,7 +109,7 @@ def read_config(path: Path) -> _Texts:
 
     expected = f"expected a YAML file of options such as 'steps: 2000' in {str(path)!r}"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_CONFIG_BYTES + 1)
         if len(content) > MAX_CONFIG_BYTES:
             raise InputError(f"{expected}, got more than {MAX_CONFIG_BYTES:,} bytes; name another file")

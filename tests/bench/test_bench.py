@@ -255,7 +255,7 @@ def test_wrong_options_are_one_sentence(arguments: list[str]) -> None:
 
 
 def test_the_plain_tracker_supports_all_operators_of_the_bundled_encoder() -> None:
-    artifact = load_artifact(resolve_model(None))
+    artifact = load_artifact(resolve_model(None)).with_float_encoder()
     frame = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
     with torch.inference_mode():
         features = torch_encoder(artifact)(torch.from_numpy(frame)[None])[0].numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helpers.paths import ROOT
 
 from corrflow.bench.op.roofline import DEVICES, Workload, milliseconds, table, work, work_table
@@ -14,10 +16,10 @@ def test_the_documentation_has_the_tables_of_the_command() -> None:
     assert work_table() in page and table() in page
 
 
-def test_the_default_workload_is_that_of_the_bundled_model() -> None:
+def test_the_default_workload_is_that_of_the_bundled_model_with_the_radius_that_ran_on_a_gpu() -> None:
     artifact, workload = load_artifact(resolve_model(None)), Workload()
     assert (workload.channels, workload.num_windows) == (artifact.channels, artifact.settings.num_reference_frames)
-    assert workload.attributes == artifact.settings.attributes
+    assert workload.attributes == replace(artifact.settings.attributes, radius=(8, 12))
 
 
 def test_work_of_one_tile_matches_a_count_by_hand() -> None:

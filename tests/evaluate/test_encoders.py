@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.evaluate.methods.encoders import LabBackend, OnnxEncoder, OnnxEncoderBackend, unit_length
+from corrflow.evaluate.methods.encoders import LabBackend, OnnxEncoderBackend
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import ENCODE, load_artifact
+from corrflow.runtime.backends.onnx_encoder import OnnxEncoder, unit_length
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
 from corrflow.runtime.tracking.tracker import Tracker
@@ -162,6 +163,11 @@ def test_invalid_encoders_are_refused_in_one_sentence(tmp_path: Path) -> None:
         _ = OnnxEncoder(tmp_path / "foreign.onnx").content
     with pytest.raises(InputError, match="name the layout"):
         OnnxEncoderBackend(plain(pooling(tmp_path / "odd.onnx", 1, size=(3, 3))), SETTINGS, 1)
+    two = onnx.load(str(pooling(tmp_path / "e.onnx", 4)))
+    two.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1, 3, "rows", "columns"]))
+    onnx.save(two, str(tmp_path / "two.onnx"))
+    with pytest.raises(InputError, match=r"expected one output, a feature map, got 2 \(features, mean\)"):
+        OnnxEncoderBackend(plain(tmp_path / "two.onnx"), SETTINGS, 1)
 
 
 def test_a_map_of_two_strides_is_refused(tmp_path: Path) -> None:
@@ -173,3 +179,12 @@ def test_a_map_of_two_strides_is_refused(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "two.onnx"))
     with pytest.raises(CorrflowError, match="one stride"):
         features(plain(tmp_path / "two.onnx"), ramp(96, 128))
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device file")
+def test_a_device_is_no_encoder(tmp_path: Path) -> None:
+    """/dev/zero has a size of 0, and never ends."""
+    (tmp_path / "encoder.onnx").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"expected a regular file at .*encoder.onnx, got a device"):
+        _ = OnnxEncoder(tmp_path / "encoder.onnx").content

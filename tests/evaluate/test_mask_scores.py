@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,19 +13,20 @@ import cv2
 import numpy as np
 import pytest
 from helpers.davis import add_davis_sequence, save_mask
+from helpers.paths import ROOT
 from PIL import Image
 from typer.testing import CliRunner
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.evaluate import cli
-from corrflow.evaluate.commands import davis_data, youtube_vos_data
+from corrflow.evaluate import cli, masks
+from corrflow.evaluate.data_sets import davis_data, youtube_vos_data
 from corrflow.evaluate.datasets.masks import VOID, MaskSequence
 from corrflow.evaluate.masks import DataSet, Job, Method, evaluate_masks, run_job
 from corrflow.evaluate.methods.methods import FlowWarp, Identity, MaskPrediction
 from corrflow.evaluate.metrics.masks import contour_accuracy, mean_recall_decay, region_similarity
 from corrflow.evaluate.metrics.scorer import score_sequence
 from corrflow.evaluate.reports.report import as_json, mask_table
-from corrflow.evaluate.reports.result_store import ResultStore, program
+from corrflow.evaluate.reports.result_store import ResultStore, computing_files, program
 from corrflow.evaluate.workers import run_jobs
 
 HEIGHT, WIDTH = 24, 40
@@ -90,8 +92,9 @@ def test_means_are_over_objects_and_not_over_sequences(root: Path) -> None:
         f"{100 * (2 + still_mean) / 3:.1f}",
     ]
     assert str(list(table.columns[0].cells)[-1]) == "mean of 3 objects"
-    assert list(table.columns[4].cells) == ["0.500"] * 3
+    assert list(table.columns[6].cells) == ["500"] * 3
     assert list(table.columns[-1].cells) == ["", "", ""]
+    assert str(table.caption) == "identity switches: 0 (shift), 0 (identity)"
 
 
 def test_tables_of_many_methods_have_a_row_for_each(root: Path) -> None:
@@ -232,6 +235,20 @@ def test_other_settings_other_code_and_fresh_compute_again(
     assert computed(root, results, shift(settings=1)) == ["two", "one"]
 
 
+def test_results_without_the_figures_of_today_are_computed_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    monkeypatch.setattr("corrflow.evaluate.reports.result_store.RESULT_VERSION", 1)
+    computed(root, results, shift())
+    monkeypatch.undo()
+    assert computed(root, results, shift()) == ["two", "one"]
+    # A file that lacks figures is damaged, whatever its version.
+    path = results / "scores" / "shift" / "one.json"
+    path.write_text(path.read_text().replace('"areas"', '"sizes"'))
+    assert computed(root, results, shift()) == ["one"]
+
+
 def test_written_masks_have_the_same_score(root: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     report = evaluate_masks(data(root), [shift()], results=results)
@@ -341,7 +358,7 @@ def test_parallel_scores_match_one_process(root: Path) -> None:
 def test_errors_of_worker_processes_keep_their_type_and_text(root: Path) -> None:
     (sequence,) = data(root, "one").sequences
     sequence.annotation_path(1).write_text("no picture")
-    job = Job(Method("identity", Identity()), sequence, 1, None)
+    job = Job(Method("identity", Identity()), sequence, None)
     with pytest.raises(InputError, match="cannot be decoded"):
         list(run_jobs(run_job, [job], workers=2, frames=6, show_progress=False))
 
@@ -360,3 +377,20 @@ def test_benchmark_compares_equal_values(root: Path, capsys: pytest.CaptureFixtu
         "SciPy, footprint",
         "SciPy, distance",
     ]
+
+
+def test_cached_results_depend_on_all_code_that_computes() -> None:
+    """Modules that the tracker imports are in the hash as well, by whichever folder they are in."""
+    hashed = {path.resolve() for path in computing_files()}
+    assert Path(masks.__file__).resolve() in hashed
+    for path in hashed:
+        # Reports of the evaluation and formats of labels change no score.
+        if path.suffix != ".py" or {"evaluate", "formats"} & set(path.parts):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                ("corrflow.runtime.", "corrflow.plugins.")
+            ):
+                imported = Path(ROOT, *str(node.module).split(".")[1:])
+                module = imported / "__init__.py" if imported.is_dir() else imported.with_suffix(".py")
+                assert module.resolve() in hashed, f"{path} imports {node.module}"

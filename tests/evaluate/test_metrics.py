@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from corrflow.evaluate.metrics.continuity import areas_of_frames
 from corrflow.evaluate.metrics.masks import (
     OFFICIAL_BOUND,
     contour_accuracy,
@@ -328,7 +329,7 @@ def test_objects_with_no_or_unequal_frames_are_refused() -> None:
     frames = np.ones((3, 4, 4), dtype=bool)
     with pytest.raises(ValueError, match="at least one"):
         score_object(frames[:0], frames[:0])
-    with pytest.raises(ValueError, match="a J and an F per frame"):
-        object_score([1, 2], [0.5], [0.5])
+    with pytest.raises(ValueError, match="J, F and areas of each frame"):
+        object_score([1, 2], [0.5], [0.5], areas_of_frames(*np.ones((3, 1))))
     with pytest.raises(ValueError, match="longer"):
         score_object(frames[:2], frames)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from corrflow.errors import InputError
-from corrflow.evaluate.methods.protocols import PROTOCOLS, apply_protocol
+from corrflow.evaluate.methods.disc_search import DiscBackend
+from corrflow.evaluate.methods.protocols import PROTOCOLS, apply_protocol, apply_search
 from corrflow.plugins.local_soft_copy import cpu
-from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.plugins.local_soft_copy.spec import Attributes
+from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
+from corrflow.runtime.backends.base import Backend
 from corrflow.runtime.backends.memory import MemoryRing
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.search_plan import SearchPlan
@@ -21,22 +25,22 @@ from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import MaskObject
 
-HEIGHT, WIDTH, FRAMES = 44, 60, 58  # 11x15 cells; past the 50 frames of hvc and three dilations of mast
+# 11x15 cells of 4 pixels, 6x8 of 8 pixels; past the 50 frames of hvc and three dilations of mast.
+HEIGHT, WIDTH, FRAMES = 44, 60, 58
 SETTINGS = TrackingSettings(
     short_side=0, radius=(3,), top_k=7, temperature=0.08, recent_offsets=(1, 2, 4), dilation=(2,)
 )
 
-# The table of docs/evaluation.md: reference frames, radius in pixels, top k, temperature, hard labels.
-MODEL_SEARCH = (lambda t: {0, t - 1, t - 2, t - 4}, 3 * 2 * 4, 7, 0.08, False)
-TABLE = {
+# The table of docs/evaluation.md: reference frames, radius in cells, top k, temperature, hard labels.
+MODEL_SEARCH = (lambda t: {0, t - 1, t - 2, t - 4}, 3 * 2, 7, 0.08, False)
+SQUARES = {
     "default": MODEL_SEARCH,
     "plain": MODEL_SEARCH,
-    "paper": (lambda t: {t - 1}, 6 * 4, 0, 0.08, True),
-    "mast": (lambda t: {0, 5, t - 5, t - 3, t - 1}, 6 * 4, 0, 0.08, False),
-    "crw": (lambda t: {0, *range(t - 20, t)}, 12 * 8, 10, 0.05, False),
-    "vfs": (lambda t: {0, *range(t - 20, t)}, 24 * 4, 10, 0.07, False),
-    "hvc": (lambda t: set(range(t - 50, t)), 12 * 4, 15, 0.1, False),
+    "paper": (lambda t: {t - 1}, 6, 0, 0.08, True),
+    "mast": (lambda t: {0, 5, t - 5, t - 3, t - 1}, 6, 0, 0.08, False),
 }
+# Protocols of discs of 12 cells: number of recent frames, top k, temperature, whole first frame.
+DISCS = {"crw": (20, 10, 0.05, True), "vfs": (20, 10, 0.07, False), "hvc": (50, 15, 0.1, True)}
 
 
 def clip() -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +69,7 @@ def integer_features(frame: np.ndarray, working: object = None) -> np.ndarray:
 
 def brute_force(features: list[np.ndarray], first: np.ndarray, name: str, orders: list[list[int]]) -> list[np.ndarray]:
     """Compute the soft mask [h, w] float64 of every frame from the scores of all cells, by the table."""
-    frames_of, pixels, top_k, temperature, hard = TABLE[name]
+    frames_of, radius, top_k, temperature, hard = SQUARES[name]
     _, rows, columns = features[0].shape
     y, x = (axis.ravel() for axis in np.mgrid[:rows, :columns])
     soft = [first.astype(np.float64)]
@@ -78,9 +82,9 @@ def brute_force(features: list[np.ndarray], first: np.ndarray, name: str, orders
             step = {"default": 2, "plain": 2}.get(name, 1)
             if name == "mast" and t - reference > 15:
                 step = min(4, 1 + (t - reference) // 15)
-                reach = step * pixels // 4
+                reach = step * radius
             else:
-                reach = pixels // 4
+                reach = radius
             dy, dx = y[None] - y[:, None], x[None] - x[:, None]
             inside = (abs(dy) <= reach) & (abs(dx) <= reach) & (dy % step == 0) & (dx % step == 0)
             query, key = (features[k].reshape(len(features[k]), -1).astype(np.float64) for k in (t, reference))
@@ -109,7 +113,7 @@ def backend(small_artifact: Path):
     opened.close()
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", SQUARES)
 def test_protocol_matches_a_brute_force_tracker(backend, name: str) -> None:
     frames, masks = clip()
     tracker = Tracker(backend, apply_protocol(name, SETTINGS))
@@ -138,6 +142,127 @@ def test_protocol_matches_a_brute_force_tracker(backend, name: str) -> None:
         soft_mask = upsample(expected[t][None].astype(np.float32))[0]
         decided = np.abs(soft_mask - 0.5) > 1e-4  # ties between object and background are not compared
         np.testing.assert_array_equal(predicted[t][decided], soft_mask[decided] > 0.5)
+
+
+def test_every_protocol_is_compared_with_brute_force() -> None:
+    assert {*SQUARES, *DISCS} == set(PROTOCOLS)
+
+
+@dataclass(frozen=True)
+class GivenFeatures:
+    """Source of random features on cells of 4 pixels, which differ from frame to frame."""
+
+    artifact: Artifact
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "given"}
+
+    def open(self, settings: TrackingSettings, threads: int) -> Backend:
+        backend = OnnxRuntimeBackend(self.artifact, threads=1, fused=True)
+        generator = np.random.default_rng(2)
+
+        def encode(frame: np.ndarray, working: tuple[int, int]) -> np.ndarray:
+            return generator.normal(size=(5, -(-working[0] // 4), -(-working[1] // 4))).astype(np.float32)
+
+        backend.encode = encode  # type: ignore[method-assign]
+        return backend
+
+
+def exact(features: np.ndarray) -> np.ndarray:
+    """Return features [C, h, w] as the search rounds them, in float64."""
+    return np.rint(features.astype(np.float64) * 32767) / 32767
+
+
+def disc_brute_force(
+    query: np.ndarray,
+    references: list[tuple[np.ndarray, np.ndarray, bool]],
+    radius: int,
+    top_k: int,
+    temperature: float,
+) -> np.ndarray:
+    """Compute the soft masks [N, h, w] from (features, soft masks, whole) of the references in the order of ties."""
+    channels, rows, columns = query.shape
+    y, x = (axis.ravel() for axis in np.mgrid[:rows, :columns])
+    inside = (y[None] - y[:, None]) ** 2 + (x[None] - x[:, None]) ** 2 < radius**2
+    scores, sources = [], []
+    for features, soft_masks, whole in references:
+        score = query.reshape(channels, -1).T @ features.reshape(channels, -1) / temperature
+        scores.append(np.where(inside | whole, score, -np.inf))
+        sources.append(soft_masks.reshape(len(soft_masks), -1))
+    score, source = np.concatenate(scores, 1), np.concatenate(sources, 1)
+    best = np.argsort(-score, axis=1, kind="stable")[:, :top_k]
+    weight = np.exp(np.take_along_axis(score, best, 1) - score.max(1, keepdims=True))
+    copied = (source[:, best] * weight).sum(2) / weight.sum(1)
+    return copied.reshape(-1, rows, columns)
+
+
+@pytest.mark.parametrize("name", DISCS)
+def test_disc_protocol_matches_a_brute_force_tracker(name: str, small_artifact: Path) -> None:
+    """Compare on frames wider than a disc: 10x16 cells of 8 pixels."""
+    if cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    recent, top_k, temperature, whole = DISCS[name]
+    settings = apply_protocol(name, replace(SETTINGS, hard_labels=True, move_windows=True, dilation=(2,)))
+    backend = apply_search(name, GivenFeatures(load_artifact(small_artifact))).open(settings, 1)
+    tracker = Tracker(backend, settings)
+    features: list[np.ndarray] = []
+    encode = backend.encode
+
+    def recorded(frame: np.ndarray, working: tuple[int, int] | None = None) -> np.ndarray:
+        features.append(encode(frame, working))
+        return features[-1]
+
+    backend.encode = recorded  # type: ignore[method-assign]
+    mask = np.zeros((74, 126), bool)
+    mask[10:40, 20:70] = True
+    frame = np.zeros((74, 126, 3), np.uint8)
+    tracker.start(frame, [MaskObject(1, mask)])
+    geometry = Geometry.of(mask.shape, 0, 8)
+    assert geometry.cells == (10, 16) == features[0].shape[1:]
+    assert np.abs(np.linalg.norm(features[0], axis=0) - 1).max() < 1e-5
+    soft = [geometry.mask_to_cells(mask)[None].astype(np.float64)]
+    compared = {1, 2, recent, recent + 1, recent + 3}
+    for t in range(1, recent + 4):
+        copied = tracker.soft_step(frame)[1]
+        if t in compared:
+            # Slots: the first frame, then a ring.
+            slots = sorted(range(max(1, t - recent), t), key=lambda index: (index - 1) % recent)
+            references = [(exact(features[index]), soft[index], whole and index == 0) for index in (0, *slots)]
+            expected = disc_brute_force(exact(features[t]), references, 12, top_k, temperature)
+            np.testing.assert_allclose(copied, expected, atol=1e-5, err_msg=str(t))
+        soft.append(copied)
+    tracker.close()
+
+
+def test_equal_scores_go_to_the_earlier_frame_row_and_column_of_a_disc(small_artifact: Path) -> None:
+    if cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    backend = DiscBackend(OnnxRuntimeBackend(load_artifact(small_artifact), 1, fused=True), False, 1)
+    settings = replace(SETTINGS, permanent_frames=(0,), recent_offsets=(1, 2), dilation=(1,))
+    features = np.zeros((3, 9, 11), np.float32)
+    features[0] = 1
+    backend._channels = 3
+    memory = backend.new_memory(settings, 2, (9, 11))
+    soft_masks = np.random.default_rng(0).random((3, 2, 9, 11)).astype(np.float32)
+    for masks in soft_masks:
+        memory.add_frame(features, masks)
+    # A disc of radius 3 has 25 cells, so that the 30 best of equal scores come from two frames.
+    plan = SearchPlan.of(memory.references, Attributes((3,), (1,), 30, 0.1))
+    references = [(exact(features), masks.astype(np.float64), False) for masks in soft_masks]
+    expected = disc_brute_force(exact(features), references, 3, 30, 0.1)
+    np.testing.assert_allclose(backend.propagate(features, memory, plan), expected, atol=1e-5)
+
+
+def test_features_of_four_pixels_are_averaged_to_eight(small_artifact: Path) -> None:
+    if cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    inner = OnnxRuntimeBackend(load_artifact(small_artifact), 1, fused=True)
+    fine = np.random.default_rng(1).normal(size=(4, 5, 6)).astype(np.float32)
+    inner.encode = lambda frame, working=None: fine  # type: ignore[method-assign]
+    got = DiscBackend(inner, True, 1).encode(np.zeros((20, 24, 3), np.uint8))
+    padded = np.concatenate([fine, fine[:, -1:]], 1)  # a cell beyond the frame repeats the last one
+    mean = (padded[:, ::2, ::2] + padded[:, 1::2, ::2] + padded[:, ::2, 1::2] + padded[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(got, mean / np.linalg.norm(mean, axis=0), atol=1e-5)
 
 
 def test_unknown_protocols_are_refused() -> None:

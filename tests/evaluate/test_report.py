@@ -12,10 +12,11 @@ import pytest
 from helpers.davis import add_davis_sequence
 
 from corrflow.errors import InputError
-from corrflow.evaluate.commands import davis_data
+from corrflow.evaluate.data_sets import davis_data
 from corrflow.evaluate.datasets.attributes import read_attributes
 from corrflow.evaluate.masks import DataSet, Method, evaluate_masks
 from corrflow.evaluate.methods.methods import Identity
+from corrflow.evaluate.metrics.continuity import areas_of_frames
 from corrflow.evaluate.metrics.masks import mean_recall_decay, object_score
 from corrflow.evaluate.reports.html import drift, html_page
 from corrflow.evaluate.reports.report import as_json, official_csv
@@ -116,8 +117,9 @@ def test_names_of_sequences_are_escaped(tmp_path: Path) -> None:
 
 
 def test_drift_is_the_mean_over_objects_at_equal_fractions_of_their_length() -> None:
-    short = object_score([1, 2], [1.0, 0.0], [1, 1])
-    long = object_score([1, 2, 3], [1.0, 1.0, 0.0], [1, 1, 1])
+    full = np.ones(3)
+    short = object_score([1, 2], [1.0, 0.0], [1, 1], areas_of_frames(full[:2], full[:2], full[:2]))
+    long = object_score([1, 2, 3], [1.0, 1.0, 0.0], [1, 1, 1], areas_of_frames(full, full, full))
     positions, values = drift([short, long], points=3)
     assert positions.tolist() == [0, 50, 100]
     assert values.tolist() == [1, 0.75, 0]

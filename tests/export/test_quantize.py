@@ -68,7 +68,7 @@ def test_a_faster_8_bit_encoder_is_written_and_runs(
 
 def test_the_bundled_encoder_with_two_sizes_and_colours_can_be_quantised(images: Path) -> None:
     """If the epsilon of the feature length were quantised, it would be zero and features would be NaN."""
-    encode = load_artifact(resolve_model(None)).files[ENCODE]
+    encode = load_artifact(resolve_model(None)).with_float_encoder().files[ENCODE]
     assert quantize.quantise(encode, images, SIZE).similarity > quantize.MIN_SIMILARITY
 
 

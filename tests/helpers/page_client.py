@@ -1,10 +1,12 @@
-"""HTTP client of the page, for tests."""
+"""HTTP client of the page, and waiting for what it shows, for tests."""
 
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 
@@ -26,3 +28,11 @@ def ask(url: str, method: str, path: str, values: object = None, **headers: str)
 def _decoded(response) -> Any:
     body = response.read()
     return json.loads(body) if response.headers.get_content_type() == "application/json" else body
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until a condition is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)

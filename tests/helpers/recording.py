@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from corrflow.runtime.backends.base import Backend, Features, Memory
+from corrflow.runtime.backends.base import Backend, CpuBackend, Features, Memory
 from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import TrackingSettings
 
 
-class RecordingBackend:
+class RecordingBackend(CpuBackend):
     """Backend of a tracker under test.
 
     memories: every memory that was made
@@ -20,9 +20,9 @@ class RecordingBackend:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.name, self.artifact, self.device_frames = backend.name, backend.artifact, backend.device_frames
+        self.name, self.artifact = backend.name, backend.artifact
         self.supports_runtime_search_params = backend.supports_runtime_search_params
-        self.supports_window_offsets = backend.supports_window_offsets
+        self.supports_window_offsets, self.stride = backend.supports_window_offsets, backend.stride
         self.memories: list[Any] = []
         self.plans: list[SearchPlan] = []
 

@@ -17,11 +17,12 @@ from corrflow.export.to_onnx import read_encoder
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifacts.artifact import Artifact, load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
+from corrflow.runtime.backends.base import CpuBackend
 from corrflow.runtime.backends.memory import MemoryRing
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.backends.resize import resize
 from corrflow.runtime.backends.search_plan import SearchPlan
-from corrflow.runtime.settings import TrackingSettings, with_settings
+from corrflow.runtime.settings import STRIDE, TrackingSettings, with_settings
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import KeypointsObject
 
@@ -30,12 +31,12 @@ pytestmark = pytest.mark.long
 SHORT_SIDE = 144  # smaller than the bundled model's, to save time
 
 
-class TorchBackend:
+class TorchBackend(CpuBackend):
     """`base.Backend` with the checkpoint that the bundled artifact was exported from."""
 
     name = "torch"
     supports_runtime_search_params, supports_window_offsets = True, False
-    device_frames = False
+    stride = STRIDE
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -99,15 +100,21 @@ def track(backend, sequence: MaskSequence) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def through_torch(dance: MaskSequence) -> list[np.ndarray]:
-    return track(TorchBackend(load_artifact(resolve_model(None))), dance)
+def unquantised() -> Artifact:
+    """The bundled model with its fp32 encoder, which is that of PyTorch."""
+    return load_artifact(resolve_model(None)).with_float_encoder()
+
+
+@pytest.fixture(scope="module")
+def through_torch(dance: MaskSequence, unquantised: Artifact) -> list[np.ndarray]:
+    return track(TorchBackend(unquantised), dance)
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused kernel", "ONNX function"])
 def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(
-    dance: MaskSequence, through_torch: list[np.ndarray], fused: bool
+    dance: MaskSequence, through_torch: list[np.ndarray], unquantised: Artifact, fused: bool
 ) -> None:
-    comparing = ComparingBackend(load_artifact(resolve_model(None)), fused)
+    comparing = ComparingBackend(unquantised, fused)
     through_onnx = track(comparing, dance)
     assert comparing.features_apart < 1e-4
     # Two scores that rounding swaps at the top_k boundary exchange candidates of nearly the same small weight.

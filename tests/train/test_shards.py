@@ -15,10 +15,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -32,6 +32,7 @@ from hypothesis import strategies as st
 from corrflow.errors import CorrflowError, InputError
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint
 from corrflow.train.config import TrainConfig
+from corrflow.train.data import download
 from corrflow.train.data.clips import ClipSampler
 from corrflow.train.data.download import Downloads, public_name
 from corrflow.train.data.frames import FrameSampling
@@ -202,7 +203,7 @@ def test_an_initial_server_failure_is_one_sentence(shards: Path, tmp_path: Path,
         "404": "HTTP 404",
         "403": "HTTP 403",
         "503": "HTTP 503",
-        "silent": "no byte for 0.5 s",
+        "silent": "a server that timed out, without a byte for 0.5 s",
         "short": "bytes of",
     }
     with served(shards, {"shard-000000.tar": [failure]}) as (address, _):
@@ -217,9 +218,54 @@ def test_a_missing_server_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    for url, message in ((f"http://127.0.0.1:{port}/a.tar", "Connection refused"), ("http://[::1/a.tar", "Invalid")):
+    for url, message in (
+        (f"http://127.0.0.1:{port}/a.tar", "Connection refused"),
+        ("http://[::1/a.tar", "an address that is none"),
+    ):
         with pytest.raises(InputError, match=message):
             open_shards([url], 3, 6.0, 0, tmp_path, 2.0).__enter__()
+
+
+@pytest.mark.faults
+def test_a_name_and_password_reach_the_server_alone(shards: Path, tmp_path: Path) -> None:
+    """They are sent in a header, which a redirect to another server does not repeat, and no message has them."""
+    received: list[tuple[str, str | None]] = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append((self.path, self.headers["Authorization"]))
+            self.send_response(302 if self.path == "/a.tar" else 404)
+            self.send_header("Location", f"http://localhost:{server.server_port}/other")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://me:se%63ret@127.0.0.1:{server.server_address[1]}/a.tar"
+        with pytest.raises(CorrflowError, match="HTTP 404") as caught:
+            Downloads([url], tmp_path, 5.0, ()).path(0)
+        server.shutdown()
+    assert received == [("/a.tar", "Basic bWU6c2VjcmV0"), ("/other", None)]
+    assert "me:" not in str(caught.value) and "cret" not in str(caught.value)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:secret@host:port/a.tar",
+        "http://me:secret@[::1/a.tar",
+        "http://host:secret/a.tar",
+        "http://host/a b.tar?key=secret",
+        "http://me:secret@host/{9..1}.tar",
+    ],
+)
+def test_no_message_about_an_address_has_its_secrets(tmp_path: Path, address: str) -> None:
+    with pytest.raises(CorrflowError) as caught:
+        open_shards(shard_names(address) or [], 3, 6.0, 0, tmp_path, 0.5).__enter__()
+    assert "secret" not in str(caught.value).replace("//host:secret/", "")
 
 
 def test_a_temporary_server_failure_is_retried(shards: Path, tmp_path: Path) -> None:
@@ -387,3 +433,30 @@ def test_clips_from_images_change_no_other_clip(shards: Path, tmp_path: Path) ->
         mixed = ClipSampler(videos, images, replace(SMALL, image_share=0.5))
         same = [np.array_equal(alone.clip(number), mixed.clip(number)) for number in range(40)]
     assert 8 < sum(same) < 32
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("pause", "reason"), [(0.0, "more than 100000 bytes"), (0.05, "bytes in 0 s")])
+def test_a_server_that_never_ends_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float, reason: str
+) -> None:
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(10 if pause else 10_000))
+                    time.sleep(pause)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(download, "MAX_SHARD_BYTES", 100_000)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        files = Downloads([f"http://127.0.0.1:{server.server_address[1]}/a.tar"], tmp_path / "shards", 0.2, ())
+        with pytest.raises(CorrflowError, match=f"got .*{reason}"):
+            files.path(0)
+        server.shutdown()
+    assert not list((tmp_path / "shards").glob("*.tar"))

@@ -321,41 +321,6 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_
     assert "Traceback" not in other.stderr
 
 
-def test_a_students_features_approach_its_teachers(sampler: ClipSampler) -> None:
-    teacher = new_encoder(preset("half"), 3).eval()
-    config = replace(SMALL, steps=12, learning_rate=3e-3)
-    trainer = Trainer.create(preset("quarter"), config, torch.zeros(4, 3), teacher=teacher)
-    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    results = [trainer.step(sampler.clips(range(2 * step, 2 * step + 2)), step) for step in range(config.steps)]
-    assert results[-1].forward < 0.7 * results[0].forward
-    features = trainer.features(sampler.clip(0))
-    with torch.no_grad():
-        teacher_features = teacher(normalise(torch.from_numpy(sampler.clip(0)).permute(0, 3, 1, 2) / 255))
-    assert (features * teacher_features).sum(1).mean() > 0.3  # cosine similarity, which is near 0 before training
-    assert results[0].predicted is None and results[0].cycle == 0
-    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
-
-
-def test_a_run_resumes_only_with_its_teacher(footage: Path, tmp_path: Path) -> None:
-    """Another teacher is refused, and so is a teacher whose features have another normalisation."""
-
-    def train(name: str, *options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command(footage, tmp_path / name, *options), capture_output=True, text=True)
-
-    for name, kind, seed in (("one", "quarter", 1), ("two", "quarter", 2), ("raw", "paper", 1)):
-        untrained = Trainer.create(preset(kind), replace(SMALL, seed=seed), torch.zeros(4, 3))
-        save_checkpoint(tmp_path / name / FILE_NAME, untrained.checkpoint(0, {}))
-    options = ("--steps", "2", "--log-images-every", "1", "--teacher")
-    assert train("student", *options, str(tmp_path / "one")).returncode == 0
-    checkpoint = load_checkpoint(tmp_path / "student")
-    assert checkpoint.train.teacher and not checkpoint.codebook.any()  # colours are no target
-    assert not (tmp_path / "student" / "reconstructions").exists() and (tmp_path / "student" / "features").exists()
-    other = train("student", *options, str(tmp_path / "two"))
-    assert other.returncode == 2 and "run with other settings" in other.stderr
-    raw = train("new", *options, str(tmp_path / "raw"))
-    assert raw.returncode == 2 and "expected a teacher" in raw.stderr and not (tmp_path / "new").exists()
-
-
 def test_minutes_fix_the_number_of_steps(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "timed"
     subprocess.run(command(footage, out, "--minutes", "0.02"), check=True, capture_output=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.panning import write_panning_images
+from helpers.training import assert_same_tensors, train_whole_and_in_parts, write_footage
 
 from corrflow.errors import InputError
 from corrflow.train import loop
@@ -36,10 +36,7 @@ def sampler(footage: Path) -> ClipSampler:
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create two folders of twelve frames that pan over a texture."""
-    root = tmp_path_factory.mktemp("footage")
-    for seed in range(2):
-        write_panning_images(root / "videos" / str(seed), seed)
-    return root
+    return write_footage(tmp_path_factory.mktemp("footage"))
 
 
 def command(footage: Path, out: Path, *options: str, processes: int = 1) -> list[str]:
@@ -101,25 +98,15 @@ def assert_same_state(first: Path, second: Path) -> None:
         (one.optimiser, two.optimiser),
         ({"codebook": one.codebook, "scaler": one.scaler}, {"codebook": two.codebook, "scaler": two.scaler}),
     ):
-        assert states.keys() == others.keys()
-        for name, tensor in states.items():
-            assert torch.equal(tensor, others[name]), name
+        assert_same_tensors(states, others)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_resumed_run_has_the_same_bits(sampler: ClipSampler, tmp_path: Path, precision: str) -> None:
     """The run is stopped after every step, so the checkpoint must contain all state."""
     config = replace(SMALL, precision=precision, ema_decay=0.9, accumulate=2)
+    train_whole_and_in_parts(tmp_path, preset("quarter"), config, sampler, steps=4)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    stops: dict[Path, list[int]] = {whole: [4], parts: [1, 2, 3, 4]}
-    for folder, steps in stops.items():
-        folder.mkdir()
-        for stop in steps:
-            saved = loop.resume(folder, preset("quarter"), config)
-            trainer = loop.prepare(preset("quarter"), config, sampler, None, DistributedContext())
-            if saved is not None:
-                trainer.load(saved)
-            loop.train(folder, trainer, sampler, saved.step if saved else 0, {}, 100, 100, stop_at=stop)
     assert_same_state(whole, parts)
     checkpoint = load_checkpoint(whole)
     assert checkpoint.scaler.numel() == (2 if precision == "float16" else 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -120,10 +120,13 @@ def _write_cache(
 class Videos(Protocol):
     """Source of the frames of clips."""
 
-    def sample(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+    def sample(
+        self, number: int, length: int, generator: np.random.Generator, taken: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
         """Return `length` consecutive frames [h, w, 3] uint8, BGR of one video, a function of the arguments alone.
 
         number: clip number, which may determine the video
+        taken:  numbers from 0 to length - 1 of the frames to decode and return; None for all
         """
         ...
 
@@ -142,11 +145,13 @@ class CachedVideos:
             )
         self._probabilities = sampling_probabilities(lengths[self._long_enough])
 
-    def sample(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+    def sample(
+        self, number: int, length: int, generator: np.random.Generator, taken: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
         """Return frames as `Videos.sample` defines."""
         video = generator.choice(self._long_enough, p=self._probabilities)
         first = generator.integers(self.cache.starts[video], self.cache.starts[video + 1] - length + 1)
-        return [self.cache.frame(index) for index in range(first, first + length)]
+        return [self.cache.frame(first + index) for index in (range(length) if taken is None else taken)]
 
 
 def sampling_probabilities(lengths: np.ndarray) -> np.ndarray:
@@ -170,7 +175,7 @@ class ClipSampler:
         self.frames, self.crop = config.frames, config.crop
         self.image_share = config.image_share if images is not None else 0.0
         if isinstance(videos, ClipCache):
-            videos = CachedVideos(videos, self.frames, required=self.image_share < 1)
+            videos = CachedVideos(videos, config.frames_needed, required=self.image_share < 1)
         self.videos = videos
 
     def clip(self, number: int) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
+import re
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,6 +19,9 @@ from corrflow.errors import CorrflowError
 
 PAUSES = (1.0, 4.0, 16.0, 60.0)
 """Seconds before each retry, after the server has answered once."""
+MAX_SHARD_BYTES = 64 << 30
+LEAST_RATE = 1000.0
+"""Bytes a second of a server that answers; a slower one counts as silent."""
 _BLOCK = 1 << 20
 
 
@@ -78,23 +84,42 @@ class Downloads:
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.tar"
 
     def _download(self, url: str, path: Path) -> None:
-        request = urllib.request.Request(url, headers={"User-Agent": "corrflow"})
         try:
+            request = _request(url)
             with (
-                AtomicFile(path) as part,
                 urllib.request.urlopen(request, timeout=self.timeout) as response,
+                AtomicFile(path) as part,
                 open(part, "wb") as file,
             ):
-                while block := response.read(_BLOCK):
+                stated = response.headers.get("Content-Length", "")
+                announced = int(stated) if re.fullmatch("[0-9]{1,18}", stated) else None
+                started = time.monotonic()
+                while block := response.read1(_BLOCK):
                     file.write(block)
                     if self._closed.is_set():
                         raise OSError("the run ended")
-                announced = response.headers.get("Content-Length")
-                if announced is not None and int(announced) != file.tell():
+                    if file.tell() > min(MAX_SHARD_BYTES, MAX_SHARD_BYTES if announced is None else announced):
+                        raise OSError(f"more than {announced or MAX_SHARD_BYTES} bytes")
+                    seconds = time.monotonic() - started
+                    if seconds > self.timeout and file.tell() < LEAST_RATE * seconds:
+                        raise OSError(f"{file.tell()} bytes in {seconds:.0f} s")
+                if announced is not None and announced != file.tell():
                     raise OSError(f"{file.tell()} bytes of {announced}")
         except urllib.error.HTTPError as error:
             error.close()  # closes the connection
             raise
+
+
+def _request(url: str) -> urllib.request.Request:
+    """Return the request of a URL, with its user name and password in a header that no redirect repeats."""
+    parts = urllib.parse.urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    bare = urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    request = urllib.request.Request(bare, headers={"User-Agent": "corrflow"})
+    if user:
+        words = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {words}")
+    return request
 
 
 def public_name(url: str) -> str:
@@ -113,5 +138,7 @@ def _reason(error: Exception, timeout: float) -> str:
         return f"HTTP {error.code} ({error.reason})"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return f"no byte for {timeout:g} s"
+        return f"a server that timed out, without a byte for {timeout:g} s"
+    if isinstance(error, (ValueError, http.client.InvalidURL)):  # their messages repeat the address
+        return "an address that is none"
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

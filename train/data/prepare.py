@@ -17,9 +17,7 @@ import io
 import json
 import multiprocessing
 import os
-import signal
 import tarfile
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -31,7 +29,9 @@ import cv2
 
 from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
+from corrflow.output_paths import check_apart, check_folder_of
 from corrflow.run_lock import lock_run
+from corrflow.stopping import end_with_parent, shut_down_workers, signals_blocked
 from corrflow.train.data.frames import UNREADABLE, FrameSampling, find_videos, small_frames
 
 FORMAT_VERSION = 1
@@ -124,6 +124,9 @@ def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None]
     if workers < 1:
         raise InputError(f"expected at least 1 worker, got {workers}")
     try:
+        if not any(out.glob("*.tar")):  # which `_check_plan` judges
+            check_folder_of(out, PLAN, RECORDS)
+        check_apart([], folders=[out], trees=[plan.source])
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected a folder to write to, got {out} ({error.strerror}); name another") from error
@@ -154,7 +157,7 @@ def prepare(plan: Plan, out: Path, workers: int, progress: Callable[[int], None]
     total.skipped = dict(sorted(total.skipped.items()))
     total.truncated = dict(sorted(total.truncated.items()))
     written = {name: value for name, value in asdict(total).items() if name != "sha256"}
-    write_file(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n", exclusive=True)
+    write_file(out / REPORT, json.dumps({"plan": plan.description(), **written}, indent=1) + "\n")
     return total
 
 
@@ -216,11 +219,11 @@ class _ShardFile:
         if self.record.videos:
             self.record.bytes = self._part.stat().st_size
             with self._part.open("rb") as file:
-                self.record.sha256 = _sha256(file)
+                self.record.sha256 = sha256_of(file)
             os.replace(self._part, self.path)
         else:
             self._part.unlink()
-        write_file(self.record_path, json.dumps(asdict(self.record)) + "\n", exclusive=True)
+        write_file(self.record_path, json.dumps(asdict(self.record)) + "\n")
 
 
 class _Decoders:
@@ -234,7 +237,7 @@ class _Decoders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        shut_down_workers(self._pool)
 
     def decode(self, paths: Sequence[Path], sampling: FrameSampling, max_seconds: float) -> Iterator[Video]:
         """Yield the videos in the order of their paths; a few are decoded ahead."""
@@ -250,7 +253,7 @@ class _Decoders:
                 yield self._result(path, future, sampling, max_seconds)
             except BrokenProcessPool:
                 # Any file that was being decoded may be the cause, so each is decoded alone.
-                self._pool.shutdown(cancel_futures=True)
+                shut_down_workers(self._pool, broken=True)
                 self._pool = self._new(self.workers)
                 suspects = [path, *(other for other, _ in waiting)]
                 waiting.clear()
@@ -259,7 +262,8 @@ class _Decoders:
 
     def _submit(self, path: Path, sampling: FrameSampling, max_seconds: float) -> Future[Video] | None:
         try:
-            return self._pool.submit(read_video, path, sampling, max_seconds)
+            with signals_blocked():  # a job may start a process
+                return self._pool.submit(read_video, path, sampling, max_seconds)
         except BrokenProcessPool:
             return None
 
@@ -270,11 +274,15 @@ class _Decoders:
         return future.result()
 
     def _alone(self, path: Path, sampling: FrameSampling, max_seconds: float) -> Video:
-        with self._new(1) as pool:
-            try:
-                return pool.submit(read_video, path, sampling, max_seconds).result()
-            except BrokenProcessPool:
-                return Video([], DECODER_DIED)
+        pool = self._new(1)
+        try:
+            with signals_blocked():
+                video = pool.submit(read_video, path, sampling, max_seconds)
+            return video.result()
+        except BrokenProcessPool:
+            return Video([], DECODER_DIED)
+        finally:
+            shut_down_workers(pool)
 
     @staticmethod
     def _new(workers: int) -> ProcessPoolExecutor:
@@ -283,11 +291,9 @@ class _Decoders:
 
 
 def _init_decoder() -> None:
-    """Make a decoder process end with its parent, and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make a decoder process end with its parent."""
+    end_with_parent()
     cv2.setNumThreads(1)
-    if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _check_plan(plan: Plan, out: Path) -> None:
@@ -308,14 +314,15 @@ def _check_plan(plan: Plan, out: Path) -> None:
     elif any(out.glob("*.tar")):
         raise InputError(f"expected a new folder or one of corrflow-prepare, got {out}, which contains other shards")
     else:
-        write_file(path, json.dumps(description, indent=1) + "\n", exclusive=True)
+        write_file(path, json.dumps(description, indent=1) + "\n")
 
 
 def _record_path(out: Path, shard: int) -> Path:
     return out / RECORDS / f"shard-{shard:06d}.json"
 
 
-def _sha256(file: io.BufferedReader) -> str:
+def sha256_of(file: io.BufferedReader) -> str:
+    """Return the SHA-256 of what is left of a file."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

@@ -25,6 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
+from corrflow.file_budget import FileBudget
 from corrflow.train.data.clips import sampling_probabilities
 from corrflow.train.data.download import Downloads, is_url, public_name
 from corrflow.train.data.frames import decode_image, is_image
@@ -34,6 +35,7 @@ WINDOW = 16
 CLIPS = 1024
 """Number of clips from each shard in an epoch."""
 MAX_SHARDS = 10**6
+_BYTES_OF_ENTRY = 2000  # of a tar file in memory
 
 
 def shard_names(data: str) -> list[str] | None:
@@ -60,7 +62,9 @@ def _expand_braces(pattern: str) -> list[str]:
         elif span:
             first, last = int(span[1]), int(span[2])
             if not first <= last < first + MAX_SHARDS:
-                raise InputError(f"expected {{first..last}} of at most {MAX_SHARDS} numbers, got {part} in {pattern}")
+                raise InputError(
+                    f"expected {{first..last}} of at most {MAX_SHARDS} numbers, got {part} in {public_name(pattern)}"
+                )
             choices.append([f"{number:0{len(span[1])}d}" for number in range(first, last + 1)])
         else:
             choices.append(part.split(","))
@@ -134,11 +138,14 @@ class Shard:
         with path.open("rb") as file:
             self._bytes = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
-    def sample(self, length: int, generator: np.random.Generator) -> list[np.ndarray]:
-        """Return `length` consecutive frames [h, w, 3] uint8, BGR of a random sample."""
+    def sample(
+        self, length: int, generator: np.random.Generator, taken: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        """Return `length` consecutive frames [h, w, 3] uint8, BGR of a random sample; taken: as in `Videos.sample`."""
         sample = self.samples[generator.choice(len(self.samples), p=self._probabilities)]
         first = int(generator.integers(len(sample.places) - length + 1))
-        return [self._frame(start, size) for start, size in sample.places[first : first + length].tolist()]
+        places = sample.places[first : first + length].tolist()
+        return [self._frame(*places[index]) for index in (range(length) if taken is None else taken)]
 
     def _frame(self, start: int, size: int) -> np.ndarray:
         frame = decode_image(self._bytes[start : start + size])
@@ -151,10 +158,15 @@ def read_index(path: Path, name: str) -> list[Sample]:
     """Read the samples of a tar file from its headers; raise CorrflowError for damage."""
     places: dict[str, list[tuple[str, int, int]]] = {}
     rates: dict[str, float] = {}
-    size = path.stat().st_size
     try:
+        budget = FileBudget.of(path)
+        size = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
+                budget.take(_BYTES_OF_ENTRY, "entries")
+                # The next header would be at or before this one, for ever.
+                if entry.size < 0:
+                    raise tarfile.ReadError(f"a file of {entry.size} bytes")
                 if not entry.isreg():
                     continue
                 member = PurePosixPath(entry.name)
@@ -165,7 +177,7 @@ def read_index(path: Path, name: str) -> list[Sample]:
                     places.setdefault(key, []).append((entry.name, entry.offset_data, entry.size))
                 elif member.suffix == ".json" and entry.size < 1 << 16 and (file := tar.extractfile(entry)):
                     rates[key] = _rate(file.read())
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError) as error:
         raise CorrflowError(f"expected a tar file in {name}, got {error}; make or download that shard again") from error
     return [
         Sample(np.array([place[1:] for place in sorted(frames)], np.int64), rates.get(key) or None)
@@ -177,7 +189,7 @@ def _rate(description: bytes) -> float:
     """Return the frame rate in a sample's description, or 0 for descriptions by other software."""
     try:
         return float(json.loads(description)["frames_per_second"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0.0
 
 
@@ -243,11 +255,13 @@ class ShardedVideos:
             self._opened.clear()
         self.files.retain([])
 
-    def sample(self, number: int, length: int, generator: np.random.Generator) -> list[np.ndarray]:
+    def sample(
+        self, number: int, length: int, generator: np.random.Generator, taken: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
         """Return frames as `Videos.sample` defines."""
         future = self._open(self.order.shard_of(number))
         self._prefetch(number)
-        return future.result().sample(length, generator)
+        return future.result().sample(length, generator, taken)
 
     def _prefetch(self, number: int) -> None:
         """Open the next shards and release old ones; threads may still sample from the previous window."""

@@ -31,7 +31,7 @@ using corrflow::SearchWindow;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using WordArray = py::array_t<std::int32_t, py::array::c_style>;
 
-constexpr int MAX_OFFSET = 65536;
+constexpr int MAX_OFFSET = 65536;  // of radii and dilations as well; positions then fit 32 bits
 constexpr int MOST_ROWS = 64, LEAST_ROWS = 16;  // per task; with fewer rows, more key rows are fetched by several tasks
 
 std::vector<const Kernel*> kernels_here() {
@@ -194,7 +194,9 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
     } else if (bits || !py::isinstance<FloatArray>(query) || !(half || py::isinstance<FloatArray>(keys))) {
         throw std::invalid_argument("query of float32, keys of float32 or float16");
     }
-    if (std::min({M, N, C, H, W}) < 1 || M * H * W > std::numeric_limits<std::int32_t>::max())
+    // Positions beside the frame, up to an offset and a window away, are counted as well.
+    if (std::min({M, N, C, H, W}) < 1 || H > 1 << 20 || W > 1 << 20 || M > 1 << 20 ||
+        M * H * W > std::numeric_limits<std::int32_t>::max() - 4 * (1 << 20))
         throw std::invalid_argument("sizes of at least 1, and not more cells than an int32 can count");
     if (radius.size() != std::size_t(M) || dilation.size() != radius.size() || scales.size() != radius.size())
         throw std::invalid_argument("one radius, one dilation and one scale for each search window");
@@ -204,7 +206,8 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
     std::int64_t positions = 0;
     for (py::ssize_t m = 0; m < M; ++m) {
         const auto [frame, dy, dx] = references[m];
-        if (radius[m] < 0 || dilation[m] < 1) throw std::invalid_argument("radius >= 0 and dilation >= 1");
+        if (radius[m] < 0 || radius[m] > MAX_OFFSET || dilation[m] < 1 || dilation[m] > MAX_OFFSET)
+            throw std::invalid_argument("radius from 0 and dilation from 1 to 65536");
         if (frame < 0 || frame >= K) throw std::invalid_argument("frames below K");
         if (std::abs(dy) > MAX_OFFSET || std::abs(dx) > MAX_OFFSET) throw std::invalid_argument("offsets of 65536 at most");
         const std::int64_t across = std::min<std::int64_t>(radius[m], (W - 1 + std::abs(dx)) / dilation[m]);

@@ -17,6 +17,7 @@ import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.live.capture.readers import Reader
+from corrflow.runtime.video.source_uri import redacted
 
 logger = logging.getLogger("corrflow")
 
@@ -171,7 +172,8 @@ class Capture:
                     self._finish("ended")
                     self._condition.notify_all()
                     return
-                self._reason = str(self._error) if self._error else ("the stream ended" if self._over else self._reason)
+                reason = redacted(str(self._error)) if self._error else "the stream ended" if self._over else None
+                self._reason = self._reason if reason is None else reason
                 self._counts = replace(self._counts, failures=self._counts.failures + 1)
                 wait = self.timeouts.wait if self._counts.captured > before else wait
                 self._state = "waiting"
@@ -222,13 +224,13 @@ class Capture:
         except CorrflowError as caught:
             error = caught
         except Exception as caught:  # a library's own error; the camera may work again
-            error = CorrflowError(f"reading failed ({type(caught).__name__}: {caught})")
+            error = CorrflowError(redacted(f"reading failed ({type(caught).__name__}: {caught})"))
         finally:
             if reader is not None:
                 try:
                     reader.close()
                 except Exception as caught:
-                    logger.warning("source: closing failed (%s)", caught)
+                    logger.warning("source: closing failed (%s)", redacted(str(caught)))
             with self._condition:
                 if connection == self._connection:
                     self._over, self._error = True, error

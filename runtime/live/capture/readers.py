@@ -17,7 +17,7 @@ from av.error import FFmpegError
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.settings import NOMINAL_FRAMES_PER_SECOND
 from corrflow.runtime.video.source import FrameSource, reason_text
-from corrflow.runtime.video.source_uri import Address
+from corrflow.runtime.video.source_uri import Address, redacted
 
 MAX_PIXELS = 8192 * 8192
 
@@ -93,8 +93,8 @@ def require_gstreamer(pipeline: str) -> None:
     lines = (line.split(":", 1)[1] for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line)
     if not any("YES" in line for line in lines):
         raise InputError(
-            f'expected an OpenCV with GStreamer for the pipeline "{pipeline}", got one without; PyPI\'s opencv-python'
-            " has none: uninstall it where the system brings an OpenCV of its own (JetPack does)"
+            f'expected an OpenCV with GStreamer for the pipeline "{redacted(pipeline)}", got one without; PyPI\'s'
+            " opencv-python has none: uninstall it where the system brings an OpenCV of its own (JetPack does)"
         )
 
 

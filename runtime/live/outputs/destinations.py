@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corrflow.atomic_files import write_errors
 from corrflow.errors import CorrflowError
+from corrflow.output_paths import unique_folder, unique_path
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.formats.registry import SourceInfo, open_sink
+from corrflow.runtime.formats.registry import FORMATS, SourceInfo, open_sink
+from corrflow.runtime.formats.result_places import ResultFolderSink, check_place, is_folder
 from corrflow.runtime.live.outputs.worker import SinkWorker
 from corrflow.runtime.types import FrameResult
+from corrflow.runtime.video.source import SoundTrack
+from corrflow.special_files import is_special
+from corrflow.stopping import seconds_left
 
 if TYPE_CHECKING:
+    from corrflow.runtime.formats.label_schema import LabelSchema
     from corrflow.runtime.live.outputs.mqtt import Broker
     from corrflow.runtime.live.outputs.ros2 import Topics
 
 _CLOSE_SECONDS = 30.0  # limit for a network output to send the last frames of a file
+_STOP_SECONDS = 0.3  # the same after a signal
 
 
 @dataclass(frozen=True)
 class LiveSource:
-    """Name of a live source, for writers; its frame rate varies."""
+    """Name of a live source, for writers; its frame rate varies, and its sound is not recorded."""
 
     name: str
     frames_per_second: Fraction | None = None
+    sample_aspect_ratio: Fraction | None = None
+    sound: SoundTrack | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Destinations:
     mqtt:  broker and topic
     rerun: .rrd file, or address of a viewer
     ros:   ROS 2 topics
+    default_folder, default_formats: folder that gets a number where it is taken, and the formats in it
     """
 
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -46,10 +59,12 @@ class Destinations:
     mqtt: Broker | None = None
     rerun: str | None = None
     ros: Topics | None = None
+    default_folder: Path | None = None
+    default_formats: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Return True if there is any output."""
-        return bool(self.files or self.udp or self.mqtt or self.rerun or self.ros)
+        return bool(self.files or self.default_formats or self.udp or self.mqtt or self.rerun or self.ros)
 
     def check(self) -> None:
         """Raise InputError for an output that cannot be used, before the source is opened."""
@@ -66,6 +81,38 @@ class Destinations:
 
             check_ros()
 
+    def places(self) -> tuple[list[Path], list[Path]]:
+        """Return the output files and the output folders that a user named."""
+        files = [path for name, path in self.files.items() if not is_folder(name)]
+        if self.rerun is not None and "://" not in self.rerun:
+            files.append(Path(self.rerun))
+        return files, [path for name, path in self.files.items() if is_folder(name)]
+
+    def check_places(self) -> None:
+        """Raise InputError where results would replace what is no result of their format."""
+        for name, path in self.files.items():
+            check_place(name, path)
+
+    def with_defaults(self, video: str, stack: ExitStack) -> Destinations:
+        """Return the destinations with the default folder, or with an overlay video where there is none.
+
+        video: name of the overlay video
+
+        A taken name gets a number. The place is reserved, and removed with the stack if it stays empty.
+        Raises CorrflowError.
+        """
+        files = dict(self.files)
+        if self.default_folder is not None:
+            with write_errors(self.default_folder):
+                folder = unique_folder(self.default_folder)
+            stack.callback(_remove_if_empty, folder)
+            files |= {name: folder / FORMATS[name].result for name in self.default_formats}
+        elif not self:
+            with write_errors(video):
+                files["overlay"] = unique_path(Path(video))
+            stack.callback(_remove_if_empty, files["overlay"])
+        return replace(self, files=files, default_folder=None, default_formats=())
+
     def check_recordings(self) -> None:
         """Raise InputError for a file that a live session cannot write."""
         from corrflow.runtime.live.outputs.recorders import check_recording
@@ -74,15 +121,21 @@ class Destinations:
         for name, path in self.files.items():
             check_recording(path, tuple(VIDEO_FORMATS) if name == "overlay" else ())
 
-    def open_sinks(self, source: SourceInfo) -> list[Sink]:
+    def open_sinks(
+        self, source: SourceInfo, schema: LabelSchema | None = None, notes: Callable[[], Sequence[str]] = list
+    ) -> list[Sink]:
         """Open every output for a recorded video; frames wait for a slow receiver.
+
+        schema, notes: as for `open_sink`
 
         Raises InputError for a file that cannot be written; the other outputs are closed again.
         """
         with ExitStack() as stack:
             sinks: list[Sink] = []
             for name, path in self.files.items():
-                sinks.append(stack.enter_context(open_sink(name, path, source)))
+                open_here = partial(open_sink, name, source=source, schema=schema, notes=notes)
+                sink = ResultFolderSink(path, open_here) if is_folder(name) else open_here(path)
+                sinks.append(stack.enter_context(sink))
             sinks += [_Forward(SinkWorker(name, open, wait=True)) for name, open in self._networks()]
             stack.pop_all()
         return sinks
@@ -129,10 +182,18 @@ def open_recorder(name: str, path: Path, source: SourceInfo) -> Sink:
     if name == "jsonl":
         return LiveJsonLinesSink(path)
     number, free = 1, path
-    while free.exists():
+    while free.exists() and not is_special(free):
         number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return open_sink(name, free, source)
+
+
+def _remove_if_empty(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            path.rmdir()
+        elif not path.stat().st_size:
+            path.unlink()
 
 
 class _Forward(Sink):
@@ -145,7 +206,9 @@ class _Forward(Sink):
         self._worker.put(result)
 
     def close(self) -> None:
-        finished, worker = self._worker.close(_CLOSE_SECONDS), self._worker
+        left = seconds_left()
+        finished = self._worker.close(_CLOSE_SECONDS if left is None else min(left, _STOP_SECONDS))
+        worker = self._worker
         if worker.lost or not finished:
             raise CorrflowError(
                 f"{worker.name} lost {worker.lost} of {worker.lost + worker.written} frames"

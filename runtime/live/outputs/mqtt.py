@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from queue import Empty, Queue
@@ -13,6 +12,7 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.formats.jsonl import frame_record, json_line
 from corrflow.runtime.types import FrameResult
+from corrflow.runtime.video.source_uri import redacted
 
 _MQTT_SECONDS = 3.0  # limit for connecting, and for sending one message
 _KEEP_ALIVE = 15
@@ -48,7 +48,7 @@ def parse_mqtt(text: str) -> Broker:
         parts, host, port = urlsplit(""), None, None
     topic = unquote(parts.path.strip("/")) or "corrflow"
     if not host or parts.scheme not in ("mqtt", "mqtts") or set("?#") & set(text) or port == 0:
-        shown = re.sub(r"//[^/@]*@", "//", text)
+        shown = redacted(text if "://" in text else f"mqtt://{text}")
         raise InputError(f"expected --mqtt with the address of a broker, got {shown!r}; {remedy}")
     if set("+#\0") & set(topic) or len(topic.encode()) > 1000:
         raise InputError(f"expected an MQTT topic without + and #, got {topic!r}; {remedy}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
 
 import av
@@ -17,11 +18,13 @@ from av.error import FFmpegError
 
 from corrflow.atomic_files import check_writable, write_errors
 from corrflow.errors import InputError
-from corrflow.runtime.formats.base import Sink
+from corrflow.output_paths import unique_path
+from corrflow.runtime.formats.base import Sink, write_whole
 from corrflow.runtime.formats.jsonl import frame_record, json_line
 from corrflow.runtime.types import FrameResult
 from corrflow.runtime.video.encoding import VIDEO_FORMATS, add_h264_stream, encodable
 from corrflow.runtime.video.overlay import draw_overlay
+from corrflow.special_files import is_special, open_special
 
 _TICKS = 1000  # ticks per second of time stamps
 _NOMINAL_RATE = 30  # for the encoder's rate control only; every frame has its own time
@@ -47,6 +50,7 @@ class LiveVideoSink(Sink):
         """
         self._path = check_recording(path, tuple(VIDEO_FORMATS))
         self._container: OutputContainer | None = None
+        self._file: Path | None = None  # without a frame so far
 
     def write(self, result: FrameResult) -> None:
         encoded = encodable(draw_overlay(result))
@@ -59,25 +63,33 @@ class LiveVideoSink(Sink):
             self._last = max(self._last + 1, round((result.frame.time - self._begin) * _TICKS))
             encoded.pts, encoded.time_base = self._last, Fraction(1, _TICKS)
             self._container.mux(self._stream.encode(encoded))
+            self._file = None
 
     def close(self) -> None:
         container, self._container = self._container, None
         if container is not None:
-            with write_errors(self._path, FFmpegError):
-                try:
-                    container.mux(self._stream.encode(None))
-                finally:
-                    container.close()
+            try:
+                with write_errors(self._path, FFmpegError):
+                    try:
+                        container.mux(self._stream.encode(None))
+                    finally:
+                        container.close()
+            finally:
+                if self._file is not None:  # a full disk must not get a file for every attempt
+                    self._file.unlink(missing_ok=True)
+                    self._file = None
 
     def _open(self, size: tuple[int, int], begin: float) -> None:
         file_format = VIDEO_FORMATS[self._path.suffix.lower()]
-        path = unique_path(self._path)
+        path = self._path if is_special(self._path) else unique_path(self._path)
         try:
             options = _CONTAINER_OPTIONS.get(file_format, _CONTAINER_OPTIONS["mp4"])
-            self._container = av.open(str(path), "w", format=file_format, options=options)
+            self._container = av.open(os.path.abspath(path), "w", format=file_format, options=options)
         except (FFmpegError, OSError):
-            path.unlink(missing_ok=True)
+            if not is_special(path):
+                path.unlink(missing_ok=True)
             raise
+        self._file = None if is_special(path) else path
         # zerolatency: no frame waits in the encoder, where a kill would lose it.
         encoder = {"tune": "zerolatency", "g": str(2 * _NOMINAL_RATE)}
         self._stream = add_h264_stream(self._container, Fraction(_NOMINAL_RATE), size, encoder)
@@ -92,25 +104,19 @@ class LiveJsonLinesSink(Sink):
         """Create the file. Raises InputError or CorrflowError."""
         check_recording(path, ())
         with write_errors(path):
-            self._path = unique_path(path)
-            # Unbuffered: an error appears at the frame that causes it, and a kill loses no line.
-            self._file = self._path.open("wb", buffering=0)
+            self._path = path if is_special(path) else unique_path(path)
+            self._file = open_special(path) if is_special(path) else FileIO(self._path, "wb")
 
     def write(self, result: FrameResult) -> None:
-        data = json_line(frame_record(result))
-        end = self._file.tell()
         with write_errors(self._path):
-            try:
-                while data:
-                    data = data[self._file.write(data) :]
-            except OSError:
-                with suppress(OSError):  # removes the incomplete line
-                    self._file.truncate(end)
-                    self._file.seek(end)
-                raise
+            write_whole(self._file, json_line(frame_record(result)), undo=not is_special(self._path))
 
     def close(self) -> None:
         self._file.close()
+        if not is_special(self._path):
+            with suppress(OSError):
+                if not self._path.stat().st_size:  # a full disk must not get a file for every attempt
+                    self._path.unlink()
 
 
 def check_recording(path: Path, suffixes: tuple[str, ...]) -> Path:
@@ -124,18 +130,3 @@ def check_recording(path: Path, suffixes: tuple[str, ...]) -> Path:
         raise InputError(f"expected a recording that ends in {', '.join(suffixes)}, got {str(path)!r}; name it .mkv")
     check_writable(path)
     return path
-
-
-def unique_path(path: Path) -> Path:
-    """Create an empty file at the path, or at the first free one of `name-2.suffix`, `name-3.suffix`, ...
-
-    Raises OSError.
-    """
-    number = 1
-    while True:
-        free = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        try:
-            os.close(os.open(free, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return free
-        except FileExistsError:
-            number += 1

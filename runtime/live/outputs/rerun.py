@@ -11,8 +11,9 @@ import numpy as np
 
 from corrflow.atomic_files import write_errors
 from corrflow.errors import CorrflowError, InputError
+from corrflow.output_paths import unique_path
 from corrflow.runtime.formats.base import Sink
-from corrflow.runtime.live.outputs.recorders import check_recording, unique_path
+from corrflow.runtime.live.outputs.recorders import check_recording
 from corrflow.runtime.types import FrameResult
 from corrflow.runtime.video.overlay import fill_colours
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 
 from corrflow.errors import CorrflowError
 from corrflow.runtime.formats.base import Sink
 from corrflow.runtime.types import FrameResult
+from corrflow.stopping import stop_requested
 
 logger = logging.getLogger("corrflow")
 
@@ -21,6 +23,7 @@ DEPTH = 8
 """Frames in the queue of an output."""
 
 FIRST_WAIT, LONGEST_WAIT = 2.0, 30.0  # seconds before a failed output is opened again
+_STOP_CHECK_SECONDS = 0.2  # between two checks for a signal, while a frame waits
 LOG_INTERVAL = 60.0  # seconds before the same failure is logged again
 RECOVERY_WRITES = 8  # consecutive writes that end a failure; without a receiver, UDP fails only every second send
 
@@ -48,9 +51,10 @@ class SinkWorker:
 
     def put(self, result: FrameResult) -> None:
         """Queue a result; a full queue drops the result, unless the worker waits."""
-        if self._wait:
-            self._queue.put(result)
-            return
+        while self._wait and not stop_requested():  # a receiver that hangs must not keep the files from their end
+            with suppress(Full):
+                self._queue.put(result, timeout=_STOP_CHECK_SECONDS)
+                return
         try:
             self._queue.put_nowait(result)
         except Full:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 import secrets
 import socket
+import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 from corrflow.errors import InputError
 
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_ALL_ADDRESSES = ("0.0.0.0", "::")
+_MAX_URLS = 4
+_SIOCGIFADDR = 0x8915  # Linux: address of a network interface
 
 
 @dataclass(frozen=True)
@@ -23,10 +29,16 @@ class Access:
     token: str = ""
 
     @property
-    def url(self) -> str:
-        """Address for the browser, with the token."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
+    def urls(self) -> tuple[str, ...]:
+        """Addresses for the browser, with the token; several where the page listens at all addresses."""
+        hosts = _local_hosts() if self.host in _ALL_ADDRESSES else (self.host,)
+        query = f"?token={self.token}" if self.token else ""
+        return tuple(f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{query}" for host in hosts)
+
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie with the token. Browsers share cookies between the ports of a host."""
+        return f"corrflow_{hashlib.sha256(self.token.encode()).hexdigest()[:12]}"
 
     def admits(self, token: str) -> bool:
         """Compare a token in constant time."""
@@ -70,3 +82,16 @@ def parse_access(text: str, token: str = "", always_token: bool = False) -> Acce
     host = host.strip("[]") or "127.0.0.1"
     needs_token = always_token or host not in LOOPBACK
     return Access(host, int(digits or 8080), token or (secrets.token_urlsafe(16) if needs_token else ""))
+
+
+def _local_hosts() -> tuple[str, ...]:
+    """Return addresses at which other machines may reach this one, else its name."""
+    hosts = []
+    with suppress(ImportError, OSError, AttributeError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        import fcntl
+
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(asker.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                hosts.append(socket.inet_ntoa(answer[20:24]))
+    return tuple(host for host in hosts if not host.startswith("127."))[:_MAX_URLS] or (socket.gethostname(),)

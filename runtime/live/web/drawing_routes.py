@@ -7,7 +7,7 @@ POST   /api/mask:           mask of a drawing, as PNG
 POST   /api/objects:        add or correct an object
 PATCH  /api/objects/ID:     rename an object
 DELETE /api/objects/ID:     remove an object
-GET    /api/state:          numbers, objects
+GET    /api/state:          numbers, objects; ?frozen=N while frame N is being drawn on
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from corrflow.runtime.live.object_editor import Frozen
-from corrflow.runtime.live.web.server import jpeg_response, json_route, read_json
+from corrflow.runtime.live.web.image_jobs import Check, ImageJobs, unlimited
+from corrflow.runtime.live.web.server import jpeg_response, json_route, parse_id, parse_json, read_body, read_json
 from corrflow.runtime.video.overlay import draw_overlay, fill_colours
 
 
@@ -43,11 +44,15 @@ class DrawingApi(Protocol):
         """Forget a frozen frame."""
         ...
 
-    def mask(self, values: dict[str, Any]) -> np.ndarray:
-        """Return the mask [H, W] bool of {"frozen": number, "strokes": [...]}."""
+    def keep(self, number: int) -> None:
+        """Note that a frozen frame is still being drawn on."""
         ...
 
-    def submit(self, values: dict[str, Any]) -> int:
+    def mask(self, values: dict[str, Any], check: Check = unlimited) -> np.ndarray:
+        """Return the mask [H, W] bool of {"frozen": number, "strokes": [...]}; `check` ends long work by an error."""
+        ...
+
+    def submit(self, values: dict[str, Any], check: Check = unlimited) -> int:
         """Add or correct the object that `strokes.parse_object` reads, and return its id."""
         ...
 
@@ -62,8 +67,14 @@ class DrawingApi(Protocol):
 
 def drawing_routes(api: DrawingApi, read_state: Callable[[], dict[str, Any]]) -> list[Route]:
     """Return the routes of this module; `read_state` returns the JSON object of /api/state."""
+    jobs = ImageJobs()
+
+    def number_of(request: Request) -> int:
+        return parse_id(request.path_params["number"])
 
     def state(request: Request) -> Response:
+        if (frozen := request.query_params.get("frozen")) is not None:
+            api.keep(parse_id(frozen))
         return JSONResponse(read_state())
 
     def freeze(values: dict) -> Response:
@@ -76,41 +87,51 @@ def drawing_routes(api: DrawingApi, read_state: Callable[[], dict[str, Any]]) ->
         }
         return JSONResponse({"frozen": frozen.number, "size": [width, height], "keypoints": keypoints})
 
-    def frozen_image(request: Request) -> Response:
-        result, without = api.frozen(request.path_params["number"]).result, request.query_params.get("without", "")
-        if without.isdecimal():
-            mask = np.where(result.mask == int(without), 0, result.mask).astype(np.uint8)
-            result = replace(result, mask=mask, objects=tuple(one for one in result.objects if one.id != int(without)))
-        return jpeg_response(draw_overlay(result))
+    async def frozen_image(request: Request) -> Response:
+        number, without = number_of(request), request.query_params.get("without")
+        left_out = 0 if without is None else parse_id(without)
+
+        def draw(check: Check) -> Response:
+            result = api.frozen(number).result
+            if left_out:
+                mask = np.where(result.mask == left_out, 0, result.mask).astype(np.uint8)
+                result = replace(result, mask=mask, objects=tuple(one for one in result.objects if one.id != left_out))
+            return jpeg_response(draw_overlay(result))
+
+        return await jobs.run(request, draw)
 
     def release(request: Request) -> Response:
-        api.release(request.path_params["number"])
+        api.release(number_of(request))
         return JSONResponse({})
 
-    def mask(values: dict) -> Response:
-        return Response(_mask_png(api.mask(values)), media_type="image/png")
+    async def mask(request: Request) -> Response:
+        body = await read_body(request)
+        png = await jobs.run(request, lambda check: _mask_png(api.mask(parse_json(body), check)))
+        return Response(png, media_type="image/png")
 
-    def submit(values: dict) -> Response:
-        return JSONResponse({"id": api.submit(values)}, 201)
+    async def submit(request: Request) -> Response:
+        body = await read_body(request)
+        number = await jobs.run(request, lambda check: api.submit(parse_json(body), check))
+        return JSONResponse({"id": number}, 201)
 
     async def rename(request: Request) -> Response:
-        values = await read_json(request)
-        await run_sync(api.rename, request.path_params["number"], values.get("name"))
+        number, values = number_of(request), await read_json(request)
+        await run_sync(api.rename, number, values.get("name"))
         return JSONResponse({})
 
     def remove(request: Request) -> Response:
-        api.remove(request.path_params["number"])
+        api.remove(number_of(request))
         return JSONResponse({})
 
     return [
         Route("/api/state", state),
         json_route("/api/freeze", freeze),
-        Route("/api/frozen/{number:int}", frozen_image),
-        Route("/api/frozen/{number:int}", release, methods=["DELETE"]),
-        json_route("/api/mask", mask),
-        json_route("/api/objects", submit),
-        Route("/api/objects/{number:int}", rename, methods=["PATCH"]),
-        Route("/api/objects/{number:int}", remove, methods=["DELETE"]),
+        Route("/api/frozen/{number}", frozen_image),
+        Route("/api/frozen/{number}", release, methods=["DELETE"]),
+        Route("/api/mask", mask, methods=["POST"]),
+        Route("/api/objects", submit, methods=["POST"]),
+        Route("/api/objects/{number}", rename, methods=["PATCH"]),
+        Route("/api/objects/{number}", remove, methods=["DELETE"]),
     ]
 
 

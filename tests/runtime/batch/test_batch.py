@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from multiprocessing import active_children
 from pathlib import Path
@@ -27,15 +28,21 @@ from PIL import Image
 from corrflow.errors import InputError
 from corrflow.run_lock import lock_run
 from corrflow.runtime.batch.inputs import Item, find_items, shard_of
-from corrflow.runtime.batch.label_discovery import find_annotations
+from corrflow.runtime.batch.label_discovery import LabelSource, find_annotations
 from corrflow.runtime.batch.process_item import COMPLETION_RECORD, Job
 from corrflow.runtime.batch.workers import run_workers
+from corrflow.runtime.formats.annotations import Annotations
 from corrflow.runtime.tracking.model_options import ModelOptions
-from corrflow.runtime.types import Frame, KeypointsObject, MaskObject
+from corrflow.runtime.types import KeypointsObject, MaskObject
 
 FORMATS = ("davis", "binary", "csv", "coco", "youtube-vos", "jsonl", "overlay", "labelme", "cvat", "deeplabcut")
 FORMATS += ("yolo-seg", "yolo-pose", "tapvid", "boxes", "cutouts", "report", "sleap", "deeplabcut-h5")
 UNEVEN = [0, 40, 130, 170, 400, 410, 900, 940]  # milliseconds
+
+
+def found_in(folder: Path) -> Annotations:
+    """Return the labels in a folder for a video called clip."""
+    return find_annotations(LabelSource(folder, "clip", Path("clip.mp4")), lambda: (64, 96))
 
 
 def square(index: int, height: int, width: int) -> np.ndarray:
@@ -261,7 +268,7 @@ def test_masks_read_back_from_every_format_are_the_same(one_of_each: Path, tmp_p
         # and as labels of a next run
         chosen = {"annotations": [e for e in loaded.dataset["annotations"] if e["image_id"] == index + 1]}
         (tmp_path / "clip.json").write_text(json.dumps(loaded.dataset | chosen))
-        labels = find_annotations(tmp_path, "clip", lambda: (64, 96))
+        labels = found_in(tmp_path)
         first, points = (packed.unpacked() for packed in labels.objects[index])
         assert labels.frames == (index,) and isinstance(first, MaskObject) and np.array_equal(first.mask, mask)
         rows = (out / "points.csv").read_text().splitlines()
@@ -269,11 +276,14 @@ def test_masks_read_back_from_every_format_are_the_same(one_of_each: Path, tmp_p
         folder.mkdir()
         (folder / "clip.csv").write_text("\n".join([rows[0], rows[index + 1]]))
         (from_csv,) = (
-            packed.unpacked() for packed in find_annotations(folder, "clip", lambda: (64, 96)).objects[index]
+            packed.unpacked()
+            for packed in find_annotations(LabelSource(folder, "clip", Path("clip.mp4")), lambda: (64, 96)).objects[
+                index
+            ]
         )
         assert isinstance(points, KeypointsObject) and isinstance(from_csv, KeypointsObject)
         assert points.points == pytest.approx(from_csv.points, abs=0.01)
-        assert find_annotations(folder, "clip", lambda: (64, 96)).frames == (index,)
+        assert found_in(folder).frames == (index,)
 
 
 def test_changed_labels_redo_that_item_alone(tmp_path: Path, small_artifact: Path) -> None:
@@ -358,8 +368,8 @@ def test_a_video_that_is_called_as_a_file_of_the_batch_is_refused(tmp_path: Path
         ({"clip.json": '{"annotations": [], "images": []}'}, "got none"),
         (
             {
-                "clip.json": '{"images": [{"id": 1, "height": 4, "width": 4, "file_name": "0.jpg"}], "annotations": '
-                '[{"image_id": 1, "segmentation": {"size": [4, 4], "counts": [3, 9999]}}]}'
+                "clip.json": '{"images": [{"id": 1, "height": 64, "width": 96, "file_name": "0.jpg"}], "annotations": '
+                '[{"image_id": 1, "segmentation": {"size": [64, 96], "counts": [3, 9999]}}]}'
             },
             "do not fill",
         ),
@@ -374,16 +384,16 @@ def test_labels_that_cannot_be_used_are_one_sentence(tmp_path: Path, files: dict
         else:
             (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=reason) as caught:
-        find_annotations(tmp_path, "clip", lambda: (64, 96))
+        found_in(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "7" / "00002.png")
     save_square(tmp_path / "clip" / "cat" / "00002.png", 3)
-    labels = find_annotations(tmp_path, "clip", lambda: (64, 96))
-    assert labels.frames == ("00002",)
-    assert {(packed.prompt.id, packed.prompt.name) for packed in labels.objects["00002"]} == {(7, ""), (8, "cat")}
+    labels = found_in(tmp_path)
+    assert labels.frames == (2,)
+    assert {(packed.prompt.id, packed.prompt.name) for packed in labels.objects[2]} == {(7, ""), (8, "cat")}
 
 
 @pytest.mark.parametrize(
@@ -392,10 +402,11 @@ def test_masks_of_one_folder_for_each_object_keep_their_ids(tmp_path: Path) -> N
         (("--format", "gif"), "--format among"),
         (("--workers", "-1"), "--workers"),
         (("--shard", "3/2"), "--shard"),
+        (("--min-score", "2"), "--min-score from 0 to 1"),
         (("--labels", "none"), "folder of labels"),
         (("--short-side", "3"), "a short side of 16"),
     ],
-    ids=["format", "workers", "shard", "labels", "short-side"],
+    ids=["format", "workers", "shard", "score", "labels", "short-side"],
 )
 def test_wrong_options_are_one_sentence_and_write_nothing(
     one_of_each: Path, tmp_path: Path, small_artifact: Path, options: tuple[str, ...], reason: str
@@ -415,12 +426,10 @@ def test_a_second_run_of_one_shard_is_refused_at_once(one_of_each: Path, tmp_pat
 def test_an_index_and_a_name_may_mean_one_frame_or_two(tmp_path: Path) -> None:
     save_square(tmp_path / "clip" / "00003.png")
     (tmp_path / "clip.csv").write_text("frame,name,x,y\n3,a,30,20\n")
-    labels, image = find_annotations(tmp_path, "clip", lambda: (64, 96)), np.zeros((64, 96, 3), np.uint8)
-    assert labels.keys_of(Frame(image, 2, 0.0, "00002")) == [] and labels.keys_of(Frame(image, 3, 0.0, "3")) == [
-        3,
-        "00003",
-    ]
-    assert labels.keys_of(Frame(image, 2, 0.0, "00003")) == ["00003"]  # a folder that begins with 00001
+    places = LabelSource(tmp_path, "clip", Path("clip.mp4"))
+    assert {k: len(v) for k, v in find_annotations(places, lambda: (64, 96)).objects.items()} == {3: 2}
+    folder = replace(places, frame_names=["00001", "00002", "00003", "00004"])  # a folder that begins with 00001
+    assert {k: len(v) for k, v in find_annotations(folder, lambda: (64, 96)).objects.items()} == {2: 1, 3: 1}
 
 
 @settings(max_examples=150, deadline=None)
@@ -441,10 +450,10 @@ def test_random_coco_gives_objects_or_one_sentence(counts: object, points: list[
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools under NumPy 2
                 try:
-                    labels = find_annotations(Path(folder), "clip", lambda: (64, 96))
+                    labels = found_in(Path(folder))
                 except InputError:
                     continue
-        for packed in labels.objects.get("3", []):
+        for packed in labels.objects.get(3, []):
             given_object = packed.unpacked()
             if isinstance(given_object, MaskObject):
                 assert given_object.mask.shape == (side, 12)

@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as arrays
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.runtime.batch.bidirectional import PassOptions, track_bidirectional
-from corrflow.runtime.batch.label_discovery import find_annotations
-from corrflow.runtime.batch.passes import FOLDER, blend_passes, round_to_float16
+from corrflow.runtime.batch.label_discovery import LabelSource, find_annotations
+from corrflow.runtime.batch.passes import FOLDER, blend_masks, blend_points, round_to_float16
 from corrflow.runtime.batch.targets import targets_of
 from corrflow.runtime.formats.annotations import Annotations, CompressedAnnotation
 from corrflow.runtime.tracking.geometry import Geometry
@@ -109,7 +109,7 @@ def test_an_added_label_recomputes_what_it_changes_and_nothing_else(
     first = {0: [MaskObject(1, masks[0]), point], 4: [MaskObject(1, masks[4])]}
     more = first | {6: [MaskObject(1, masks[6])]}
     _, encoded = run(tracker, images, first, tmp_path, now="first")
-    assert encoded == 4 + 8  # 4 to 1 backward, 0 to 7 forward (the point all the way)
+    assert encoded == 4 + 8 + 8  # 4 to 1 backward, 0 to 7 forward, and the point's crop all the way
     again, encoded = run(tracker, images, first, tmp_path, "first", "again")
     assert encoded == 0
     added, encoded = run(tracker, images, more, tmp_path, "again", "added")
@@ -154,6 +154,26 @@ def test_an_object_does_not_depend_on_the_others(
     assert points is not None and points[0] == pytest.approx([34, 26])
 
 
+def test_labelled_images_are_read_once_for_all_points(
+    tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points with labels on frames of their own are many targets; each would have its own copies of large images."""
+    images, _ = moving_square
+    places = np.array([[30, 24], [32, 26], [28, 22], [34, 30]], np.float32)
+    names = ("a", "b", "c", "d")
+    given = {frame: [KeypointsObject(1, places[:count], names[:count])] for frame, count in ((0, 4), (2, 3), (5, 2))}
+    held = []
+    started = Tracker.start
+
+    def recorded(self: Tracker, frame, objects, labels=()) -> FrameResult:
+        held.append([id(image) for image, _ in labels])
+        return started(self, frame, objects, labels)
+
+    monkeypatch.setattr(Tracker, "start", recorded)
+    run(tracker, images, given, tmp_path)
+    assert len(held) >= 2 and all(len(one) == len(set(one)) == 2 for one in held)
+
+
 def test_points_keep_their_order_where_one_has_more_labels(
     tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
@@ -167,7 +187,7 @@ def test_points_keep_their_order_where_one_has_more_labels(
         (was,), (now,) = before.objects, after.objects
         assert was.point_names == now.point_names == ("a", "b", "c")
         assert was.points is not None and now.points is not None
-        assert np.array_equal(was.points[1:], now.points[1:])
+        assert np.abs(was.points[1:] - now.points[1:]).max() < 5
         if index == 5:
             assert now.points[0] == pytest.approx([60, 50])
 
@@ -186,12 +206,12 @@ def test_a_damaged_pass_is_one_sentence(
         run(tracker, images, given, tmp_path, "first", "second")
 
 
-def test_a_label_beyond_the_end_is_refused(
+def test_a_video_without_any_usable_label_is_refused(
     tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     images, masks = moving_square
     with pytest.raises(InputError, match=r"8 frames of clip, got labels for frame 8"):
-        run(tracker, images, {0: [MaskObject(1, masks[0])], 8: [MaskObject(1, masks[0])]}, tmp_path)
+        run(tracker, images, {8: [MaskObject(1, masks[0])]}, tmp_path)
 
 
 def test_an_object_is_a_mask_or_points_and_not_both_in_turn() -> None:
@@ -204,7 +224,7 @@ def test_objects_are_the_same_on_all_frames_by_id_or_name(tmp_path: Path) -> Non
     (tmp_path / "clip.csv").write_text(
         "frame,object,name,x,y\n0,cat,nose,1,2\n0,dog,nose,3,4\n5,dog,nose,5,6\n5,cat,nose,7,8\n9,2,tail,1,1\n"
     )
-    found = find_annotations(tmp_path, "clip", lambda: (64, 96)).objects
+    found = find_annotations(LabelSource(tmp_path, "clip", Path("clip.mp4")), lambda: (64, 96)).objects
     ids = {frame: {one.prompt.name: one.prompt.id for one in objects} for frame, objects in found.items()}
     assert ids[0] == {"cat": 3, "dog": 4} == ids[5] and ids[9] == {"": 2}
 
@@ -226,9 +246,9 @@ def test_a_mask_in_a_folder_of_an_objects_name_is_that_object(tmp_path: Path, nu
     (tmp_path / "clip" / "00002.json").write_text(json.dumps(content))
     for frame in (0, 5):  # before and after
         save_mask(tmp_path / "clip" / "cat" / f"{frame:05d}.png")
-    found = find_annotations(tmp_path, "clip", lambda: (16, 16)).objects
-    by_name = {packed.prompt.name: packed.prompt.id for packed in found["00002"]}
-    assert [[packed.prompt.id for packed in found[frame]] for frame in ("00000", "00005")] == [[by_name["cat"]]] * 2
+    found = find_annotations(LabelSource(tmp_path, "clip", Path("clip.mp4")), lambda: (16, 16)).objects
+    by_name = {packed.prompt.name: packed.prompt.id for packed in found[2]}
+    assert [[packed.prompt.id for packed in found[frame]] for frame in (0, 5)] == [[by_name["cat"]]] * 2
     assert len(set(by_name.values())) == 2 and (not numbered or by_name == {"dog": 4, "cat": 12})
 
 
@@ -241,14 +261,37 @@ def test_packed_masks_come_back_as_they_were(mask: np.ndarray) -> None:
 
 @settings(max_examples=60, deadline=None)
 @for_all(
-    pair=arrays.arrays(np.float32, st.tuples(st.just(2), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    pair=arrays.arrays(np.float32, st.tuples(st.just(2), st.just(1), st.integers(1, 5), st.integers(1, 5)),
                        elements=st.floats(0, 1, width=32)),
     share=st.floats(0.001, 0.999),
-    is_mask=st.booleans(),
 )  # fmt: skip
-def test_a_blend_lies_between_its_parts_and_reads_the_same_backward(
-    pair: np.ndarray, share: float, is_mask: bool
-) -> None:
-    mixed = blend_passes(pair[0], pair[1], share, is_mask)
+def test_a_blend_of_masks_lies_between_its_parts_and_reads_the_same_backward(pair: np.ndarray, share: float) -> None:
+    mixed = blend_masks(pair[0], pair[1], share)
     assert (mixed <= pair.max(0) + 1e-6).all() and (mixed >= pair.min(0) - 1e-6).all()
-    assert blend_passes(pair[1], pair[0], 1 - share, is_mask) == pytest.approx(mixed, abs=1e-5)
+    assert blend_masks(pair[1], pair[0], 1 - share) == pytest.approx(mixed, abs=1e-5)
+
+
+def test_points_that_both_passes_agree_on_are_averaged_and_of_others_the_likelier_counts() -> None:
+    earlier = np.array([[10, 10, 0.9], [10, 10, 0.9], [10, 10, 0.2], [10, 10, 0]], np.float32)
+    later = np.array([[12, 10, 0.9], [90, 10, 0.3], [90, 10, 0.8], [90, 10, 0]], np.float32)
+    mixed = blend_points(earlier, later, 0.5, near=5)
+    assert mixed[:, :2].tolist() == [[11, 10], [10, 10], [90, 10], [10, 10]]
+    assert mixed[:, 2] == pytest.approx([0.99, 0.9 * 0.75, 0.8 * 0.8, 0])
+    for share in (0.1, 0.25):
+        assert blend_points(later, earlier, 1 - share, 5)[:3] == pytest.approx(
+            blend_points(earlier, later, share, 5)[:3]
+        )
+
+
+def test_points_are_compared_with_their_labels_after_the_frame_as_well(
+    tracker: Tracker, moving_square: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """A label more recomputes the passes of its points, for all of their labels count in each."""
+    images, _ = moving_square
+    first = {0: [KeypointsObject(9, np.array([[30, 24]], np.float32), ("corner",))]}
+    more = first | {6: [KeypointsObject(9, np.array([[42, 30]], np.float32), ("corner",))]}
+    _, encoded = run(tracker, images, first, tmp_path, now="first")
+    assert encoded == 8
+    _, encoded = run(tracker, images, more, tmp_path, "first", "more")
+    assert encoded == (2 + 5) + (2 + 5) + (2 + 1)  # from 6 to 1, from 0 to 5, from 6 to 7: each with both labels
+    assert run(tracker, images, more, tmp_path, "more", "again")[1] == 0

@@ -163,13 +163,15 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(
 
 
 def test_an_unknown_preset_is_one_sentence(run: Run, tmp_path: Path) -> None:
-    code, _, error = run(train, "--data", tmp_path, "--out", "run", "--preset", "huge", "--steps", "1")
+    data = tmp_path / "videos"
+    data.mkdir()
+    code, _, error = run(train, "--data", data, "--out", "run", "--preset", "huge", "--steps", "1")
     assert code == 2 and "expected a preset among full, half, quarter, paper, colorization, got 'huge'" in error
     code, _, error = run(train, "--data", tmp_path / "none", "--out", "run", "--steps", "1")
     assert code == 2 and "expected a folder of videos" in error
-    code, _, error = run(train, "--data", tmp_path, "--out", "run")
+    code, _, error = run(train, "--data", data, "--out", "run")
     assert code == 2 and "either --minutes or --steps" in error
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [data]
 
 
 @pytest.mark.parametrize(

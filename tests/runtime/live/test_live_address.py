@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from corrflow.errors import InputError
 from corrflow.runtime.live.capture.readers import open_reader
-from corrflow.runtime.video.source_uri import Address, csi_pipeline, live_address
+from corrflow.runtime.video.source_uri import Address, csi_pipeline, live_address, redacted
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,50 @@ def test_any_text_is_an_address_a_file_or_refused(text: str) -> None:
     assert address is None or address.name
 
 
-def test_a_password_is_not_shown() -> None:
-    address = live_address("rtsp://user:secret@host/stream")
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rtsp://user:secret@host/stream", "rtsp://host/stream"),
+        ("rtsp://user:sec@secret/secret@host:554/stream", "rtsp://host:554/stream"),
+        ("rtsp://user:sec ret@host/stream", "rtsp://host/stream"),
+        ("rtsp://user:x?secret@host/stream", "rtsp://..."),
+        ("http://host/video?user=secret&password=secret&channel=secret", "http://host/video?user=...&password=...&channel=..."),
+        ("http://host/video?secret#secret", "http://host/video?..."),
+        ("http://host/video#secret", "http://host/video#..."),
+        ("rtspsrc location=rtsp://a:secret@host/x user-pw=secret ! appsink",
+         "rtspsrc location=rtsp://host/x user-pw=... ! appsink"),
+        ("http://host:8080/video", "http://host:8080/video"),
+        ("/dev/video0", "/dev/video0"),
+    ],
+)  # fmt: skip
+def test_a_password_is_not_shown(text: str, shown: str) -> None:
+    address = live_address(text)
     assert address is not None
-    assert "secret" not in address.shown + address.name
+    assert address.shown == shown and "secret" not in address.name
+
+
+@pytest.mark.faults
+def test_no_message_about_a_wrong_address_tells_its_password() -> None:
+    from corrflow.runtime.live.outputs.mqtt import parse_mqtt
+
+    for call, text in (
+        (live_address, "rtsp://user:secret@/x?password=secret"),
+        (live_address, "rtsp:///x?password=secret"),
+        (parse_mqtt, "mqtt://user:secret@host/topic?password=secret"),
+        (parse_mqtt, "user:secret@host:0"),
+    ):
+        try:
+            call(text)
+        except InputError as error:
+            assert "secret" not in str(error) and "expected" in str(error)
+
+
+@pytest.mark.faults
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_a_text_without_an_address_stays_and_redacting_twice_changes_nothing(before: str, after: str) -> None:
+    text = redacted(f"{before} rtsp://user:secret@host/x?key=secret {after}")
+    assert "secret" not in text.replace(before, "").replace(after, "") and redacted(text) == text
 
 
 def test_a_pipeline_without_gstreamer_is_refused_and_shown() -> None:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from helpers.live_page import LivePage
 
 from corrflow.runtime.formats.mask_png import read_mask_objects
 from corrflow.runtime.formats.points_csv import read_keypoints
+from corrflow.runtime.live.web.auth import Access
 
 for library in ("starlette", "uvicorn", "prometheus_client"):
     pytest.importorskip(library)
+
+MAX_VIEWERS = 8
 
 SIZES = {"desktop": (1280, 800, False), "phone": (390, 844, True)}
 
@@ -283,6 +292,55 @@ def test_objects_are_labelled_saved_and_tracked_on_the_page(
     browser.press("#done")
     browser.wait_for("document.body.textContent.includes('this page can be closed')")
     assert not browser.complaints
+
+
+def test_a_link_from_another_site_opens_the_page_which_tells_when_it_has_no_place(
+    browser: Browser, moving_square, tmp_path: Path
+) -> None:
+    page = LivePage(tmp_path, "fast", moving_square[0], Access("127.0.0.1", 0, "secret-token"))
+    stream = b"GET /stream?token=secret-token HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    viewers = []
+    (tmp_path / "other.html").write_text(f'<a href="{page.server.access.urls[0]}">the camera</a>')
+    (tmp_path / "back.html").write_text(f'<a href="{page.url}/">the camera again</a>')
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    other = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=other.serve_forever, daemon=True).start()
+    try:
+        for _ in range(MAX_VIEWERS):
+            viewers.append(socket.create_connection(("127.0.0.1", page.port), timeout=10))
+            viewers[-1].sendall(stream)
+            Thread(target=read_all, args=(viewers[-1],), daemon=True).start()
+        for name in ("other", "back"):  # by the link with the token, and by one without, which the cookie opens
+            browser.open(f"http://localhost:{other.server_port}/{name}.html", 1280, 800, False)
+            browser.wait_for("document.querySelector('a')")
+            browser.press("a")
+            browser.wait_for("document.querySelector('#refused')?.textContent.includes('8 others are watching')", 60)
+            assert browser.value("location.href") == page.url + "/"
+        keep(browser, tmp_path, "refused")
+        viewers.pop().shutdown(socket.SHUT_RDWR)
+        browser.wait_for("document.getElementById('image').naturalWidth === 98", 60)
+        browser.wait_for("!document.getElementById('refused').textContent")
+        browser.press("#freeze")
+        browser.wait_for("!document.getElementById('still').hidden")
+    finally:
+        for viewer in viewers:
+            viewer.shutdown(socket.SHUT_RDWR)
+        other.shutdown()
+        other.server_close()
+        page.close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Files of a folder, without messages."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def read_all(client: socket.socket) -> None:
+    with client, contextlib.suppress(OSError):
+        while client.recv(65536):
+            pass
 
 
 def draw(browser: Browser, places: list[tuple[float, float]], phone: bool) -> None:

@@ -151,7 +151,7 @@ def frame_count(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_within_two_seconds_with_whole_files(serve, live, tmp_path: Path, number: int) -> None:
     run = live(serve((0, 1, "on")).url, "--init", "mask.png", "--save", "out.mkv", "--jsonl", "out.jsonl")
     run.wait_for(lambda: len(run.lines()) > 20)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -236,3 +239,37 @@ def test_a_failure_that_lasts_is_said_once_and_its_end_once(caplog: pytest.LogCa
     said = [record.message for record in caplog.records]
     assert output.failures > 3 and output.error == ""
     assert len(said) == 2 and "no space left" in said[0] and said[1] == "udp: goes on"
+
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from corrflow.errors import CorrflowError
+from corrflow.runtime.live.outputs.destinations import LiveSource, open_recorder
+from corrflow.runtime.types import Frame, FrameResult
+from pathlib import Path
+frame = Frame(np.zeros((64, 96, 3), np.uint8), 0, 0.0, "00000")
+result = FrameResult(np.zeros((64, 96), np.uint8), (), frame)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+for name, file in (("overlay", "a.mkv"), ("overlay", "a.mp4"), ("jsonl", "a.jsonl"), ("coco", "a.json")) * 3:
+    sink = None
+    try:
+        sink = open_recorder(name, Path(file), LiveSource("a"))
+        sink.write(result)
+        sink.close()
+        sys.exit(f"{file} was written")
+    except CorrflowError:
+        try:
+            if sink is not None:
+                sink.close()
+        except CorrflowError:
+            pass
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process")
+def test_a_full_disk_gets_no_trail_of_empty_files(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path) == []

@@ -3,113 +3,37 @@
 from __future__ import annotations
 
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
-from helpers.page_client import ask
+from helpers.live_page import LivePage
+from helpers.page_client import wait_for
 
 from corrflow.errors import InputError
-from corrflow.runtime.artifacts.artifact import load_artifact
-from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.commands.track_cli import app, with_default_address
-from corrflow.runtime.live.capture.capture import Capture, Timeouts
 from corrflow.runtime.live.prompt import load_prompt
-from corrflow.runtime.live.session import Session
-from corrflow.runtime.live.session_control import SessionApi
 from corrflow.runtime.live.web.auth import Access, parse_access
-from corrflow.runtime.tracking.occlusion import OcclusionSettings
-from corrflow.runtime.tracking.tracker import Tracker
 
 for library in ("starlette", "uvicorn", "prometheus_client"):
     pytest.importorskip(library)
 
-INTERVAL = 0.03
 BOX = {"kind": "box", "points": [[16, 10], [46, 40]]}
 
 
-class Loop:
-    """The square there and back, for ever; a jump in size where the test asks for one."""
-
-    def __init__(self, frames: np.ndarray, scale: list[int]) -> None:
-        self._frames, self._scale, self._count = np.concatenate([frames, frames[-2:0:-1]]), scale, 0
-
-    def read(self) -> np.ndarray:
-        time.sleep(INTERVAL)
-        self._count += 1
-        return self._frames[self._count % len(self._frames)].repeat(self._scale[0], 0).repeat(self._scale[0], 1)
-
-    def close(self) -> None:
-        pass
-
-
-class Page:
-    """A running session and its page."""
-
-    def __init__(self, folder: Path, artifact: Path, frames: np.ndarray, access: Access) -> None:
-        from corrflow.runtime.live.web.live_routes import live_routes
-        from corrflow.runtime.live.web.server import Server
-
-        self.backend = open_backend("auto", load_artifact(artifact), threads=1)
-        self.scale = [1]
-        self.session = Session(
-            Capture(lambda: Loop(frames, self.scale), Timeouts(1, 1)),
-            Tracker(self.backend, occlusion=OcclusionSettings()),
-            lambda frame: [],
-        )  # fmt: skip
-        self.control = SessionApi(self.session, folder / "recorded.mkv", folder / "kept.npz")
-        self.server = Server(live_routes(self.session, self.control), access)
-        self.url = f"http://{access.host}:{self.server.access.port}"
-        self.thread = Thread(target=self.session.run)
-        self.thread.start()
-        self.wait_for(lambda: self.session.processed)
-
-    def ask(self, method: str, path: str, values: object = None, **headers: str) -> tuple[int, Any]:
-        return ask(self.url, method, path, values, **headers)
-
-    def freeze(self) -> int:
-        return self.ask("POST", "/api/freeze", {})[1]["frozen"]
-
-    def draw(self, **values: object) -> int:
-        status, answer = self.ask("POST", "/api/objects", {"frozen": self.freeze(), **values})
-        assert status == 201, answer
-        self.wait_for(lambda: self.state(answer["id"]) not in (None, "joining"))
-        return answer["id"]
-
-    def state(self, number: int) -> str | None:
-        objects = self.ask("GET", "/api/state")[1]["objects"]
-        return next((one["state"] for one in objects if one["id"] == number), None)
-
-    def wait_for(self, condition: Callable[[], object], seconds: float = 20) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "it never happened"
-            time.sleep(0.02)
-
-    def close(self) -> None:
-        self.session.stop.set()
-        self.thread.join(10)
-        self.control.record(False)
-        self.server.close(5)
-        self.backend.close()
-
-
 @pytest.fixture
-def serve(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
+def serve(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Callable[..., LivePage]]:
+    pages: list[LivePage] = []
 
-    def start(access: Access | None = None) -> Page:
-        pages.append(Page(tmp_path, small_artifact, moving_square[0], access or Access("127.0.0.1", 0)))
+    def start(access: Access | None = None) -> LivePage:
+        pages.append(LivePage(tmp_path, small_artifact, moving_square[0], access))
         return pages[-1]
 
     yield start
@@ -117,7 +41,7 @@ def serve(tmp_path: Path, small_artifact: Path, moving_square) -> Iterator[Calla
         page.close()
 
 
-def overlap(page: Page, number: int) -> float:
+def overlap(page: LivePage, number: int) -> float:
     """Intersection over union of an object's mask with the red square of the same frame."""
     result = page.session.latest.result
     assert result is not None
@@ -132,7 +56,7 @@ def test_a_box_on_the_running_stream_becomes_a_mask_that_follows(serve) -> None:
     begin = page.session.processed
     overlaps = []
     for step in range(20):
-        page.wait_for(lambda goal=begin + step: page.session.processed > goal)
+        wait_for(lambda goal=begin + step: page.session.processed > goal)
         overlaps.append(overlap(page, number))
     assert np.mean(overlaps) > 0.6
     answer = page.ask("GET", "/api/state")[1]
@@ -144,10 +68,10 @@ def test_an_object_drawn_on_an_old_frame_joins_where_it_is_now(serve) -> None:
     """The square is somewhere else by then; the frames between lead there."""
     page = serve()
     frozen = page.freeze()
-    page.wait_for(lambda goal=page.session.processed + 25: page.session.processed > goal)
+    wait_for(lambda goal=page.session.processed + 25: page.session.processed > goal)
     status, answer = page.ask("POST", "/api/objects", {"frozen": frozen, "strokes": [BOX]})
     assert status == 201
-    page.wait_for(lambda: page.state(answer["id"]) == "tracked")
+    wait_for(lambda: page.state(answer["id"]) == "tracked")
     assert overlap(page, answer["id"]) > 0.5
 
 
@@ -156,13 +80,13 @@ def test_objects_are_corrected_renamed_and_removed_while_the_stream_runs(serve) 
     number = page.draw(strokes=[BOX], name="square")
     cut = {"kind": "lasso", "points": [[0, 0], [97, 0], [97, 65], [0, 65]]}
     assert page.draw(strokes=[cut], object=number, name="all") == number
-    page.wait_for(lambda: (page.session.latest.result.mask == number).mean() > 0.9)
+    wait_for(lambda: (page.session.latest.result.mask == number).mean() > 0.9)
     second = page.draw(points=[[30, 20]])
     assert second == number + 1
     assert page.ask("PATCH", f"/api/objects/{second}", {"name": "corner"})[0] == 200
-    page.wait_for(lambda: "corner" in [one["name"] for one in page.ask("GET", "/api/state")[1]["objects"]])
+    wait_for(lambda: "corner" in [one["name"] for one in page.ask("GET", "/api/state")[1]["objects"]])
     assert page.ask("DELETE", f"/api/objects/{number}")[0] == 200
-    page.wait_for(lambda: page.state(number) is None)
+    wait_for(lambda: page.state(number) is None)
     assert page.state(second) == "tracked"
     assert page.ask("DELETE", f"/api/objects/{number}")[0] == 400
 
@@ -171,8 +95,8 @@ def test_objects_given_live_go_on_when_the_stream_changes_its_size(serve) -> Non
     page = serve()
     number = page.draw(strokes=[BOX])
     page.scale[0] = 2
-    page.wait_for(lambda: page.session.latest.result.mask.shape == (132, 196))
-    page.wait_for(lambda: overlap(page, number) > 0.5)
+    wait_for(lambda: page.session.latest.result.mask.shape == (132, 196))
+    wait_for(lambda: overlap(page, number) > 0.5)
     assert page.state(number) == "tracked"
 
 
@@ -216,7 +140,7 @@ def test_viewers_beyond_the_limit_are_refused_and_those_who_left_make_room(serve
             error.close()
             return False
 
-    page.wait_for(free)
+    wait_for(free)
 
 
 def test_the_record_button_makes_a_file_that_plays_and_the_prompt_loads(serve, tmp_path: Path) -> None:
@@ -224,7 +148,7 @@ def test_the_record_button_makes_a_file_that_plays_and_the_prompt_loads(serve, t
     assert page.ask("POST", "/api/prompt", {})[0] == 400  # nothing is seen yet
     page.draw(strokes=[BOX], name="square")
     assert page.ask("POST", "/api/recording", {"on": True})[1] == {"recording": True}
-    page.wait_for(lambda: page.session.outputs and page.session.outputs[0].written > 5)
+    wait_for(lambda: page.session.outputs and page.session.outputs[0].written > 5)
     assert page.ask("POST", "/api/recording", {"on": False})[1] == {"recording": False}
     with av.open(str(tmp_path / "recorded.mkv")) as container:
         assert sum(1 for _ in container.decode(video=0)) > 5
@@ -239,7 +163,7 @@ def test_metrics_are_in_prometheus_format_and_agree_with_the_session(serve) -> N
 
     page = serve()
     page.draw(strokes=[BOX], name='a "name"')
-    page.wait_for(lambda: page.session.processed > 10)
+    wait_for(lambda: page.session.processed > 10)
     status, text = page.ask("GET", "/metrics")
     values = {
         (sample.name, *sample.labels.values()): sample.value
@@ -305,7 +229,7 @@ def test_only_the_token_opens_the_page_that_others_can_reach(serve) -> None:
     assert page.ask("GET", "/api/state", Authorization="Bearer secret-token")[0] == 200
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     with opener.open(page.url + "/?token=secret-token", timeout=10) as response:
-        assert response.url == page.url + "/" and b"corrflow" in response.read()
+        assert b"page.js" in response.read()
     with opener.open(page.url + "/api/state", timeout=10) as response:
         assert response.status == 200
 

@@ -143,12 +143,16 @@ def test_adding_and_removing_changes_no_other_object(backend: Backend, moving_sq
     assert tracker.object_ids == (1, 7)
 
 
-def test_a_point_does_not_depend_on_the_points_beside_it(backend: Backend, moving_square) -> None:
-    frames, _ = moving_square
-    few, more = (run(backend, frames, [points(names)]) for names in (("a", "b"), ("a", "b", "c")))
-    for one, other in zip(few, more, strict=True):
-        assert one.objects[0].points is not None and other.objects[0].points is not None
-        assert np.array_equal(one.objects[0].points, other.objects[0].points[:2])
+def test_keypoints_do_not_depend_on_other_objects(backend: Backend, moving_square) -> None:
+    frames, masks = moving_square
+    beside = replace(points(("a", "b", "c")), id=2)
+    alone, together = (
+        run(backend, frames, [points()]),
+        run(backend, frames, [points(), beside, MaskObject(1, masks[0])]),
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.objects[0].points, other.objects[2].points)  # type: ignore[arg-type]
+        assert np.array_equal(one.objects[0].point_confidence, other.objects[2].point_confidence)  # type: ignore[arg-type]
 
 
 def test_points_do_not_fade_in_a_long_stream(backend: Backend, moving_square) -> None:

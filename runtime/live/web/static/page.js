@@ -20,6 +20,7 @@ let keypoints = {};      // [[x, y, name], ...] of the frozen frame's objects, b
 let strokes = [], points = [], corrected = null;  // the drawing; strokes and points exclude each other
 let stroke = null, pointer = null;  // the stroke under way, the brush's place
 let submitting = false, previews = 0, closed = false;
+let previewing = null;   // controller of the preview's request under way
 let watched = 0;         // number of the tracking run whose video was closed
 
 function setMessage(text, wrong = false) {
@@ -27,8 +28,10 @@ function setMessage(text, wrong = false) {
   $("message").className = wrong ? "error" : "";
 }
 
-async function request(method, path, values) {
-  const options = { method };
+if (location.search) history.replaceState(null, "", "/");  // the token is in a cookie now
+
+async function request(method, path, values, signal) {
+  const options = { method, signal };
   if (values !== undefined) {
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(values);
@@ -36,7 +39,8 @@ async function request(method, path, values) {
   let response;
   try {
     response = await fetch(path, options);
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new Error("corrflow does not answer; is it still running?");
   }
   if (!response.ok) {
@@ -172,11 +176,19 @@ canvas.addEventListener("pointercancel", () => { stroke = null; render(); });
 
 async function preview() {
   const number = ++previews;
+  if (previewing) previewing.abort();  // the server drops its work
   if (!strokes.length || frozen === null) {
     $("preview").hidden = true;
     return;
   }
-  const image = await (await request("POST", "/api/mask", { frozen, strokes })).blob();
+  previewing = new AbortController();
+  let image;
+  try {
+    image = await (await request("POST", "/api/mask", { frozen, strokes }, previewing.signal)).blob();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    throw error;
+  }
   if (number !== previews) return;
   URL.revokeObjectURL($("preview").src);
   $("preview").src = URL.createObjectURL(image);
@@ -415,8 +427,18 @@ function list(objects) {
   $("none").hidden = objects.length > 0;
 }
 
+let refused = false;  // the stream has no place for another viewer
+$("image").addEventListener("error", () => { refused = mode === "live"; });
+
 function updateLive() {
   if (!$("image").src) $("image").src = "/stream";
+  if (refused && state.viewers < state.max_viewers) {
+    refused = false;
+    $("image").src = `/stream?again=${Date.now()}`;
+  }
+  $("image").hidden = refused;
+  $("refused").textContent = refused
+    ? `${state.viewers} others are watching, and that is the limit. The stream appears here when one of them leaves.` : "";
   $("numbers").textContent = state.size
     ? `${state.frames_per_second.toFixed(1)} frames/s · latency ${Math.round(state.latency_ms)} ms · `
       + `${state.dropped} dropped` + (state.source === "running" ? "" : ` · ${state.source}`)
@@ -471,7 +493,8 @@ function updateLabel() {
 }
 
 async function update() {
-  state = await (await request("GET", "/api/state")).json();
+  const drawing = frozen === null ? "" : `?frozen=${frozen}`;  // keeps the frozen frame
+  state = await (await request("GET", `/api/state${drawing}`)).json();
   mode = document.body.dataset.mode = state.mode;
   if (frozen === null && state.size) fit(state.size);
   list(state.objects);

@@ -1,0 +1,1 @@
+../../src/corrflow/entry_points.py

@@ -1,0 +1,1 @@
+../../src/corrflow/file_budget.py

@@ -1,0 +1,1 @@
+../../src/corrflow/output_paths.py

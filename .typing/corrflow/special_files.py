@@ -1,0 +1,1 @@
+../../src/corrflow/special_files.py

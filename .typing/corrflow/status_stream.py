@@ -1,0 +1,1 @@
+../../src/corrflow/status_stream.py

@@ -1,0 +1,1 @@
+../../src/corrflow/stopping.py
