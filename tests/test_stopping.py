@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
+
 from corrflow.errors import CorrflowError
 from corrflow.evaluate.workers import run_jobs
-from helpers.paths import ROOT
 
 pytestmark = pytest.mark.alone  # seconds count
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
