@@ -33,9 +33,7 @@ PLUGIN_ID = f"{PLUGIN_NAMESPACE}::{PLUGIN_NAME}"
 
 Form = Literal["aot", "v3", "none"]
 _DTYPES: dict[str, Dtype] = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-# TensorRT keeps bare pointers to creators, and its 10.3 bindings corrupt memory when Python deletes a plugin.
 _creators: list[Any] = []
-_plugins: list[Any] = []
 
 
 def form_for(version: str) -> Form:
@@ -199,11 +197,10 @@ def _v3_creator(trt: Any) -> Any:
             self.plugin_version = PLUGIN_VERSION
             self.plugin_namespace = PLUGIN_NAMESPACE
             self.attributes = attributes
-            # TensorRT reads the fields after the call that passes them, so the plugin keeps their arrays alive.
-            self.arrays = _arrays(attributes)
+            self.fields = _Fields(trt, attributes)
             self.kernels: dict[str, Any] = {}  # by source; clones share it
             self.launch: Launch | None = None
-            _plugins.append(self)
+            _never_free(self)
 
         def get_capability_interface(self, kind):
             return self
@@ -217,7 +214,7 @@ def _v3_creator(trt: Any) -> Any:
             return self.clone()
 
         def get_fields_to_serialize(self):
-            return trt.PluginFieldCollection(_fields(trt, self.arrays))
+            return self.fields.collection
 
         def get_output_data_types(self, types):
             return [types[2]]
@@ -279,8 +276,9 @@ def _v3_creator(trt: Any) -> Any:
             self.name = PLUGIN_NAME
             self.plugin_namespace = PLUGIN_NAMESPACE
             self.plugin_version = PLUGIN_VERSION
-            self.arrays = _arrays(Attributes())
-            self.field_names = trt.PluginFieldCollection(_fields(trt, self.arrays))
+            self.fields = _Fields(trt, Attributes())
+            self.field_names = self.fields.collection
+            _never_free(self)
 
         def create_plugin(self, name, fields, phase):
             # Fields are read by name and with any type: the parser passes 64-bit integers, the engine 32-bit integers.
@@ -289,15 +287,30 @@ def _v3_creator(trt: Any) -> Any:
     return Creator()
 
 
-def _arrays(attributes: Attributes) -> dict[str, np.ndarray]:
-    return {
-        "radius": np.array(attributes.radius, np.int32),
-        "dilation": np.array(attributes.dilation, np.int32),
-        "top_k": np.array([attributes.top_k], np.int32),
-        "temperature": np.array([attributes.temperature], np.float32),
-    }
+class _Fields:
+    """Attributes as a field collection of TensorRT, with everything that the collection points to.
+
+    TensorRT reads names and data after the call that passes them, and its bindings keep neither alive. A collection of
+    the C++ class needs no conversion, which is impossible where C++ calls Python.
+    """
+
+    def __init__(self, trt: Any, attributes: Attributes) -> None:
+        kinds = {"i": trt.PluginFieldType.INT32, "f": trt.PluginFieldType.FLOAT32}
+        self.arrays = {
+            "radius": np.array(attributes.radius, np.int32),
+            "dilation": np.array(attributes.dilation, np.int32),
+            "top_k": np.array([attributes.top_k], np.int32),
+            "temperature": np.array([attributes.temperature], np.float32),
+        }
+        self.fields = [trt.PluginField(name, array, kinds[array.dtype.kind]) for name, array in self.arrays.items()]
+        self.vector = trt.PluginFieldCollection(self.fields)
+        self.collection = trt.PluginFieldCollection_(self.vector)
 
 
-def _fields(trt: Any, arrays: dict[str, np.ndarray]) -> list[Any]:
-    kinds = {"i": trt.PluginFieldType.INT32, "f": trt.PluginFieldType.FLOAT32}
-    return [trt.PluginField(name, array, kinds[array.dtype.kind]) for name, array in arrays.items()]
+def _never_free(instance: object) -> None:
+    """Add a reference that is never returned.
+
+    TensorRT deletes plugins through C++, and keeps bare pointers to creators. Python would free the same memory again,
+    at the latest when the process ends.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(instance))

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.native import COMPILER, build_shared
 from helpers.paths import HELPERS, NATIVE
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import tensorrt_plugin
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
-COMPILER = os.environ.get("CXX", "g++")
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+READ_NUMPY_1 = ("10.3", "10.13")
 OPS = ["radius", "dilation", "top_k", "temperature"]
 
 Life = Callable[..., Any]
@@ -40,11 +41,9 @@ def life(tmp_path_factory: pytest.TempPathFactory, gpu_wheels: Callable[[str], P
         stubs = folder / major
         stubs.mkdir(exist_ok=True)
         for library in LIBRARIES:
-            name = f"lib{library}.so.{major}"
-            command = [COMPILER, "-shared", "-fPIC", f"-Wl,-soname,{name}", str(NATIVE / "tensorrt_stub.cpp")]
-            subprocess.run([*command, "-o", str(stubs / name)], check=True)
+            build_shared(NATIVE / "tensorrt_stub.cpp", stubs / f"lib{library}.so.{major}")
         environment = dict(os.environ)
-        if version == "10.3" and numpy:
+        if version in READ_NUMPY_1 and numpy:
             environment["PYTHONPATH"] = str(gpu_wheels("numpy-1.26"))
         program = [sys.executable, str(HELPERS / "on_stub_bindings.py"), str(bindings), str(stubs), scenario]
         done = subprocess.run(program, capture_output=True, text=True, env=environment)
@@ -104,6 +103,35 @@ def test_the_life_cycle_of_the_v3_plugin(version: str, life: Life) -> None:
     assert (second["grid"], second["arguments"][4]) == ([7, 9, 1], 68)
     assert first["kernel"] == second["kernel"] == ["corrflow_local_soft_copy", True]
     assert observed["kernels"] == 1
+
+
+@pytest.mark.parametrize("version", ["10.3", "10.13"])
+def test_a_process_survives_that_tensorrt_deletes_its_plugins(
+    version: str, gpu_wheels: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A C++ program leads the plugin's life in a thread of its own, and deletes every clone."""
+    if sys.platform != "linux" or shutil.which(COMPILER) is None:
+        pytest.skip(f"needs {COMPILER} on Linux to build stub libraries")
+    bindings, major = gpu_wheels(f"tensorrt-{version}"), version.partition(".")[0]
+    for library in LIBRARIES:
+        source = "plugin_life.cpp" if library == "nvinfer" else "tensorrt_stub.cpp"
+        build_shared(NATIVE / source, tmp_path / f"lib{library}.so.{major}")
+    program = [sys.executable, str(HELPERS / "plugin_life.py"), str(bindings), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(gpu_wheels("numpy-1.26"))}
+    done = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [
+        "creator: LocalSoftCopy 1 corrflow corrflow",
+        "fields: radius dilation top_k temperature",
+        "plugin: LocalSoftCopy 1 corrflow 1",
+        "output type: 1",
+        "output shape: 1 4 60 107",
+        "supported: half 1 float 1 mixed 0 references 0 layout 0",
+        "serialised: 8 12 1 2 5 0.07",
+        "launch: corrflow_local_soft_copy 55 ((7, 8, 1), (256, 1, 1)) [11, 22, 33, 44, 60, 107, 3, 5, 66]",
+        "launch: corrflow_local_soft_copy 55 ((7, 9, 1), (256, 1, 1)) [11, 22, 33, 44, 68, 107, 3, 5, 66]",
+        "done: deleted",
+    ]
 
 
 def test_bindings_that_misread_this_numpy_are_refused(life: Life) -> None:
