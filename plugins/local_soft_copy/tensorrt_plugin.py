@@ -24,6 +24,7 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import spec
 from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, cuda_core, device_architecture
 from corrflow.plugins.local_soft_copy.cuda.launch import Dtype, Launch, plan
+from corrflow.plugins.local_soft_copy.cuda.ptx_version import with_lowest_version
 from corrflow.plugins.local_soft_copy.spec import Attributes, output_shape
 
 PLUGIN_NAME = spec.NAME
@@ -116,7 +117,8 @@ def _register_aot(trt: Any) -> None:
     ) -> tuple[str, str, qdp.KernelLaunchParams, qdp.SymIntExprs]:
         fields = {"radius": radius, "dilation": dilation, "top_k": top_k, "temperature": temperature}
         launch = _largest_launch(query, keys, values, references, attributes_from(fields))
-        ptx = compile_kernel(launch, device_architecture(), "ptx").code
+        code = compile_kernel(launch, device_architecture(), "ptx").code
+        ptx = with_lowest_version(code.decode() if isinstance(code, bytes) else code)
         # Free sizes are expressions here; launch.py has the same formulas for numbers.
         batch, _, height, width = query.shape_expr
         parameters = qdp.KernelLaunchParams()
@@ -127,7 +129,7 @@ def _register_aot(trt: Any) -> None:
         integers = qdp.SymIntExprs(4)
         for index, size in enumerate((height, width, keys.shape_expr[1], references.shape_expr[0])):
             integers[index] = qdp.SymInt32(size)
-        return launch.entry_point, ptx.decode() if isinstance(ptx, bytes) else ptx, parameters, integers
+        return launch.entry_point, ptx, parameters, integers
 
 
 def _largest_launch(query: Any, keys: Any, values: Any, references: Any, attributes: Attributes) -> Launch:

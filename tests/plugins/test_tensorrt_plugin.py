@@ -159,7 +159,7 @@ def test_the_ahead_of_time_plugin_is_built_by_tensorrts_template(version: str, l
     assert observed["values"] == {"grid_x": 7, "grid_y": 8, "grid_z": 1, **block}
     assert observed["extras"] == ["H", "W", "K", "M"]
     assert observed["compiled"] == ["sm_87", "ptx", True]
-    assert (observed["kernel"], observed["code"]) == ("corrflow_local_soft_copy", "// the kernel")
+    assert (observed["kernel"], observed["code"]) == ("corrflow_local_soft_copy", ".version 7.4\n.target sm_87\nret;\n")
 
 
 @pytest.mark.parametrize("version", ["10.16", "11.4"])
