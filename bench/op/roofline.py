@@ -15,8 +15,9 @@ import numpy as np
 from corrflow.plugins.local_soft_copy.cuda.launch import SIDE, WARP, Dtype, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
-# Instructions of a warp, counted in the source; a load is one pair of 16-bit keys.
-LOAD, SIMILARITY, GROUP, VISIT = 10, 12, 40, 8
+# Instructions of a warp: products counted in the machine code of sm_87, the others in the source. A load is one pair of
+# 16-bit keys.
+LOAD, SIMILARITY, GROUP, VISIT = 10, 7, 40, 8
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def work(workload: Workload, dtype: Dtype) -> Work:
     warps = math.ceil(workload.width / SIDE) * workload.height
     instructions = loads / pair / WARP * LOAD + similarities * SIMILARITY + folded * GROUP + visits * per_visit
     instructions += warps * inserts * 5 * top_k
-    shared += loads * size + similarities * 2 * SIDE * SIDE * size + folded * SIDE * SIDE * 4
+    fragments = similarities * (1 + 1 / groups)  # the queries are loaded once for all groups of keys
+    shared += loads * size + fragments * SIDE * SIDE * size + folded * SIDE * SIDE * 4
     shared += visits * WARP * 4 * (1 if top_k else 1 + workload.classes)
     channels = workload.channels + workload.classes
     memory = workload.height * workload.width * size * channels * (1 + workload.num_windows)

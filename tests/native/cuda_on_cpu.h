@@ -46,19 +46,27 @@ inline void check_fragment(const void* at, int pitch, int size) {
     if (pitch * size % 16) on_cpu::fail("the rows of a fragment are not a multiple of 16 bytes apart");
 }
 
+struct Queries {
+    const Stored* at;
+
+    explicit Queries(const Stored* queries) : at(queries) {
+        check_fragment(queries, QUERY_PITCH, sizeof(Stored));
+        ++on_cpu::current->collective;
+    }
+};
+
 struct Scores {
     float sums[8];
 
     void clear() { for (float& sum : sums) sum = 0.0f; }
 
-    void add(const Stored* queries, const Stored* keys) {
-        check_fragment(queries, QUERY_PITCH, sizeof(Stored));
+    void add(const Queries& queries, const Stored* keys) {
         check_fragment(keys, KEY_PITCH, sizeof(Stored));
         ++on_cpu::current->collective;
         const int first = threadIdx.x % WARP * 8;
         for (int i = 0; i < 8; ++i)
             for (int channel = 0; channel < SIDE; ++channel)
-                sums[i] += to_float(queries[channel * QUERY_PITCH + (first + i) / SIDE]) *
+                sums[i] += to_float(queries.at[channel * QUERY_PITCH + (first + i) / SIDE]) *
                            to_float(keys[channel * KEY_PITCH + (first + i) % SIDE]);
     }
 

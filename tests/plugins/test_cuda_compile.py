@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +77,9 @@ KERNELS = {
     "float32, top 10": kernel(dtype="float32"),
     "float32, all scores, 32 classes": kernel(classes=32, top_k=0, dtype="float32"),
 }
+# With lists of up to 10 scores and up to 16 classes, 128 registers leave room for 16 warps a multiprocessor; in float32,
+# a list of 10 has room for 12 warps.
+MAX_REGISTERS = dict.fromkeys(KERNELS, 128) | {"float32, top 10": 168, "float32, all scores, 32 classes": 255}
 # Compiled for two GPUs only, to save time.
 LONGEST_LIST = {"float16, top 32, 128 channels": kernel(channels=128, top_k=MAX_TOP_K)}
 
@@ -109,16 +114,57 @@ def test_nvcc_compiles_every_kernel_without_spills(architecture: str, nvcc: str,
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report, name
         shared = re.search(r"(\d+) bytes smem", report)
         assert shared and int(shared[1]) == launch.shared_bytes <= SHARED_LIMIT, name
-        registers = int(re.search(r"Used (\d+) registers", report)[1])  # type: ignore[index]
+        registers = registers_of(report)
+        assert registers <= MAX_REGISTERS.get(name, 255), name
         assert registers * launch.block[0] <= 65536, f"{name}: a block needs more registers than a multiprocessor has"
+        used = instructions(cubin_of(tmp_path, name).read_bytes())
+        assert used["local memory"] == 0, name
+        on_tensor_cores = not name.startswith("float32") and (architecture != "sm_75" or name.startswith("float16"))
+        assert (used["HMMA"] > 0) == on_tensor_cores, name
+        # 16 queries are loaded once for all groups of 16 keys, and the two take one load each.
+        groups = int(re.search(r"CORRFLOW_GROUPS (\d+)", launch.source)[1])  # type: ignore[index]
+        products = 4 if architecture == "sm_75" else 2  # instructions of 16 queries, keys and channels
+        loads = 2 if architecture == "sm_75" else 1
+        assert used["LDSM"] * groups * products == used["HMMA"] * (groups + 1) * loads, name
+        assert used["PRMT"] <= MAX_PERMUTATIONS, name
+
+
+def registers_of(report: str) -> int:
+    return int(re.search(r"Used (\d+) registers", report)[1])  # type: ignore[index]
+
+
+# Bytes moved between registers: those of pairs that odd widths load one by one, and few else.
+MAX_PERMUTATIONS = 140
+# The low nine bits of an instruction of 16 bytes, the same for sm_75 to sm_120; the next three select its operands.
+OPCODES = {0x03C: "HMMA", 0x03B: "LDSM", 0x016: "PRMT", 0x183: "local memory", 0x187: "local memory"}
+
+
+def instructions(cubin: bytes) -> Counter[str]:
+    """Count the instructions of OPCODES in the kernel's machine code, a 64-bit ELF file."""
+    (table,) = struct.unpack_from("<Q", cubin, 40)
+    size, count, names_index = struct.unpack_from("<HHH", cubin, 58)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
+    names = sections[names_index][4]
+    for name, _, _, _, offset, length in sections:
+        start = names + name
+        if cubin[start : cubin.index(b"\0", start)] == b".text.corrflow_local_soft_copy":
+            found = Counter(
+                OPCODES.get(code & 0x1FF) for code, _ in struct.iter_unpack("<QQ", cubin[offset : offset + length])
+            )
+            return Counter({name: found[name] for name in set(OPCODES.values())})
+    raise AssertionError("expected the kernel's machine code in the cubin, found none")
+
+
+def cubin_of(folder: Path, name: str) -> Path:
+    return (folder / re.sub(r"\W+", "-", name)).with_suffix(".cubin")
 
 
 def cubin_report(nvcc: str, name: str, launch: Launch, architecture: str, folder: Path) -> str:
     """Return the report of ptxas on registers, spills and shared memory."""
-    name = re.sub(r"\W+", "-", name)
-    source = folder / f"{name}.cu"
+    cubin = cubin_of(folder, name)
+    source = cubin.with_suffix(".cu")
     source.write_text(launch.source)
-    command = [nvcc, *launch.options, f"-arch={architecture}", "-cubin", "-Xptxas=-v", "-o", f"{name}.cubin"]
+    command = [nvcc, *launch.options, f"-arch={architecture}", "-cubin", "-Xptxas=-v", "-o", cubin.name]
     done = subprocess.run([*command, source.name], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
     return done.stdout + done.stderr
@@ -158,6 +204,7 @@ def test_the_compiler_of_jetpack_6_spills_nothing_for_orin(name: str, gpu_wheels
     assert f"entry function '{launch.entry_point}' for 'sm_87'" in report
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
     assert int(re.search(r"(\d+) bytes smem", report)[1]) == launch.shared_bytes <= SHARED_LIMIT  # type: ignore[index]
+    assert registers_of(report) <= MAX_REGISTERS[name]
 
 
 def nvrtc(folder: Path, launch: Launch, architecture: str, *more: str) -> subprocess.CompletedProcess[str]:

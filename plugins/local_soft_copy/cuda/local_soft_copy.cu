@@ -27,10 +27,13 @@ constexpr int SLICE = CORRFLOW_SLICE;
 // queries of a tile search the same rows of keys.
 constexpr int SPREAD = CORRFLOW_SPREAD;
 
+// Pair: neighbouring keys in one register, as loaded from device memory and stored to shared memory.
 #ifdef CORRFLOW_FLOAT32
 using Stored = float;
+using Pair = float;
 #else
 using Stored = unsigned short;
+using Pair = unsigned;
 #endif
 
 constexpr int SIDE = 16;  // side of a matrix fragment: 16 queries with 16 keys, 16 channels at a time
@@ -48,16 +51,13 @@ constexpr int LANE_CLASSES = (OWN_CLASSES + 1) / 2;
 constexpr int STEP = 2 * CORRFLOW_SMALLEST_DILATION;
 constexpr int VISITS = (SIDE + STEP - 1) / STEP;
 // Warps per multiprocessor that the registers are divided among without spills, and their blocks. Without this number,
-// newer compilers aim for more warps and spill. Code up to sm_80 needs a few more registers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ <= 800
-constexpr int WARPS = ROWS;
-#else
-constexpr int WARPS = TOP_K <= 10 && OWN_CLASSES <= 16 ? (TOP_K ? 12 : 16) : ROWS;
-#endif
+// newer compilers aim for more warps and spill. Long lists need more registers in float32, which has no tensor cores.
+constexpr int MOST_WARPS = sizeof(Stored) == 4 && TOP_K > 5 ? 12 : 16;
+constexpr int WARPS = TOP_K <= 10 && OWN_CLASSES <= 16 ? MOST_WARPS : ROWS;
 constexpr int BLOCKS = (WARPS + ROWS - 1) / ROWS;
 constexpr float LOWEST = -3.402823466e38f;
 constexpr unsigned NOWHERE = 0xffffffffu;
-constexpr int PAIR = 4 / sizeof(Stored);  // neighbouring keys that a thread loads at once
+constexpr int PAIR = sizeof(Pair) / sizeof(Stored);
 constexpr int HELD = (SLICE * CHUNK / PAIR + THREADS - 1) / THREADS;  // pairs of a slice per thread
 
 }  // namespace
@@ -107,6 +107,34 @@ __device__ Stored from_float(float value) {
 #ifdef CORRFLOW_TENSOR_CORES
 
 // The assignment of fragment elements to lanes is up to the hardware; these instructions do not depend on it.
+#ifdef CORRFLOW_FLOAT16
+constexpr int FRAGMENT = 8;
+#else
+constexpr int FRAGMENT = 4;
+#endif
+
+// Channels of 16 queries, loaded once for all groups of keys.
+struct Queries {
+    unsigned held[FRAGMENT];
+
+    // queries [channel][query]
+    __device__ explicit Queries(const Stored* queries) {
+        const unsigned at = (unsigned)__cvta_generic_to_shared(queries);
+#ifdef CORRFLOW_FLOAT16
+        asm volatile("wmma.load.a.sync.aligned.col.m16n16k16.shared.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"
+                     : "=r"(held[0]), "=r"(held[1]), "=r"(held[2]), "=r"(held[3]), "=r"(held[4]), "=r"(held[5]),
+                       "=r"(held[6]), "=r"(held[7])
+                     : "r"(at), "n"(QUERY_PITCH)
+                     : "memory");
+#else
+        asm volatile("wmma.load.a.sync.aligned.col.m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"
+                     : "=r"(held[0]), "=r"(held[1]), "=r"(held[2]), "=r"(held[3])
+                     : "r"(at), "n"(QUERY_PITCH)
+                     : "memory");
+#endif
+    }
+};
+
 struct Scores {
     float sums[8];
 
@@ -115,15 +143,12 @@ struct Scores {
         for (int i = 0; i < 8; ++i) sums[i] = 0.0f;
     }
 
-    // queries [channel][query], keys [channel][key]
-    __device__ void add(const Stored* queries, const Stored* keys) {
-        const unsigned a = (unsigned)__cvta_generic_to_shared(queries), b = (unsigned)__cvta_generic_to_shared(keys);
+    // keys [channel][key]
+    __device__ void add(const Queries& queries, const Stored* keys) {
+        const unsigned(&q)[FRAGMENT] = queries.held;
+        const unsigned b = (unsigned)__cvta_generic_to_shared(keys);
+        unsigned k[FRAGMENT];
 #ifdef CORRFLOW_FLOAT16
-        unsigned q[8], k[8];
-        asm volatile("wmma.load.a.sync.aligned.col.m16n16k16.shared.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"
-                     : "=r"(q[0]), "=r"(q[1]), "=r"(q[2]), "=r"(q[3]), "=r"(q[4]), "=r"(q[5]), "=r"(q[6]), "=r"(q[7])
-                     : "r"(a), "n"(QUERY_PITCH)
-                     : "memory");
         asm volatile("wmma.load.b.sync.aligned.row.m16n16k16.shared.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"
                      : "=r"(k[0]), "=r"(k[1]), "=r"(k[2]), "=r"(k[3]), "=r"(k[4]), "=r"(k[5]), "=r"(k[6]), "=r"(k[7])
                      : "r"(b), "n"(KEY_PITCH)
@@ -137,11 +162,6 @@ struct Scores {
             : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "r"(q[4]), "r"(q[5]), "r"(q[6]), "r"(q[7]), "r"(k[0]),
               "r"(k[1]), "r"(k[2]), "r"(k[3]), "r"(k[4]), "r"(k[5]), "r"(k[6]), "r"(k[7]));
 #else
-        unsigned q[4], k[4];
-        asm volatile("wmma.load.a.sync.aligned.col.m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"
-                     : "=r"(q[0]), "=r"(q[1]), "=r"(q[2]), "=r"(q[3])
-                     : "r"(a), "n"(QUERY_PITCH)
-                     : "memory");
         asm volatile("wmma.load.b.sync.aligned.row.m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"
                      : "=r"(k[0]), "=r"(k[1]), "=r"(k[2]), "=r"(k[3])
                      : "r"(b), "n"(KEY_PITCH)
@@ -181,7 +201,14 @@ struct alignas(COUNT * sizeof(Stored)) Run {
 
 #ifndef CORRFLOW_TENSOR_CORES
 
-// The same matrix product in single precision: each lane computes four queries with two keys.
+// The same matrix product in single precision: each lane computes four queries with two keys. Queries stay in shared
+// memory, because those of 16 channels are too many for registers.
+struct Queries {
+    const Stored* at;  // [channel][query]
+
+    __device__ explicit Queries(const Stored* queries) : at(queries) {}
+};
+
 struct Scores {
     static constexpr int QUERIES = 4, KEYS = 2;
     float sums[QUERIES * KEYS];
@@ -194,8 +221,8 @@ struct Scores {
         for (int i = 0; i < QUERIES * KEYS; ++i) sums[i] = 0.0f;
     }
 
-    __device__ void add(const Stored* queries, const Stored* keys) {
-        queries += first_query();
+    __device__ void add(const Queries& shared, const Stored* keys) {
+        const Stored* const queries = shared.at + first_query();
         keys += first_key();
 #pragma unroll
         for (int channel = 0; channel < SIDE; ++channel) {
@@ -448,47 +475,55 @@ struct Walk {
 
 // Keys of a walk position that one thread moves to shared memory.
 struct Keys {
-    Run<PAIR> held[HELD];
+    // Pairs of a row of keys. If they divide the threads, a thread moves one column of pairs, and its next channel is
+    // always STRIDE further: one pointer serves all its loads.
+    static constexpr int ACROSS = CHUNK / PAIR, STRIDE = THREADS / ACROSS;
+    static constexpr bool EVEN = THREADS % ACROSS == 0, WHOLE = SLICE * ACROSS % THREADS == 0;
+    Pair held[HELD];
     // Without top_k, values are loaded with the keys; with top_k, values of the best are read at the end.
     static constexpr int VALUES = TOP_K ? 1 : (OWN_CLASSES * CHUNK + THREADS - 1) / THREADS;
     float values[VALUES];
 
+    __device__ static int channel_of(int i) {
+        return EVEN ? (int)threadIdx.x / ACROSS + i * STRIDE : ((int)threadIdx.x + i * THREADS) / ACROSS;
+    }
+    __device__ static int column_of(int i) {
+        return (EVEN ? (int)threadIdx.x : (int)threadIdx.x + i * THREADS) % ACROSS * PAIR;
+    }
+
     // paired: pairs are aligned, so each is one load
     __device__ void load(const Walk& at, const Stored* keys, const Stored* all_values, int classes, size_t plane,
                          int width, bool paired) {
-        const Stored* const row = keys + (size_t)at.frame * CHANNELS * plane + (size_t)at.row * width + at.start;
+        keys += ((size_t)at.frame * CHANNELS + at.first) * plane + (size_t)at.row * width + at.start;
+        const Stored* source = keys + channel_of(0) * plane + column_of(0);
 #pragma unroll
         for (int i = 0; i < HELD; ++i) {
-            const int own = threadIdx.x + i * THREADS;
-            const int channel = at.first + own / (CHUNK / PAIR), column = own % (CHUNK / PAIR) * PAIR;
-            const bool inside = channel < CHANNELS && own < SLICE * CHUNK / PAIR;
-            const Stored* const source = row + channel * plane + column;
-            if (paired) {
-                const bool valid = inside && at.start + column < at.right;
-                held[i] = valid ? *reinterpret_cast<const Run<PAIR>*>(source) : Run<PAIR>{};
+            const int channel = channel_of(i), column = at.start + column_of(i);
+            const bool inside = at.first + channel < CHANNELS && (WHOLE || channel < SLICE);
+            if (!EVEN) source = keys + channel * plane + column_of(i);
+            if (PAIR == 1 || paired) {
+                held[i] = inside && column < at.right ? *reinterpret_cast<const Pair*>(source) : Pair(0);
             } else {
-#pragma unroll
-                for (int j = 0; j < PAIR; ++j)
-                    held[i].at[j] = inside && at.start + column + j < at.right ? source[j] : Stored(0);
+                const Stored low = inside && column < at.right ? source[0] : Stored(0);
+                const Stored high = inside && column + 1 < at.right ? source[1] : Stored(0);
+                held[i] = (unsigned)low | (unsigned)high << 16;
             }
+            if (EVEN) source += STRIDE * plane;
         }
         if (TOP_K || at.first != 0) return;
-        const Stored* const source =
-            all_values + (size_t)at.frame * CLASSES * plane + (size_t)at.row * width + at.start;
+        all_values += (size_t)at.frame * CLASSES * plane + (size_t)at.row * width + at.start;
 #pragma unroll
         for (int i = 0; i < VALUES; ++i) {
             const int own = threadIdx.x + i * THREADS, n = own / CHUNK, column = own % CHUNK;
-            values[i] = n < classes && at.start + column < at.right ? to_float(source[n * plane + column]) : 0.0f;
+            values[i] = n < classes && at.start + column < at.right ? to_float(all_values[n * plane + column]) : 0.0f;
         }
     }
 
     __device__ void store(const Walk& at, Stored* shared_keys, float* shared_values) const {
 #pragma unroll
         for (int i = 0; i < HELD; ++i) {
-            const int own = threadIdx.x + i * THREADS;
-            if (own >= SLICE * CHUNK / PAIR) break;
-            const int channel = own / (CHUNK / PAIR), column = own % (CHUNK / PAIR) * PAIR;
-            *reinterpret_cast<Run<PAIR>*>(shared_keys + channel * KEY_PITCH + column) = held[i];
+            if (!WHOLE && channel_of(i) >= SLICE) break;
+            *reinterpret_cast<Pair*>(shared_keys + channel_of(i) * KEY_PITCH + column_of(i)) = held[i];
         }
         if (TOP_K || at.first != 0) return;
 #pragma unroll
@@ -536,7 +571,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     State<TOP_K> state;
     state.clear();
 
-    const bool paired = width % PAIR == 0 && (size_t)keys % sizeof(Run<PAIR>) == 0;
+    const bool paired = width % PAIR == 0 && (size_t)keys % sizeof(Pair) == 0;
     Walk next;
     next.index = 0;
     next.find(references, num_windows, num_frames, height, width);
@@ -559,11 +594,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             for (int group = 0; group < GROUPS; ++group) similarities[group].clear();
         }
 #pragma unroll 1
-        for (int channel = 0; channel < SLICE && at.first + channel < DEPTH; channel += SIDE)
+        for (int channel = 0; channel < SLICE && at.first + channel < DEPTH; channel += SIDE) {
+            const Queries queries(shared_queries + (at.first + channel) * QUERY_PITCH + warp * SIDE);
 #pragma unroll
             for (int group = 0; group < GROUPS; ++group)
-                similarities[group].add(shared_queries + (at.first + channel) * QUERY_PITCH + warp * SIDE,
-                                    shared_keys + channel * KEY_PITCH + group * SIDE);
+                similarities[group].add(queries, shared_keys + channel * KEY_PITCH + group * SIDE);
+        }
         if (at.first + SLICE < DEPTH) continue;
 #pragma unroll
         for (int group = 0; group < GROUPS; ++group) {
