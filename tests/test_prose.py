@@ -13,7 +13,7 @@ from helpers.paths import ROOT
 
 ROOMS = ("src", "plugins", "runtime", "train", "export", "evaluate", "bench", "examples", "docs/examples")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "runtime/models").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "runtime/models").rglob("*.md")])
 MAX_WORDS = 25
 
 # Names that only this project used; the standard term stands beside each.

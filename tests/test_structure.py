@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import typer.main
 from helpers.paths import ROOT
 
 if sys.version_info >= (3, 11):
@@ -146,28 +143,6 @@ def test_help_is_quick_and_has_examples(module: str) -> None:
     subprocess.run([sys.executable, "-c", "pass"], check=True)
     bare = time.perf_counter() - start
     assert min(seconds) < max(0.3, 12 * bare)
-
-
-PAGES = {"README.md": 8, "docs/evaluation.md": 1, "docs/live.md": 4, "docs/batch.md": 3, "docs/training.md": 8}
-
-
-@pytest.mark.parametrize(("page", "least"), PAGES.items())
-def test_documented_commands_have_the_options_they_are_given(page: str, least: int) -> None:
-    """Every command line of a code block, held against the command's own --help."""
-    blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / page).read_text(), re.S)
-    lines = "\n".join(blocks).replace("\\\n", " ")
-    for variable, value in re.findall(r'^(\w+)="(.*)"$', lines, re.M):
-        lines = lines.replace(f"${variable}", value)
-    checked = 0
-    for line in re.findall(r"corrflow-(?:track|label|batch|train|prepare|export|eval)[^\n#]*", lines):
-        name, *words = line.split()
-        command = typer.main.get_command(importlib.import_module(MODULES[name.removeprefix("corrflow-")]).app)
-        command = getattr(command, "commands", {}).get(words[0], command)
-        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        used = {word for word in words if word.startswith("--")}
-        assert used <= known | {"--help"}, line
-        checked += 1
-    assert checked >= least
 
 
 def test_the_slow_files_are_there() -> None:

@@ -1,0 +1,203 @@
+"""Draw the figures of the documents from the demo clip: python scripts/site/figures.py [FOLDER]
+
+method.svg:   training copies colours, tracking copies masks
+windows.svg:  the memory of the tracker, with its search windows
+demo.webp:    the demo clip with its masks, as a moving picture
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+import corrflow
+from corrflow.runtime.artifacts.artifact import load_artifact
+from corrflow.runtime.artifacts.bundled import resolve_model
+from corrflow.runtime.settings import STRIDE
+from corrflow.runtime.video.demo_clip import DemoSource
+from corrflow.runtime.video.overlay import draw_overlay
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+FONT = 'font-family="Helvetica, Arial, sans-serif"'
+INK, DIM, BLUE, GREEN = "#222c3c", "#667085", "#2f6fe0", "#0f9f74"
+QUERY = 24
+"""Frame of the clip that the figures track."""
+
+
+class Drawing:
+    """SVG picture of this size, on white."""
+
+    def __init__(self, width: int, height: int, title: str) -> None:
+        self.parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">',
+            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"'
+            f' orient="auto"><path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>',
+            f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>',
+        ]
+
+    def image(self, image: np.ndarray, x: float, y: float, width: float) -> float:
+        """Place an image [H, W, 3] uint8, BGR, and return its height."""
+        height = width * image.shape[0] / image.shape[1]
+        small = cv2.resize(image, (round(2 * width), round(2 * height)), interpolation=cv2.INTER_AREA)
+        data = base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()).decode()
+        self.parts.append(
+            f'<image x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" href="data:image/jpeg;base64,{data}"/>'
+        )
+        return height
+
+    def text(self, x: float, y: float, text: str, size: int = 13, colour: str = INK, bold: bool = False) -> None:
+        """Write a line that is centred at x."""
+        weight = ' font-weight="700"' if bold else ""
+        self.parts.append(
+            f'<text x="{x:g}" y="{y:g}" text-anchor="middle" {FONT} font-size="{size}"{weight} fill="{colour}">'
+            f"{text}</text>"
+        )
+
+    def box(self, x: float, y: float, width: float, height: float, colour: str, dashed: bool = False) -> None:
+        """Draw the outline of a box."""
+        dashes = ' stroke-dasharray="5 4"' if dashed else ""
+        self.parts.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="none" stroke="{colour}"'
+            f' stroke-width="2"{dashes}/>'
+        )
+
+    def arrow(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """Draw an arrow."""
+        self.parts.append(
+            f'<path d="M{x0:g} {y0:g}L{x1:g} {y1:g}" stroke="{INK}" stroke-width="2" fill="none"'
+            ' marker-end="url(#head)"/>'
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the file."""
+        path.write_text("\n".join([*self.parts, "</svg>"]) + "\n", encoding="utf-8")
+
+
+def tracked_demo() -> list[corrflow.FrameResult]:
+    """Track the demo clip with the default model."""
+    source = DemoSource()
+    mask = source.true_mask(0)
+    return list(corrflow.track([frame.image for frame in source], masks={"cup": mask}))
+
+
+def centre(result: corrflow.FrameResult) -> tuple[float, float]:
+    """Return the centre of the object's box, (x, y) in pixels."""
+    x0, y0, x1, y1 = result.objects[0].box or (0, 0, 0, 0)
+    return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+def draw_method(results: Sequence[corrflow.FrameResult], path: Path) -> None:
+    """Draw training and tracking, one above the other."""
+    drawing = Drawing(900, 520, "Training copies colours along matches, tracking copies masks along the same matches")
+    reference, query = results[QUERY - 6], results[QUERY]
+    grey = cv2.cvtColor(cv2.cvtColor(query.frame.image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    rows = (
+        ("Training: copy colours", reference.frame.image, grey, "reference frame, in colour", "query frame, in grey",
+         ("loss: copied colour", "against true colour"), BLUE),
+        ("Tracking: copy masks", draw_overlay(reference), draw_overlay(query), "reference frame with its mask",
+         "query frame: the copied mask", ("nothing is trained,", "the encoder is the same"), GREEN),
+    )  # fmt: skip
+    scale = 300 / query.frame.image.shape[1]
+    for row, (title, left, right, left_text, right_text, remark, colour) in enumerate(rows):
+        top = 40 + 255 * row
+        drawing.text(450, top - 12, title, 16, colour, bold=True)
+        height = drawing.image(left, 30, top, 300)
+        drawing.image(right, 570, top, 300)
+        (x0, y0), (x1, y1) = ((scale * x, top + scale * y) for x, y in (centre(reference), centre(query)))
+        side = 56
+        drawing.box(30 + x1 - side / 2, y1 - side / 2, side, side, colour)
+        drawing.box(570 + x1 - 5, y1 - 5, 10, 10, colour)
+        drawing.box(30 + x0 - 5, y0 - 5, 10, 10, INK)
+        drawing.arrow(30 + x1 + side / 2, y1, 570 + x1 - 10, y1)
+        drawing.text(450, top + 24, "encoder: features of both frames", 12, DIM)
+        drawing.text(450, top + height - 30, remark[0], 12, DIM)
+        drawing.text(450, top + height - 14, remark[1], 12, DIM)
+        drawing.text(180, top + height + 18, left_text)
+        drawing.text(720, top + height + 18, right_text)
+    drawing.text(
+        450, 510, "Box on the left: the search window of the cell on the right. The best matches are copied.", 12, DIM
+    )
+    drawing.save(path)
+
+
+def draw_windows(results: Sequence[corrflow.FrameResult], path: Path) -> None:
+    """Draw the reference frames of one frame with the search windows of one cell, to scale."""
+    settings = load_artifact(resolve_model(None)).settings
+    count = len(settings.recent_offsets)
+    radii = (*settings.radius, settings.radius[-1])[:2]
+    dilations = (*settings.dilation, settings.dilation[-1])[:2]
+    drawing = Drawing(
+        1000, 330, "The memory: the prompted frame and the last frames, with the search windows of one cell"
+    )
+    query = results[QUERY]
+    shape = query.frame.image.shape
+    x, y = centre(query)
+    width = 210
+    unit = width / shape[1]
+    shrink = settings.short_side / min(shape[:2])
+    pixel = unit / min(shrink, 1)  # frames are never enlarged
+
+    def windows(left: float, top: float, places: list[tuple[float, float, bool]], which: int, colour: str) -> None:
+        side = (2 * radii[which] * dilations[which] + 1) * STRIDE * pixel
+        for px, py, dashed in places:
+            drawing.box(left + unit * px - side / 2, top + unit * py - side / 2, side, side, colour, dashed)
+
+    drawing.text(125, 30, "prompted frame", 15, INK, bold=True)
+    drawing.text(125, 48, "stays in the memory", 12, DIM)
+    height = drawing.image(draw_overlay(results[0]), 20, 60, width)
+    windows(20, 60, [(*centre(results[0]), False), (x, y, True)], 0, BLUE)
+    drawing.text(125, 60 + height + 20, f"window of {2 * radii[0] + 1}x{2 * radii[0] + 1} cells, moved with", 12, BLUE)
+    drawing.text(125, 60 + height + 36, "the object, and unmoved (dashed)", 12, BLUE)
+    drawing.text(420, 30, f"last {count} frames", 15, INK, bold=True)
+    drawing.text(420, 48, "a ring, the oldest is dropped", 12, DIM)
+    for number, offset in reversed(list(enumerate(settings.recent_offsets))):
+        left, top = 300 + 12 * (count - 1 - number), 60 + 12 * (count - 1 - number)
+        drawing.image(draw_overlay(results[QUERY - offset]), left, top, width)
+        if number == 0:
+            windows(left, top, [(*centre(results[QUERY - offset]), False)], 1, GREEN)
+    bottom = 60 + 12 * (count - 1) + height
+    cells = 2 * radii[1] + 1
+    drawing.text(430, bottom + 20, f"window of {cells}x{cells} cells, every second cell,", 12, GREEN)
+    drawing.text(430, bottom + 36, "moved with the object", 12, GREEN)
+    drawing.text(865, 30, "present frame", 15, INK, bold=True)
+    drawing.text(865, 48, "one cell of 4x4 pixels, enlarged", 12, DIM)
+    drawing.image(query.frame.image, 760, 60, width)
+    drawing.box(760 + unit * x - 4, 60 + unit * y - 4, 8, 8, INK)
+    drawing.text(865, 60 + height + 20, f"label: softmax over the best {settings.top_k}", 12, INK)
+    drawing.text(865, 60 + height + 36, "matches in all windows", 12, INK)
+    drawing.arrow(570, 60 + height / 2, 750, 60 + height / 2)
+    drawing.text(660, 60 + height / 2 - 10, "compare, copy", 12, DIM)
+    drawing.text(500, 318, "Windows are drawn to scale, for the default model and the demo clip.", 12, DIM)
+    drawing.save(path)
+
+
+def save_moving(results: Sequence[corrflow.FrameResult], path: Path, width: int, milliseconds: int = 80) -> None:
+    """Write results as an animated WebP of this width."""
+    images = []
+    for result in results:
+        image = draw_overlay(result)
+        size = (width, round(width * image.shape[0] / image.shape[1]))
+        images.append(
+            Image.fromarray(cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB))
+        )
+    images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0, quality=60, method=6)
+
+
+def main(folder: str = str(IMAGES)) -> None:
+    """Write all figures."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    results = tracked_demo()
+    draw_method(results, place / "method.svg")
+    draw_windows(results, place / "windows.svg")
+    save_moving(results[::2], place / "demo.webp", 480)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
