@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from corrflow.bench.options import BatchOptions, KernelOptions, OpOptions, SoakOptions, TrackOptions, TrainOptions
+from corrflow.bench.options import (
+    BatchOptions,
+    DeviceModelOptions,
+    KernelOptions,
+    OpOptions,
+    SoakOptions,
+    TrackOptions,
+    TrainOptions,
+)
 from corrflow.command_line import Version, with_options
 
 app = typer.Typer(
@@ -26,6 +34,7 @@ app = typer.Typer(
       corrflow-bench track video.mp4 --init mask.png --frames 10000 --short-side 240
       corrflow-bench train --preset quarter --precision bfloat16 --data videos/
       corrflow-bench kernel --json kernel.json
+      corrflow-bench device-model --model fast --short-side 480
       corrflow-bench soak --seconds 1800
       corrflow-bench batch --part memory --long 90000
     """
@@ -84,6 +93,20 @@ def kernel(options: KernelOptions) -> None:
     from corrflow.bench import command
 
     command.run_kernel(options)
+
+
+@app.command(
+    "device-model",
+    help="""Compute the parts of a frame on Jetson and desktop GPUs from counted bytes and operations.
+
+    Nothing is measured: times are lower bounds. The second table has the settings that reach 30 frames a second.
+    """,
+)
+@with_options
+def device_model(options: DeviceModelOptions) -> None:
+    from corrflow.bench.device_model import run_device_model
+
+    run_device_model(options)
 
 
 @app.command(

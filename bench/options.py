@@ -120,6 +120,38 @@ class KernelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceModelOptions:
+    """Options of corrflow-bench device-model. Raises InputError for a frame size of a wrong format."""
+
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Model: a bundled name or a folder; repeatable. [quarter, fast]")
+    ] = None
+    short_side: Annotated[
+        list[int] | None, typer.Option(min=16, help="Short side of working frames; repeatable. [480, 240]")
+    ] = None
+    size: Annotated[str, typer.Option(help="Size of the video frames, height x width.")] = "480x854"
+    json: Json = None
+
+    def __post_init__(self) -> None:
+        parse_size("--size", self.size)
+
+    @property
+    def models(self) -> list[Path]:
+        """Models to compute."""
+        return self.model or [Path("quarter"), Path("fast")]
+
+    @property
+    def short_sides(self) -> list[int]:
+        """Working sizes to compute."""
+        return self.short_side or [480, 240]
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Size of the video frames (height, width)."""
+        return parse_size("--size", self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoakOptions:
     """Options of corrflow-bench soak. Raises InputError for values out of range."""
 

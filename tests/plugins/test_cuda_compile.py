@@ -77,8 +77,8 @@ KERNELS = {
     "float32, top 10": kernel(dtype="float32"),
     "float32, all scores, 32 classes": kernel(classes=32, top_k=0, dtype="float32"),
 }
-# With lists of up to 10 scores and up to 16 classes, 128 registers leave room for 16 warps a multiprocessor; in float32,
-# a list of 10 has room for 12 warps.
+# With lists of up to 10 scores and up to 16 classes, 128 registers leave room for 16 warps a multiprocessor; in float32
+# a list of 10 leaves room for 12 warps.
 MAX_REGISTERS = dict.fromkeys(KERNELS, 128) | {"float32, top 10": 168, "float32, all scores, 32 classes": 255}
 # Compiled for two GPUs only, to save time.
 LONGEST_LIST = {"float16, top 32, 128 channels": kernel(channels=128, top_k=MAX_TOP_K)}
