@@ -24,6 +24,8 @@ from corrflow.errors import CorrflowError, InputError
 from corrflow.export.propagate_graph import Sizes, propagate_model
 from corrflow.export.step_graph import fixed_encode
 from corrflow.plugins.local_soft_copy.cuda.launch import ENTRY_POINT
+from corrflow.plugins.local_soft_copy.tensorrt.library import PluginLibrary, find_library
+from corrflow.plugins.local_soft_copy.tensorrt.variants import Variant
 from corrflow.plugins.local_soft_copy.tensorrt_plugin import PLUGIN_NAME, form_for, register
 from corrflow.runtime.artifacts.artifact import Artifact
 from corrflow.runtime.backends.cuda_device import CudaDevice
@@ -131,6 +133,7 @@ def build_engines(
         )
     calibration_hash = "" if calibration is None else _hash_of(calibration)
     settings = _with_reference_frames(artifact.settings, num_reference_frames)
+    library = _library_with_kernel(artifact, settings, precision, num_channels) if plugin else None
     spec = EngineSpec(
         trt.__version__,
         device.gpu,
@@ -146,12 +149,13 @@ def build_engines(
         onnx_hashes(artifact, precision, calibration_hash) if precision in MAX_CHANGED_SHARE else ("", ""),
         kernel_hash() if plugin else "",
         calibration_hash,
+        library is not None,
     )
     reason = _reason_to_build(artifact, spec)
     if not reason:
         return BuildReport(spec, "")
     if plugin:
-        register(trt)
+        register(trt, library)
     start = time.perf_counter()
     encoder, similarity = _encoder(artifact, precision, calibration)
     contents = {name: _build(trt, spec, name, model) for name, model in _models(artifact, spec, encoder)}
@@ -292,7 +296,7 @@ def _encoder(
 
 def _models(artifact: Artifact, spec: EngineSpec, encoder: bytes) -> Iterable[tuple[str, bytes]]:
     """Yield name and ONNX of each engine, with all sizes fixed."""
-    form, half = form_for(spec.tensorrt), spec.precision != "fp32"
+    form, half = "library" if spec.library else form_for(spec.tensorrt), spec.precision != "fp32"
     yield ENCODE_ENGINE, fixed_encode(encoder, spec.frame).SerializeToString()
     cells = -(-spec.frame[0] // STRIDE), -(-spec.frame[1] // STRIDE)
     model = propagate_model(
@@ -301,10 +305,26 @@ def _models(artifact: Artifact, spec: EngineSpec, encoder: bytes) -> Iterable[tu
         Sizes(spec.num_slots, spec.num_channels, cells, spec.num_windows),
         half,
         aot=spec.plugin and form == "aot",
-        body=not (spec.plugin and form == "v3"),  # the parser of these versions would prefer the function
+        # The parser of early versions would prefer the function, and that of later ones need not choose either.
+        body=not (spec.plugin and form != "aot"),
         indexed_references=True,
     )
     yield PROPAGATE_ENGINE, model.SerializeToString()
+
+
+def _library_with_kernel(
+    artifact: Artifact, settings: TrackingSettings, precision: str, num_channels: int
+) -> PluginLibrary | None:
+    """Return the plugin library if it is there and has the kernel of these engines."""
+    library = find_library()
+    if library is None:
+        return None
+    dtype = "float32" if precision == "fp32" else "float16"
+    variant = Variant(artifact.channels, num_channels, artifact.settings.attributes, dtype)
+    if library.has_kernel(variant, max_windows(settings)):
+        return library
+    logger.warning("%s has no kernel for these engines, so the plugin comes from Python", library.path)
+    return None
 
 
 def _build(trt: Any, spec: EngineSpec, name: str, model: bytes) -> bytes:

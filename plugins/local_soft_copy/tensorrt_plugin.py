@@ -4,6 +4,8 @@
             runs without Python and without this package.
     "v3"    10.3 to 10.15 (JetPack 6.2, 7.0 and 7.1): IPluginV3. `enqueue` launches the kernel on TensorRT's stream,
             so the plugin must also be registered before an engine is loaded.
+    "library"   10.3 and later, where libcorrflow_trt.so (tensorrt/) is there and has the kernel: the same plugin in
+            C++. It must be registered before an engine is loaded, for which no Python is needed.
     "none"  other versions: use the ONNX function (--plugin off).
 
 All forms launch cuda/local_soft_copy.cu. The node must have all four inputs: a plugin that is registered ahead of time
@@ -15,6 +17,7 @@ The caller passes the TensorRT module; this module never imports it. TensorRT re
 
 import ctypes
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,15 +29,17 @@ from corrflow.plugins.local_soft_copy.cuda.compiler import compile_kernel, cuda_
 from corrflow.plugins.local_soft_copy.cuda.launch import Dtype, Launch, plan
 from corrflow.plugins.local_soft_copy.cuda.ptx_version import with_lowest_version
 from corrflow.plugins.local_soft_copy.spec import Attributes, output_shape
+from corrflow.plugins.local_soft_copy.tensorrt.library import VARIABLE, PluginLibrary
 
 PLUGIN_NAME = spec.NAME
 PLUGIN_NAMESPACE = spec.DOMAIN
 PLUGIN_VERSION = str(spec.VERSION)  # "1" is the only version of quickly deployable plugins
 PLUGIN_ID = f"{PLUGIN_NAMESPACE}::{PLUGIN_NAME}"
 
-Form = Literal["aot", "v3", "none"]
+Form = Literal["library", "aot", "v3", "none"]
 _DTYPES: dict[str, Dtype] = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _creators: list[Any] = []
+_libraries: set[Path] = set()
 
 
 def form_for(version: str) -> Form:
@@ -45,11 +50,15 @@ def form_for(version: str) -> Form:
     return "aot" if number >= (10, 16) else "v3"
 
 
-def register(trt: Any) -> Form:
+def register(trt: Any, library: PluginLibrary | None = None) -> Form:
     """Register the plugin with a TensorRT module, once per process, and return its form.
 
-    Raises InputError for a version without a form.
+    library: use this library instead of the form that suits the version
+    Raises InputError for a version without a form, or a library for another version.
     """
+    if library is not None:
+        _register_library(trt, library)
+        return "library"
     form = form_for(trt.__version__)
     if form == "none":
         raise InputError(
@@ -82,6 +91,21 @@ def attributes_from(fields: dict[str, Any]) -> Attributes:
         top_k=integers("top_k", (default.top_k,))[0],
         temperature=float(values["temperature"][0]) if "temperature" in values else default.temperature,
     )
+
+
+def _register_library(trt: Any, library: PluginLibrary) -> None:
+    if library.path in _libraries:
+        return
+    if (major := int(trt.__version__.partition(".")[0])) != library.tensorrt_major:
+        raise InputError(
+            f"{library.path}: expected the library for TensorRT {major}, got the one for {library.tensorrt_major};"
+            " build it with this version's headers"
+        )
+    if trt.get_plugin_registry().load_library(str(library.path)) is None:
+        raise CorrflowError(
+            f"TensorRT {trt.__version__} refused {library.path}, its reason is above; set {VARIABLE}=off to do without"
+        )
+    _libraries.add(library.path)
 
 
 def _register_aot(trt: Any) -> None:

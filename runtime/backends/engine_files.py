@@ -13,12 +13,12 @@ import json
 import os
 import secrets
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from corrflow.atomic_files import write_file
 from corrflow.errors import InputError
+from corrflow.plugins.local_soft_copy.tensorrt.variants import kernel_hash
 from corrflow.runtime.artifacts.artifact import (
     ENCODE,
     ENCODE_FP16,
@@ -54,6 +54,7 @@ class EngineSpec:
     onnx:        SHA-256 of the encoder's file and of propagate.onnx
     kernel:      SHA-256 of the CUDA kernel's source; empty without the plugin
     calibration: SHA-256 of the calibration frames, if the int8 encoder was calibrated during the build; otherwise empty
+    library:     the plugin is libcorrflow_trt.so, which must be loaded before the engine
     """
 
     tensorrt: str
@@ -69,6 +70,7 @@ class EngineSpec:
     onnx: tuple[str, str]
     kernel: str
     calibration: str = ""
+    library: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -121,12 +123,6 @@ def onnx_hashes(artifact: Artifact, precision: str, calibration: str = "") -> tu
     contents = encoder_for(artifact, "fp32" if calibration else precision), artifact.files[PROPAGATE]
     first, second = (hashlib.sha256(content).hexdigest() for content in contents)
     return first, second
-
-
-def kernel_hash() -> str:
-    """Return the SHA-256 of the CUDA kernel's source in this package."""
-    kernel = files("corrflow.plugins.local_soft_copy.cuda").joinpath("local_soft_copy.cu")
-    return hashlib.sha256(kernel.read_bytes()).hexdigest()
 
 
 def private_folder() -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
+from corrflow.plugins.local_soft_copy.tensorrt.library import require_library
 from corrflow.plugins.local_soft_copy.tensorrt_plugin import form_for, register
 from corrflow.runtime.artifacts.artifact import Artifact
 from corrflow.runtime.backends.cuda_device import Buffer, CudaDevice
@@ -67,7 +68,7 @@ class TensorRtGraphs:
 
     def __init__(self, trt: Any, device: CudaDevice, engines: Engines) -> None:
         spec: EngineSpec = engines.spec
-        form = "plugin" if spec.plugin else "ONNX function"
+        form = "plugin library" if spec.library else "plugin" if spec.plugin else "ONNX function"
         self.name = f"tensorrt {spec.tensorrt}, {spec.precision}, {form}"
         self.dtype = np.dtype(np.float32 if spec.precision == "fp32" else np.float16)
         self.frame: tuple[int, int] | None = spec.frame
@@ -75,7 +76,9 @@ class TensorRtGraphs:
         self.num_slots: int | None = spec.num_slots
         self.num_windows: int | None = spec.num_windows
         self.num_channels: int | None = spec.num_channels
-        if spec.plugin and form_for(spec.tensorrt) == "v3":
+        if spec.library:
+            register(trt, require_library())
+        elif spec.plugin and form_for(spec.tensorrt) == "v3":
             register(trt)  # these engines need the plugin when they are loaded; later versions contain the kernel
         self._runtime = trt.Runtime(tensorrt_logger(trt.Logger))
         self.loaded = {

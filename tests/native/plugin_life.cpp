@@ -3,6 +3,8 @@
 //     drive_registered(deletes)   drives the creator that Python has registered through the bindings
 //     drive_library(path)         loads a plugin library, as trtexec's --dynamicPlugins does, and drives its creator
 //
+// With -DLIFE_PROGRAM it is a program with the path as its argument. LIFE_TOP_K is the node's top_k, 5 without it.
+//
 // Both create, clone, serialise, create again, attach, run and delete: through C++ virtual functions, in a thread without
 // Python's lock. Each observation is one line "name: values" on standard output. The result is 0, or 1 for a failed call.
 #include <NvInfer.h>
@@ -10,6 +12,7 @@
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -45,12 +48,14 @@ struct Registry : IPluginRegistry {
         return true;
     }
     IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept override {
-        return *count = 0, nullptr;
+        static IPluginCreatorInterface* first;
+        first = registered.empty() ? nullptr : registered[0].creator;
+        return *count = first != nullptr, &first;
     }
     IPluginCreatorInterface* getCreator(AsciiChar const*, AsciiChar const*, AsciiChar const*) noexcept override {
         return registered.empty() ? nullptr : registered[0].creator;
     }
-    bool deregisterCreator(IPluginCreatorInterface const&) noexcept override { return true; }
+    bool deregisterCreator(IPluginCreatorInterface const&) noexcept override { return registered.clear(), true; }
     IPluginResource* acquirePluginResource(AsciiChar const*, IPluginResource*) noexcept override { return nullptr; }
     int32_t releasePluginResource(AsciiChar const*) noexcept override { return 0; }
     // In the table from 10.13 on; not marked as overriding, because the headers of 10.3 do not have it.
@@ -140,7 +145,8 @@ int live(IPluginCreatorInterface* interface, char const* space, bool deletes) {
     std::printf("\n");
 
     // As a parser passes them: 64-bit integers.
-    int64_t radius[] = {8, 12}, dilation[] = {1, 2}, top_k[] = {5};
+    char const* const best = std::getenv("LIFE_TOP_K");
+    int64_t radius[] = {8, 12}, dilation[] = {1, 2}, top_k[] = {best ? std::atoi(best) : 5};
     float temperature[] = {0.07f};
     PluginField const parsed[] = {{"radius", radius, PluginFieldType::kINT64, 2},
                                   {"dilation", dilation, PluginFieldType::kINT64, 2},
@@ -262,5 +268,10 @@ PUBLIC int drive_library(char const* path) {
     int32_t count = 0;
     IPluginCreatorInterface* const* list = creators(count);
     if (count != 1) return std::printf("failed: %d creators\n", count), 1;
-    return in_a_thread(list[0], "", true);
+    std::printf("registered by loadLibrary: %zu\n", registered.size() + count);
+    return in_a_thread(list[0], "corrflow", true);
 }
+
+#ifdef LIFE_PROGRAM
+int main(int, char** arguments) { return drive_library(arguments[1]); }
+#endif

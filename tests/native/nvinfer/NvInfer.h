@@ -40,6 +40,21 @@ public:
     virtual ~IVersionedInterface() noexcept = default;
 };
 
+class ILogger {
+public:
+    enum class Severity : int32_t { kINTERNAL_ERROR, kERROR, kWARNING, kINFO, kVERBOSE };
+    virtual void log(Severity, AsciiChar const*) noexcept = 0;
+    virtual ~ILogger() = default;
+};
+
+class ILoggerFinder {
+public:
+    virtual ILogger* findLogger() = 0;
+
+protected:
+    virtual ~ILoggerFinder() = default;
+};
+
 struct Dims {
     int32_t nbDims;
     int64_t d[8];

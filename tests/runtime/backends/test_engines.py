@@ -51,7 +51,7 @@ FRAME = (66, 98)
 def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for module in (tensorrt_builder, tensorrt_backend):  # test_tensorrt_plugin.py tests the registration
-        monkeypatch.setattr(module, "register", lambda trt: "aot")
+        monkeypatch.setattr(module, "register", lambda trt, library=None: "aot")
 
 
 @pytest.fixture
@@ -218,16 +218,41 @@ def test_the_graph_suits_the_form_of_the_plugin(version: str, plugin: bool, aot:
     assert shapes["keys"][1] == shapes["values"][1] == 4 and shapes["references"] == [4, 4]
 
 
-def test_tensorrt_10_3_gets_the_node_without_the_function(artifact: Artifact) -> None:
+@pytest.mark.parametrize(("version", "library"), [("10.3.0", False), ("10.3.0", True), ("11.4.0", True)])
+def test_tensorrt_10_3_and_the_library_get_the_node_without_the_function(
+    version: str, library: bool, artifact: Artifact
+) -> None:
     import onnx
 
-    spec = SimpleNamespace(
-        tensorrt="10.3.0", precision="fp16", frame=FRAME, num_slots=1, num_windows=1, num_channels=8, plugin=True
-    )  # fields of EngineSpec that _models reads
+    spec = EngineSpec(version, "Fake GPU", "8.7", "fp16", FRAME, 1, 1, 4, 8, True, ("", ""), "", "", library)
     encoder = artifact.files[ENCODE_FP16]
     models = dict(tensorrt_builder._models(artifact, spec, encoder))  # type: ignore[arg-type]
     model = onnx.load_model_from_string(models["propagate.engine"])
-    assert not model.functions and [node.op_type for node in model.graph.node] == ["LocalSoftCopy"]
+    (node,) = model.graph.node
+    assert not model.functions and node.op_type == "LocalSoftCopy"
+    assert "aot" not in {attribute.name for attribute in node.attribute}
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_the_library_is_the_plugin_if_it_has_the_kernel(
+    has_kernel: bool, build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Any] = []
+    library = SimpleNamespace(path="there.so", has_kernel=lambda *key: asked.append(key) or has_kernel)
+    given: list[Any] = []
+    monkeypatch.setattr(tensorrt_builder, "find_library", lambda: library)
+    monkeypatch.setattr(tensorrt_builder, "register", lambda trt, library: given.append(library))
+    # The fake TensorRT runs the function, which a graph for the library does not have.
+    models = tensorrt_builder._models
+    monkeypatch.setattr(
+        tensorrt_builder, "_models", lambda artifact, spec, *more: models(artifact, replace(spec, library=False), *more)
+    )
+    monkeypatch.setattr(tensorrt_backend, "require_library", lambda: library)
+    report, _ = build()
+    ((variant, num_windows),) = asked
+    assert (variant.classes, variant.dtype, num_windows) == (8, "float32", report.spec.num_windows)
+    assert report.spec.library == has_kernel and given == [library if has_kernel else None]
+    assert ("there.so has no kernel for these engines, so the plugin comes from Python" in caplog.text) != has_kernel
 
 
 def test_engines_are_rebuilt_only_if_their_build_key_changes(build, artifact: Artifact) -> None:
@@ -349,15 +374,24 @@ def test_engines_for_another_machine_or_model_are_refused(
         open_tensorrt(artifact, CudaDevice(fake))
 
 
-@pytest.mark.parametrize(("version", "registered"), [("10.3.0", 1), ("11.4.0", 0)])
-def test_only_engines_of_the_v3_form_need_the_plugin_to_run(version, registered, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("version", "library", "registered"),
+    [
+        ("10.3.0", False, [()]),
+        ("11.4.0", False, []),
+        ("10.3.0", True, [("library",)]),
+        ("11.4.0", True, [("library",)]),
+    ],
+)
+def test_engines_that_contain_the_kernel_alone_need_no_plugin_to_run(version, library, registered, monkeypatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(tensorrt_backend, "register", calls.append)
+    monkeypatch.setattr(tensorrt_backend, "register", lambda trt, *library: calls.append(library))
+    monkeypatch.setattr(tensorrt_backend, "require_library", lambda: "library")
     cuda = fakes.Cuda()
-    spec = EngineSpec(version, "Fake GPU", "8.7", "fp32", FRAME, 1, 1, 4, 8, True, ("", ""), "")
+    spec = EngineSpec(version, "Fake GPU", "8.7", "fp32", FRAME, 1, 1, 4, 8, True, ("", ""), "", "", library)
     with pytest.raises(InputError, match=f"TensorRT {version} refuses encode.engine; build it again"):
         TensorRtGraphs(fakes.tensorrt(cuda, version), CudaDevice(cuda), Engines(spec, {"encode.engine": b"no engine"}))
-    assert len(calls) == registered
+    assert calls == registered
 
 
 def test_only_the_user_can_read_the_key(build) -> None:

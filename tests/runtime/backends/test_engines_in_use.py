@@ -46,7 +46,7 @@ def built(small_artifact: Path, moving_square, tmp_path_factory) -> tuple[Path, 
     cuda = fakes.Cuda()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-        patch.setattr(tensorrt_builder, "register", lambda trt: "aot")
+        patch.setattr(tensorrt_builder, "register", lambda trt, library=None: "aot")
         build_engines(
             load_artifact(folder / "model"), lambda: moving_square[0], fakes.tensorrt(cuda), CudaDevice(cuda),
             precision="fp32", frame=WORKING, num_reference_frames=4, num_channels=8, plugin=True,

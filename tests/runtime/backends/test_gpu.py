@@ -62,7 +62,7 @@ class Machine:
         module = fakes.tensorrt(self.device._cuda)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
         for target in (tensorrt_builder, tensorrt_backend):
-            monkeypatch.setattr(target, "register", lambda trt: "aot")
+            monkeypatch.setattr(target, "register", lambda trt, library=None: "aot")
             monkeypatch.setattr(target, "CudaDevice", lambda: self.another(fakes))
         return module
 
