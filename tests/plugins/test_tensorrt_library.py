@@ -306,3 +306,12 @@ def test_an_unchanged_source_keeps_its_time(tmp_path: Path) -> None:
         write(tmp_path / "out", [variant], [87])
         times.append((tmp_path / "out/kernel_0.cu").stat().st_mtime_ns)
     assert times[0] == times[1]
+
+
+def test_the_example_compiles_against_tensorrts_headers() -> None:
+    if not (Path(TENSORRT_INCLUDE) / "NvInferVersion.h").is_file():
+        pytest.skip("needs TENSORRT_INCLUDE, a folder of TensorRT's headers")
+    folders = [f"-isystem{TENSORRT_INCLUDE}", f"-isystem{CUDA_INCLUDE}"]
+    command = [COMPILER, "-std=c++17", "-Wall", "-Werror", "-fsyntax-only", *folders, str(SOURCE / "example.cpp")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
