@@ -52,6 +52,17 @@ def command_reference() -> str:
     return text
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put pages of docs/ that the navigation lacks behind the others of its last tab, so that none is lost."""
+    listed = set(re.findall(r"[\w/.-]+\.md", str(config.nav)))
+    docs = ROOT / "docs"
+    found = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    if config.nav is not None:
+        (pages,) = config.nav[-1].values()
+        pages += [name for name in found if name not in listed]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from elsewhere, and the files of the repository that documents link to."""
     for source, place in PAGES.items():
