@@ -9,27 +9,35 @@ The extension is optional: without a C++ compiler the package installs all the s
 from __future__ import annotations
 
 import platform
+import tempfile
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 CPU = Path("plugins/local_soft_copy/cpu")
 COMMON = ["-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi"]
-# Each kernel is one file with its own instruction set; the binding picks among them when it runs.
-X86_FLAGS = {
-    "kernel_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
-    "kernel_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx2", "-mfma", "-mf16c"],
-    "kernel_avx512_vnni.cpp": ["-mavx512f", "-mavx512bw", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw"]
+# Each kernel is one file with its own instruction set; kernels.cpp picks among them at run time.
+KERNELS = {
+    "x86": {
+        "avx2": AVX2,
+        "avx_vnni": [*AVX2, "-mavxvnni"],
+        "avx512": AVX512,
+        "avx512_vnni": [*AVX512, "-mavx512vnni"],
+    },
+    "arm": {"neon_dotprod": ["-march=armv8.2-a+dotprod"]},
 }
+MACHINES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
 ROOMS = ("plugins", "runtime", "train", "export", "evaluate", "bench")
 FOLDERS = {"corrflow": "src/corrflow"} | {
     "corrflow." + ".".join(path.parts[:-1]): path.parent.as_posix()
     for room in ROOMS
     for path in sorted(Path(room).rglob("__init__.py"))
 }
-ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 class BuildKernels(build_ext):
@@ -37,16 +45,33 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext) -> None:
         flags = [*COMMON, *ext.extra_compile_args]
-        sources = {"kernel_portable.cpp": []} | (X86_FLAGS if ON_X86 else {})
-        for name, own in sources.items():
+        kernels = {"portable": []} | KERNELS.get(MACHINES.get(platform.machine().lower(), ""), {})
+        for name, own in kernels.items():
+            if not self.accepts(own):
+                print(f"kernel_{name}.cpp is left out: the compiler does not accept {' '.join(own)}")
+                continue
+            ext.define_macros.append((f"CORRFLOW_{name.upper()}", "1"))
             ext.extra_objects += self.compiler.compile(
-                [str(CPU / name)],
+                [str(CPU / f"kernel_{name}.cpp")],
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
                 extra_postargs=[*flags, *own],
                 depends=[str(CPU / "kernel.h"), str(CPU / "kernel_body.h")],
             )
         super().build_extension(ext)
+
+    def accepts(self, flags: list[str]) -> bool:
+        """Return True if the compiler has these flags; GCC 10 has no -mavxvnni, for example."""
+        if not flags:
+            return True
+        with tempfile.TemporaryDirectory() as scratch:
+            empty = Path(scratch, "empty.cpp")
+            empty.write_text("int main() { return 0; }\n")
+            try:
+                self.compiler.compile([str(empty)], output_dir=scratch, extra_postargs=flags)
+            except CompileError:
+                return False
+        return True
 
 
 setup(
@@ -55,9 +80,8 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "corrflow.plugins.local_soft_copy.cpu._fused",
-            [str(CPU / "module.cpp")],
+            [str(CPU / "module.cpp"), str(CPU / "kernels.cpp")],
             cxx_std=17,
-            define_macros=[("CORRFLOW_X86_KERNELS", "1")] if ON_X86 else [],
             optional=True,
         )
     ],

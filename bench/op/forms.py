@@ -17,7 +17,8 @@ from corrflow.plugins.local_soft_copy.spec import Attributes
 
 Call = Callable[[], np.ndarray]
 UNFOLD, DENSE, BLOCKED, ONNX, SAMPLER = "unfold", "dense", "torch_blocked", "onnx function", "sampler"
-BYTES_KERNEL = "avx512-vnni"  # the only kernel that is faster with 8 bits than with 16
+# The processor's fastest kernel that is faster with 8 bits than with 16, or the usual one of other processors.
+BYTES_KERNEL = next((kernel for kernel in cpu.kernels() if kernel in cpu.BYTE_KERNELS), cpu.BYTE_KERNELS[0])
 TEMPERATURE = 0.07
 
 

@@ -58,14 +58,14 @@ def test_the_packed_forms_are_those_that_tracking_uses(monkeypatch: pytest.Monke
         pytest.skip(cpu.unavailable())
     packed = [name for name in op_forms.forms() if "bits" in name]
     expected = [op_forms.packed_name(kernel, 16) for kernel in reversed(cpu.kernels())]
-    bytes_form = op_forms.packed_name("avx512-vnni", 8)
+    bytes_form = op_forms.packed_name(op_forms.BYTES_KERNEL, 8)
     assert packed == [*expected, bytes_form]
     monkeypatch.setattr(cpu, "kernels", lambda: ("avx2", "portable"))
     # 8-bit features with a kernel of every processor.
     case = replace(SMALL, top_k=0)
     exact, coarse = (op_forms._packed("portable", bits)(case, 1)() for bits in (16, 8))
     assert 1e-4 < np.abs(exact - coarse).max() < COARSER["8 bits"]
-    with pytest.raises(Unavailable, match=r"does not multiply bytes \(avx512-vnni\)"):
+    with pytest.raises(Unavailable, match=rf"does not multiply bytes \({op_forms.BYTES_KERNEL}\)"):
         op_forms.forms()[bytes_form](SMALL, 1)
 
 
@@ -180,7 +180,7 @@ def test_one_run_of_the_op_command_has_every_packed_form_or_its_reason(tmp_path:
     result = CliRunner().invoke(app, ["op", *options, "--no-memory", "--json", f"{tmp_path}/op.json"])
     assert result.exit_code == 0, result.output
     (written,) = json.loads((tmp_path / "op.json").read_text())["op"]
-    best, bytes_form = op_forms.packed_name(cpu.kernels()[0], 16), op_forms.packed_name("avx512-vnni", 8)
+    best, bytes_form = op_forms.packed_name(cpu.kernels()[0], 16), op_forms.packed_name(op_forms.BYTES_KERNEL, 8)
     assert written["forms"][best]["seconds"]["median"] > 0 and best in result.output
     if cpu.multiplies_bytes():
         assert written["forms"][bytes_form]["seconds"]["median"] > 0

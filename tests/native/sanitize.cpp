@@ -124,6 +124,7 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
     std::vector<std::vector<std::uint16_t>> halves(made.K);
     const bool half = made.dtype == Dtype::Float16, words = made.dtype > Dtype::Float16;
     std::vector<std::vector<std::int32_t>> integers(made.K);
+    std::vector<std::vector<unsigned char>> marks(made.K);
     const std::vector<std::int32_t> query = words ? packed(made, made.query) : std::vector<std::int32_t>();
     std::vector<SearchWindow> windows;
     int positions = 0;
@@ -135,7 +136,10 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
                            : half ? static_cast<const void*>(halves[k].data())
                                   : made.keys[k].data();
         const float scale = words ? 0.5f : 2.0f;  // both operands are packed times two
-        windows.push_back({keys, made.values[k].data(), made.radius[k], made.dilation[k], made.dy[k], made.dx[k],
+        marks[k].resize(made.H * corrflow::groups(made.W));
+        for (int y = 0; y < made.H; ++y)
+            corrflow::mark_row(made.values[k].data(), made.N, made.H, made.W, y, marks[k].data());
+        windows.push_back({keys, made.values[k].data(), marks[k].data(), made.radius[k], made.dilation[k], made.dy[k], made.dx[k],
                            scale});
         const int across = std::min(made.radius[k], (made.W - 1 + std::abs(made.dx[k])) / made.dilation[k]);
         const int along = std::min(made.radius[k], (made.H - 1 + std::abs(made.dy[k])) / made.dilation[k]);
@@ -177,16 +181,7 @@ bool agrees(const Case& made, const Kernel& kernel, int rows_per_part) {
 int main(int count, char** arguments) {
     if (count != 3) return std::fprintf(stderr, "usage: sanitize SEED CASES\n"), 2;
     std::mt19937 random(std::strtoul(arguments[1], nullptr, 10));
-    std::vector<const Kernel*> kernels{&corrflow::portable_kernel};
-#ifdef CORRFLOW_X86_KERNELS
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-        kernels.push_back(&corrflow::avx2_kernel);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
-            kernels.push_back(&corrflow::avx512_kernel);
-            if (__builtin_cpu_supports("avx512vnni")) kernels.push_back(&corrflow::avx512_vnni_kernel);
-        }
-    }
-#endif
+    const std::vector<const Kernel*> kernels = corrflow::kernels_here();
     const int cases = std::atoi(arguments[2]);
     for (int i = 0; i < cases; ++i) {
         const Case made = random_case(random);

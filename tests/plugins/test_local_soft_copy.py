@@ -337,6 +337,23 @@ def test_packed_features_of_unit_length_change_the_result_little(top_k: int) -> 
         assert np.abs(got - expected).max() < allowed
 
 
+@pytest.mark.parametrize(
+    ("machine", "kernels", "coarse", "fine"),
+    [
+        ("x86_64", ("avx2", "portable"), 16, 16),
+        ("x86_64", ("avx-vnni", "avx2", "portable"), 8, 16),
+        ("aarch64", ("neon-dotprod", "portable"), 8, 32),
+        ("arm64", ("portable",), 32, 32),
+    ],
+)
+def test_the_fastest_bits_are_those_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch, machine: str, kernels: tuple[str, ...], coarse: int, fine: int
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(cpu, "kernels", lambda: kernels)
+    assert (cpu.fastest_bits(coarse=True), cpu.fastest_bits(coarse=False)) == (coarse, fine)
+
+
 def test_packed_features_that_do_not_agree_are_refused() -> None:
     features = np.zeros((4, 3, 5), np.float32)
     for wrong, bits in ((features[0], 16), (features.astype(np.float64), 16), (features, 4), (features[:, :0], 8)):

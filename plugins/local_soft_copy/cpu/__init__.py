@@ -6,6 +6,7 @@ The compiled extension is optional: `unavailable()` returns the reason why it is
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,9 +37,23 @@ def kernels() -> tuple[str, ...]:
     return tuple(_fused.kernels()) if _fused else ()
 
 
+# Kernels with an instruction for products of bytes; the others are faster with 16-bit features or float32.
+BYTE_KERNELS = ("avx512-vnni", "avx-vnni", "neon-dotprod")
+
+
 def multiplies_bytes() -> bool:
-    """Return True if the search is faster with 8-bit features than with 16-bit features on this processor."""
-    return "avx512-vnni" in kernels()
+    """Return True if the search is faster with 8-bit features than with all others on this processor."""
+    return any(kernel in BYTE_KERNELS for kernel in kernels())
+
+
+def fastest_bits(coarse: bool) -> int:
+    """Return the bits of a feature channel with which the search is fastest: 8 (only if `coarse`), 16 or 32.
+
+    NEON has no instruction that adds the products of 16-bit pairs, so float32 is faster there.
+    """
+    if coarse and multiplies_bytes():
+        return 8
+    return 32 if platform.machine().lower() in ("aarch64", "arm64") else 16
 
 
 def available_threads() -> int:

@@ -19,10 +19,13 @@
 #include <type_traits>
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace {
 
+using corrflow::GROUP;
 using corrflow::Job;
 using corrflow::SearchWindow;
 
@@ -32,9 +35,10 @@ constexpr int P = STRIPS * L;
 constexpr int ROWS = 4;  // query rows that are computed together
 
 // Offsets (or value channels) per block: the sums, the smaller operand and one vector of the larger fit the registers.
+// At most 8, which hide the latency of a product; larger blocks would only take longer to compile.
 constexpr int most_beside(int rows) {
     int most = 1;
-    while (rows * (most + 1) + (rows < most + 1 ? rows : most + 1) + 1 <= REGISTERS) ++most;
+    while (most < 8 && rows * (most + 1) + (rows < most + 1 ? rows : most + 1) + 1 <= REGISTERS) ++most;
     return most;
 }
 
@@ -86,6 +90,8 @@ inline Floats load(const std::uint16_t* from) {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
 #elif LANES == 8 && defined(__F16C__)
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#elif defined(__aarch64__)
+    return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
 #else
     Floats vector;
     for (int lane = 0; lane < L; ++lane) vector[lane] = single(from[lane]);
@@ -101,26 +107,18 @@ inline unsigned lanes_not_below(Floats a, Floats b) {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GE_OQ));
 #else
     const Integers above = a >= b;
+#if defined(__aarch64__)
+    const Integers bit = {1, 2, 4, 8};
+    return vaddvq_u32((uint32x4_t)(above & bit));
+#else
     unsigned bits = 0;
     for (int lane = 0; lane < L; ++lane) bits |= (unsigned)(above[lane] & 1) << lane;
     return bits;
 #endif
+#endif
 }
 
 constexpr unsigned EVERY_LANE = (1u << L) - 1;
-
-// Return true if any lane is not 0.
-inline bool any_bit(Integers vector) {
-#if LANES == 16 && defined(__AVX512F__)
-    return _mm512_test_epi32_mask((__m512i)vector, (__m512i)vector) != 0;
-#elif LANES == 8 && defined(__AVX2__)
-    return !_mm256_testz_si256((__m256i)vector, (__m256i)vector);
-#else
-    std::int32_t bits = 0;
-    for (int lane = 0; lane < L; ++lane) bits |= vector[lane];
-    return bits != 0;
-#endif
-}
 
 // Compute e^x for x <= 0 to about one unit in the last place. Results for x < -87 vanish in any sum with e^0.
 inline Floats exponential(Floats x) {
@@ -153,15 +151,28 @@ struct Singles {
 struct Pairs {
     typedef std::int32_t Word;
     typedef Integers Words;
+#if LANES == 4 && defined(__aarch64__)
+    // Sort four pairs into the four first channels and the four second channels.
+    static int16x8_t first_then_second(Words pairs) {
+        const uint8x16_t order = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
+        return vreinterpretq_s16_u8(vqtbl1q_u8((uint8x16_t)pairs, order));
+    }
+#endif
     static Words add(Words sums, Words query, Words key) {
 #if LANES == 16 && defined(__AVX512VNNI__)
         return (Words)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)query, (__m512i)key);
 #elif LANES == 16 && defined(__AVX512BW__)
         return sums + (Words)_mm512_madd_epi16((__m512i)query, (__m512i)key);
+#elif LANES == 8 && defined(__AVXVNNI__)
+        return (Words)_mm256_dpwssd_avx_epi32((__m256i)sums, (__m256i)query, (__m256i)key);
 #elif LANES == 8 && defined(__AVX2__)
         return sums + (Words)_mm256_madd_epi16((__m256i)query, (__m256i)key);
 #elif LANES == 4 && defined(__SSE2__)
         return sums + (Words)_mm_madd_epi16((__m128i)query, (__m128i)key);
+#elif LANES == 4 && defined(__aarch64__)
+        const int16x8_t queries = first_then_second(query), keys = first_then_second(key);
+        const int32x4_t first = vmlal_s16((int32x4_t)sums, vget_low_s16(queries), vget_low_s16(keys));
+        return (Words)vmlal_high_s16(first, queries, keys);
 #else
         return sums + (query << 16 >> 16) * (key << 16 >> 16) + (query >> 16) * (key >> 16);
 #endif
@@ -169,18 +180,29 @@ struct Pairs {
     static Floats sum(Words sums) { return __builtin_convertvector(sums, Floats); }
 };
 
-// Four 8-bit channels: keys are stored plus 128, queries are signed.
+// Four 8-bit channels, stored plus 128. Queries become signed when they are read.
 struct Fours {
     typedef std::int32_t Word;
     typedef Integers Words;
+#if LANES == 4 && defined(__ARM_FEATURE_DOTPROD)
+    // sdot multiplies signed by signed, so keys become signed when they are fetched.
+    static constexpr Word KEY_EXCESS = 0, KEY_FLIP = (Word)0x80808080u;
+    static Words add(Words sums, Words query, Words key) {
+        return (Words)vdotq_s32((int32x4_t)sums, (int8x16_t)query, (int8x16_t)key);
+    }
+#else
+    static constexpr Word KEY_EXCESS = (Word)0x80808080u, KEY_FLIP = 0;
     static Words add(Words sums, Words query, Words key) {
 #if LANES == 16 && defined(__AVX512VNNI__)
         return (Words)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)key, (__m512i)query);
+#elif LANES == 8 && defined(__AVXVNNI__)
+        return (Words)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)key, (__m256i)query);
 #else
         return sums + (query << 24 >> 24) * (key & 255) + (query << 16 >> 24) * (key >> 8 & 255) +
                (query << 8 >> 24) * (key >> 16 & 255) + (query >> 24) * (key >> 24 & 255);
 #endif
     }
+#endif
     static Floats sum(Words sums) { return __builtin_convertvector(sums, Floats); }
 };
 
@@ -264,7 +286,6 @@ struct Panel {
     void* starts;          // [STRIPS][ROWS][L] words: initial sums
     float* scores;         // [ROWS][offsets][L] of one key row
     char* ring;            // [slots][depth + N][width] words
-    unsigned char* marks;  // [rows within reach][groups within reach]: 1 if a group of L columns has a value other than 0
 
     // Current search window:
     const SearchWindow* window;
@@ -321,7 +342,6 @@ struct Panel {
         starts = parts.take<float>(STRIPS * ROWS * L);
         scores = parts.take<float>(ROWS * widest * L);
         ring = parts.take<char>(4 * rings);
-        marks = parts.take<unsigned char>((std::size_t)job.H * ((job.W + L - 1) / L));
         return parts.used;
     }
 
@@ -371,38 +391,19 @@ struct Panel {
 
     // Mark the strips that have a value other than zero within reach of the current window.
     void find_live() {
-        const int across = reach * step, along = reach_rows(job, *window) * step;
-        const int beside = column + window->dx, above = first_row + window->dy;
-        const int top = above > along ? above - along : 0;
-        const int bottom = above + rows + along < job.H ? above + rows + along : job.H;
-        const int left = beside > across ? (beside - across) / L : 0;
-        const int last = beside + columns - 1 + across < job.W - 1 ? beside + columns - 1 + across : job.W - 1;
-        if (last < left * L || bottom <= top) return;
-        const int groups = last / L + 1 - left;
-        const std::size_t plane = (std::size_t)job.H * job.W;
-        for (int y = top; y < bottom; ++y)
-            for (int group = 0; group < groups; ++group) {
-                const int x = (left + group) * L, lanes = job.W - x < L ? job.W - x : L;
-                const float* values = window->values + (std::size_t)y * job.W + x;
-                Integers bits{};
-                for (int n = 0; n < job.N; ++n, values += plane)
-                    if (lanes == L)
-                        bits |= (Integers)load(values) & 0x7fffffff;  // -0 is 0 as well
-                    else
-                        for (int lane = 0; lane < lanes; ++lane) bits[0] |= values[lane] != 0.0f;
-                marks[(std::size_t)(y - top) * groups + group] = any_bit(bits);
-            }
-        for (int r = 0; r < rows; ++r)
-            for (int strip = 0; strip * L < columns; ++strip) {
-                const int first = beside + strip * L;
-                if (first + L - 1 + across < 0) continue;
-                const int from = first > across ? (first - across) / L : 0;
-                const int to = (first + L - 1 + across < last ? first + L - 1 + across : last) / L;
+        const int across = reach * step, along = reach_rows(job, *window) * step, groups = corrflow::groups(job.W);
+        for (int strip = 0; strip * L < columns; ++strip) {
+            const int first = column + window->dx + strip * L - across, last = first + L - 1 + 2 * across;
+            if (last < 0 || first >= job.W) continue;
+            const int from = (first > 0 ? first : 0) / GROUP, to = (last < job.W - 1 ? last : job.W - 1) / GROUP;
+            for (int r = 0; r < rows; ++r) {
                 bool& live = state[r].live[strip];
-                for (int y = above + r - along; y <= above + r + along && !live; y += step)
+                const int middle = first_row + window->dy + r;
+                for (int y = middle - along; y <= middle + along && !live; y += step)
                     for (int group = from; group <= to && y >= 0 && y < job.H; ++group)
-                        live |= marks[(std::size_t)(y - top) * groups + group - left] != 0;
+                        live |= window->marks[(std::size_t)y * groups + group] != 0;
             }
+        }
     }
 
     // Fold all query rows y with y % step == remainder, ROWS at a time. Rows are counted within the remainder: u means
@@ -465,39 +466,40 @@ struct Panel {
     template <typename A>
     void read_query(int strip, const int* own) {
         typedef typename A::Word Word;
+        typedef typename A::Words Words;
         const int first = column + strip * L, lanes = job.W - first < L ? job.W - first : L;
         Word* to = static_cast<Word*>(query) + (std::size_t)strip * job.depth * ROWS * L;
-        Word* start = static_cast<Word*>(starts) + strip * ROWS * L;
-        for (int i = 0; i < ROWS * L; ++i) start[i] = 0;
         const int depth = job.depth;  // a local copy cannot alias the writes
         const std::size_t plane = (std::size_t)job.H * job.W;
         const Word* rows[ROWS];
         for (int r = 0; r < ROWS; ++r)
             rows[r] = static_cast<const Word*>(job.query) + (std::size_t)(first_row + own[r]) * job.W + first;
+        Words excess[ROWS] = {};  // of the scores, from the excess of 128 in the keys
         for (int c = 0; c < depth; ++c, to += ROWS * L) {
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; ++r) {
                 const Word* from = rows[r] + c * plane;
+                Words words{};
                 if (lanes == L)
-                    store(to + r * L, load(from));
+                    words = load(from);
                 else
-                    for (int lane = 0; lane < L; ++lane) to[r * L + lane] = lane < lanes ? from[lane] : 0;
-            }
-            if constexpr (std::is_same_v<A, Fours>)
-                // Queries become signed, and the keys' excess of 128 is subtracted from the initial sums.
-                for (int r = 0; r < ROWS; ++r) {
-                    for (int lane = 0; lane < L; ++lane) to[r * L + lane] ^= (Word)0x80808080u;
-                    store(start + r * L, Fours::add(load(start + r * L), load(to + r * L), Integers{} + (Word)0x80808080u));
+                    for (int lane = 0; lane < lanes; ++lane) words[lane] = from[lane];
+                if constexpr (std::is_same_v<A, Fours>) {
+                    words ^= (Word)0x80808080u;
+                    if (Fours::KEY_EXCESS) excess[r] = Fours::add(excess[r], words, Words{} + Fours::KEY_EXCESS);
                 }
+                store(to + r * L, words);
+            }
         }
-        if constexpr (std::is_same_v<A, Fours>)
-            for (int i = 0; i < ROWS * L; ++i) start[i] = -start[i];
+        Word* start = static_cast<Word*>(starts) + strip * ROWS * L;
+        for (int r = 0; r < ROWS; ++r) store(start + r * L, -excess[r]);
     }
 
     // Copy key row y and its values to a slot of the ring, [depth + N][width], from the first offset of the first lane on.
     // Columns outside the frame become zeros, whose scores are excluded later.
     template <typename A, typename Key>
     void fetch(int y, char* slot) const {
+        typedef typename A::Word Word;
         const std::size_t plane = (std::size_t)job.H * job.W;
         const int start = column + window->dx - reach * step;
         const bool inside = start < job.W && start + width > 0;
@@ -505,25 +507,44 @@ struct Panel {
         const int right = !inside ? width : job.W - start < width ? job.W - start : width;
         const std::ptrdiff_t from = inside ? (std::ptrdiff_t)y * job.W + start + left : 0;
         const Key* keys = static_cast<const Key*>(window->keys) + from;
-        typename A::Word* to = reinterpret_cast<typename A::Word*>(slot);
+        Word* to = reinterpret_cast<Word*>(slot);
         const int depth = job.depth, to_next = width;  // local copies cannot alias the writes
-        for (int c = 0; c < depth; ++c, to += to_next) fetch_channel(keys + c * plane, to, left, right, to_next);
+        for (int c = 0; c < depth; ++c, to += to_next) {
+            if constexpr (std::is_same_v<A, Fours>)
+                fetch_channel<Fours::KEY_FLIP>(keys + c * plane, to, left, right, to_next);
+            else
+                fetch_channel<0>(keys + c * plane, to, left, right, to_next);
+        }
         // With top_k, only the values of the best positions are read, and in place.
         const float* values = window->values + from;
         float* after = values_in(slot);
         for (int n = 0; n < job.N && !job.top_k; ++n, after += width)
-            fetch_channel(values + n * plane, after, left, right, width);
+            fetch_channel<0>(values + n * plane, after, left, right, width);
     }
 
     float* values_in(char* slot) const { return reinterpret_cast<float*>(slot + 4 * (std::size_t)job.depth * width); }
 
-    template <typename Key, typename Word>
+    // width is a multiple of L. FLIP: bits to invert
+    template <std::int32_t FLIP, typename Key, typename Word>
     static void fetch_channel(const Key* from, Word* to, int left, int right, int width) {
-        int x = 0;
-        for (; x < left; ++x) to[x] = 0;
-        for (; x + L <= right; x += L) store(to + x, load(from + (x - left)));
-        for (; x < right; ++x) to[x] = single(from[x - left]);
-        for (; x < width; ++x) to[x] = 0;
+        // The copy overwrites the zeros that reach into it.
+        for (int x = 0; x < left; x += L) store(to + x, decltype(load(to)){});
+        for (int x = width - L; x + L > right; x -= L) store(to + x, decltype(load(to)){});
+        int x = left;
+        for (; x + L <= right; x += L) store(to + x, flipped<FLIP>(load(from + (x - left))));
+        if (x == right) return;
+        if (right - left >= L)
+            store(to + right - L, flipped<FLIP>(load(from + (right - left - L))));
+        else
+            for (; x < right; ++x) to[x] = flipped<FLIP>(single(from[x - left]));
+    }
+
+    template <std::int32_t FLIP, typename Value>
+    static Value flipped(Value value) {
+        if constexpr (FLIP)
+            return value ^ FLIP;
+        else
+            return value;
     }
 
     // Fold a key row into the query rows own[first] .. own[first + R - 1] of a strip.
@@ -561,17 +582,22 @@ struct Panel {
         }
     }
 
+    // Insert the scores of a key row that are not below the lowest of their lists: from the middle of the window outwards,
+    // because near positions are mostly the best.
     void keep(int strip, int y, int r, const float* row_scores) {
         const float* highest = state[r].highest + strip * L;
-        for (int o = 0; o < offsets; ++o) {
+        const std::int32_t first = (index * job.H + y) * job.W + column + strip * L + window->dx - reach * step;
+        Floats lowest_kept = load(highest);
+        for (int i = 0; i < offsets; ++i) {
+            const int o = i % 2 ? reach - (i + 1) / 2 : reach + i / 2;
             const float* score = row_scores + (std::size_t)o * L;
-            unsigned better = lanes_not_below(load(score), load(highest));
+            unsigned better = lanes_not_below(load(score), lowest_kept);
             if (!better) continue;
-            const std::int32_t place = (index * job.H + y) * job.W + column + strip * L + window->dx + (o - reach) * step;
             for (; better; better &= better - 1) {
                 const int lane = __builtin_ctz(better);
-                insert(r, strip * L + lane, score[lane], place + lane);
+                insert(r, strip * L + lane, score[lane], first + o * step + lane);
             }
+            lowest_kept = load(highest);
         }
     }
 

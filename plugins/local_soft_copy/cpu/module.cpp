@@ -27,26 +27,13 @@ namespace {
 using corrflow::Dtype;
 using corrflow::Job;
 using corrflow::Kernel;
+using corrflow::kernels_here;
 using corrflow::SearchWindow;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using WordArray = py::array_t<std::int32_t, py::array::c_style>;
 
 constexpr int MAX_OFFSET = 65536;  // of radii and dilations as well; positions then fit 32 bits
 constexpr int MOST_ROWS = 64, LEAST_ROWS = 16;  // per task; with fewer rows, more key rows are fetched by several tasks
-
-std::vector<const Kernel*> kernels_here() {
-    std::vector<const Kernel*> kernels;
-#ifdef CORRFLOW_X86_KERNELS
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-    if (avx512 && __builtin_cpu_supports("avx512vnni")) kernels.push_back(&corrflow::avx512_vnni_kernel);
-    if (avx512) kernels.push_back(&corrflow::avx512_kernel);
-    if (avx2) kernels.push_back(&corrflow::avx2_kernel);
-#endif
-    kernels.push_back(&corrflow::portable_kernel);
-    return kernels;
-}
 
 const Kernel& kernel_named(const std::string& name) {
     for (const Kernel* kernel : kernels_here())
@@ -203,6 +190,8 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
     if (top_k < 0) throw std::invalid_argument("top_k >= 0");
 
     std::vector<SearchWindow> windows;
+    std::vector<int> frames;  // that are searched
+    std::vector<unsigned char> marks(std::size_t(K) * H * corrflow::groups(int(W)));
     std::int64_t positions = 0;
     for (py::ssize_t m = 0; m < M; ++m) {
         const auto [frame, dy, dx] = references[m];
@@ -214,7 +203,10 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
         const std::int64_t along = std::min<std::int64_t>(radius[m], (H - 1 + std::abs(dy)) / dilation[m]);
         positions += std::min<std::int64_t>((2 * across + 1) * (2 * along + 1), H * W);
         windows.push_back({static_cast<const char*>(keys.data()) + frame * C * H * W * keys.itemsize(),
-                           values.data() + frame * N * H * W, radius[m], dilation[m], dy, dx, scales[m]});
+                           values.data() + frame * N * H * W,
+                           marks.data() + std::size_t(frame) * H * corrflow::groups(int(W)), radius[m], dilation[m], dy,
+                           dx, scales[m]});
+        if (std::find(frames.begin(), frames.end(), frame) == frames.end()) frames.push_back(frame);
     }
     FloatArray copied({N, H, W});
     Job job{};
@@ -233,6 +225,11 @@ FloatArray copy(const py::array& query, const py::array& keys, const FloatArray&
     const int rows_per_part = divided(job.H, parts);
     {
         py::gil_scoped_release release;
+        in_parallel(threads, int(frames.size()), 1, [&](int i, void*) {
+            const float* frame = values.data() + frames[i] * N * H * W;
+            unsigned char* own = marks.data() + std::size_t(frames[i]) * H * corrflow::groups(int(W));
+            for (int y = 0; y < job.H; ++y) corrflow::mark_row(frame, job.N, job.H, job.W, y, own);
+        });
         const std::size_t bytes = kernel.scratch(job, rows_per_part);
         in_parallel(threads, panels * parts, bytes, [&](int task, void* scratch) {
             const int row = task % parts * rows_per_part;
