@@ -201,7 +201,7 @@ def _register_v3(trt: Any) -> None:
     if list(trt.PluginField("probe", probe, trt.PluginFieldType.INT32).data) != [1, 2]:
         raise InputError(
             f"the Python bindings of TensorRT {trt.__version__} misread the arrays of NumPy {np.__version__}: expected"
-            " NumPy before 2.0; install numpy<2"
+            " NumPy before 2.0; pip install 'numpy<2' 'opencv-python<4.12', on a Jetson 'corrflow[jetson6]'"
         )
     creator = _v3_creator(trt)
     if not trt.get_plugin_registry().register_creator(creator, PLUGIN_NAMESPACE):

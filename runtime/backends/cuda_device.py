@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.plugins.local_soft_copy.cuda.compiler import compile_source, cuda_core
+from corrflow.plugins.local_soft_copy.cuda.compiler import REMEDY, compile_source, cuda_core, older_driver
 
 Size = tuple[int, int, int]
-_NO_BINDINGS = "pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the driver knows"
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,13 @@ class CudaDevice:
                 runtime = importlib.import_module("cuda.bindings.runtime")
             except ImportError as error:
                 raise InputError(
-                    f"expected CUDA's Python bindings to use a GPU, found none ({error}); {_NO_BINDINGS}"
+                    f"expected CUDA's Python bindings to use a GPU, found none ({error}); {REMEDY}"
                 ) from error
         self._cuda = runtime
         code, count = runtime.cudaGetDeviceCount()
         if int(code) or not count:
+            if older := older_driver():
+                raise InputError(older)
             reason = self._reason(code) if int(code) else "the driver counts none"
             raise InputError(
                 f"expected an NVIDIA GPU and its driver, found none ({reason}); install the driver,"
@@ -168,7 +169,7 @@ class CudaDevice:
         """
         core = self._find_core()
         if core is None:
-            raise InputError(f"expected cuda-core to compile kernels, found none; {_NO_BINDINGS}")
+            raise InputError(f"expected cuda-core to compile kernels, found none; {REMEDY}")
         try:
             core.Device().set_current()
             compiled = compile_source(source, f"sm_{self.compute_capability.replace('.', '')}", core=core)

@@ -54,4 +54,12 @@ def __getattr__(name: str) -> Any:
         return version("corrflow")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "corrflow.runtime":
+            raise
+        raise ImportError(
+            f"expected the installed corrflow, got the source folder {__path__[0]}, which shadows it; run Python in"
+            " another folder, or correct PYTHONPATH"
+        ) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy.cuda.launch import OPTIONS, Launch
 
 Target = Literal["cubin", "ptx"]
-_REMEDY = "pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the driver knows"
+REMEDY = "pip install 'corrflow[cu12]', or [cu13], whichever CUDA the driver knows, or [jetson6] on JetPack 6"
 
 
 def cuda_core() -> Any:
@@ -17,7 +19,7 @@ def cuda_core() -> Any:
     try:
         return importlib.import_module("cuda.core")
     except ImportError as error:
-        raise InputError(f"expected cuda-core to compile and launch the kernel, found none ({error}); {_REMEDY}") from (
+        raise InputError(f"expected cuda-core to compile and launch the kernel, found none ({error}); {REMEDY}") from (
             error
         )
 
@@ -41,7 +43,7 @@ def compile_source(source: str, architecture: str, target: Target = "cubin", cor
     except Exception as error:  # cuda-core has no common base class for compiler errors
         if type(error).__name__ == "DynamicLibNotFoundError":
             reason = next(iter(str(error).splitlines()), "")
-            raise InputError(f"expected NVRTC to compile the kernel, found none ({reason}); {_REMEDY}") from error
+            raise InputError(f"expected NVRTC to compile the kernel, found none ({reason}); {REMEDY}") from error
         raise CorrflowError(f"the kernel did not compile for {architecture}: {error}") from error
 
 
@@ -53,4 +55,23 @@ def device_architecture() -> str:
         device.set_current()
         return f"sm_{device.arch}"
     except Exception as error:  # a missing driver, no device and a broken installation raise different types
+        if older := older_driver():
+            raise InputError(older) from error
         raise InputError(f"expected an NVIDIA GPU and its driver, found none ({error}); run this on the GPU") from error
+
+
+def older_driver() -> str:
+    """Return a sentence if the driver is older than the CUDA of the installed bindings; empty otherwise."""
+    try:
+        installed = int(version("cuda-bindings").partition(".")[0])
+        driver = ctypes.CDLL("libcuda.so.1")
+        number = ctypes.c_int()
+        if driver.cuDriverGetVersion(ctypes.byref(number)):
+            return ""
+    except (PackageNotFoundError, OSError, AttributeError, ValueError):
+        return ""
+    major, minor = number.value // 1000, number.value % 1000 // 10
+    if major >= installed:
+        return ""
+    extra = f"use corrflow[cu{major}]" if major >= 12 else "update the driver"
+    return f"expected a driver for CUDA {installed}, as the bindings are, got one for {major}.{minor}; {extra}"

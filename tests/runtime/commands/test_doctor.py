@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from corrflow.plugins.local_soft_copy import cpu
+from corrflow.plugins.local_soft_copy.cuda.compiler import REMEDY
 from corrflow.runtime.artifacts import bundled
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.commands import doctor
@@ -196,7 +197,7 @@ def test_a_missing_compiler_is_absent_with_its_remedy(missing: str, monkeypatch:
         monkeypatch.setitem(sys.modules, "cuda.core", None)
     found = finding("CUDA kernel", monkeypatch)
     assert found.state == "absent" and f"expected {missing} to compile" in found.detail
-    assert found.remedy == "for TensorRT: pip install 'cuda-core[cu12]', or [cu13], whichever CUDA the driver knows"
+    assert found.remedy == f"for TensorRT: {REMEDY}"
 
 
 def test_a_model_that_is_not_there_is_no_finding(tmp_path) -> None:
