@@ -1,8 +1,11 @@
-"""Draw the figures of the documents from the demo clip: python scripts/site/figures.py [FOLDER]
+"""Draw the figures of the documents into docs/images.
 
-method.svg:   training copies colours, tracking copies masks
-windows.svg:  the memory of the tracker, with its search windows
-demo.webp:    the demo clip with its masks, as a moving picture
+python scripts/site/figures.py demo            from the demo clip
+    method.svg:   training copies colours, tracking copies masks
+    windows.svg:  the memory of the tracker, with its search windows
+    demo.webp:    the demo clip with its masks, as a moving picture
+python scripts/site/figures.py clips PREVIEW   from the folder preview/ of github.com/intel-iot-devkit/sample-videos
+    car.webp, worker.webp: real clips (CC BY 4.0), prompted with a box that GrabCut cuts out, as on the page
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from PIL import Image
 import corrflow
 from corrflow.runtime.artifacts.artifact import load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
+from corrflow.runtime.live.strokes import drawn_mask, parse_strokes
 from corrflow.runtime.settings import STRIDE
 from corrflow.runtime.video.demo_clip import DemoSource
+from corrflow.runtime.video.open_source import open_frames
 from corrflow.runtime.video.overlay import draw_overlay
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -28,6 +33,11 @@ FONT = 'font-family="Helvetica, Arial, sans-serif"'
 INK, DIM, BLUE, GREEN = "#222c3c", "#667085", "#2f6fe0", "#0f9f74"
 QUERY = 24
 """Frame of the clip that the figures track."""
+CLIPS = (
+    ("car", "person-bicycle-car-detection.gif", 12, (84, 88, 190, 228)),
+    ("worker", "worker-zone-detection.gif", 33, (100, 58, 192, 268)),
+)
+"""Name, file, prompted frame and box of the object on it."""
 
 
 class Drawing:
@@ -189,14 +199,24 @@ def save_moving(results: Sequence[corrflow.FrameResult], path: Path, width: int,
     images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0, quality=60, method=6)
 
 
-def main(folder: str = str(IMAGES)) -> None:
-    """Write all figures."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    results = tracked_demo()
-    draw_method(results, place / "method.svg")
-    draw_windows(results, place / "windows.svg")
-    save_moving(results[::2], place / "demo.webp", 480)
+def track_clip(path: Path, start: int, box: tuple[int, int, int, int], name: str) -> list[corrflow.FrameResult]:
+    """Track the object in a box (x0, y0, x1, y1) of frame `start` to the end of a clip."""
+    with open_frames(path) as frames:
+        image = next(frame.image for frame in frames if frame.index == start)
+    strokes = parse_strokes([{"kind": "box", "points": [list(box[:2]), list(box[2:])]}])
+    mask = drawn_mask(image, np.zeros(image.shape[:2], np.uint8), strokes)
+    return list(corrflow.track(path, masks={name: mask}, start=start))
+
+
+def main(part: str, *folder: str) -> None:
+    """Write the figures of one part."""
+    if part == "demo":
+        results = tracked_demo()
+        draw_method(results, IMAGES / "method.svg")
+        draw_windows(results, IMAGES / "windows.svg")
+        save_moving(results[::2], IMAGES / "demo.webp", 480)
+    for name, file, start, box in CLIPS if part == "clips" else ():
+        save_moving(track_clip(Path(*folder) / file, start, box, name), IMAGES / f"{name}.webp", 400)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +15,11 @@ from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from helpers.browser import Browser, draw, find_chromium
 from helpers.live_page import LivePage
 
 from corrflow.runtime.formats.mask_png import read_mask_objects
@@ -34,115 +31,14 @@ for library in ("starlette", "uvicorn", "prometheus_client"):
 
 MAX_VIEWERS = 8
 
+FRAME_WIDTH = 392
+
 SIZES = {"desktop": (1280, 800, False), "phone": (390, 844, True)}
-
-
-class Browser:
-    """One tab of a headless Chromium, over the DevTools protocol on two pipes (messages end in a zero byte)."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
-
-        def connect() -> None:  # Chromium reads from descriptor 3 and writes to 4
-            source, sink = os.dup(theirs_in), os.dup(theirs_out)
-            os.dup2(source, 3)
-            os.dup2(sink, 4)
-
-        self.process = subprocess.Popen(
-            [program, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
-             "--disable-dev-shm-usage", f"--user-data-dir={profile}", "about:blank"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            close_fds=False, preexec_fn=connect,
-        )  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self._buffer, self._count, self._session = b"", 0, ""
-        self.complaints: list[str] = []
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method: str, **parameters: object) -> dict[str, Any]:
-        self._count += 1
-        message = {"id": self._count, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        while True:
-            got = self._receive()
-            if got.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.complaints.append(json.dumps(got["params"]))
-            if got.get("id") == self._count:
-                assert "error" not in got, got
-                return got["result"]
-
-    def _receive(self) -> dict[str, Any]:
-        while b"\0" not in self._buffer:
-            part = os.read(self._in, 2**20)
-            assert part, "Chromium has ended"
-            self._buffer += part
-        message, self._buffer = self._buffer.split(b"\0", 1)
-        return json.loads(message)
-
-    def open(self, url: str, width: int, height: int, phone: bool) -> None:
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )  # fmt: skip
-        self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
-        self.send("Page.navigate", url=url)
-
-    def value(self, expression: str) -> Any:
-        return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-    def wait_for(self, expression: str, seconds: float = 20) -> None:
-        end = time.monotonic() + seconds
-        while not self.value(f"!!({expression})"):  # an element itself has no value
-            assert time.monotonic() < end, f"{expression} never happened; {self.complaints}"
-            time.sleep(0.05)
-
-    def centre(self, selector: str) -> tuple[float, float]:
-        self.value(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
-        found = self.value(
-            f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])"
-            f"(document.querySelector({selector!r}).getBoundingClientRect())"
-        )
-        return found[0], found[1]
-
-    def press(self, selector: str) -> None:
-        """A click of the mouse, on the phone as well: taps made from the debugger do not become clicks."""
-        self.drag([self.centre(selector)], touch=False)
-
-    def drag(self, way: list[tuple[float, float]], touch: bool) -> None:
-        if touch:
-            for index, (x, y) in enumerate(way):
-                kind = "touchMove" if index else "touchStart"
-                self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
-            self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-            return
-        for index, (x, y) in enumerate(way):
-            kind = "mouseMoved" if index else "mousePressed"
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
-        x, y = way[-1]
-        self.send("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
-
-    def screenshot(self) -> np.ndarray:
-        data = self.send("Page.captureScreenshot", format="png")["data"]
-        image = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-        assert image is not None
-        return np.asarray(image, np.uint8)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-        os.close(self._out)
-        os.close(self._in)
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    program = find_chromium()
     if program is None:
         pytest.skip("no Chromium is installed")
     opened = Browser(program, tmp_path / "profile")
@@ -224,7 +120,7 @@ def test_a_box_drawn_on_the_running_stream_is_followed_and_removed(
     browser.wait_for(f"Math.abs({shape} - 98 / 66) < 0.01")
 
     # Around the square wherever it is: its way leads from (80, 56) to (188, 164) in pixels of the frame.
-    draw(browser, [(66, 42), (150, 120), (206, 180)], phone)
+    draw(browser, [(66, 42), (150, 120), (206, 180)], phone, FRAME_WIDTH)
     browser.wait_for("!document.getElementById('preview').hidden")
     keep(browser, tmp_path, f"{size}-drawn")
     browser.value("document.getElementById('name').value = 'square'")
@@ -261,7 +157,7 @@ def test_objects_are_labelled_saved_and_tracked_on_the_page(
     assert browser.value("document.documentElement.scrollWidth") <= width, "the page is wider than its screen"
     keep(browser, tmp_path, f"label-{size}-open")
 
-    draw(browser, [(66, 42), (150, 120), (206, 180)], phone)
+    draw(browser, [(66, 42), (150, 120), (206, 180)], phone, FRAME_WIDTH)
     browser.wait_for("!document.getElementById('preview').hidden")
     browser.value("document.getElementById('name').value = 'square'")
     keep(browser, tmp_path, f"label-{size}-drawn")
@@ -269,8 +165,8 @@ def test_objects_are_labelled_saved_and_tracked_on_the_page(
     browser.wait_for("document.querySelector('#objects input').value === 'square'")
 
     browser.press("[data-tool=points]")
-    draw(browser, [(100, 80)], phone)
-    draw(browser, [(140, 110)], phone)
+    draw(browser, [(100, 80)], phone, FRAME_WIDTH)
+    draw(browser, [(140, 110)], phone, FRAME_WIDTH)
     browser.wait_for("document.querySelectorAll('#point-names input').length === 2")
     browser.value("(i => { i.value = 'corner'; i.dispatchEvent(new Event('input')); })"
                   "(document.querySelector('#point-names input'))")  # fmt: skip
@@ -341,15 +237,6 @@ def read_all(client: socket.socket) -> None:
     with client, contextlib.suppress(OSError):
         while client.recv(65536):
             pass
-
-
-def draw(browser: Browser, places: list[tuple[float, float]], phone: bool) -> None:
-    """Move the pointer over the canvas; places are pixels of the frame, which is 392 wide."""
-    browser.value("document.getElementById('canvas').scrollIntoView({block: 'center'})")
-    x, y, scale = browser.value(
-        "(({x, y, width}) => [x, y, width / 392])(document.getElementById('canvas').getBoundingClientRect())"
-    )
-    browser.drag([(x + scale * column, y + scale * row) for column, row in places], phone)
 
 
 def keep(browser: Browser, folder: Path, name: str) -> None:

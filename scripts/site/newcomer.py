@@ -1,0 +1,66 @@
+"""Do what a newcomer does by hand: python newcomer.py clip VIDEO | draw VIDEO X0 Y0 X1 Y1"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from helpers.browser import Browser, draw, find_chromium
+
+from corrflow.runtime.video.demo_clip import DEMO_FRAMES_PER_SECOND, render_demo_clip
+
+
+def save_clip(video: str) -> None:
+    """Write the demo clip as a video, without its masks."""
+    frames = [image for image, _ in render_demo_clip()]
+    size = frames[0].shape[1::-1]
+    writer = cv2.VideoWriter(video, cv2.VideoWriter.fourcc(*"mp4v"), float(DEMO_FRAMES_PER_SECOND), size)
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+
+
+def draw_object(video: str, box: list[float]) -> None:
+    """Run corrflow-label, drag a box on its page, press Add and Done, and print what the command prints."""
+    program = find_chromium()
+    if program is None:
+        sys.exit("expected Chromium to draw with, found none; install it, or draw by hand: corrflow-label VIDEO")
+    command = ["corrflow-label", video, "--no-browser"]
+    print("+", *command, flush=True)
+    label = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert label.stderr is not None
+    address = re.search(r"open (http\S+)", label.stderr.readline())
+    assert address is not None
+    with tempfile.TemporaryDirectory() as profile:
+        browser = Browser(program, Path(profile))
+        try:
+            browser.open(address[1], 1280, 800, False)
+            browser.wait_for("document.getElementById('image').naturalWidth > 0")
+            browser.wait_for("document.getElementById('guide').textContent.startsWith('Draw a box')")
+            x0, y0, x1, y1 = box
+            frame_width = browser.value("document.getElementById('image').naturalWidth")
+            draw(browser, [(x0, y0), ((x0 + x1) / 2, (y0 + y1) / 2), (x1, y1)], False, frame_width)
+            browser.wait_for("!document.getElementById('preview').hidden")
+            cv2.imwrite("page.webp", cv2.resize(browser.screenshot(), (800, 500), interpolation=cv2.INTER_AREA))
+            browser.press("#submit")
+            browser.wait_for("document.querySelector('#objects li')")
+            browser.press("#done")
+            print(label.communicate(timeout=60)[1], end="")
+        finally:
+            browser.close()
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["clip", path]:
+            save_clip(path)
+        case ["draw", path, *numbers] if len(numbers) == 4:
+            draw_object(path, [float(number) for number in numbers])
+        case _:
+            sys.exit(__doc__)
