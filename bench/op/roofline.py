@@ -15,9 +15,11 @@ import numpy as np
 from corrflow.plugins.local_soft_copy.cuda.launch import SIDE, WARP, Dtype, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
-# Instructions of a warp: products counted in the machine code of sm_87, the others in the source. A load is one pair of
-# 16-bit keys.
-LOAD, SIMILARITY, GROUP, VISIT = 10, 7, 40, 8
+# Instructions of a warp. Counted in the machine code of sm_87: a product of 16 queries, keys and channels; a score that
+# is compared; an insertion, for each score of the list. Counted in the source: a pair of 16-bit keys that is moved to
+# shared memory; what a row of keys needs besides.
+SIMILARITY, VISIT, INSERTION, LOAD, ROW = 7, 6, 4, 10, 100
+SCORES = 8  # of 16 queries with 16 keys that a lane holds: two queries with four keys each
 
 
 @dataclass(frozen=True)
@@ -82,33 +84,32 @@ def work(workload: Workload, dtype: Dtype) -> Work:
     spread, pair = int(defined["CORRFLOW_SPREAD"]), 4 // size
     rows, steps, chunk = launch.tile[1], math.ceil(workload.channels / SIDE), groups * SIDE
     shared_classes = 0 if top_k else workload.classes
-    # The columns of every window are visited as often as the densest window needs.
-    turns = math.ceil(SIDE / (2 * min(dilation for _, dilation in workload.attributes.windows(workload.num_windows))))
-    cached = shared = similarities = folded = loads = visits = scored = 0.0
+    cached = shared = similarities = rows_of_keys = loads = scored = 0.0
     for radius, dilation in workload.attributes.windows(workload.num_windows):
         reach = radius * dilation
-        tiles = range(launch.grid[1])
-        key_rows = sum(_key_rows(workload.height, rows, spread, reach, dilation, tile) for tile in tiles)
-        lefts = np.arange(0, workload.width, SIDE)
-        across = np.minimum(lefts + SIDE + reach, workload.width) - np.maximum(lefts - reach, 0)
-        chunks = np.ceil(across / chunk).sum()
+        tiles = [range(count) for count in launch.grid[:2]]
+        key_rows = sum(len(_keys(workload.height, rows, spread, reach, dilation, tile, tiles[1])) for tile in tiles[1])
+        columns = [_keys(workload.width, SIDE, spread, reach, dilation, tile, tiles[0]) for tile in tiles[0]]
+        chunks = sum(math.ceil(len(each) / chunk) for each in columns)
         distance = np.subtract.outer(np.arange(workload.height), np.arange(workload.height))
         searched = np.count_nonzero((np.abs(distance) <= reach) & (distance % dilation == 0))  # query rows by key rows
-        cached += key_rows * across.sum() * (workload.channels + shared_classes) * size
+        # Where every second column is searched, L2 gives the columns between as well.
+        touched = sum(len(each) * each.step for each in columns)
+        cached += key_rows * touched * (workload.channels + shared_classes) * size
         loads += key_rows * chunks * chunk * (steps * SIDE + shared_classes)
         similarities += searched * chunks * groups * steps
-        folded += searched * np.ceil(across / SIDE).sum()
-        visits += searched * np.ceil(across / SIDE).sum() * turns
-        scored += searched * np.ceil(across / SIDE).sum() * math.ceil(SIDE / (2 * dilation))
-    lanes = np.arange(1, int(scored / (math.ceil(workload.width / SIDE) * workload.height)) + 1)
-    inserts = (1 - (1 - np.minimum(1, top_k / lanes)) ** WARP).sum() if top_k else 0  # in any lane of the warp
-    per_visit = VISIT + (0 if top_k else 4 + 2 * workload.classes)
+        rows_of_keys += searched * chunks
+        scored += (2 * radius + 1) ** 2
+    visits = rows_of_keys * groups * SCORES
     warps = math.ceil(workload.width / SIDE) * workload.height
-    instructions = loads / pair / WARP * LOAD + similarities * SIMILARITY + folded * GROUP + visits * per_visit
-    instructions += warps * inserts * 5 * top_k
+    seen = np.arange(1, math.ceil(scored / 4) + 1)  # by one of the four lanes of a query
+    inserts = 2 * (1 - (1 - np.minimum(1, top_k / seen)) ** WARP).sum() if top_k else 0  # in any lane of the warp
+    # All scores: a weight, its sum, and for two queries one load and two sums of each class.
+    per_visit = VISIT + (0 if top_k else 6 + 1.5 * workload.classes)
+    instructions = loads / pair / WARP * LOAD + similarities * SIMILARITY + rows_of_keys * ROW + visits * per_visit
+    instructions += warps * inserts * INSERTION * top_k
     fragments = similarities * (1 + 1 / groups)  # the queries are loaded once for all groups of keys
-    shared += loads * size + fragments * SIDE * SIDE * size + folded * SIDE * SIDE * 4
-    shared += visits * WARP * 4 * (1 if top_k else 1 + workload.classes)
+    shared += loads * size + fragments * SIDE * SIDE * size + visits / 2 * shared_classes * WARP * 4
     channels = workload.channels + workload.classes
     memory = workload.height * workload.width * size * channels * (1 + workload.num_windows)
     return Work(
@@ -121,13 +122,16 @@ def work(workload: Workload, dtype: Dtype) -> Work:
     )
 
 
-def _key_rows(height: int, rows: int, spread: int, reach: int, dilation: int, block: int) -> int:
-    """Count the rows of keys that a block loads, with the row distance of local_soft_copy.cu."""
+def _keys(length: int, size: int, spread: int, reach: int, dilation: int, block: int, blocks: range) -> range:
+    """Return the rows or columns of keys that a block loads, as in local_soft_copy.cu.
+
+    length: of the frame; size: rows or columns of a tile; blocks: all blocks in this direction
+    """
     group = block // spread * spread
-    apart = min(spread, math.ceil(height / rows) - group)
-    first, step = group * rows + block - group, math.gcd(dilation, apart)
-    top = first - reach if first >= reach else (first - reach) % step
-    return len(range(top, min(first + (rows - 1) * apart + 1 + reach, height), step))
+    apart = min(spread, len(blocks) - group)
+    first, step = group * size + block - group, math.gcd(dilation, apart)
+    start = first - reach if first >= reach else (first - reach) % step
+    return range(start, min(first + (size - 1) * apart + 1 + reach, length), step)
 
 
 def milliseconds(counted: Work, device: Device, dtype: Dtype) -> dict[str, float]:

@@ -36,13 +36,12 @@ inline Stored from_float(float value) {
 }
 #endif
 
-// Matrix product of the tensor cores. The GPU leaves the assignment of elements to lanes open, so any assignment is
-// valid here. As on the GPU, only a barrier makes a score visible to another lane.
+// Matrix product of the tensor cores, with the GPU's assignment of elements to lanes.
 #if !defined(CORRFLOW_FLOAT32) && !defined(CORRFLOW_WITHOUT_TENSOR_CORES)
 #define CORRFLOW_TENSOR_CORES 1
 
 inline void check_fragment(const void* at, int pitch, int size) {
-    if (reinterpret_cast<std::uintptr_t>(at) % 32) on_cpu::fail("a fragment does not start at a multiple of 32 bytes");
+    if (reinterpret_cast<std::uintptr_t>(at) % 16) on_cpu::fail("a fragment does not start at a multiple of 16 bytes");
     if (pitch * size % 16) on_cpu::fail("the rows of a fragment are not a multiple of 16 bytes apart");
 }
 
@@ -56,25 +55,23 @@ struct Queries {
 };
 
 struct Scores {
-    float sums[8];
+    float sums[2][4];
 
-    void clear() { for (float& sum : sums) sum = 0.0f; }
+    static int query_of(int query) { return threadIdx.x % WARP / 4 + query * 8; }
+    static int key_of(int key) { return key / 2 * 8 + threadIdx.x % 4 * 2 + key % 2; }
+    float at(int query, int key) const { return sums[key / 2][query * 2 + key % 2]; }
+
+    void clear() { for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] = 0.0f; }
 
     void add(const Queries& queries, const Stored* keys) {
         check_fragment(keys, KEY_PITCH, sizeof(Stored));
         ++on_cpu::current->collective;
-        const int first = threadIdx.x % WARP * 8;
-        for (int i = 0; i < 8; ++i)
-            for (int channel = 0; channel < SIDE; ++channel)
-                sums[i] += to_float(queries.at[channel * QUERY_PITCH + (first + i) / SIDE]) *
-                           to_float(keys[channel * KEY_PITCH + (first + i) % SIDE]);
-    }
-
-    void store(float* scores) const {
-        check_fragment(scores, SCORE_PITCH, sizeof(float));
-        ++on_cpu::current->collective;
-        const int first = threadIdx.x % WARP * 8;
-        for (int i = 0; i < 8; ++i) scores[(first + i) % SIDE * SCORE_PITCH + (first + i) / SIDE] = sums[i];
+        for (int query = 0; query < QUERIES; ++query)
+            for (int key = 0; key < KEYS; ++key)
+                for (int channel = 0; channel < SIDE; ++channel)
+                    sums[key / 2][query * 2 + key % 2] +=
+                        to_float(queries.at[channel * QUERY_PITCH + query_of(query)]) *
+                        to_float(keys[channel * KEY_PITCH + key_of(key)]);
     }
 };
 

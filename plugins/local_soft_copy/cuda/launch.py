@@ -34,15 +34,16 @@ OPTIONS = ("--std=c++17",)
 SHARED_LIMIT = 48 * 1024  # what a kernel may declare statically on every device
 # The list of the best scores is in registers, twice for each query; a longer list would be spilled.
 MAX_TOP_K = 32
-MAX_CLASSES_PER_BLOCK = 32
+# With all scores, the sums of two queries are in registers.
+MAX_CLASSES_PER_BLOCK, MAX_CLASSES_WITHOUT_TOP_K = 32, 16
 SIDE = 16  # side of a matrix fragment, and therefore columns of a tile
 WARP = 32
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MAX_GROUPS = 4
 _MAX_SPREAD = 4
-# Registers of a thread for loaded keys, with and without top_k: more would be spilled.
-_MAX_KEYS, _MAX_KEYS_WITHOUT_TOP_K = 20, 8
-_SCORE_PITCH = SIDE + 4
+# Registers of a thread for loaded keys: more would be spilled.
+_MAX_KEYS, _MAX_KEYS_LONG_LIST, _MAX_KEYS_WITHOUT_TOP_K = 20, 12, 8
+_MIN_SLICE, _MAX_STATE = 48, 11
 _MAX_GRID = 65535  # in y and z
 
 
@@ -56,7 +57,7 @@ class Launch:
     grid, block:  (x, y, z)
     shared_bytes: static shared memory, at most SHARED_LIMIT; no dynamic shared memory
     tile:         (columns, rows) of queries per block; grid x and y are width and height divided by these, rounded up;
-                  with dilation, the rows of neighbouring tiles alternate
+                  with dilation, the rows and columns of neighbouring tiles alternate
     class_blocks: blocks that share the classes of a tile; grid z is the batch times this number
     """
 
@@ -128,10 +129,12 @@ def plan(
             " scale the features instead"
         )
 
-    class_blocks = math.ceil(classes / MAX_CLASSES_PER_BLOCK)
+    class_blocks = math.ceil(classes / (MAX_CLASSES_PER_BLOCK if top_k else MAX_CLASSES_WITHOUT_TOP_K))
     classes_per_block = math.ceil(classes / class_blocks)
-    reach = max(radius * dilation for radius, dilation in windows)
-    layout = _layout(channels, 0 if top_k else classes_per_block, reach, _BYTES[dtype])
+    spread = _spread(windows[-1][1])
+    across = max(_positions(radius, dilation, spread) for radius, dilation in windows)
+    state = 2 * top_k + 1 if top_k else classes_per_block + 4
+    layout = _layout(channels, 0 if top_k else classes_per_block, across, _BYTES[dtype], state)
     definitions = {
         f"CORRFLOW_{dtype.upper()}": 1,
         "CORRFLOW_CHANNELS": channels,
@@ -141,13 +144,12 @@ def plan(
         "CORRFLOW_WINDOWS": len(windows),
         "CORRFLOW_RADII": ", ".join(str(radius) for radius, _ in windows),
         "CORRFLOW_DILATIONS": ", ".join(str(dilation) for _, dilation in windows),
-        "CORRFLOW_SMALLEST_DILATION": min(dilation for _, dilation in windows),
         "CORRFLOW_TOP_K": top_k,
         "CORRFLOW_SCALE": f"{scale:.9e}f",
         "CORRFLOW_ROWS": layout.rows,
         "CORRFLOW_GROUPS": layout.groups,
         "CORRFLOW_SLICE": layout.slice,
-        "CORRFLOW_SPREAD": _spread(windows[-1][1]),
+        "CORRFLOW_SPREAD": spread,
     }
     grid = (math.ceil(width / SIDE), math.ceil(height / layout.rows), batch * class_blocks)
     if max(grid[1:]) > _MAX_GRID:
@@ -179,19 +181,25 @@ def _effective_top_k(top_k: int, scores: int) -> int:
     return top_k
 
 
-def _layout(channels: int, shared_classes: int, reach: int, size: int) -> _Layout:
+def _layout(channels: int, shared_classes: int, across: int, size: int, state: int) -> _Layout:
     """Choose the largest tile that fits: more rows share the loaded keys, more channels at a time need fewer barriers.
 
-    The next slice is loaded to registers while the current one is multiplied, so registers limit a slice as well.
+    across: key positions within reach of a tile
+    state:  registers of a query, for its running state and what it needs besides
+
+    The next slice is loaded to registers while the current one is multiplied, so registers limit a slice as well. Tiles
+    of 8 rows need slices of _MIN_SLICE channels, because every slice costs two barriers. With a state beyond _MAX_STATE
+    they would need too many registers for two blocks on a multiprocessor.
     """
-    across = SIDE + 2 * reach  # key columns within reach of a tile
     chunks = math.ceil(across / (_MAX_GROUPS * SIDE))
     groups = math.ceil(across / (chunks * SIDE))
     steps = math.ceil(channels / SIDE)
-    max_keys = _MAX_KEYS_WITHOUT_TOP_K if shared_classes else _MAX_KEYS
+    max_keys = _MAX_KEYS_WITHOUT_TOP_K if shared_classes else _MAX_KEYS if state <= _MAX_STATE else _MAX_KEYS_LONG_LIST
     for rows in (8, 4, 2, 1):
         for parts in range(1, steps + 1):
             slice_channels = math.ceil(steps / parts) * SIDE
+            if rows == 8 and (state > _MAX_STATE or slice_channels < min(_MIN_SLICE, steps * SIDE)):
+                break
             keys = math.ceil(slice_channels * groups * SIDE * size / 4 / (rows * WARP))
             used = _shared_bytes(rows, groups, slice_channels, steps * SIDE, shared_classes, size)
             if used <= SHARED_LIMIT and (keys <= max_keys or slice_channels == SIDE):
@@ -205,19 +213,24 @@ def _layout(channels: int, shared_classes: int, reach: int, size: int) -> _Layou
     )
 
 
+def _positions(radius: int, dilation: int, spread: int) -> int:
+    """Return how many key positions of a row are within reach of a tile whose columns are `spread` apart."""
+    apart = math.gcd(dilation, spread)
+    return math.ceil(((SIDE - 1) * spread + 1 + 2 * radius * dilation) / apart)
+
+
 def _spread(dilation: int) -> int:
-    """Return the row distance of a tile: the largest divisor of the dilation that is at most _MAX_SPREAD."""
+    """Return the distance of rows and columns in a tile: the largest divisor of the dilation up to _MAX_SPREAD."""
     return next(spread for spread in range(_MAX_SPREAD, 0, -1) if dilation % spread == 0)
 
 
 def _shared_bytes(rows: int, groups: int, channels: int, depth: int, shared_classes: int, size: int) -> int:
-    """Sum the bytes of the four arrays of local_soft_copy.cu: queries, keys, values (without top_k) and scores."""
+    """Sum the bytes of the arrays of local_soft_copy.cu: queries, keys, and values (without top_k)."""
     pad = 16 // size  # moves the rows of a fragment to different banks
     queries = depth * (rows * SIDE + pad) * size
     keys = channels * (groups * SIDE + pad) * size
     values = shared_classes * groups * SIDE * 4
-    scores = rows * SIDE * _SCORE_PITCH * 4
-    return queries + keys + values + scores
+    return queries + keys + values
 
 
 def _source(definitions: dict[str, int | str]) -> str:

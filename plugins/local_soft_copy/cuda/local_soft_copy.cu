@@ -1,11 +1,12 @@
 // LocalSoftCopy (spec.py), a top-k local cross-attention, in one pass: no score or window is written to device memory.
 //
 // A block computes a tile of ROWS x 16 queries, one warp per row. It loads the keys within reach of the tile, one
-// search window and one row of keys after another: 16 * GROUPS columns and SLICE channels at a time, through registers
+// search window and one row of keys after another: 16 * GROUPS positions and SLICE channels at a time, through registers
 // to shared memory. The next keys are loaded while the current ones are multiplied. Each warp computes the scores of
-// its 16 queries with 16 keys at a time, and folds them into its running state: an online softmax with its sums, or the
-// list of the TOP_K best. Two lanes share a query: each takes every second key column, and both merge at the end. Keys
-// come in the order of the tie rule: window, row, column. The kernel always takes `references` and skips unused rows.
+// its 16 queries with 16 keys at a time. Scores stay in registers: a lane has 2 queries with 4 of the keys, and folds
+// them into the state of each query, an online softmax with its sums or the list of the TOP_K best. Four lanes share a
+// query and merge at the end. Keys come in the order of the tie rule: window, row, column. The kernel always takes
+// `references` and skips unused rows.
 //
 // launch.py puts the definitions before this file, which includes no header, so NVRTC needs no include path.
 #ifndef CORRFLOW_CHANNELS
@@ -23,8 +24,8 @@ constexpr float SCALE = CORRFLOW_SCALE;  // log2(e) / temperature, because the h
 constexpr int ROWS = CORRFLOW_ROWS;
 constexpr int GROUPS = CORRFLOW_GROUPS;
 constexpr int SLICE = CORRFLOW_SLICE;
-// Distance of the rows of a tile, except for the last rows of a frame. SPREAD divides the most common dilation, so all
-// queries of a tile search the same rows of keys.
+// Distance of the rows and of the columns of a tile, except for the last of a frame. SPREAD divides the most common
+// dilation, so all queries of a tile search the same rows and columns of keys, and no other key is multiplied.
 constexpr int SPREAD = CORRFLOW_SPREAD;
 
 // Pair: neighbouring keys in one register, as loaded from device memory and stored to shared memory.
@@ -45,15 +46,14 @@ constexpr int CHUNK = GROUPS * SIDE;
 constexpr int PAD = 16 / sizeof(Stored);  // moves the rows of a fragment to different banks
 constexpr int QUERY_PITCH = ROWS * SIDE + PAD;
 constexpr int KEY_PITCH = CHUNK + PAD;
-constexpr int SCORE_PITCH = SIDE + 4;
-constexpr int LANE_CLASSES = (OWN_CLASSES + 1) / 2;
-// Key columns of a group that one of the two lanes of a query visits.
-constexpr int STEP = 2 * CORRFLOW_SMALLEST_DILATION;
-constexpr int VISITS = (SIDE + STEP - 1) / STEP;
+constexpr int SHARERS = 4;                    // lanes that share a query
+constexpr int QUERIES = 2, KEYS = 4;          // of a group of 16 by 16 that a lane has the scores of
+constexpr int LANE_CLASSES = (OWN_CLASSES + SHARERS - 1) / SHARERS;
 // Warps per multiprocessor that the registers are divided among without spills, and their blocks. Without this number,
-// newer compilers aim for more warps and spill. Long lists need more registers in float32, which has no tensor cores.
-constexpr int MOST_WARPS = sizeof(Stored) == 4 && TOP_K > 5 ? 12 : 16;
-constexpr int WARPS = TOP_K <= 10 && OWN_CLASSES <= 16 ? MOST_WARPS : ROWS;
+// newer compilers aim for more warps and spill. Lists or sums of two queries are in registers.
+constexpr int WARPS_OF_LIST = TOP_K <= 5 && sizeof(Stored) == 2 ? 16 : TOP_K <= 10 ? 12 : ROWS;
+constexpr int WARPS_OF_SUMS = OWN_CLASSES <= 8 ? 12 : 8;
+constexpr int WARPS = OWN_CLASSES > 16 ? ROWS : TOP_K ? WARPS_OF_LIST : WARPS_OF_SUMS;
 constexpr int BLOCKS = (WARPS + ROWS - 1) / ROWS;
 constexpr float LOWEST = -3.402823466e38f;
 constexpr unsigned NOWHERE = 0xffffffffu;
@@ -106,82 +106,72 @@ __device__ Stored from_float(float value) {
 
 #ifdef CORRFLOW_TENSOR_CORES
 
-// The assignment of fragment elements to lanes is up to the hardware; these instructions do not depend on it.
-#ifdef CORRFLOW_FLOAT16
-constexpr int FRAGMENT = 8;
-#else
-constexpr int FRAGMENT = 4;
-#endif
+// Load four matrices of 8 x 8 numbers of 16 bits, transposed; a lane gives the address of one of their 32 rows.
+__device__ void load_matrices(unsigned (&held)[4], const Stored* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(held[0]), "=r"(held[1]), "=r"(held[2]), "=r"(held[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
 
-// Channels of 16 queries, loaded once for all groups of keys.
+// 16 channels of 16 queries, loaded once for all groups of keys.
 struct Queries {
-    unsigned held[FRAGMENT];
+    unsigned held[4];
 
     // queries [channel][query]
     __device__ explicit Queries(const Stored* queries) {
-        const unsigned at = (unsigned)__cvta_generic_to_shared(queries);
-#ifdef CORRFLOW_FLOAT16
-        asm volatile("wmma.load.a.sync.aligned.col.m16n16k16.shared.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"
-                     : "=r"(held[0]), "=r"(held[1]), "=r"(held[2]), "=r"(held[3]), "=r"(held[4]), "=r"(held[5]),
-                       "=r"(held[6]), "=r"(held[7])
-                     : "r"(at), "n"(QUERY_PITCH)
-                     : "memory");
-#else
-        asm volatile("wmma.load.a.sync.aligned.col.m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"
-                     : "=r"(held[0]), "=r"(held[1]), "=r"(held[2]), "=r"(held[3])
-                     : "r"(at), "n"(QUERY_PITCH)
-                     : "memory");
-#endif
+        const int matrix = threadIdx.x % WARP / 8, row = threadIdx.x % 8;
+        load_matrices(held, queries + (matrix / 2 * 8 + row) * QUERY_PITCH + matrix % 2 * 8);
     }
 };
 
+// Scores of 16 queries with 16 keys: two products of 16 x 8, whose elements the instruction assigns to lanes.
 struct Scores {
-    float sums[8];
+    float sums[2][4];
+
+    __device__ static int query_of(int query) { return threadIdx.x % WARP / 4 + query * 8; }
+    __device__ static int key_of(int key) { return key / 2 * 8 + threadIdx.x % 4 * 2 + key % 2; }
+    __device__ float at(int query, int key) const { return sums[key / 2][query * 2 + key % 2]; }
 
     __device__ void clear() {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sums[i] = 0.0f;
+        for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] = 0.0f;
     }
 
     // keys [channel][key]
     __device__ void add(const Queries& queries, const Stored* keys) {
-        const unsigned(&q)[FRAGMENT] = queries.held;
-        const unsigned b = (unsigned)__cvta_generic_to_shared(keys);
-        unsigned k[FRAGMENT];
-#ifdef CORRFLOW_FLOAT16
-        asm volatile("wmma.load.b.sync.aligned.row.m16n16k16.shared.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"
-                     : "=r"(k[0]), "=r"(k[1]), "=r"(k[2]), "=r"(k[3]), "=r"(k[4]), "=r"(k[5]), "=r"(k[6]), "=r"(k[7])
-                     : "r"(b), "n"(KEY_PITCH)
-                     : "memory");
-        asm volatile(
-            "wmma.mma.sync.aligned.col.row.m16n16k16.f32.f32 {%0, %1, %2, %3, %4, %5, %6, %7},"
-            " {%8, %9, %10, %11, %12, %13, %14, %15}, {%16, %17, %18, %19, %20, %21, %22, %23},"
-            " {%0, %1, %2, %3, %4, %5, %6, %7};"
-            : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]),
-              "+f"(sums[7])
-            : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "r"(q[4]), "r"(q[5]), "r"(q[6]), "r"(q[7]), "r"(k[0]),
-              "r"(k[1]), "r"(k[2]), "r"(k[3]), "r"(k[4]), "r"(k[5]), "r"(k[6]), "r"(k[7]));
-#else
-        asm volatile("wmma.load.b.sync.aligned.row.m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"
-                     : "=r"(k[0]), "=r"(k[1]), "=r"(k[2]), "=r"(k[3])
-                     : "r"(b), "n"(KEY_PITCH)
-                     : "memory");
-        asm volatile(
-            "wmma.mma.sync.aligned.col.row.m16n16k16.f32.bf16.bf16.f32 {%0, %1, %2, %3, %4, %5, %6, %7},"
-            " {%8, %9, %10, %11}, {%12, %13, %14, %15}, {%0, %1, %2, %3, %4, %5, %6, %7};"
-            : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]),
-              "+f"(sums[7])
-            : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "r"(k[0]), "r"(k[1]), "r"(k[2]), "r"(k[3]));
-#endif
+        const int matrix = threadIdx.x % WARP / 8, row = threadIdx.x % 8;
+        unsigned held[4];
+        load_matrices(held, keys + (matrix % 2 * 8 + row) * KEY_PITCH + matrix / 2 * 8);
+#pragma unroll
+        for (int side = 0; side < 2; ++side)
+            multiply(sums[side], queries.held, held[2 * side], held[2 * side + 1]);
     }
 
-    // scores [key][query]
-    __device__ void store(float* scores) const {
-        asm volatile("wmma.store.d.sync.aligned.col.m16n16k16.shared.f32 [%8], {%0, %1, %2, %3, %4, %5, %6, %7}, %9;"
-                     :
-                     : "f"(sums[0]), "f"(sums[1]), "f"(sums[2]), "f"(sums[3]), "f"(sums[4]), "f"(sums[5]),
-                       "f"(sums[6]), "f"(sums[7]), "r"((unsigned)__cvta_generic_to_shared(scores)), "n"(SCORE_PITCH)
-                     : "memory");
+    // Add 16 queries by 8 keys by 16 channels.
+    __device__ static void multiply(float (&sum)[4], const unsigned (&q)[4], unsigned low, unsigned high) {
+#if defined(CORRFLOW_BFLOAT16)
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9},"
+            " {%0, %1, %2, %3};"
+            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+            : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "r"(low), "r"(high));
+#elif __CUDA_ARCH__ >= 800
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9},"
+            " {%0, %1, %2, %3};"
+            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+            : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "r"(low), "r"(high));
+#else
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+            : "r"(q[0]), "r"(q[1]), "r"(low));
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+            : "r"(q[2]), "r"(q[3]), "r"(high));
+#endif
     }
 };
 
@@ -201,7 +191,7 @@ struct alignas(COUNT * sizeof(Stored)) Run {
 
 #ifndef CORRFLOW_TENSOR_CORES
 
-// The same matrix product in single precision: each lane computes four queries with two keys. Queries stay in shared
+// The same matrix product in single precision: each lane computes two queries with four keys. Queries stay in shared
 // memory, because those of 16 channels are too many for registers.
 struct Queries {
     const Stored* at;  // [channel][query]
@@ -210,20 +200,21 @@ struct Queries {
 };
 
 struct Scores {
-    static constexpr int QUERIES = 4, KEYS = 2;
     float sums[QUERIES * KEYS];
 
-    __device__ static int first_query() { return threadIdx.x % WARP / 8 * QUERIES; }
-    __device__ static int first_key() { return threadIdx.x % 8 * KEYS; }
+    __device__ static int query_of(int query) { return threadIdx.x % WARP / 4 * QUERIES + query; }
+    __device__ static int key_of(int key) { return threadIdx.x % 4 * KEYS + key; }
+    __device__ float at(int query, int key) const { return sums[query * KEYS + key]; }
 
     __device__ void clear() {
 #pragma unroll
         for (int i = 0; i < QUERIES * KEYS; ++i) sums[i] = 0.0f;
     }
 
+    // keys [channel][key]
     __device__ void add(const Queries& shared, const Stored* keys) {
-        const Stored* const queries = shared.at + first_query();
-        keys += first_key();
+        const Stored* const queries = shared.at + query_of(0);
+        keys += key_of(0);
 #pragma unroll
         for (int channel = 0; channel < SIDE; ++channel) {
             const auto own = *reinterpret_cast<const Run<QUERIES>*>(queries + channel * QUERY_PITCH);
@@ -234,22 +225,9 @@ struct Scores {
                 for (int j = 0; j < KEYS; ++j) sums[i * KEYS + j] += to_float(own.at[i]) * to_float(other.at[j]);
         }
     }
-
-    __device__ void store(float* scores) const {
-        scores += first_key() * SCORE_PITCH + first_query();
-#pragma unroll
-        for (int i = 0; i < QUERIES; ++i)
-#pragma unroll
-            for (int j = 0; j < KEYS; ++j) scores[j * SCORE_PITCH + i] = sums[i * KEYS + j];
-    }
 };
 
 #endif
-
-// Columns of a group of 16 keys that a lane folds: from, from + step, ... within low .. high.
-struct Columns {
-    int from, step, low, high;
-};
 
 // Row of `references`, see spec.py.
 struct SearchWindow {
@@ -261,13 +239,18 @@ __device__ float weight(float score, float highest) { return exp2f((score - high
 // Divide the sum of values by the sum of weights; zero for a query without any position.
 __device__ float normalised(float sum, float total) { return total > 0.0f ? sum / total : 0.0f; }
 
-// Running state of a lane's query: the COUNT best scores so far, in descending order.
+// Bits of the keys that a query searches, among those that a lane has the scores of: bit group * KEYS + key.
+using Mask = unsigned;
+
+// A lane's share of a query's running state: the COUNT best scores so far, in descending order.
 template <int COUNT>
 struct State {
     float best[COUNT];
     unsigned places[COUNT];
+    float threshold;  // lower scores are not among the COUNT best of the four lanes
 
     __device__ void clear() {
+        threshold = LOWEST;
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
             best[i] = LOWEST;
@@ -275,15 +258,28 @@ struct State {
         }
     }
 
-    // scores [key] of this query, SCORE_PITCH apart; place: index of the group's first key, window * plane + position
-    __device__ void fold(const float* scores, const float*, Columns columns, unsigned place) {
+    // Share the highest of the lanes' last scores. All of a lane's list was found earlier than the scores to come.
+    __device__ void share() {
+        threshold = best[COUNT - 1];
+        threshold = fmaxf(threshold, __shfl_xor_sync(ALL, threshold, 1));
+        threshold = fmaxf(threshold, __shfl_xor_sync(ALL, threshold, 2));
+    }
+
+    // place: of the chunk's first key, window * plane + position; apart: distance of neighbouring keys
+    __device__ static void fold(State (&states)[QUERIES], const Scores (&similarities)[GROUPS],
+                                const Mask (&masks)[QUERIES], const float*, unsigned place, int apart) {
 #pragma unroll
-        for (int i = 0; i < VISITS; ++i) {
-            const int column = columns.from + i * columns.step;
-            if (column < columns.low || column > columns.high) continue;
-            const float score = scores[column * SCORE_PITCH];
-            if (score > best[COUNT - 1]) insert(score, place + column);
-        }
+        for (int query = 0; query < QUERIES; ++query) states[query].share();
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group)
+#pragma unroll
+            for (int key = 0; key < KEYS; ++key)
+#pragma unroll
+                for (int query = 0; query < QUERIES; ++query) {
+                    const float score = similarities[group].at(query, key);
+                    if ((masks[query] >> (group * KEYS + key) & 1u) && score > states[query].threshold)
+                        states[query].insert(score, place + (group * SIDE + Scores::key_of(key)) * apart);
+                }
     }
 
     // Insert a score behind equal scores that were found earlier.
@@ -298,23 +294,30 @@ struct State {
             best[0] = score;
             places[0] = place;
         }
+        threshold = fmaxf(threshold, best[COUNT - 1]);
     }
 
-    // Merge the two lists of a query; each lane copies every second class. values, copied: of the block's first class.
+    // Merge the four lists of a query; each lane copies every fourth class. values, copied: of the block's first class.
     __device__ void finish(const Stored* values, const SearchWindow* references, Stored* copied, int classes,
                            size_t plane, bool writes) {
-        const int half = threadIdx.x & 1;
+        const int sharer = threadIdx.x % SHARERS;
         float sums[LANE_CLASSES], total = 0.0f, highest = LOWEST;
 #pragma unroll
         for (int i = 0; i < LANE_CLASSES; ++i) sums[i] = 0.0f;
 #pragma unroll 1
         for (int rank = 0; rank < COUNT; ++rank) {
-            const float other = __shfl_xor_sync(ALL, best[0], 1);
-            const unsigned elsewhere = __shfl_xor_sync(ALL, places[0], 1);
-            const bool own = best[0] > other || (best[0] == other && places[0] < elsewhere);
-            const float score = own ? best[0] : other;
-            const unsigned place = own ? places[0] : elsewhere;
-            if (own) {
+            float score = best[0];
+            unsigned place = places[0];
+#pragma unroll
+            for (int other = 1; other < SHARERS; other *= 2) {
+                const float elsewhere = __shfl_xor_sync(ALL, score, other);
+                const unsigned its_place = __shfl_xor_sync(ALL, place, other);
+                if (elsewhere > score || (elsewhere == score && its_place < place)) {
+                    score = elsewhere;
+                    place = its_place;
+                }
+            }
+            if (place == places[0]) {
 #pragma unroll
                 for (int i = 0; i + 1 < COUNT; ++i) {
                     best[i] = best[i + 1];
@@ -332,12 +335,14 @@ struct State {
             const Stored* value = values + frame * CLASSES * plane + (place - index * (unsigned)plane);
 #pragma unroll
             for (int i = 0; i < LANE_CLASSES; ++i)
-                if (2 * i + half < classes) sums[i] += w * to_float(value[(2 * i + half) * plane]);
+                if (SHARERS * i + sharer < classes)
+                    sums[i] += w * to_float(value[(SHARERS * i + sharer) * plane]);
         }
         if (!writes) return;
 #pragma unroll
         for (int i = 0; i < LANE_CLASSES; ++i)
-            if (2 * i + half < classes) copied[(2 * i + half) * plane] = from_float(normalised(sums[i], total));
+            if (SHARERS * i + sharer < classes)
+                copied[(SHARERS * i + sharer) * plane] = from_float(normalised(sums[i], total));
     }
 };
 
@@ -361,37 +366,54 @@ struct State<0> {
         for (int n = 0; n < OWN_CLASSES; ++n) sums[n] *= factor;
     }
 
-    // values [class][CHUNK] from the group's first key on
-    __device__ void fold(const float* scores, const float* values, Columns columns, unsigned) {
-        float some[VISITS], peak = highest;
+    // values [class][CHUNK] from the chunk's first key on
+    __device__ static void fold(State (&states)[QUERIES], const Scores (&similarities)[GROUPS],
+                                const Mask (&masks)[QUERIES], const float* values, unsigned, int) {
 #pragma unroll
-        for (int i = 0; i < VISITS; ++i) {
-            const int column = columns.from + i * columns.step;
-            const bool valid = column >= columns.low && column <= columns.high;
-            some[i] = valid ? scores[column * SCORE_PITCH] : LOWEST;
-            peak = fmaxf(peak, some[i]);
+        for (int query = 0; query < QUERIES; ++query) {
+            float peak = states[query].highest;
+#pragma unroll
+            for (int i = 0; i < GROUPS * KEYS; ++i)
+                if (masks[query] >> i & 1u) peak = fmaxf(peak, similarities[i / KEYS].at(query, i % KEYS));
+            if (peak > states[query].highest) states[query].rescale(peak);
         }
-        if (peak > highest) rescale(peak);
 #pragma unroll
-        for (int i = 0; i < VISITS; ++i) {
-            const int column = columns.from + i * columns.step;
-            if (column < columns.low || column > columns.high) continue;
-            const float w = weight(some[i], highest);
-            total += w;
+        for (int i = 0; i < GROUPS * KEYS; ++i) {
+            float weights[QUERIES];
 #pragma unroll
-            for (int n = 0; n < OWN_CLASSES; ++n) sums[n] += w * values[n * CHUNK + column];
+            for (int query = 0; query < QUERIES; ++query) {
+                const bool valid = masks[query] >> i & 1u;
+                weights[query] = valid ? weight(similarities[i / KEYS].at(query, i % KEYS), states[query].highest) : 0.0f;
+                states[query].total += weights[query];
+            }
+            const float* const value = values + i / KEYS * SIDE + Scores::key_of(i % KEYS);
+#pragma unroll
+            for (int n = 0; n < OWN_CLASSES; ++n)
+#pragma unroll
+                for (int query = 0; query < QUERIES; ++query)
+                    states[query].sums[n] += weights[query] * value[n * CHUNK];
         }
     }
 
     __device__ void finish(const Stored*, const SearchWindow*, Stored* copied, int classes, size_t plane, bool writes) {
-        rescale(fmaxf(highest, __shfl_xor_sync(ALL, highest, 1)));
-        total += __shfl_xor_sync(ALL, total, 1);
+        float peak = highest;
+#pragma unroll
+        for (int other = 1; other < SHARERS; other *= 2) peak = fmaxf(peak, __shfl_xor_sync(ALL, peak, other));
+        rescale(peak);
+        total = over_lanes(total);
 #pragma unroll
         for (int n = 0; n < OWN_CLASSES; ++n) {
-            const float sum = sums[n] + __shfl_xor_sync(ALL, sums[n], 1);
-            if (writes && n < classes && n % 2 == (int)(threadIdx.x & 1))
+            const float sum = over_lanes(sums[n]);
+            if (writes && n < classes && n % SHARERS == (int)threadIdx.x % SHARERS)
                 copied[n * plane] = from_float(normalised(sum, total));
         }
+    }
+
+    // Add up over the four lanes of a query.
+    __device__ static float over_lanes(float value) {
+#pragma unroll
+        for (int other = 1; other < SHARERS; other *= 2) value += __shfl_xor_sync(ALL, value, other);
+        return value;
     }
 };
 
@@ -417,28 +439,33 @@ __device__ int common_divisor(int a, int b) {
     return a;
 }
 
-// First row and row distance of a block's tile: SPREAD blocks share ROWS * SPREAD neighbouring rows, the last blocks
-// share the remaining rows.
-struct Rows {
+// First row and row distance of a block's tile, and the same for columns: SPREAD blocks share `size` * SPREAD
+// neighbouring rows, the last blocks share the remaining rows.
+struct Spaced {
     int first, apart;
 
-    __device__ Rows() {
-        const int group = blockIdx.y / SPREAD * SPREAD;
-        first = group * ROWS + (int)blockIdx.y - group;
-        apart = min(SPREAD, (int)gridDim.y - group);
+    __device__ Spaced(int block, int blocks, int size) {
+        const int group = block / SPREAD * SPREAD;
+        first = group * size + block - group;
+        apart = min(SPREAD, blocks - group);
     }
 };
 
+__device__ Spaced tile_rows() { return Spaced(blockIdx.y, gridDim.y, ROWS); }
+__device__ Spaced tile_columns() { return Spaced(blockIdx.x, gridDim.x, SIDE); }
+
 // Position of a block in its walk through the keys, the same for all threads: channels from `first` on of the keys in
-// `row`, from column `start` on, in search window `index`. Rows that no query searches are skipped.
+// `row`, from column `start` on and `apart` columns from each other, in search window `index`. Rows and columns that no
+// query searches are skipped. fresh: the columns differ from those of the last position.
 struct Walk {
     int index, row, start, first;
-    int frame, dy, dx, radius, dilation, reach, step, left, right, bottom;
+    int frame, dy, dx, radius, dilation, reach, step, left, right, bottom, apart;
+    bool fresh;
 
     // Go to the first window from `index` on that has keys for the tile.
     __device__ void find(const SearchWindow* references, int num_windows, int num_frames, int height, int width) {
-        const Rows rows;
-        const int first_column = blockIdx.x * SIDE;
+        const Spaced rows = tile_rows(), columns = tile_columns();
+        fresh = true;
         for (; index < num_windows; ++index) {
             const SearchWindow reference = references[index];
             frame = reference.frame;
@@ -448,22 +475,30 @@ struct Walk {
             window_of(reference.window, radius, dilation);
             reach = radius * dilation;
             step = common_divisor(dilation, rows.apart);
-            const int above = rows.first + dy - reach, before = first_column + dx - reach;
-            row = above >= 0 ? above : (above % step + step) % step;
+            apart = common_divisor(dilation, columns.apart);
+            row = first_from(rows.first + dy - reach, step);
             bottom = min(rows.first + dy + (ROWS - 1) * rows.apart + 1 + reach, height);
-            left = max(before, 0) / PAIR * PAIR;
-            right = min(first_column + dx + SIDE + reach, width);
+            left = first_from(columns.first + dx - reach, apart);
+            if (apart == 1) left = left / PAIR * PAIR;
+            right = min(columns.first + dx + (SIDE - 1) * columns.apart + 1 + reach, width);
             start = left;
             first = 0;
             if (row < bottom && left < right) return;
         }
     }
 
+    // First position inside the frame, from `position` on in steps.
+    __device__ static int first_from(int position, int step) {
+        return position >= 0 ? position : (position % step + step) % step;
+    }
+
     __device__ void advance(const SearchWindow* references, int num_windows, int num_frames, int height, int width) {
+        fresh = false;
         first += SLICE;
         if (first < DEPTH) return;
         first = 0;
-        start += CHUNK;
+        start += CHUNK * apart;
+        fresh = start < right || start - CHUNK * apart != left;
         if (start < right) return;
         start = left;
         row += step;
@@ -475,7 +510,7 @@ struct Walk {
 
 // Keys of a walk position that one thread moves to shared memory.
 struct Keys {
-    // Pairs of a row of keys. If they divide the threads, a thread moves one column of pairs, and its next channel is
+    // Pairs of a row of keys. If they divide the threads, a thread moves one pair of columns, and its next channel is
     // always STRIDE further: one pointer serves all its loads.
     static constexpr int ACROSS = CHUNK / PAIR, STRIDE = THREADS / ACROSS;
     static constexpr bool EVEN = THREADS % ACROSS == 0, WHOLE = SLICE * ACROSS % THREADS == 0;
@@ -487,7 +522,7 @@ struct Keys {
     __device__ static int channel_of(int i) {
         return EVEN ? (int)threadIdx.x / ACROSS + i * STRIDE : ((int)threadIdx.x + i * THREADS) / ACROSS;
     }
-    __device__ static int column_of(int i) {
+    __device__ static int position_of(int i) {
         return (EVEN ? (int)threadIdx.x : (int)threadIdx.x + i * THREADS) % ACROSS * PAIR;
     }
 
@@ -495,17 +530,17 @@ struct Keys {
     __device__ void load(const Walk& at, const Stored* keys, const Stored* all_values, int classes, size_t plane,
                          int width, bool paired) {
         keys += ((size_t)at.frame * CHANNELS + at.first) * plane + (size_t)at.row * width + at.start;
-        const Stored* source = keys + channel_of(0) * plane + column_of(0);
+        const Stored* source = keys + channel_of(0) * plane + position_of(0) * at.apart;
 #pragma unroll
         for (int i = 0; i < HELD; ++i) {
-            const int channel = channel_of(i), column = at.start + column_of(i);
+            const int channel = channel_of(i), column = at.start + position_of(i) * at.apart;
             const bool inside = at.first + channel < CHANNELS && (WHOLE || channel < SLICE);
-            if (!EVEN) source = keys + channel * plane + column_of(i);
-            if (PAIR == 1 || paired) {
+            if (!EVEN) source = keys + channel * plane + position_of(i) * at.apart;
+            if (PAIR == 1 || (paired && at.apart == 1)) {
                 held[i] = inside && column < at.right ? *reinterpret_cast<const Pair*>(source) : Pair(0);
             } else {
                 const Stored low = inside && column < at.right ? source[0] : Stored(0);
-                const Stored high = inside && column + 1 < at.right ? source[1] : Stored(0);
+                const Stored high = inside && column + at.apart < at.right ? source[at.apart] : Stored(0);
                 held[i] = (unsigned)low | (unsigned)high << 16;
             }
             if (EVEN) source += STRIDE * plane;
@@ -514,7 +549,7 @@ struct Keys {
         all_values += (size_t)at.frame * CLASSES * plane + (size_t)at.row * width + at.start;
 #pragma unroll
         for (int i = 0; i < VALUES; ++i) {
-            const int own = threadIdx.x + i * THREADS, n = own / CHUNK, column = own % CHUNK;
+            const int own = threadIdx.x + i * THREADS, n = own / CHUNK, column = own % CHUNK * at.apart;
             values[i] = n < classes && at.start + column < at.right ? to_float(all_values[n * plane + column]) : 0.0f;
         }
     }
@@ -523,7 +558,7 @@ struct Keys {
 #pragma unroll
         for (int i = 0; i < HELD; ++i) {
             if (!WHOLE && channel_of(i) >= SLICE) break;
-            *reinterpret_cast<Pair*>(shared_keys + channel_of(i) * KEY_PITCH + column_of(i)) = held[i];
+            *reinterpret_cast<Pair*>(shared_keys + channel_of(i) * KEY_PITCH + position_of(i)) = held[i];
         }
         if (TOP_K || at.first != 0) return;
 #pragma unroll
@@ -531,6 +566,25 @@ struct Keys {
             if (const int own = threadIdx.x + i * THREADS; own < OWN_CLASSES * CHUNK) shared_values[own] = values[i];
     }
 };
+
+// Return the keys of a chunk that a query searches, among those of this lane. centre: column of the window's centre
+__device__ Mask searched(const Walk& at, int centre, int width) {
+    const int low = centre - at.reach, high = min(centre + at.reach, width - 1);
+    Mask mask = 0;
+#pragma unroll
+    for (int i = 0; i < GROUPS * KEYS; ++i) {
+        const int column = at.start + (i / KEYS * SIDE + Scores::key_of(i % KEYS)) * at.apart;
+        if (column >= low && column <= high) mask |= 1u << i;
+    }
+    if (at.apart == at.dilation) return mask;
+    // Where a dilation is not that of the tile, some of its columns are between the query's.
+#pragma unroll 1
+    for (int i = 0; i < GROUPS * KEYS; ++i) {
+        const int column = at.start + (i / KEYS * SIDE + Scores::key_of(i % KEYS)) * at.apart;
+        if ((column - centre) % at.dilation != 0) mask &= ~(1u << i);
+    }
+    return mask;
+}
 
 }  // namespace
 
@@ -540,7 +594,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                              int height, int width, int num_frames, int num_windows, Stored* __restrict__ copied) {
     __shared__ __align__(32) Stored shared_queries[DEPTH * QUERY_PITCH];
     __shared__ __align__(32) Stored shared_keys[SLICE * KEY_PITCH];
-    __shared__ __align__(32) float shared_scores[ROWS * SIDE * SCORE_PITCH];
 #if CORRFLOW_TOP_K == 0
     __shared__ __align__(32) float shared_values[OWN_CLASSES * CHUNK];
 #else
@@ -555,21 +608,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     values += ((size_t)batch * num_frames * CLASSES + first_class) * plane;
     copied += ((size_t)batch * CLASSES + first_class) * plane;
 
-    const Rows rows;
-    const int first_column = blockIdx.x * SIDE;
+    const Spaced rows = tile_rows(), columns = tile_columns();
     for (int i = threadIdx.x; i < DEPTH * ROWS * SIDE; i += THREADS) {
         const int channel = i / (ROWS * SIDE), at = i % (ROWS * SIDE);
-        const int y = rows.first + at / SIDE * rows.apart, x = first_column + at % SIDE;
+        const int y = rows.first + at / SIDE * rows.apart, x = columns.first + at % SIDE * columns.apart;
         const bool inside = channel < CHANNELS && y < height && x < width;
         shared_queries[channel * QUERY_PITCH + at] =
             inside ? query[channel * plane + (size_t)y * width + x] : Stored(0);
     }
 
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int y = rows.first + warp * rows.apart, x = first_column + lane / 2, half = lane % 2;
-    float* const scores = shared_scores + warp * SIDE * SCORE_PITCH;
-    State<TOP_K> state;
-    state.clear();
+    const int warp = threadIdx.x / WARP, y = rows.first + warp * rows.apart;
+    State<TOP_K> states[QUERIES];
+    Mask masks[QUERIES];
+#pragma unroll
+    for (int i = 0; i < QUERIES; ++i) states[i].clear();
 
     const bool paired = width % PAIR == 0 && (size_t)keys % sizeof(Pair) == 0;
     Walk next;
@@ -586,8 +638,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         // The next keys are loaded while the current ones are multiplied.
         next.advance(references, num_windows, num_frames, height, width);
         if (next.index < num_windows) ahead.load(next, keys, values, classes, plane, width, paired);
-        // Centre of the window of this lane's query. All lanes of a warp take the same branch.
-        const int centre_row = y + at.dy, centre_column = x + at.dx;
+        if (at.fresh) {
+#pragma unroll
+            for (int i = 0; i < QUERIES; ++i)
+                masks[i] = searched(at, columns.first + Scores::query_of(i) * columns.apart + at.dx, width);
+        }
+        // All lanes of a warp take the same branch.
+        const int centre_row = y + at.dy;
         if (y >= height || abs(at.row - centre_row) > at.reach || (at.row - centre_row) % at.dilation != 0) continue;
         if (at.first == 0) {
 #pragma unroll
@@ -601,20 +658,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 similarities[group].add(queries, shared_keys + channel * KEY_PITCH + group * SIDE);
         }
         if (at.first + SLICE < DEPTH) continue;
-#pragma unroll
-        for (int group = 0; group < GROUPS; ++group) {
-            const int origin = at.start + group * SIDE;
-            if (origin >= at.right) break;
-            similarities[group].store(scores);
-            __syncwarp();  // the scores are visible to the warp
-            const int phase = ((centre_column - origin) % at.dilation + at.dilation) % at.dilation;
-            const Columns columns = {phase + half * at.dilation, 2 * at.dilation, centre_column - at.reach - origin,
-                                     min(min(centre_column + at.reach, width - 1) - origin, SIDE - 1)};
-            const unsigned place = ((unsigned)at.index * height + at.row) * width + origin;
-            state.fold(scores + lane / 2, shared_values + group * SIDE, columns, place);
-            __syncwarp();  // all lanes are done with the scores
-        }
+        const unsigned place = ((unsigned)at.index * height + at.row) * width + at.start;
+        State<TOP_K>::fold(states, similarities, masks, shared_values, place, at.apart);
     }
-    const bool writes = y < height && x < width;
-    state.finish(values, references, copied + (size_t)y * width + x, classes, plane, writes);
+#pragma unroll
+    for (int i = 0; i < QUERIES; ++i) {
+        const int x = columns.first + Scores::query_of(i) * columns.apart;
+        const bool writes = y < height && x < width;
+        states[i].finish(values, references, copied + (size_t)y * width + x, classes, plane, writes);
+    }
 }
