@@ -38,17 +38,20 @@ class KernelProgram:
     def __init__(self, folder: Path, compiler: str, kernels: Mapping[str, Sequence[str]], runner: Sequence[str] = ()):
         self.folder, self.runner, self.program = folder, list(runner), folder / "run_jobs"
         options = [*OPTIONS, f"-I{SOURCES}", *(f"-DCORRFLOW_{name.upper()}=1" for name in kernels)]
-        self.objects = {name: folder / f"{name}.o" for name in ("portable", *kernels)}
+        self.assembly = {name: folder / f"{name}.s" for name in ("portable", *kernels)}
         commands = [
-            [compiler, *options, *kernels.get(name, ()), "-c", f"{SOURCES}/kernel_{name}.cpp", "-o", str(path)]
-            for name, path in self.objects.items()
+            [compiler, *options, *kernels.get(name, ()), "-S", f"{SOURCES}/kernel_{name}.cpp", "-o", str(path)]
+            for name, path in self.assembly.items()
         ]
         # Two at a time are compiled together.
         for first in range(0, len(commands), 2):
             for process in [subprocess.Popen(command) for command in commands[first : first + 2]]:
                 assert process.wait() == 0, process.args
         sources = [f"{SOURCES}/kernels.cpp", f"{NATIVE}/run_jobs.cpp"]
-        linked = [str(path) for path in self.objects.values()]
+        linked: list[str] = []
+        for name, path in self.assembly.items():
+            linked.append(f"{folder}/{name}.o")
+            subprocess.run([compiler, *kernels.get(name, ()), "-c", str(path), "-o", linked[-1]], check=True)
         subprocess.run([compiler, *options, "-static", *sources, *linked, "-o", str(self.program)], check=True)
 
     def kernels(self, *emulator_options: str) -> list[str]:

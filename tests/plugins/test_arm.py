@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import platform
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.video.demo_clip import DemoSource
 
-COMPILER, OBJDUMP = "aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump"
+COMPILER = "aarch64-linux-gnu-g++"
 DOTPROD = ["-march=armv8.2-a+dotprod"]
 
 
@@ -60,9 +59,8 @@ def test_arm_kernels_have_the_instructions_that_make_them_fast(program: KernelPr
 
     @functools.cache
     def instructions(kernel: str) -> list[str]:
-        command = [OBJDUMP, "-d", "--no-show-raw-insn", str(program.objects[kernel])]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        return [line.split("\t")[1].strip() for line in lines if line.count("\t") >= 2]
+        lines = program.assembly[kernel].read_text().splitlines()
+        return [line.split()[0] for line in lines if line.startswith("\t") and line.strip()]
 
     # One for each product of the blocks of 1 to 4 query rows and up to 8 offsets.
     blocks = sum(rows * (most * (most + 1) // 2) for rows, most in ((4, 6), (3, 8), (2, 8), (1, 8)))
