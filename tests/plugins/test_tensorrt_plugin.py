@@ -19,6 +19,7 @@ from helpers.paths import HELPERS, NATIVE
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.plugins.local_soft_copy import tensorrt_plugin
+from corrflow.plugins.local_soft_copy.cuda.launch import Launch, plan
 from corrflow.plugins.local_soft_copy.spec import Attributes
 
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
@@ -71,6 +72,12 @@ def test_the_form_depends_on_the_version(version: str, form: str) -> None:
     assert tensorrt_plugin.form_for(version) == form
 
 
+def launch_of(height: int, attributes: Attributes) -> Launch:
+    """Plan the launch for the sizes of on_stub_bindings.py and plugin_life.cpp."""
+    sizes = {"channels": 91, "classes": 4, "num_windows": 5, "height": height, "width": 107}
+    return plan(**sizes, attributes=attributes, dtype="float16")
+
+
 @pytest.mark.parametrize(("version", "form"), [("10.3", "v3"), ("10.16", "aot"), ("11.4", "aot")])
 def test_the_real_module_is_registered_once(version: str, form: str, life: Life) -> None:
     observed = life(version, "form")
@@ -99,8 +106,9 @@ def test_the_life_cycle_of_the_v3_plugin(version: str, life: Life) -> None:
     assert first["arguments"] == [11, 22, 33, 44, 60, 107, 3, 5, 66]
     assert first["32-bit"] == [False] * 4 + [True] * 4 + [False]
     assert first["stream"] == ["stream", 55]
-    assert (first["grid"], first["block"]) == ([7, 8, 1], [256, 1, 1])
-    assert (second["grid"], second["arguments"][4]) == ([7, 9, 1], 68)
+    planned, taller = (launch_of(height, Attributes((5,), (2,), 7, 0.25)) for height in (60, 68))
+    assert (first["grid"], first["block"]) == (list(planned.grid), list(planned.block))
+    assert (second["grid"], second["arguments"][4]) == (list(taller.grid), 68)
     assert first["kernel"] == second["kernel"] == ["corrflow_local_soft_copy", True]
     assert observed["kernels"] == 1
 
@@ -120,6 +128,10 @@ def test_a_process_survives_that_tensorrt_deletes_its_plugins(
     environment = os.environ | {"PYTHONPATH": str(gpu_wheels("numpy-1.26"))}
     done = subprocess.run(program, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    planned = {height: launch_of(height, Attributes((8, 12), (1, 2), 5, 0.07)) for height in (60, 68)}
+    launches = [
+        ((launch.grid, launch.block), [11, 22, 33, 44, height, 107, 3, 5, 66]) for height, launch in planned.items()
+    ]
     assert done.stdout.splitlines() == [
         "creator: LocalSoftCopy 1 corrflow corrflow",
         "fields: radius dilation top_k temperature",
@@ -128,8 +140,7 @@ def test_a_process_survives_that_tensorrt_deletes_its_plugins(
         "output shape: 1 4 60 107",
         "supported: half 1 float 1 mixed 0 references 0 layout 0",
         "serialised: 8 12 1 2 5 0.07",
-        "launch: corrflow_local_soft_copy 55 ((7, 8, 1), (256, 1, 1)) [11, 22, 33, 44, 60, 107, 3, 5, 66]",
-        "launch: corrflow_local_soft_copy 55 ((7, 9, 1), (256, 1, 1)) [11, 22, 33, 44, 68, 107, 3, 5, 66]",
+        *(f"launch: corrflow_local_soft_copy 55 {config} {arguments}" for config, arguments in launches),
         "done: deleted",
     ]
 
@@ -149,14 +160,16 @@ def test_the_ahead_of_time_plugin_is_built_by_tensorrts_template(version: str, l
     assert observed["combinations"] == [[kind, "LINEAR"] for kind in ("HALF", "HALF", "HALF", "INT32", "HALF")]
     assert observed["tactics"] == [1]
     # The grid is an expression of the free sizes and has launch.py's value for SIZES.
-    block = {"block_x": 256, "block_y": 1, "block_z": 1, "shared_mem": 0}
+    planned = launch_of(60, Attributes((5,), (2,), 7, 0.25))
+    block = {"block_x": planned.block[0], "block_y": 1, "block_z": 1, "shared_mem": 0}
     assert observed["launch"] == {
-        "grid_x": "CEIL_DIV(W, 16)",
-        "grid_y": "CEIL_DIV(H, 8)",
+        "grid_x": f"CEIL_DIV(W, {planned.tile[0]})",
+        "grid_y": f"CEIL_DIV(H, {planned.tile[1]})",
         "grid_z": "PROD(B, 1)",
         **{name: str(value) for name, value in block.items()},
     }
-    assert observed["values"] == {"grid_x": 7, "grid_y": 8, "grid_z": 1, **block}
+    grid = dict(zip(("grid_x", "grid_y", "grid_z"), planned.grid, strict=True))
+    assert observed["values"] == grid | block
     assert observed["extras"] == ["H", "W", "K", "M"]
     assert observed["compiled"] == ["sm_87", "ptx", True]
     assert (observed["kernel"], observed["code"]) == ("corrflow_local_soft_copy", ".version 7.4\n.target sm_87\nret;\n")
