@@ -78,8 +78,9 @@ KERNELS = {
     "float32, all scores, 32 classes": kernel(classes=32, top_k=0, dtype="float32"),
 }
 # Registers that leave room for 16 warps on a multiprocessor with lists of 5 scores; 12 in float32, with lists of 10 or
-# with the sums of 8 classes.
-MAX_REGISTERS = {name: 255 if "classes" in name else 168 for name in KERNELS} | {"float16, bundled model": 128}
+# with the sums of 8 classes; 8 with both of these.
+MAX_REGISTERS = {name: 255 if "classes" in name or name == "float32, top 10" else 168 for name in KERNELS}
+MAX_REGISTERS["float16, bundled model"] = 128
 # Compiled for two GPUs only, to save time.
 LONGEST_LIST = {"float16, top 32, 128 channels": kernel(channels=128, top_k=MAX_TOP_K)}
 
@@ -125,7 +126,8 @@ def test_nvcc_compiles_every_kernel_without_spills(architecture: str, nvcc: str,
         groups = int(re.search(r"CORRFLOW_GROUPS (\d+)", launch.source)[1])  # type: ignore[index]
         products = 4 if architecture == "sm_75" else 2  # instructions of 16 queries, keys and channels
         assert used["LDSM"] * groups * products == used["HMMA"] * (groups + 1), name
-        assert used["PRMT"] <= (48 if name == "float16, bundled model" else MAX_PERMUTATIONS), name
+        if on_tensor_cores:
+            assert used["PRMT"] <= (48 if name == "float16, bundled model" else MAX_PERMUTATIONS), name
 
 
 def registers_of(report: str) -> int:
@@ -133,7 +135,7 @@ def registers_of(report: str) -> int:
 
 
 # Bytes moved between registers: those of pairs whose two keys are loaded one by one, and few else.
-MAX_PERMUTATIONS = 140
+MAX_PERMUTATIONS = 120
 # The low nine bits of an instruction of 16 bytes, the same for sm_75 to sm_120; the next three select its operands.
 OPCODES = {0x03C: "HMMA", 0x03B: "LDSM", 0x016: "PRMT", 0x183: "local memory", 0x187: "local memory"}
 

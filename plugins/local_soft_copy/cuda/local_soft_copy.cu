@@ -51,7 +51,8 @@ constexpr int QUERIES = 2, KEYS = 4;          // of a group of 16 by 16 that a l
 constexpr int LANE_CLASSES = (OWN_CLASSES + SHARERS - 1) / SHARERS;
 // Warps per multiprocessor that the registers are divided among without spills, and their blocks. Without this number,
 // newer compilers aim for more warps and spill. Lists or sums of two queries are in registers.
-constexpr int WARPS_OF_LIST = TOP_K <= 5 && sizeof(Stored) == 2 ? 16 : TOP_K <= 10 ? 12 : ROWS;
+constexpr int MOST_WARPS = sizeof(Stored) == 2 ? 16 : 12;
+constexpr int WARPS_OF_LIST = TOP_K <= 5 ? MOST_WARPS : TOP_K <= 10 ? MOST_WARPS - 4 : ROWS;
 constexpr int WARPS_OF_SUMS = OWN_CLASSES <= 8 ? 12 : 8;
 constexpr int WARPS = OWN_CLASSES > 16 ? ROWS : TOP_K ? WARPS_OF_LIST : WARPS_OF_SUMS;
 constexpr int BLOCKS = (WARPS + ROWS - 1) / ROWS;
