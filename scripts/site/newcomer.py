@@ -37,7 +37,7 @@ def draw_object(video: str, box: list[float]) -> None:
     assert label.stderr is not None
     address = re.search(r"open (http\S+)", label.stderr.readline())
     assert address is not None
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # Chromium's children end later
         browser = Browser(program, Path(profile))
         try:
             browser.open(address[1], 1280, 800, False)
