@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.kernel_jobs import KernelJob, KernelProgram, assert_matches_the_oracle
 
+from corrflow.bench.op import cpu_cycles
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.spec import Attributes
 from corrflow.runtime.artifacts.artifact import load_artifact
@@ -18,7 +19,7 @@ from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from corrflow.runtime.video.demo_clip import DemoSource
 
 COMPILER = "aarch64-linux-gnu-g++"
-DOTPROD = ["-march=armv8.2-a+dotprod"]
+DOTPROD = ["-march=armv8.2-a+dotprod", "-O2"]  # at -O1, inner loops have needless copies of registers
 
 
 def emulator() -> str:
@@ -68,6 +69,16 @@ def test_arm_kernels_have_the_instructions_that_make_them_fast(program: KernelPr
     assert "sdot" not in instructions("portable")
     for kernel in ("neon_dotprod", "portable"):
         assert instructions(kernel).count("smlal") >= blocks and "fcvtl" in instructions(kernel)
+
+
+def test_the_model_of_a_processor_does_20_multiply_adds_of_bytes_per_cycle(program: KernelProgram) -> None:
+    target = cpu_cycles.TARGETS["neoverse-n1"]
+    if reason := cpu_cycles.missing(target):
+        pytest.skip(reason)
+    loop = cpu_cycles.densest_loop(program.assembly["neon_dotprod"].read_text(), "sdot")
+    products = sum(line.split()[0] == "sdot" for line in loop)
+    assert products == 24  # four query rows and six offsets
+    assert 16 * products / cpu_cycles.cycles(loop, target) > 20
 
 
 def test_masks_of_video_frames_are_those_of_this_processor(program: KernelProgram) -> None:
