@@ -74,7 +74,7 @@ def examine(model: Path | None = None) -> Iterator[Finding]:
         except Exception as error:  # a damaged installation may raise any error
             reason = next(iter(str(error).splitlines()), "")
             state, detail = "broken", f"{type(error).__name__}: {reason}"
-            remedy = "install corrflow again: pip install --force-reinstall corrflow"
+            remedy = "install corrflow again: pip install --force-reinstall --no-deps corrflow"
         yield Finding(part, state, detail, remedy)
 
 
@@ -171,7 +171,7 @@ def _opencv(_: Load) -> Outcome:
         return (
             "broken",
             str(error),
-            "apt-get install libgl1 libglib2.0-0; pip install --force-reinstall opencv-python",
+            "apt-get install libgl1 libglib2.0-0; pip install --force-reinstall --no-deps opencv-python",
         )
     return "works", cv2.__version__, ""
 
@@ -196,7 +196,7 @@ def _video(_: Load) -> Outcome:
     known = {"h264": _has_codec("h264", "r"), "libx264": _has_codec("libx264", "w")}
     missing = [name for name in known if not known[name]]
     if missing:
-        return "broken", f"PyAV {av.__version__} lacks {', '.join(missing)}", "pip install --force-reinstall av"
+        return "broken", f"PyAV {av.__version__} lacks {', '.join(missing)}", "pip install --force-reinstall --no-deps av"
     return "works", f"PyAV {av.__version__} reads and writes H.264", ""
 
 
