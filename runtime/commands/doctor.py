@@ -196,7 +196,11 @@ def _video(_: Load) -> Outcome:
     known = {"h264": _has_codec("h264", "r"), "libx264": _has_codec("libx264", "w")}
     missing = [name for name in known if not known[name]]
     if missing:
-        return "broken", f"PyAV {av.__version__} lacks {', '.join(missing)}", "pip install --force-reinstall --no-deps av"
+        return (
+            "broken",
+            f"PyAV {av.__version__} lacks {', '.join(missing)}",
+            "pip install --force-reinstall --no-deps av",
+        )
     return "works", f"PyAV {av.__version__} reads and writes H.264", ""
 
 

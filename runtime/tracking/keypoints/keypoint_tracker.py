@@ -29,6 +29,7 @@ from corrflow.runtime.tracking.keypoints.refinement import (
 )
 from corrflow.runtime.tracking.keypoints.similarity import apply, compose, fit_similarity, invert
 from corrflow.runtime.tracking.parts import whole_blocks
+from corrflow.runtime.types import MIN_POINT_CONFIDENCE
 
 MAX_VIEWS = 8
 """Labelled frames that are kept."""
@@ -154,9 +155,11 @@ class KeypointTracker:
         confidence = point_confidence(self.evidence)
         confidence[~is_tracked | ~_is_inside(points, grey.shape)] = 0
         points[~is_tracked] = np.nan
-        self._remember(features, heatmaps, apply(to_crop, points), peaks)
         self._last, self._points = grey, points
-        self._pose = self._pose_of(points, peaks.clip(0, 1).astype(np.float64))
+        # Where no point is in sight, places are noise: the crop waits, and nothing is learned from the frame.
+        if confidence.max() >= MIN_POINT_CONFIDENCE:
+            self._remember(features, heatmaps, apply(to_crop, points), peaks)
+            self._pose = self._pose_of(points, peaks.clip(0, 1).astype(np.float64))
         return points, confidence.astype(np.float32)
 
     def _pose_of(self, points: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -468,7 +468,7 @@ def test_a_missing_gpu_is_one_sentence_with_the_remedy(monkeypatch: pytest.Monke
     ):
         CudaDevice(cuda)
     monkeypatch.setitem(__import__("sys").modules, "cuda.bindings.runtime", None)
-    with pytest.raises(InputError, match=r"CUDA's Python bindings .* pip install 'cuda-core\[cu12\]'"):
+    with pytest.raises(InputError, match=r"CUDA's Python bindings .* pip install 'corrflow\[cu12\]'"):
         CudaDevice()
 
 

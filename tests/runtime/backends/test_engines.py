@@ -558,7 +558,7 @@ def test_the_real_builder_accepts_the_graphs(precision: str, artifact: Artifact)
     real = SimpleNamespace(**{name: getattr(trt, name) for name in dir(trt)} | {"Builder": Builder})
     spec = SimpleNamespace(
         tensorrt=trt.__version__, precision=precision, frame=FRAME, num_slots=2, num_windows=5, num_channels=8,
-        plugin=False, gpu="none", compute_capability="8.6",
+        plugin=False, library=False, gpu="none", compute_capability="8.6",
     )  # fmt: skip
     if precision == "int8":
         artifact = load_artifact(resolve_model(None)).with_float_encoder()

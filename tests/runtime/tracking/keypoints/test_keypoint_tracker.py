@@ -73,17 +73,19 @@ def test_points_that_leave_the_picture_have_no_confidence(fast_backend: Backend)
     assert outside.sum() == 2 and inside.sum() == 3
 
 
-def test_a_covered_body_is_less_sure_and_found_again(fast_backend: Backend) -> None:
+@pytest.mark.parametrize("grey", [0, 100, 104, 108, 255])
+def test_a_covered_body_is_unsure_and_found_again_at_once(fast_backend: Backend, grey: int) -> None:
+    """On a flat cover all places are alike, so the crop must not follow the points there."""
     tracker = tracker_at(fast_backend, motion())
     image, truth = frame_and_points(motion(0, 1, (161, 121)))
     seen = tracker.step(image)[1]
     covered = image.copy()
-    covered[60:180, 90:230] = 100
-    hidden = [tracker.step(covered)[1] for _ in range(3)][-1]
-    assert (hidden < seen - 0.1).all()
-    points, again = [tracker.step(image) for _ in range(3)][-1]
+    covered[60:180, 90:230] = grey
+    hidden = np.array([tracker.step(covered)[1] for _ in range(3)])
+    assert hidden.max() < MIN_POINT_CONFIDENCE < 0.8 < seen.min()
+    points, again = tracker.step(image)
     assert distances(points, truth).max() < 2
-    assert (again > hidden + 0.1).all()
+    assert again.min() > 0.8
 
 
 def test_points_in_sight_are_tracked_beside_hidden_ones(fast_backend: Backend) -> None:
