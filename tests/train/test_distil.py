@@ -37,7 +37,7 @@ SMALL = TrainConfig(
     steps=4, threads=1, objective="distil", pairs=4, pair_crop=32, pair_gap=1, image_share=0.0, colours=4,
     learning_rate=1e-3,
 )  # fmt: skip
-TINY = ModelConfig(widths=(4, 4, 4, 4), feature_channels=8, feature_norm=True)
+TINY = ModelConfig(widths=(8, 8, 8, 8), feature_channels=8, feature_norm=True)
 ENCODER = OnnxEncoder(Path())
 
 

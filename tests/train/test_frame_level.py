@@ -30,7 +30,7 @@ SMALL = TrainConfig(
     steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, objective="frame", pairs=4, pair_crop=32, frame_gap=4,
     positive_distance=0.4, image_share=0.5, learning_rate=1e-3,
 )  # fmt: skip
-TINY = ModelConfig(widths=(4, 4, 4, 4), feature_channels=8, feature_norm=True)
+TINY = ModelConfig(widths=(8, 8, 8, 8), feature_channels=8, feature_norm=True)
 
 
 @pytest.fixture(scope="module")

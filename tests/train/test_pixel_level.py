@@ -33,7 +33,7 @@ SMALL = TrainConfig(
     steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, objective="pixel", pairs=4, pair_crop=32,
     positive_distance=0.4, image_share=0.5, learning_rate=1e-3,
 )  # fmt: skip
-TINY = ModelConfig(widths=(4, 4, 4, 4), feature_channels=8)
+TINY = ModelConfig(widths=(8, 8, 8, 8), feature_channels=8)
 BOTH = "reconstruction,pixel"
 OBJECTIVES = ("reconstruction", "pixel", BOTH)
 NORMALISED = replace(TINY, feature_norm=True)
