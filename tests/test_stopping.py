@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
@@ -13,9 +12,6 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
-
-from corrflow.errors import CorrflowError
-from corrflow.evaluate.workers import run_jobs
 
 pytestmark = pytest.mark.alone  # seconds count
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -171,25 +167,31 @@ def test_worker_processes_end_with_the_command_and_print_nothing(tmp_path: Path)
             os.kill(child, 0)
 
 
-def test_a_worker_that_dies_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_ends_the_others(tmp_path: Path) -> None:
     """The others ignore SIGTERM, and may wait for ever for a lock that died with the first."""
+    begun = str(tmp_path / "begun")
     (tmp_path / "mortal_jobs.py").write_text(
         "import os, time\n"
         "from pathlib import Path\n"
-        "def job(flag):\n"
-        "    if flag:\n"
-        "        Path(flag).touch()\n"
+        "def job(sleeps):\n"
+        f"    flag = Path({begun!r})\n"
+        "    if sleeps:\n"
+        "        flag.touch()\n"
         "        time.sleep(600)\n"
-        f"    while not Path({str(tmp_path / 'begun')!r}).exists():\n"
+        "    while not flag.exists():\n"
         "        time.sleep(0.01)\n"
         "    os._exit(11)\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    jobs = importlib.import_module("mortal_jobs")
-    begin = time.monotonic()
-    with pytest.raises(CorrflowError, match="a worker process died"):
-        list(run_jobs(jobs.job, [str(tmp_path / "begun"), ""], 2, 0, False))
-    assert time.monotonic() - begin < 60
+    path = tmp_path / "program.py"
+    path.write_text(
+        HEAD + "from corrflow.evaluate import workers\n"
+        "import mortal_jobs\n"
+        "if __name__ == '__main__':\n"
+        "    with errors_reported():\n"
+        "        list(workers.run_jobs(mortal_jobs.job, [True, False], 2, 0, False))\n"
+    )
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "a worker process died" in done.stderr, done.stderr
 
 
 def test_random_interrupts_of_track_and_batch_end_in_time_and_lose_nothing() -> None:
