@@ -90,6 +90,8 @@ def _in_processes(
     try:
         with signals_blocked():  # the first job starts the processes
             pending = {executor.submit(run, job): job for job in jobs}
+            # Python 3.11 watches a new process only from the next submission on: without one, its death goes unseen.
+            executor.submit(_nothing)
         waiting = set(pending)
         while waiting:
             check_stop()
@@ -102,6 +104,10 @@ def _in_processes(
         raise CorrflowError("a worker process died, most often for lack of memory; use fewer workers") from error
     finally:
         shut_down_workers(executor, broken)
+
+
+def _nothing() -> None:
+    """Do nothing, as a job."""
 
 
 def _start_worker(counter: Any) -> None:
