@@ -9,7 +9,6 @@ points, occluded, names  TAP-Vid's arrays: points [N, T, 2] from 0 to 1, occlude
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,10 +141,7 @@ def _from_arrays(path: Path, size: tuple[int, int]) -> tuple[_Labels, dict[str, 
     """Return the points of an .npz file, and the frames on which each object is labelled. Raises InputError."""
     layouts = "xy [T, A, P, 2] with nodes [P], or points [N, T, 2] with occluded [N, T]"
     try:
-        budget = FileBudget.of(path)
-        with zipfile.ZipFile(path) as archive:
-            # Each array once as bytes and once as Python's numbers.
-            budget.take(20 * sum(entry.file_size for entry in archive.infolist()), "arrays")
+        FileBudget.of(path).take_arrays(path, 20)  # each once as bytes and once as Python's numbers
         with np.load(path, allow_pickle=False) as arrays:
             if "xy" in arrays:
                 xy = np.asarray(arrays["xy"], np.float64)

@@ -22,9 +22,9 @@ from corrflow.evaluate.methods.methods import FeatureExtractor, OnnxFeatures
 from corrflow.plugins.local_soft_copy import cpu
 from corrflow.plugins.local_soft_copy.spec import Attributes, SearchWindow
 from corrflow.runtime.backends.base import Backend, CpuBackend
-from corrflow.runtime.backends.memory import SlotAllocator
+from corrflow.runtime.backends.memory import SlotMemory
 from corrflow.runtime.backends.onnx_encoder import unit_length
-from corrflow.runtime.backends.search_plan import ReferenceFrame, SearchPlan
+from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import TrackingSettings
 
 DISC_STRIDE = 8
@@ -57,7 +57,7 @@ class DiscSearch:
         return DiscBackend(backend, self.first_frame_whole, threads)
 
 
-class RowMemory:
+class RowMemory(SlotMemory):
     """Memory with S slots, in which each row of cells is an image of its own.
 
     words:      [S * h, D, 1, w] int32, two channels in each
@@ -66,7 +66,7 @@ class RowMemory:
 
     def __init__(self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int], channels: int) -> None:
         """Allocate the slots of these settings; cells: (h, w); channels: C."""
-        self._slots = SlotAllocator(settings)
+        super().__init__(settings)
         self._rows, columns = cells
         count = len(self._slots) * self._rows
         self.words = np.empty((count, cpu.packed_depth(channels, 16), 1, columns), np.int32)
@@ -79,16 +79,6 @@ class RowMemory:
             own = slice(slot * self._rows, (slot + 1) * self._rows)
             self.words[own] = _packed_rows(features)
             self.soft_masks[own] = soft_masks.transpose(1, 0, 2)[:, :, None]
-
-    @property
-    def num_channels(self) -> int:
-        """N, the number of mask channels."""
-        return self.soft_masks.shape[1]
-
-    @property
-    def references(self) -> list[ReferenceFrame]:
-        """Reference frames of the next frame, by ascending slot."""
-        return self._slots.references
 
 
 class DiscBackend(CpuBackend):

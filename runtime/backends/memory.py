@@ -54,12 +54,16 @@ class SlotAllocator:
         return [ReferenceFrame(int(slot), int(self._frames[slot]), int(ages[slot])) for slot in slots]
 
 
-class _Ring:
-    """Soft masks with one entry a slot, and the slots of the reference frames."""
+class SlotMemory:
+    """Slots of the reference frames, with their soft masks.
 
-    def __init__(self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int]) -> None:
+    soft_masks: float32, allocated by the subclass; the second axis has the mask channels
+    """
+
+    soft_masks: np.ndarray
+
+    def __init__(self, settings: TrackingSettings) -> None:
         self._slots = SlotAllocator(settings)
-        self.soft_masks = np.empty((len(self._slots), num_channels, *cells), np.float32)
 
     @property
     def num_channels(self) -> int:
@@ -68,8 +72,16 @@ class _Ring:
 
     @property
     def references(self) -> list[ReferenceFrame]:
-        """Reference frames of the next frame."""
+        """Reference frames of the next frame, by ascending slot."""
         return self._slots.references
+
+
+class _Ring(SlotMemory):
+    """Soft masks with one entry a slot."""
+
+    def __init__(self, settings: TrackingSettings, num_channels: int, cells: tuple[int, int]) -> None:
+        super().__init__(settings)
+        self.soft_masks = np.empty((len(self._slots), num_channels, *cells), np.float32)
 
 
 class MemoryRing(_Ring):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,8 +83,7 @@ def load_prompt(path: Path) -> Prompt:
     remedy = "write it again with --save-prompt"
     try:
         budget = FileBudget.of(path)
-        with zipfile.ZipFile(path) as archive:
-            budget.take(2 * sum(entry.file_size for entry in archive.infolist()), "arrays")
+        budget.take_arrays(path, 2)
         with np.load(path, allow_pickle=False) as arrays:
             description = json.loads(str(arrays["description"][()]))
             if description["format"] != FORMAT:

@@ -30,11 +30,6 @@ class ImageHeader:
     height: int
     is_sequence: bool = False
 
-    @property
-    def is_too_large(self) -> bool:
-        """Return True for a frame that is never decoded."""
-        return self.width * self.height > MAX_PIXELS
-
 
 def read_header(file: BinaryIO) -> ImageHeader | None:
     """Return the header of an image file, or None for an unknown or damaged one."""

@@ -67,6 +67,18 @@ class FileBudget:
             )
         self.check_time()
 
+    def take_arrays(self, path: Path, bytes_per_byte: float) -> None:
+        """Draw memory for the arrays of an .npz file, by their sizes in its directory. Raises BudgetExceeded.
+
+        bytes_per_byte: bytes in memory for each byte of the arrays
+
+        A file that is no archive raises zipfile.BadZipFile.
+        """
+        import zipfile
+
+        with zipfile.ZipFile(path) as archive:
+            self.take(bytes_per_byte * sum(entry.file_size for entry in archive.infolist()), "arrays")
+
     def give_back(self, count: float) -> None:
         """Return bytes that are free again."""
         self.memory += count

@@ -58,3 +58,10 @@ def assert_same_tensors(states: Mapping[str, torch.Tensor], others: Mapping[str,
     assert states.keys() == others.keys()
     for name, tensor in states.items():
         assert torch.equal(tensor, others[name]), name
+
+
+def assert_same_states(one: Checkpoint, two: Checkpoint, *names: str) -> None:
+    """Assert that two checkpoints have the same tensors, to the bit, in these states, none of them empty."""
+    for name in names:
+        assert getattr(one, name), name
+        assert_same_tensors(getattr(one, name), getattr(two, name))

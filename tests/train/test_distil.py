@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers.training import assert_same_tensors, train_whole_and_in_parts, write_footage
+from helpers.training import assert_same_states, train_whole_and_in_parts
 from onnx import TensorProto, helper, numpy_helper
 
 from corrflow.errors import InputError
@@ -75,11 +75,6 @@ def random_crops(count: int, side: int) -> tuple[np.ndarray, torch.Tensor]:
     """Return images [count, side, side, 3] uint8, RGB, and the same as normalised crops."""
     images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
     return images, normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
-
-
-@pytest.fixture(scope="module")
-def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_footage(tmp_path_factory.mktemp("footage"))
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +143,7 @@ def test_a_resumed_run_has_the_same_bits(
         tmp_path, TINY, config, sampler,
         teachers=lambda: load_teachers([str(onnx_file), str(tmp_path / "run")], [1.05, 1.0], ENCODER, 1),
     )  # fmt: skip
-    for states, others in (
-        (one.model_state, two.model_state),
-        (one.distil, two.distil),
-        (one.ema, two.ema),
-        (one.optimiser, two.optimiser),
-    ):
-        assert states
-        assert_same_tensors(states, others)
+    assert_same_states(one, two, "model_state", "distil", "ema", "optimiser")
     assert one.distil["head.weight"].shape == (16, 8, 1, 1)
     logs = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logs] == [1, 2, 3] and all(math.isfinite(line["relation"]) for line in logs)

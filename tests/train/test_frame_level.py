@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.training import assert_same_tensors, train_whole_and_in_parts, write_footage
+from helpers.training import assert_same_tensors, train_whole_and_in_parts
 
 from corrflow.train import loop
 from corrflow.train.checkpoint import load_checkpoint
@@ -20,7 +20,7 @@ from corrflow.train.config import ModelConfig, TrainConfig, train_config
 from corrflow.train.data import frame_pairs as data
 from corrflow.train.data.clips import CachedVideos, ClipCache, ClipSampler, open_cache
 from corrflow.train.data.frame_pairs import FramePairSampler, change_colours
-from corrflow.train.data.frames import find_images, find_videos
+from corrflow.train.data.frames import find_videos
 from corrflow.train.distributed import DistributedContext
 from corrflow.train.frame_level import FrameLevel, frame_loss, mean_feature
 from corrflow.train.model import new_encoder, normalise
@@ -31,17 +31,6 @@ SMALL = TrainConfig(
     positive_distance=0.4, image_share=0.5, learning_rate=1e-3,
 )  # fmt: skip
 TINY = ModelConfig(widths=(8, 8, 8, 8), feature_channels=8, feature_norm=True)
-
-
-@pytest.fixture(scope="module")
-def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create videos/ with two folders of twelve frames, and images/ with two images."""
-    return write_footage(tmp_path_factory.mktemp("footage"), images=2)
-
-
-@pytest.fixture(scope="module")
-def images(footage: Path) -> ClipCache:
-    return open_cache(find_images(footage / "images"), 6.0, 64, footage / "cache")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.training import assert_same_tensors, train_whole_and_in_parts, write_footage
+from helpers.training import assert_same_states, train_whole_and_in_parts
 
 from corrflow.errors import InputError
 from corrflow.export.encoder_graph import FrameEncoder
@@ -22,7 +22,7 @@ from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, save_checkpoin
 from corrflow.train.config import ModelConfig, TrainConfig, preset, train_config
 from corrflow.train.curves import plot_log
 from corrflow.train.data.clips import CachedVideos, ClipCache, ClipSampler, open_cache
-from corrflow.train.data.frames import find_images, find_videos
+from corrflow.train.data.frames import find_videos
 from corrflow.train.data.pairs import Pairs, PairSampler, random_box, same_place
 from corrflow.train.distributed import DistributedContext
 from corrflow.train.model import new_encoder, normalise
@@ -37,17 +37,6 @@ TINY = ModelConfig(widths=(8, 8, 8, 8), feature_channels=8)
 BOTH = "reconstruction,pixel"
 OBJECTIVES = ("reconstruction", "pixel", BOTH)
 NORMALISED = replace(TINY, feature_norm=True)
-
-
-@pytest.fixture(scope="module")
-def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create videos/ with two folders of twelve frames, and images/ with two images."""
-    return write_footage(tmp_path_factory.mktemp("footage"), images=2)
-
-
-@pytest.fixture(scope="module")
-def images(footage: Path) -> ClipCache:
-    return open_cache(find_images(footage / "images"), 6.0, 64, footage / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +236,7 @@ def test_a_resumed_run_has_the_same_bits(sampler: ClipSampler, tmp_path: Path, o
     """The run is stopped after every step, so the checkpoint must contain all state, the target network included."""
     config = replace(SMALL, objective=objective, precision=precision, ema_decay=0.9)
     one, two = train_whole_and_in_parts(tmp_path, NORMALISED, config, sampler)
-    for states, others in (
-        (one.model_state, two.model_state),
-        (one.pixel, two.pixel),
-        (one.ema, two.ema),
-        (one.optimiser, two.optimiser),
-    ):
-        assert states
-        assert_same_tensors(states, others)
+    assert_same_states(one, two, "model_state", "pixel", "ema", "optimiser")
     assert any(name.startswith("pixel.predictor") for name in one.optimiser)
     logs = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logs] == [1, 2, 3]
