@@ -49,7 +49,8 @@ def _open(name: str, artifact: Artifact, threads: int) -> Backend:
         return open_onnxruntime_cuda(artifact)
     from corrflow.runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
-    reason = "the ONNX function was requested" if name == "onnx-function" else cpu.unavailable()
-    if reason:
-        logger.info("no fused kernel: %s", reason)
-    return OnnxRuntimeBackend(artifact, threads, fused=not reason)
+    if name == "onnx-function":
+        return OnnxRuntimeBackend(artifact, threads, fused=False)
+    if cpu.unavailable():
+        logger.warning("tracking is slow: %s", cpu.unavailable())
+    return OnnxRuntimeBackend(artifact, threads, fused=not cpu.unavailable())

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from corrflow.errors import InputError
+from corrflow.plugins.local_soft_copy import cpu
 from corrflow.runtime.artifacts.artifact import DESCRIPTION, ENCODE, PROPAGATE, load_artifact, save_artifact
 from corrflow.runtime.artifacts.bundled import bundled_models, resolve_model
 from corrflow.runtime.artifacts.onnx_check import check_onnx
@@ -173,6 +174,16 @@ def test_graphs_that_onnxruntime_refuses_are_one_sentence(tmp_path: Path) -> Non
     save_artifact(tmp_path / "a", {ENCODE: model_with(), PROPAGATE: model_with()}, 64, TrackingSettings(), {})
     with pytest.raises(InputError, match="refuses the graphs"):
         open_backend("onnx-function", load_artifact(tmp_path / "a"))
+
+
+def test_tracking_without_the_fused_kernel_is_said_in_one_sentence(
+    small_artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpu, "_reason", "no working compiler when corrflow was installed")
+    backend = open_backend("onnxruntime", load_artifact(small_artifact), threads=1)
+    backend.close()
+    (message,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert "tracking is slow" in message and "install a C++ compiler" in message
 
 
 def test_an_unknown_backend_is_refused(small_artifact: Path) -> None:
