@@ -194,6 +194,15 @@ def test_figures_of_the_readme_are_those_of_the_results_and_of_the_model_cards()
         assert re.search(r"[^|]*\|".join(rf"\|?\s*{re.escape(one)}\b" for one in scores), card), f"{model}: {scores}"
 
 
+def test_published_figures_of_the_readme_stand_in_the_results_with_a_source() -> None:
+    readme, results = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
+    rows = re.findall(r"^\| (\w+)[^|]*\| (none|masks) \| (\d\d\.\d) \|$", readme, re.M)
+    assert {name for name, _, _ in rows} >= {"ours", "HVC", "XMem"}
+    for name, labels, score in rows:
+        pattern = rf"^\| {name}\b[^|]*\|[^|]*\| {labels}[^|]*\| {re.escape(score)} \|[^|]*\| [^|]+ \|$"
+        assert re.search(pattern, results, re.M), f"results.md has no row of {name} with {score} and its source"
+
+
 def test_the_version_stands_in_one_place_and_its_copies_agree() -> None:
     """Files that other programs read need a copy of pyproject.toml's version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -3,9 +3,11 @@
 python scripts/site/figures.py demo            from the demo clip
     method.svg:   training copies colours, tracking copies masks
     windows.svg:  the memory of the tracker, with its search windows
-    demo.webp:    the demo clip with its masks, as a moving picture
 python scripts/site/figures.py clips PREVIEW   from the folder preview/ of github.com/intel-iot-devkit/sample-videos
-    car.webp, worker.webp: real clips (CC BY 4.0), prompted with a box that GrabCut cuts out, as on the page
+    car.webp, aisle.webp: real clips (CC BY 4.0), prompted with boxes that GrabCut cuts out, as on the page
+python scripts/site/figures.py mouse VIDEOS    from data/mirror-mouse-example/videos/ of Lightning Pose,
+                                               github.com/paninski-lab/lightning-pose
+    mouse.webp:   a real clip (MIT), prompted with points on one frame
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -34,10 +37,18 @@ INK, DIM, BLUE, GREEN = "#222c3c", "#667085", "#2f6fe0", "#0f9f74"
 QUERY = 24
 """Frame of the clip that the figures track."""
 CLIPS = (
-    ("car", "person-bicycle-car-detection.gif", 12, (84, 88, 190, 228)),
-    ("worker", "worker-zone-detection.gif", 33, (100, 58, 192, 268)),
+    ("car", "person-bicycle-car-detection.gif", 12, 1, {"car": (84, 88, 190, 228)}),
+    ("aisle", "store-aisle-detection.gif", 0, 2, {"woman": (344, 80, 424, 262), "man": (262, 56, 326, 226)}),
 )
-"""Name, file, prompted frame and box of the object on it."""
+"""Picture, file, prompted frame, step between the frames shown, and boxes (x0, y0, x1, y1) of the objects."""
+MOUSE_POINTS = {
+    "nose": (376.7, 274.3), "tail": (71.7, 226.0), "front left": (296.7, 257.0), "front right": (301.7, 316.0),
+    "hind left": (128.3, 249.3), "hind right": (43.3, 290.3),
+}  # fmt: skip
+MOUSE_FRAMES = (28, 64)
+"""First frame, where the points are, and end: one stride."""
+MOUSE_ROWS = slice(171, 394)
+"""Rows of the frames that show the mouse from below."""
 
 
 class Drawing:
@@ -187,11 +198,13 @@ def draw_windows(results: Sequence[corrflow.FrameResult], path: Path) -> None:
     drawing.save(path)
 
 
-def save_moving(results: Sequence[corrflow.FrameResult], path: Path, width: int, milliseconds: int = 80) -> None:
-    """Write results as an animated WebP of this width."""
+def save_moving(
+    results: Sequence[corrflow.FrameResult], path: Path, width: int, milliseconds: int = 80, rows: slice = slice(None)
+) -> None:
+    """Write these rows of the results' overlays as an animated WebP of this width."""
     images = []
     for result in results:
-        image = draw_overlay(result)
+        image = draw_overlay(result)[rows]
         size = (width, round(width * image.shape[0] / image.shape[1]))
         images.append(
             Image.fromarray(cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB))
@@ -199,13 +212,23 @@ def save_moving(results: Sequence[corrflow.FrameResult], path: Path, width: int,
     images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0, quality=60, method=6)
 
 
-def track_clip(path: Path, start: int, box: tuple[int, int, int, int], name: str) -> list[corrflow.FrameResult]:
-    """Track the object in a box (x0, y0, x1, y1) of frame `start` to the end of a clip."""
+def track_clip(path: Path, start: int, boxes: dict[str, tuple[int, int, int, int]]) -> list[corrflow.FrameResult]:
+    """Track the objects in boxes (x0, y0, x1, y1) of frame `start` to the end of a clip."""
     with open_frames(path) as frames:
         image = next(frame.image for frame in frames if frame.index == start)
-    strokes = parse_strokes([{"kind": "box", "points": [list(box[:2]), list(box[2:])]}])
-    mask = drawn_mask(image, np.zeros(image.shape[:2], np.uint8), strokes)
-    return list(corrflow.track(path, masks={name: mask}, start=start))
+    masks = {}
+    for name, box in boxes.items():
+        strokes = parse_strokes([{"kind": "box", "points": [list(box[:2]), list(box[2:])]}])
+        masks[name] = drawn_mask(image, np.zeros(image.shape[:2], np.uint8), strokes)
+    return list(corrflow.track(path, masks=masks, start=start))
+
+
+def track_mouse(path: Path) -> list[corrflow.FrameResult]:
+    """Track the points of the mouse through one stride."""
+    start, end = MOUSE_FRAMES
+    with open_frames(path) as frames:
+        images = [frame.image for frame in islice(frames, start, end)]
+    return list(corrflow.track(images, keypoints=MOUSE_POINTS))
 
 
 def main(part: str, *folder: str) -> None:
@@ -214,9 +237,11 @@ def main(part: str, *folder: str) -> None:
         results = tracked_demo()
         draw_method(results, IMAGES / "method.svg")
         draw_windows(results, IMAGES / "windows.svg")
-        save_moving(results[::2], IMAGES / "demo.webp", 480)
-    for name, file, start, box in CLIPS if part == "clips" else ():
-        save_moving(track_clip(Path(*folder) / file, start, box, name), IMAGES / f"{name}.webp", 400)
+    for name, file, start, step, boxes in CLIPS if part == "clips" else ():
+        results = track_clip(Path(*folder) / file, start, boxes)
+        save_moving(results[::step], IMAGES / f"{name}.webp", 400, 80 * step)
+    if part == "mouse":
+        save_moving(track_mouse(Path(*folder) / "test_vid.mp4"), IMAGES / "mouse.webp", 400, rows=MOUSE_ROWS)
 
 
 if __name__ == "__main__":
