@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,8 @@ from corrflow.runtime.types import KeypointsObject
 
 pytestmark = pytest.mark.long
 
-SHORT_SIDE = 144  # smaller than the bundled model's, to save time
+# Smaller than the bundled model's, and more frames than its memory has slots, to save time.
+SHORT_SIDE, FRAMES = 96, 20
 
 
 class TorchBackend(CpuBackend):
@@ -94,7 +96,7 @@ def track(backend, sequence: MaskSequence) -> list[np.ndarray]:
     # Every form of the op has unmoved windows; the tests of the op cover moved windows.
     settings = replace(with_settings(backend.artifact.settings, short_side=SHORT_SIDE), move_windows=False)
     tracker = Tracker(backend, settings)
-    frames = sequence.frames()
+    frames = islice(sequence.frames(), FRAMES)
     masks = [tracker.start(next(frames).image, sequence.prompts()).mask]
     return masks + [tracker.step(frame.image).mask for frame in frames]
 
@@ -111,7 +113,7 @@ def through_torch(dance: MaskSequence, unquantised: Artifact) -> list[np.ndarray
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused kernel", "ONNX function"])
-def test_onnxruntime_and_pytorch_agree_over_a_whole_sequence(
+def test_onnxruntime_and_pytorch_agree_on_real_video(
     dance: MaskSequence, through_torch: list[np.ndarray], unquantised: Artifact, fused: bool
 ) -> None:
     comparing = ComparingBackend(unquantised, fused)
