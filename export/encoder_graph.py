@@ -170,13 +170,18 @@ def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     return fused.requires_grad_(False)
 
 
+# With a smaller range, torch.export fails on features at half scale, and traces again in a range of its own. The graph
+# is the same.
+_TRACED_MIN = 17
+
+
 def encode_model(encoder: Encoder | EncoderPair, half: bool = False) -> onnx.ModelProto:
     """Export frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32.
 
     half: convolutions and features in float16, see FrameEncoder
     """
     example = torch.zeros(1, 90, 122, 3, dtype=torch.uint8)
-    free = {1: torch.export.Dim("height", min=8), 2: torch.export.Dim("width", min=8)}
+    free = {1: torch.export.Dim("height", min=_TRACED_MIN), 2: torch.export.Dim("width", min=_TRACED_MIN)}
     program = torch.onnx.export(
         FrameEncoderPair(encoder, half) if isinstance(encoder, EncoderPair) else FrameEncoder(encoder, half),
         (example,),
