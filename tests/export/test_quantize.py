@@ -7,13 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from corrflow.errors import CorrflowError, InputError
 from corrflow.export import quantize, to_onnx
 from corrflow.export.cli import app
-from corrflow.runtime.artifacts.artifact import ENCODE, load_artifact
+from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, load_artifact
 from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.backends.registry import open_backend
 from corrflow.runtime.settings import TrackingSettings
@@ -35,6 +36,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def exported(small_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the encoder's graphs from the small artifact, which was exported from the same weights in this session."""
+    files = load_artifact(small_artifact).files
+    graphs = {False: files[ENCODE], True: files[ENCODE_FP16]}
+    monkeypatch.setattr(to_onnx, "encode_model", lambda encoder, half: onnx.load_from_string(graphs[half]))
+
+
 def export(artifact: Path, calibration_data: Path | None) -> to_onnx.ExportReport:
     settings = TrackingSettings(short_side=64, recent_offsets=(1, 2, 3), radius=(2,), top_k=10, temperature=0.1)
     return to_onnx.export_artifact("random-init:quarter", artifact, settings, SIZE, calibration_data)
@@ -50,6 +59,7 @@ def with_speed(quantised: quantize.QuantisedEncoder, seconds: float):
     return lambda *_: replace(quantised, seconds=seconds, seconds_float=1.0)
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_faster_8_bit_encoder_is_written_and_runs(
     tmp_path: Path, small_artifact: Path, images: Path, quantised: quantize.QuantisedEncoder, monkeypatch
 ) -> None:
@@ -72,6 +82,7 @@ def test_the_bundled_encoder_with_two_sizes_and_colours_can_be_quantised(images:
     assert quantize.quantise(encode, images, SIZE).similarity > quantize.MIN_SIMILARITY
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_slower_8_bit_encoder_is_not_used(
     tmp_path: Path, small_artifact: Path, images: Path, quantised: quantize.QuantisedEncoder, monkeypatch
 ) -> None:
