@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,19 +41,24 @@ def export_onnx(options: OnnxOptions) -> None:
         settings = options.settings(trained_temperature(options.run))
     else:
         model = load_artifact(resolve_model(options.settings_from))
-        settings, shares = model.settings, model.provenance.get("model", {})
-        colour_share = float(shares.get("colour_share", 0.0)) if colour_share is None else colour_share
-        coarse_share = float(shares.get("coarse_share", 0.0)) if coarse_share is None else coarse_share
+        settings, shares = model.settings, _shares(model.name, model.provenance)
+        colour_share = shares[0] if colour_share is None else colour_share
+        coarse_share = shares[1] if coarse_share is None else coarse_share
     console = Console()
     beside = None
     if options.beside is not None:
         beside = options.beside, 0.5 if options.beside_share is None else options.beside_share
+    projection = None
+    if options.learned_channels is not None:
+        assert options.calibration_data is not None
+        projection = options.learned_channels, options.calibration_data
+    calibration_data = options.calibration_data if options.precision == "int8" else None
     davis = None if options.davis is None else (options.davis, options.split)
     # Scoring has its own progress bar, and two live displays cannot share a terminal.
     with nullcontext() if davis else console.status("exporting and comparing with PyTorch"):
         report = export_artifact(
-            options.run, options.artifact, settings, size, options.calibration_data, davis, colour_share,
-            coarse_share, beside,
+            options.run, options.artifact, settings, size, calibration_data, davis, colour_share, coarse_share, beside,
+            projection,
         )  # fmt: skip
     table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime compared with PyTorch")
     for difference in report.differences:
@@ -75,6 +81,25 @@ def export_onnx(options: OnnxOptions) -> None:
         if not quantised.is_faster:
             console.print("int8 is not faster on this processor, so the artifact contains the fp32 encoder")
     console.print(f"wrote {options.artifact}; next: corrflow-track VIDEO --init MASK.png --model {options.artifact}")
+
+
+def _shares(name: str, provenance: Mapping[str, Any]) -> tuple[float, float]:
+    """Return a model's weights of raw colours in a score, and of half-size features among the learned ones.
+
+    In a pair of encoders, the second has its part of the learned features. Raises InputError for other provenance.
+    """
+    first, beside = provenance.get("model", {}), provenance.get("beside")
+    try:
+        coarse = float(first.get("coarse_share", 0.0))
+        if beside is not None:
+            share = float(beside["share"])
+            coarse = (1 - share) * coarse + share * float(beside["model"].get("coarse_share", 0.0))
+        return float(first.get("colour_share", 0.0)), coarse
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"expected weights of colours and half-size features in the provenance of {name}, got others;"
+            " give --colour-share and --coarse-share, and settings by corrflow-export settings"
+        ) from error
 
 
 def export_settings(options: SettingsOptions) -> None:
