@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -177,16 +178,17 @@ def _opencv(_: Load) -> Outcome:
 
 
 def _gstreamer(_: Load) -> Outcome:
-    import cv2
+    from corrflow.runtime.live.capture.readers import GST_LAUNCH, opencv_has_gstreamer
 
-    for line in cv2.getBuildInformation().splitlines():
-        name, value = line.partition(":")[::2]
-        if name.strip() == "GStreamer" and value.strip().startswith("YES"):
-            return "works", value.strip(), ""
+    if opencv_has_gstreamer():
+        return "works", "in OpenCV", ""
+    if shutil.which(GST_LAUNCH):
+        return "works", f"{GST_LAUNCH}, since OpenCV was built without GStreamer", ""
     return (
         "absent",
         "this OpenCV was built without it, as all of PyPI's are: no CSI cameras, no pipelines",
-        "on a Jetson: pip uninstall opencv-python, and use JetPack's (venv --system-site-packages)",
+        "apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good; or use JetPack's OpenCV (venv"
+        " --system-site-packages, without opencv-python)",
     )
 
 
@@ -304,7 +306,7 @@ CHECKS: dict[str, Callable[[Load], Outcome]] = {
     "backend onnxruntime, fused kernel": _fused,
     "backend onnxruntime-cuda": _onnxruntime_cuda,
     "OpenCV": _opencv,
-    "OpenCV's GStreamer": _gstreamer,
+    "GStreamer": _gstreamer,
     "video files": _video,
     "NVIDIA driver": _driver,
     "TensorRT": _tensorrt,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import re
+import select
+import shlex
+import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Protocol
+from typing import IO, NoReturn, Protocol
 
 import av
 import cv2
@@ -43,6 +50,8 @@ def open_reader(address: Address, timeout: float) -> Reader:
 
     Raises ReaderFailed if a later attempt may succeed, otherwise InputError.
     """
+    if address.kind == "pipeline" and not opencv_has_gstreamer():
+        return PipelineReader(address, timeout)
     if address.kind in ("camera", "pipeline"):
         return OpenCvReader(address)
     return ScreenReader(address.rate or 15) if address.kind == "screen" else StreamReader(address, timeout)
@@ -56,7 +65,6 @@ class OpenCvReader:
             # OpenCV would log every driver that it tries without success.
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         if address.kind == "pipeline":
-            require_gstreamer(address.target)
             self._capture = cv2.VideoCapture(address.target, cv2.CAP_GSTREAMER)
         elif address.target.isdigit():
             self._capture = cv2.VideoCapture(int(address.target))
@@ -88,27 +96,26 @@ class OpenCvReader:
         self._capture.release()
 
 
-def require_gstreamer(pipeline: str) -> None:
-    """Raise InputError with the pipeline in the message if this OpenCV has no GStreamer."""
+def opencv_has_gstreamer() -> bool:
+    """Return True where OpenCV was built with GStreamer: JetPack's is, PyPI's is not."""
     lines = (line.split(":", 1)[1] for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line)
-    if not any("YES" in line for line in lines):
-        raise InputError(
-            f'expected an OpenCV with GStreamer for the pipeline "{redacted(pipeline)}", got one without; PyPI\'s'
-            " opencv-python has none: uninstall it where the system brings an OpenCV of its own (JetPack does)"
-        )
+    return any("YES" in line for line in lines)
 
 
 class StreamReader:
-    """Network stream or standard input, through FFmpeg. Damaged frames are left out."""
+    """Network stream, standard input or a pipe, through FFmpeg. Damaged frames are left out."""
 
-    def __init__(self, address: Address, timeout: float) -> None:
+    def __init__(self, address: Address, timeout: float, pipe: _Pipe | None = None) -> None:
+        """Open a stream. pipe: in the YUV4MPEG format; None to open the address."""
         self._shown = address.shown
         # nobuffer drops the frames that the format was detected from: stale for a camera, needed from a pipe.
-        nobuffer = "" if address.kind == "input" else "nobuffer+"
+        nobuffer = "nobuffer+" if address.kind == "network" else ""
         options = {"fflags": f"{nobuffer}discardcorrupt", "flags": "low_delay"}
         form = None
         target: object = address.target
-        if address.kind == "network" and address.target.startswith("rtsp"):
+        if pipe is not None:
+            target, form = pipe, "yuv4mpegpipe"
+        elif address.kind == "network" and address.target.startswith("rtsp"):
             options["rtsp_transport"] = "tcp"  # over UDP a lost packet damages all frames until the next key frame
         elif address.kind == "input":
             # An unbuffered descriptor of its own: a blocked read would lock Python's stdin at exit.
@@ -166,6 +173,105 @@ class StreamReader:
                         yield np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
             except (FFmpegError, ValueError):
                 continue  # a damaged packet; the next key frame is complete again
+
+
+GST_LAUNCH = "gst-launch-1.0"
+
+_APPSINK = re.compile(r"\bappsink\b(?:\s+[\w-]+\s*=\s*\S+)*")
+"""Last element of a pipeline for OpenCV, with its properties."""
+
+_TO_PIPE = (
+    "queue leaky=downstream max-size-buffers=1 ! videoconvert ! video/x-raw,format=I420,colorimetry=bt601 ! y4menc !"
+    " fdsink fd=1 sync=false"
+)
+"""Replacement of appsink: frames with their size, of which only the newest is queued. FFmpeg expects BT.601."""
+
+
+class _Pipe:
+    """Output of a process, unbuffered: read raises OSError where nothing comes for `timeout` seconds."""
+
+    def __init__(self, output: IO[bytes], timeout: float) -> None:
+        self._output, self._timeout = output, timeout
+
+    def read(self, count: int) -> bytes:
+        if not select.select([self._output], [], [], self._timeout)[0]:
+            raise TimeoutError(f"nothing for {self._timeout:g} s")
+        return self._output.read(count)
+
+
+class PipelineReader:
+    """GStreamer pipeline in a process of its own, for an OpenCV without GStreamer."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        """Start the pipeline. Raises InputError where GStreamer or one of its elements is missing."""
+        self._shown = redacted(address.target)
+        program = shutil.which(GST_LAUNCH)
+        if program is None:
+            raise InputError(
+                f'expected an OpenCV with GStreamer or {GST_LAUNCH} for the pipeline "{self._shown}", got neither;'
+                " install gstreamer1.0-tools and gstreamer1.0-plugins-good"
+            )
+        try:
+            elements = shlex.split(_APPSINK.sub(_TO_PIPE, address.target))
+        except ValueError as error:
+            raise InputError(f'expected a GStreamer pipeline, got "{self._shown}" ({error}); correct it') from None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        self._process = subprocess.Popen(
+            [program, "-q", *elements],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+        )
+        # A pipeline without frames would not notice that nobody reads them any more.
+        atexit.register(self._process.kill)
+        assert self._process.stdout is not None
+        try:
+            self._stream = StreamReader(address, timeout, _Pipe(self._process.stdout, timeout))
+        except ReaderFailed as error:
+            reason = self._reason() or str(error)
+            self._end()
+            self._raise_failed(reason)
+        except BaseException:
+            self._end()
+            raise
+
+    def read(self) -> np.ndarray | None:
+        image = self._stream.read()
+        if image is None:
+            self._raise_failed(self._reason())
+        return image
+
+    def close(self) -> None:
+        self._stream.close()
+        self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        atexit.unregister(self._process.kill)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+
+    def _reason(self) -> str:
+        """Return what GStreamer said first, once it has ended; empty while it runs, and where it ended in silence."""
+        try:
+            self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return ""
+        self._log.seek(0)
+        text = self._log.read(4096).decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.startswith(("WARNING: ", "ERROR: "))]
+        return redacted(lines[0].partition(": ")[2]) if lines else ""
+
+    def _raise_failed(self, reason: str) -> NoReturn:
+        if reason.startswith(("erroneous pipeline", "pipeline could not be constructed")):
+            raise InputError(
+                f'expected a GStreamer pipeline that runs on this machine, got "{self._shown}" ({reason}); correct it,'
+                " or install the package with the missing element"
+            ) from None
+        raise ReaderFailed(f"{self._shown} delivers no frames ({reason or 'it ended'})") from None
 
 
 class ScreenReader:

@@ -123,11 +123,21 @@ def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.state == "broken" and found.detail == "RuntimeError: no such instruction" and found.remedy
 
 
-@pytest.mark.parametrize(("build", "state"), [("NO", "absent"), ("YES (1.20.3)", "works")])
-def test_gstreamer_is_read_from_the_build(build: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("build", "program", "state", "detail"),
+    [
+        ("NO", None, "absent", "no CSI cameras"),
+        ("NO", "/usr/bin/gst-launch-1.0", "works", "gst-launch-1.0"),
+        ("YES (1.20.3)", None, "works", "in OpenCV"),
+    ],
+)
+def test_gstreamer_is_opencvs_or_a_program(
+    build: str, program: str | None, state: str, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: f"  Video I/O:\n    GStreamer:      {build}\n")
-    found = finding("OpenCV's GStreamer", monkeypatch)
-    assert found.state == state and bool(found.remedy) == (state == "absent")
+    monkeypatch.setattr(shutil, "which", lambda name: program)
+    found = finding("GStreamer", monkeypatch)
+    assert found.state == state and detail in found.detail and bool(found.remedy) == (state == "absent")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corrflow.errors import InputError
-from corrflow.runtime.live.capture.readers import open_reader
 from corrflow.runtime.video.source_uri import Address, csi_pipeline, live_address, redacted
 
 
@@ -112,10 +111,3 @@ def test_no_message_about_a_wrong_address_tells_its_password() -> None:
 def test_a_text_without_an_address_stays_and_redacting_twice_changes_nothing(before: str, after: str) -> None:
     text = redacted(f"{before} rtsp://user:secret@host/x?key=secret {after}")
     assert "secret" not in text.replace(before, "").replace(after, "") and redacted(text) == text
-
-
-def test_a_pipeline_without_gstreamer_is_refused_and_shown() -> None:
-    address = live_address("csi://0")
-    assert address is not None
-    with pytest.raises(InputError, match=r"nvarguscamerasrc sensor-id=0 .*GStreamer|got one without"):
-        open_reader(address, 1.0)
