@@ -48,17 +48,12 @@ def export_onnx(options: OnnxOptions) -> None:
     beside = None
     if options.beside is not None:
         beside = options.beside, 0.5 if options.beside_share is None else options.beside_share
-    projection = None
-    if options.learned_channels is not None:
-        assert options.calibration_data is not None
-        projection = options.learned_channels, options.calibration_data
-    calibration_data = options.calibration_data if options.precision == "int8" else None
     davis = None if options.davis is None else (options.davis, options.split)
     # Scoring has its own progress bar, and two live displays cannot share a terminal.
     with nullcontext() if davis else console.status("exporting and comparing with PyTorch"):
         report = export_artifact(
-            options.run, options.artifact, settings, size, calibration_data, davis, colour_share, coarse_share, beside,
-            projection,
+            options.run, options.artifact, settings, size, options.calibration_data, davis, colour_share,
+            coarse_share, beside,
         )  # fmt: skip
     table = Table("graph", "case", "largest difference", "allowed", title="onnxruntime compared with PyTorch")
     for difference in report.differences:

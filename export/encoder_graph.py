@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
-import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
@@ -26,7 +24,6 @@ from corrflow.train.model import (
     at_two_sizes,
     colour_filters,
     doubled,
-    normalise,
     of_unit_length,
     pad_image,
     side_by_side,
@@ -34,32 +31,8 @@ from corrflow.train.model import (
 )
 
 
-class _FrameModel(nn.Module):
+class FrameEncoder(nn.Module):
     """Encoder for inference: [1, H, W, 3] uint8, BGR -> [1, C, ceil(H / 4), ceil(W / 4)] float32 or float16.
-
-    half: float16 features, for TensorRT
-    """
-
-    def __init__(self, half: bool) -> None:
-        super().__init__()
-        self.half_precision = half
-
-    def learned_at_all_scales(self, pixels: Tensor) -> Tensor:
-        """Compute the learned features [1, C, ceil(H / 4), ceil(W / 4)] float32 of pixels [1, 3, H, W] float32."""
-        raise NotImplementedError
-
-    def append_colours(self, features: Tensor, pixels: Tensor) -> Tensor:
-        """Append the raw colours to learned features."""
-        raise NotImplementedError
-
-    def forward(self, frame: Tensor) -> Tensor:
-        pixels = frame.float().permute(0, 3, 1, 2)  # cast before the transpose: TensorRT does not transpose uint8
-        features = self.append_colours(self.learned_at_all_scales(pixels), pixels)
-        return features.half() if self.half_precision else features
-
-
-class FrameEncoder(_FrameModel):
-    """One encoder for inference.
 
     Batch normalisation, pixel scaling and the order of colours are folded into the convolutions. The first padding
     repeats pixels instead of adding zeros, so it commutes with scaling.
@@ -69,7 +42,8 @@ class FrameEncoder(_FrameModel):
     """
 
     def __init__(self, encoder: Encoder, half: bool = False) -> None:
-        super().__init__(half)
+        super().__init__()
+        self.half_precision = half
         encoder = copy.deepcopy(encoder).eval()
         self.unit_norm, self.stride = encoder.config.unit_norm, encoder.config.stride
         self.stem = _fused(encoder.stem, encoder.stem_norm)
@@ -104,13 +78,20 @@ class FrameEncoder(_FrameModel):
         return features if self.stride == STRIDE else doubled(features, pixels)
 
     def learned_at_all_scales(self, pixels: Tensor) -> Tensor:
+        """Compute the learned features, those at half scale among them, in cells of 4 pixels."""
         return at_two_sizes(self.learned, pixels, self.coarse_share)
 
     def append_colours(self, features: Tensor, pixels: Tensor) -> Tensor:
+        """Append the raw colours to learned features."""
         if not self.colour_share:
             return features
         means = self.means(F.pad(pixels, COLOUR_PADDING, mode="replicate"))
         return with_colours(features, self.neighbours(means), self.colour_share)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        pixels = frame.float().permute(0, 3, 1, 2)  # cast before the transpose: TensorRT does not transpose uint8
+        features = self.append_colours(self.learned_at_all_scales(pixels), pixels)
+        return features.half() if self.half_precision else features
 
 
 class EncoderPair(nn.Module):
@@ -131,123 +112,30 @@ class EncoderPair(nn.Module):
                 "expected two encoders with features of unit length, got one of raw dot products; export it alone"
             )
         self.first, self.second, self.share = first, second, share
-        self.learned_channels = first.learned_channels + second.learned_channels
         self.channels = first.channels + second.learned_channels
 
-    def learned_at_all_scales(self, image: Tensor) -> Tensor:
-        """Compute the learned features of both encoders, in cells of 4 pixels."""
-        return _learned_of_both(self.first, self.second, image, self.share)
-
-    def append_colours(self, features: Tensor, image: Tensor) -> Tensor:
-        """Append the raw colours of an image to learned features."""
-        return self.first.append_colours(features, image)
-
     def forward(self, image: Tensor) -> Tensor:
-        return self.append_colours(self.learned_at_all_scales(image), image)
+        return self.first.append_colours(_learned_of_both(self.first, self.second, image, self.share), image)
 
 
-class FrameEncoderPair(_FrameModel):
-    """EncoderPair for inference."""
+class FrameEncoderPair(nn.Module):
+    """EncoderPair for inference, with input, output and precision of FrameEncoder."""
 
     def __init__(self, pair: EncoderPair, half: bool = False) -> None:
-        super().__init__(half)
+        super().__init__()
         self.first, self.second = FrameEncoder(pair.first, half), FrameEncoder(pair.second, half)
-        self.share = pair.share
+        self.share, self.half_precision = pair.share, half
 
-    def learned_at_all_scales(self, pixels: Tensor) -> Tensor:
-        return _learned_of_both(self.first, self.second, pixels, self.share)
-
-    def append_colours(self, features: Tensor, pixels: Tensor) -> Tensor:
-        return self.first.append_colours(features, pixels)
+    def forward(self, frame: Tensor) -> Tensor:
+        pixels = frame.float().permute(0, 3, 1, 2)
+        features = self.first.append_colours(_learned_of_both(self.first, self.second, pixels, self.share), pixels)
+        return features.half() if self.half_precision else features
 
 
 def _learned_of_both(
     first: Encoder | FrameEncoder, second: Encoder | FrameEncoder, image: Tensor, share: float
 ) -> Tensor:
     return side_by_side(first.learned_at_all_scales(image), second.learned_at_all_scales(image), share)
-
-
-class ProjectedEncoder(nn.Module):
-    """Encoder with fewer learned channels: [B, 3, H, W] -> [B, channels, ceil(H / 4), ceil(W / 4)].
-
-    Learned features are projected on directions, and are of unit length again. So a search reads fewer channels, and
-    its dot products stay nearly the same. Raw colours are unchanged.
-
-    directions: [N, C] float32, orthonormal rows, such as `principal_directions`
-    """
-
-    def __init__(self, encoder: Encoder | EncoderPair, directions: Tensor) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.directions: Tensor
-        self.register_buffer(DIRECTIONS, directions[:, :, None, None])
-        self.learned_channels = len(directions)
-        self.channels = encoder.channels - encoder.learned_channels + len(directions)
-
-    def forward(self, image: Tensor) -> Tensor:
-        learned = _projected(self.encoder.learned_at_all_scales(image), self.directions)
-        return self.encoder.append_colours(learned, image)
-
-
-class FrameProjectedEncoder(_FrameModel):
-    """ProjectedEncoder for inference. The projection stays in float32."""
-
-    def __init__(self, projected: ProjectedEncoder, half: bool = False) -> None:
-        super().__init__(half)
-        self.encoder = _for_inference(projected.encoder, half)
-        self.directions: Tensor
-        self.register_buffer(DIRECTIONS, projected.directions)
-
-    def learned_at_all_scales(self, pixels: Tensor) -> Tensor:
-        return _projected(self.encoder.learned_at_all_scales(pixels), self.directions)
-
-    def append_colours(self, features: Tensor, pixels: Tensor) -> Tensor:
-        return self.encoder.append_colours(features, pixels)
-
-
-AnyEncoder = Encoder | EncoderPair | ProjectedEncoder
-"""Encoders that can be exported."""
-
-DIRECTIONS = "directions"
-"""Last part of the name of the projection's weights in a graph."""
-
-
-def _projected(features: Tensor, directions: Tensor) -> Tensor:
-    return of_unit_length(F.conv2d(features, directions))
-
-
-def _for_inference(encoder: AnyEncoder, half: bool) -> _FrameModel:
-    if isinstance(encoder, ProjectedEncoder):
-        return FrameProjectedEncoder(encoder, half)
-    return FrameEncoderPair(encoder, half) if isinstance(encoder, EncoderPair) else FrameEncoder(encoder, half)
-
-
-def principal_directions(encoder: Encoder | EncoderPair, frames: Sequence[np.ndarray], count: int) -> Tensor:
-    """Find the directions that keep most of the learned features' energy over frames: [count, C] float32.
-
-    They are the first eigenvectors of the second moments. The mean is not subtracted, since a projection shall keep
-    dot products.
-
-    frames: [H, W, 3] uint8, BGR
-
-    Raises InputError for more directions than channels, and for features that are not of unit length.
-    """
-    channels = encoder.learned_channels
-    if not 0 < count < channels:
-        raise InputError(
-            f"expected fewer learned channels than the {channels} of the encoder, and at least 1, got {count}"
-        )
-    one = encoder.first if isinstance(encoder, EncoderPair) else encoder
-    if not one.config.unit_norm:
-        raise InputError("expected an encoder with features of unit length, got one of raw dot products")
-    moments = torch.zeros(channels, channels, dtype=torch.float64)
-    encoder.eval()
-    with torch.inference_mode():
-        for frame in frames:
-            image = torch.from_numpy(np.ascontiguousarray(frame[None, ..., ::-1])).permute(0, 3, 1, 2).float() / 255
-            cells = encoder.learned_at_all_scales(normalise(image))[0].flatten(1)
-            moments += (cells @ cells.T).double() / cells.shape[1]
-        return torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count].T.float().contiguous()
 
 
 class _FusedBlock(nn.Module):
@@ -287,7 +175,7 @@ def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
 _TRACED_MIN = 17
 
 
-def encode_model(encoder: AnyEncoder, half: bool = False) -> onnx.ModelProto:
+def encode_model(encoder: Encoder | EncoderPair, half: bool = False) -> onnx.ModelProto:
     """Export frame [1, height, width, 3] uint8, BGR -> features [1, C, ceil(height / 4), ceil(width / 4)] float32.
 
     half: convolutions and features in float16, see FrameEncoder
@@ -295,7 +183,7 @@ def encode_model(encoder: AnyEncoder, half: bool = False) -> onnx.ModelProto:
     example = torch.zeros(1, 90, 122, 3, dtype=torch.uint8)
     free = {1: torch.export.Dim("height", min=_TRACED_MIN), 2: torch.export.Dim("width", min=_TRACED_MIN)}
     program = torch.onnx.export(
-        _for_inference(encoder, half).eval(),
+        FrameEncoderPair(encoder, half) if isinstance(encoder, EncoderPair) else FrameEncoder(encoder, half),
         (example,),
         input_names=["frame"],
         output_names=["features"],

@@ -53,21 +53,12 @@ class OnnxOptions:
     beside_share: Annotated[
         float | None, typer.Option(min=0, max=1, help="Weight of --beside among learned features. [0.5]")
     ] = None
-    learned_channels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Project learned features on this many principal directions, found on --calibration-data: a faster"
-            " search. [all]",
-        ),
-    ] = None
     settings_from: Annotated[
         Path | None, typer.Option(help="Model whose settings and weights of colours and half-size features to use.")
     ] = None
     precision: Annotated[str, typer.Option(help="fp32, or int8 for 8-bit convolutions in the encoder.")] = "fp32"
     calibration_data: Annotated[
-        Path | None,
-        typer.Option(help="For int8 and --learned-channels: folder of representative videos or images."),
+        Path | None, typer.Option(help="For int8: folder of representative videos or images.")
     ] = None
     davis: Annotated[Path | None, typer.Option(help="For int8: DAVIS root to score both precisions on.")] = None
     split: Annotated[str, typer.Option(help="Split for --davis: ImageSets/<year>/<split>.txt.")] = "val"
@@ -76,19 +67,14 @@ class OnnxOptions:
         parse_size(self.size)
         if self.precision not in ("fp32", "int8"):
             raise InputError(f"expected --precision fp32 or int8, got {self.precision!r}; choose one")
-        if self.learned_channels is not None and self.calibration_data is None:
-            raise InputError(
-                "expected --learned-channels with --calibration-data FOLDER, got it alone; directions are found on the"
-                " frames in that folder"
-            )
-        if self.learned_channels is None and (self.precision == "int8") != (self.calibration_data is not None):
+        if (self.precision == "int8") != (self.calibration_data is not None):
             raise InputError(
                 "expected --precision int8 and --calibration-data FOLDER together, got one of them;"
                 " 8-bit scales are calibrated on the frames in that folder"
             )
         if self.beside_share is not None and self.beside is None:
             raise InputError("expected --beside-share with --beside RUN, got --beside-share alone; name the second run")
-        if self.davis is not None and self.precision != "int8":
+        if self.davis is not None and self.calibration_data is None:
             raise InputError(
                 "expected --davis with --precision int8, got --davis alone; score artifacts with corrflow-eval"
             )

@@ -10,13 +10,13 @@ import onnxruntime
 import torch
 
 from corrflow.errors import CorrflowError
-from corrflow.export.encoder_graph import AnyEncoder
+from corrflow.export.encoder_graph import EncoderPair
 from corrflow.plugins.local_soft_copy import torch_reference
 from corrflow.plugins.local_soft_copy.spec import SearchWindow, padded_references, used_references
 from corrflow.plugins.local_soft_copy.torch_blocked import local_soft_copy
 from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, PROPAGATE, REFERENCES, STEP
 from corrflow.runtime.settings import TrackingSettings
-from corrflow.train.model import normalise
+from corrflow.train.model import Encoder, normalise
 
 FEATURES_TOLERANCE = 1e-4
 # Relative to the largest feature. float16 convolutions round to 11 bits, and feature_norm enlarges the rounding of runs
@@ -43,7 +43,7 @@ class Difference:
         return self.largest <= self.tolerance
 
 
-def torch_features(encoder: AnyEncoder, frame: np.ndarray) -> torch.Tensor:
+def torch_features(encoder: Encoder | EncoderPair, frame: np.ndarray) -> torch.Tensor:
     """Compute features [1, C, h, w] of a frame [H, W, 3] uint8, BGR, with PyTorch."""
     image = torch.from_numpy(np.ascontiguousarray(frame[None, ..., ::-1])).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
@@ -51,7 +51,7 @@ def torch_features(encoder: AnyEncoder, frame: np.ndarray) -> torch.Tensor:
 
 
 def differences(
-    encoder: AnyEncoder,
+    encoder: Encoder | EncoderPair,
     files: dict[str, bytes],
     settings: TrackingSettings,
     sizes: Sequence[tuple[int, int]],

@@ -25,7 +25,6 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from corrflow.errors import CorrflowError, InputError
-from corrflow.export.encoder_graph import DIRECTIONS
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.video.open_source import IMAGE_SUFFIXES, open_source
 
@@ -203,15 +202,14 @@ def _float_nodes(model: onnx.ModelProto) -> list[str]:
     """Return the names of nodes that stay in floating point.
 
     These are convolutions of an image, which are slower in 8 bits, and sums with a constant. The epsilon of the feature
-    length is such a constant, and would be rounded to zero. So is the projection of features: its rounding would change
-    every dot product.
+    length is such a constant, and would be rounded to zero.
     """
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     constants = {*shapes, *(name for node in model.graph.node if node.op_type == "Constant" for name in node.output)}
     return [
         node.name
         for node in model.graph.node
-        if (node.op_type == "Conv" and (shapes[node.input[1]][1] == 3 or node.input[1].endswith(DIRECTIONS)))
+        if (node.op_type == "Conv" and shapes[node.input[1]][1] == 3)
         or (node.op_type == "Add" and constants & set(node.input))
     ]
 

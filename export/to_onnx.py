@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from corrflow.errors import InputError
-from corrflow.export.encoder_graph import AnyEncoder, EncoderPair, ProjectedEncoder, encode_model, principal_directions
+from corrflow.export.encoder_graph import EncoderPair, encode_model
 from corrflow.export.parity import Difference, differences, enforce
-from corrflow.export.quantize import QuantisedEncoder, calibration_frames, quantise
+from corrflow.export.quantize import QuantisedEncoder, quantise
 from corrflow.export.step_graph import graphs_of_settings
 from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, ENCODE_FP32, ENCODE_INT8, save_artifact
 from corrflow.runtime.settings import TrackingSettings
@@ -106,7 +106,6 @@ def export_artifact(
     colour_share: float | None = None,
     coarse_share: float | None = None,
     beside: tuple[str, float] | None = None,
-    projection: tuple[int, Path] | None = None,
 ) -> ExportReport:
     """Write the artifact of a run, and return its measurements.
 
@@ -116,23 +115,15 @@ def export_artifact(
     davis: root and split of a data set to score both encoders on
     colour_share, coarse_share: see ModelConfig; None for the values of the run
     beside: source of a second encoder, and the weight of its features among the learned ones, see EncoderPair
-    projection: number of learned channels, and folder of frames on which their directions are found, see
-               ProjectedEncoder
 
     Raises CorrflowError if graphs differ from PyTorch, and InputError for a wrong run or settings; both write nothing.
     """
-    first, provenance = read_encoder(source, colour_share, coarse_share)
-    encoder: AnyEncoder = first
+    encoder, provenance = read_encoder(source, colour_share, coarse_share)
     if beside is not None:
         second, share = beside
         other, other_provenance = read_encoder(second, colour_share=0.0)
-        encoder = EncoderPair(first, other, share)
+        encoder = EncoderPair(encoder, other, share)
         provenance = {**provenance, "beside": {"share": share, **other_provenance}}
-    if projection is not None:
-        learned_channels, folder = projection
-        frames = calibration_frames(folder, min(size))
-        encoder = ProjectedEncoder(encoder, principal_directions(encoder, frames, learned_channels))
-        provenance = {**provenance, "projection": {"learned_channels": learned_channels, "frames": len(frames)}}
     if artifact.exists() and not artifact.is_dir():
         raise InputError(f"expected a folder to write the artifact to, got the file {artifact}; name another")
     with warnings.catch_warnings():

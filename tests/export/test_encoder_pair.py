@@ -1,13 +1,11 @@
-"""Two encoders in one artifact, and fewer channels than they have: what becomes of the dot products."""
+"""Two encoders in one artifact: dot products are the weighted mean, and the origin of both is kept."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -15,8 +13,7 @@ from typer.testing import CliRunner
 
 from corrflow.errors import InputError
 from corrflow.export.cli import app
-from corrflow.export.encoder_graph import DIRECTIONS, EncoderPair, ProjectedEncoder, encode_model, principal_directions
-from corrflow.export.quantize import quantise_for_tensorrt
+from corrflow.export.encoder_graph import EncoderPair
 from corrflow.runtime.artifacts.artifact import DESCRIPTION, ENCODE, load_artifact
 from corrflow.train.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
 from corrflow.train.config import ModelConfig, TrainConfig
@@ -96,80 +93,6 @@ def test_pairs_that_make_no_score_are_refused(tmp_path: Path) -> None:
         EncoderPair(encoder, new_encoder(replace(FINE, unit_norm=False), 0), 0.5)
     done = CliRunner().invoke(app, ["onnx", "random-init:quarter", str(tmp_path / "a"), "--beside-share", "0.5"])
     assert "--beside RUN" in str(done.output) + str(done.exception) and done.exit_code != 0
-
-
-def random_frames(count: int) -> list[np.ndarray]:
-    """Return smooth random frames [48, 64, 3] uint8."""
-    generator = np.random.default_rng(0)
-    return [cv2.resize(generator.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)) for _ in range(count)]
-
-
-def test_projected_features_keep_the_dot_products_of_features_that_fill_fewer_directions() -> None:
-    """Three of eight channels vary, in directions that no channel has alone: three directions keep all."""
-    encoder = new_encoder(replace(FINE, colour_share=0.2), 1).eval()
-    with torch.no_grad():
-        mix = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0][:, :3]
-        encoder.head.weight.copy_(torch.einsum("oi,ichw->ochw", mix, encoder.head.weight[:3].clone()))
-        encoder.head.bias = None
-    frames = random_frames(4)
-    directions = principal_directions(encoder, frames, 3)
-    torch.testing.assert_close(directions @ directions.T, torch.eye(3), atol=1e-5, rtol=0)
-    projected = ProjectedEncoder(encoder, directions)
-    assert projected.channels == 3 + 27
-    image = normalise(torch.from_numpy(frames[0].copy()).flip(2).permute(2, 0, 1)[None].float() / 255)
-    with torch.inference_mode():
-        before, after = encoder(image), projected(image)
-    torch.testing.assert_close(similarities(after), similarities(before), atol=1e-4, rtol=0)
-
-
-def test_directions_hold_more_of_the_features_than_any_channels_do() -> None:
-    pair = EncoderPair(new_encoder(FINE, 1), new_encoder(WIDE_CELLS, 2), 0.5)
-    frames = random_frames(3)
-    directions = principal_directions(pair, frames, 5)
-    kept, energies = 0.0, torch.zeros(pair.learned_channels)
-    with torch.inference_mode():
-        for frame in frames:
-            image = normalise(torch.from_numpy(frame.copy()).flip(2).permute(2, 0, 1)[None].float() / 255)
-            cells = pair.learned_at_all_scales(image)[0].flatten(1)
-            kept += float((directions @ cells).square().sum())
-            energies += cells.square().sum(1)
-    assert kept > 1.05 * float(energies.topk(5).values.sum())
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of the exporter's internals
-def test_the_projection_stays_in_floating_point_in_an_8_bit_encoder() -> None:
-    encoder = new_encoder(replace(FINE, colour_share=0.2), 1).eval()
-    frames = random_frames(4)
-    encode = encode_model(ProjectedEncoder(encoder, principal_directions(encoder, frames, 5))).SerializeToString()
-    graph = onnx.load_model_from_string(quantise_for_tensorrt(encode, frames)[0]).graph
-    (projection,) = [node for node in graph.node if any(name.endswith(DIRECTIONS) for name in node.input)]
-    makers = {name: node.op_type for node in graph.node for name in node.output}
-    assert projection.op_type == "Conv" and makers[projection.input[0]] != "DequantizeLinear"
-    assert any(node.op_type == "DequantizeLinear" for node in graph.node)
-
-
-def test_artifacts_with_fewer_learned_channels(tmp_path: Path) -> None:
-    """The exported graph is compared with PyTorch on the way; a search finds fewer channels in it."""
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    for index, frame in enumerate(random_frames(3)):
-        cv2.imwrite(str(clips / f"{index}.png"), frame)
-    run = write_run(tmp_path / "run", FINE, 1)
-    options = ["--colour-share", "0.2", "--size", "64x80", "--radius", "2", "--learned-channels"]
-    arguments = ["onnx", run, str(tmp_path / "few"), *options, "5", "--calibration-data", str(clips)]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    artifact = load_artifact(tmp_path / "few")
-    assert artifact.channels == 5 + 27 and not artifact.has_integer_encoder
-    assert artifact.provenance["projection"] == {"learned_channels": 5, "frames": 3}
-    for refused, sentence in (
-        (["8"], "fewer learned channels than the 8"),
-        (["5"], "expected --learned-channels with"),
-    ):
-        folder = [] if refused == ["5"] else ["--calibration-data", str(clips)]
-        done = CliRunner().invoke(app, ["onnx", run, str(tmp_path / "refused"), *options, *refused, *folder])
-        assert done.exit_code == 2 and sentence in " ".join(done.output.split()), done.output
-    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.faults
