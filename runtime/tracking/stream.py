@@ -1,13 +1,14 @@
-"""Tracking through a source: decoding ahead in a thread, and a result for every frame."""
+"""Tracking through a source: frames are decoded ahead in one thread, and results are made behind in another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from queue import SimpleQueue
 
 from corrflow.errors import InputError
 from corrflow.runtime.tracking.tracker import Tracker
 from corrflow.runtime.types import Frame, FrameResult, TrackedObject
-from corrflow.runtime.video.prefetch import read_ahead
+from corrflow.runtime.video.prefetch import WorkThread, read_ahead
 from corrflow.runtime.video.source import FrameSource
 
 
@@ -36,5 +37,49 @@ def track_source(
         )
     yield tracker.start(first, prompts(first))
     with read_ahead(frames) as ahead:
-        for frame in ahead:
-            yield tracker.step(frame)
+        yield from _made_behind(tracker.advance(frame) for frame in ahead)
+
+
+def _made_behind(steps: Iterable[Callable[[], FrameResult]]) -> Iterator[FrameResult]:
+    """Yield the result of each step in order, made by a thread while the next step is taken.
+
+    Masks are enlarged and refined on one core. Meanwhile the encoder and the search work on the others, or on a GPU.
+    An error of a step is raised after the results before it.
+    """
+    unmade: SimpleQueue[Callable[[], FrameResult] | None] = SimpleQueue()
+    made: SimpleQueue[FrameResult | BaseException] = SimpleQueue()
+
+    def make() -> None:
+        while (step := unmade.get()) is not None:
+            try:
+                made.put(step())
+            except BaseException as error:
+                made.put(error)
+
+    def next_result() -> FrameResult:
+        result = made.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    thread = WorkThread(make, "corrflow-results")
+    try:
+        thread.start()
+        remaining, waiting, failure = iter(steps), False, None
+        while True:
+            try:
+                step = next(remaining, None)
+            except Exception as error:
+                step, failure = None, error
+            if step is not None:
+                unmade.put(step)
+            if waiting:
+                yield next_result()
+            waiting = step is not None
+            if not waiting:
+                break
+        if failure is not None:
+            raise failure
+    finally:
+        unmade.put(None)
+        thread.wait()

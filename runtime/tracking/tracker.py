@@ -9,7 +9,7 @@ groups.py. Keypoints are tracked object by object, in a crop around them, see ke
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -193,22 +193,38 @@ class Tracker:
 
         Raises CorrflowError for a size that is not the first frame's, InputError before `start`.
         """
+        return self.advance(frame)()
+
+    def advance(self, frame: np.ndarray | Frame) -> Callable[[], FrameResult]:
+        """Track every object into the next frame, and return a function that makes the result.
+
+        The function enlarges and refines masks. Another thread may call it while the tracker goes on, since it reads
+        only the frame and what this step left. Raises what `step` does.
+        """
         geometry, upsample = self._started()
         propagated = self.soft_step(frame)
-        assert self._frame is not None
-        ids, soft_masks = [], []
-        objects = [keypoints_result(one.prompt, *split_points(propagated[one.prompt.id])) for one in self._keypoints]
-        for part in self._parts:
-            for member in part.tracked:
-                prompt, own = member.prompt, propagated[member.prompt.id]
-                if member.state.occluded:
+        current = self._frame
+        assert current is not None
+        points = [keypoints_result(one.prompt, *split_points(propagated[one.prompt.id])) for one in self._keypoints]
+        members = [
+            (member.prompt, member.state.occluded, member.state.relative_similarity)
+            for part in self._parts
+            for member in part.tracked
+        ]
+
+        def result() -> FrameResult:
+            ids, soft_masks, objects = [], [], list(points)
+            for prompt, occluded, similarity in members:
+                if occluded:
                     objects.append(absent_result(prompt))
                     continue
                 ids.append(prompt.id)
-                soft_masks.append(self._refined(upsample(own)[0], self._frame.image))
-                result = mask_result(prompt, soft_masks[-1])
-                objects.append(replace(result, confidence=result.confidence * member.state.relative_similarity))
-        return frame_result(self._frame, geometry.frame, ids, soft_masks, objects)
+                soft_masks.append(self._refined(upsample(propagated[prompt.id])[0], current.image, geometry.scale))
+                shown = mask_result(prompt, soft_masks[-1])
+                objects.append(replace(shown, confidence=shown.confidence * similarity))
+            return frame_result(current, geometry.frame, ids, soft_masks, objects)
+
+        return result
 
     @property
     def _parts(self) -> list[Part]:
@@ -233,14 +249,16 @@ class Tracker:
         """Return a frame as an array, copied where it lies on a device."""
         return image if isinstance(image, np.ndarray) else self.backend.frame_on_host(image)
 
-    def _refined(self, soft_mask: np.ndarray, image: np.ndarray) -> np.ndarray:
+    def _refined(self, soft_mask: np.ndarray, image: np.ndarray, scale: float) -> np.ndarray:
         """Move a soft mask [H, W] float32 to the image's edges, where the settings ask for it.
+
+        scale: size of the resized frame, relative to the frame
 
         Images on a device are left alone: looking at one would copy it to the host.
         """
         if not isinstance(image, np.ndarray):
             return soft_mask
-        return refine_edges(soft_mask, image, self.settings.refine_radius, self._started()[0].scale)
+        return refine_edges(soft_mask, image, self.settings.refine_radius, scale)
 
     def soft_step(self, frame: np.ndarray | Frame) -> dict[int, np.ndarray]:
         """Track into the next frame as `step` does, and return what is known of each object, by id.
