@@ -4,7 +4,8 @@ Visibility is decided by appearance similarity. For every cell of the predicted 
 stored features of the object, and average. Stored features come from the annotated frame and two recent views. The
 similarity is lowered where too many cells look more like the object's surroundings than like the object. A mask that
 has drifted onto a wall holds cells without a good match, and its similarity drops at once. The similarity is compared
-with the object's own moving average, because some objects change more from frame to frame than others.
+with the object's own moving average, because some objects change more from frame to frame than others. An occluder that
+looks like the object passes this test. But a mask that goes over to it is often several times as large at once.
 
 An object that seems hidden gets a search memory of its own. It holds the annotated frame and two recent full views,
 which are searched widely, and the newest frames, which represent the occluder and the background. If this search finds
@@ -41,6 +42,8 @@ CERTAIN = 0.8
 """Soft mask from which a cell certainly belongs to the object."""
 SURROUNDINGS = 20
 """Cells around an object that count as its surroundings."""
+SMALL_AREA = 64
+"""Cells up to which an object may grow at once: the area of small ones is a matter of rounding."""
 MAX_SAMPLES = 256
 """Cells that represent an object, or its surroundings, on one frame."""
 
@@ -51,6 +54,7 @@ class OcclusionSettings:
 
     occluded_below:         share of the baseline similarity below which an object seems hidden
     min_visible_area:       share of the baseline area, in cells, below which it seems hidden
+    max_visible_area:       the same above which it seems hidden: the mask has gone over to what covers the object
     redetect_above:         share of the baseline similarity that re-detection needs
     redetect_area:          share of the baseline area that re-detection needs
     min_foreground_share:   share of a mask's cells that have to resemble the object more than its surroundings
@@ -68,6 +72,7 @@ class OcclusionSettings:
 
     occluded_below: float = 0.9
     min_visible_area: float = 0.01
+    max_visible_area: float = 3.0
     redetect_above: float = 0.9
     redetect_area: float = 0.3
     min_foreground_share: float = 0.9
@@ -257,8 +262,8 @@ class OcclusionMonitor:
         if state.occluded:
             state.occluded = not self._is_redetected(state, similarity, area)
             state.frames_since_redetection = 0
-        elif similarity < settings.occluded_below * state.baseline_similarity or area < max(
-            2, settings.min_visible_area * state.baseline_area
+        elif similarity < settings.occluded_below * state.baseline_similarity or not self._is_plausible(
+            state, area, settings.min_visible_area
         ):
             state.search_memory, state.frames_since_redetection = self._new_search_memory(state), 0
             soft_mask = self._search(query, features, channel, state)
@@ -281,9 +286,13 @@ class OcclusionMonitor:
 
     def _is_redetected(self, state: ObjectState, similarity: float, area: int) -> bool:
         settings = self._settings
-        return similarity >= settings.redetect_above * state.baseline_similarity and area >= max(
-            2, settings.redetect_area * state.baseline_area
-        )
+        enough = similarity >= settings.redetect_above * state.baseline_similarity
+        return enough and self._is_plausible(state, area, settings.redetect_area)
+
+    def _is_plausible(self, state: ObjectState, area: int, least: float) -> bool:
+        """Check that an area in cells is not below a share of the baseline, and does not suddenly exceed it."""
+        most = max(SMALL_AREA, self._settings.max_visible_area * state.baseline_area)
+        return max(2, least * state.baseline_area) <= area <= most
 
     def _search(self, query: Features, features: np.ndarray, channel: int, state: ObjectState) -> np.ndarray:
         """Return the object's soft mask [h, w], propagated from its search memory."""

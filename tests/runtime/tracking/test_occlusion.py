@@ -271,6 +271,28 @@ def test_the_last_cells_at_the_frames_border_are_still_visible(cells: int, lost:
     np.testing.assert_array_equal(updated, np.zeros_like(rest) if lost else rest)
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_a_mask_that_suddenly_covers_several_times_the_area_is_on_an_occluder(found: bool) -> None:
+    """It looks like the object, so that similarity alone would take it."""
+    whole, occluder = block(8, 0, 8, 10), block(5, 0, 17, 15)
+    monitor, state = monitor_of(whole, two_kinds(whole[0] > 0.5), SearchStub(whole if found else occluder))
+    monitor.update(two_kinds(whole[0] > 0.5), whole, [(0, state)])
+    updated = monitor.update(two_kinds(occluder[0] > 0.5), occluder, [(0, state)])
+    assert state.occluded is not found and state.baseline_area < 100
+    np.testing.assert_array_equal(updated, whole if found else np.zeros_like(whole))
+
+
+def test_an_object_that_comes_nearer_may_grow_to_any_size() -> None:
+    """A quarter more on every frame, and half as much again on some, as at every third frame of a fast approach."""
+    monitor, state = monitor_of(
+        block(15, 20, 3, 3), two_kinds(block(15, 20, 3, 3)[0] > 0.5), SearchStub(block(0, 0, 1, 1))
+    )
+    for side in (3, 4, 5, 6, 7, 9, 11, 13, 15, 18, 21, 25, 30):
+        seen = block(max(0, 15 - side // 2), max(0, 20 - side // 2), side, side)
+        np.testing.assert_array_equal(monitor.update(two_kinds(seen[0] > 0.5), seen, [(0, state)]), seen)
+        assert not state.occluded and state.search_memory is None
+
+
 def test_an_object_that_is_never_hidden_is_never_lost(backend: Backend, moving_square) -> None:
     frames, masks = moving_square
     monitored = run(backend, frames, [MaskObject(1, masks[0])], OcclusionSettings())
