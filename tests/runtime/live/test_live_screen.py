@@ -179,9 +179,10 @@ def check_keys(screen: Reader, tmp_path: Path, small_artifact: Path, moving_squa
         return path.exists() and path.stat().st_size > 0
 
     try:
-        wait_for(lambda: xdotool("search", "--onlyvisible", "--name", "^corrflow$"))
-        window_id = xdotool("search", "--onlyvisible", "--name", "^corrflow$").split()[0]
-        xdotool("windowfocus", window_id)
+        # A search finds nothing while any window goes, so the one that has found is kept.
+        found: list[str] = []
+        wait_for(lambda: found.extend(xdotool("search", "--onlyvisible", "--name", "^corrflow$").split()) or found)
+        xdotool("windowfocus", found[0])
         wait_for(moves)
         xdotool("key", "space")
         wait_for(lambda: not moves())
