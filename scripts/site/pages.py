@@ -1,8 +1,7 @@
 """Take pictures of pages for the documents, with a headless Chromium, into docs/images.
 
-python scripts/site/pages.py live            phone.webp: the live page on a phone, of the demo clip
-python scripts/site/pages.py report          report.webp: the report of a tracked demo clip
-python scripts/site/pages.py drift REPORT    drift.webp: accuracy over time, from a report.html of corrflow-eval davis
+python scripts/site/pages.py live      phone.webp: the live page on a phone, of the demo clip
+python scripts/site/pages.py report    report.webp: the report of a tracked demo clip
 """
 
 from __future__ import annotations
@@ -12,34 +11,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+from newcomer import open_browser, save_clip
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from helpers.browser import Browser, find_chromium
-
-from corrflow.runtime.video.demo_clip import DEMO_FRAMES_PER_SECOND, render_demo_clip
+from corrflow.runtime.video.demo_clip import render_demo_clip
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PHONE, DESK = (390, 844), (1000, 700)
-
-
-@contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Start Chromium with a profile of its own."""
-    program = find_chromium()
-    if program is None:
-        sys.exit("expected Chromium to take pictures with, found none; install it")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # Chromium's children end later
-        browser = Browser(program, Path(profile))
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 def save_picture(name: str, image: np.ndarray, width: int) -> None:
@@ -51,16 +32,9 @@ def save_picture(name: str, image: np.ndarray, width: int) -> None:
 
 def save_demo(folder: Path, times: int) -> None:
     """Write the demo clip, forth and back this many times in all, and the mask of its first frame."""
-    images, masks = zip(*render_demo_clip(), strict=True)
-    size = images[0].shape[1::-1]
-    writer = cv2.VideoWriter(
-        str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), float(DEMO_FRAMES_PER_SECOND), size
-    )
-    for time in range(times):
-        for image in images[:: -1 if time % 2 else 1]:
-            writer.write(image)
-    writer.release()
-    cv2.imwrite(str(folder / "mask.png"), np.where(masks[0], 255, 0).astype(np.uint8))
+    save_clip(str(folder / "clip.mp4"), times)
+    _, mask = next(iter(render_demo_clip()))
+    cv2.imwrite(str(folder / "mask.png"), np.where(mask, 255, 0).astype(np.uint8))
 
 
 def picture_live_page(folder: Path) -> None:
@@ -96,27 +70,11 @@ def picture_report(folder: Path) -> None:
         save_picture("report.webp", browser.screenshot(), 800)
 
 
-def picture_drift(report: Path) -> None:
-    """Take the chart of accuracy over time out of a report."""
-    with open_browser() as browser:
-        browser.open(report.resolve().as_uri(), 1100, 900, False)
-        browser.wait_for("document.querySelector('svg polyline')")
-        browser.value("document.querySelector('svg polyline').closest('figure, section, svg').scrollIntoView()")
-        box = browser.value(
-            "(({x, y, width, height}) => [x, y, width, height])"
-            "(document.querySelector('svg polyline').closest('figure, section, svg').getBoundingClientRect())"
-        )
-        left, top, width, height = (round(value) for value in box)
-        save_picture("drift.webp", browser.screenshot()[top : top + height, left : left + width], 800)
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["live" | "report" as page]:
             with tempfile.TemporaryDirectory() as scratch:
                 save_demo(Path(scratch), 20 if page == "live" else 1)
                 (picture_live_page if page == "live" else picture_report)(Path(scratch))
-        case ["drift", path]:
-            picture_drift(Path(path))
         case _:
             sys.exit(__doc__)

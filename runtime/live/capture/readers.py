@@ -204,7 +204,7 @@ class PipelineReader:
 
     def __init__(self, address: Address, timeout: float) -> None:
         """Start the pipeline. Raises InputError where GStreamer or one of its elements is missing."""
-        self._shown = redacted(address.target)
+        self._shown = address.shown
         program = shutil.which(GST_LAUNCH)
         if program is None:
             raise InputError(
