@@ -216,13 +216,9 @@ def train(
                         image = reconstruction_image(clips, result.lab, result.predicted, trainer.codebook)
                         logger.add_image(step, "reconstructions", image)
                     _log_features(logger, trainer, step, clips, pairs, frame_pairs)
-                if step % save_every == 0:
-                    logger.flush()
             if step % save_every == 0 or (keep_every is not None and step % keep_every == 0):
                 save(step)
             report(Progress(step, config.steps, config.total(losses), seconds))
-        if logger is not None:
-            logger.flush()
         save(step)
     return step
 

@@ -21,7 +21,7 @@ class RunLogger:
         from torch.utils.tensorboard import SummaryWriter
 
         self.run, self.config = run, config
-        self._log = _truncate_log(run / LOG_NAME, first_step).open("a")
+        self._log = _truncate_log(run / LOG_NAME, first_step).open("a", buffering=1)  # a line is there after its step
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
 
     def __enter__(self) -> RunLogger:
@@ -49,10 +49,6 @@ class RunLogger:
         folder = self.run / name
         folder.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / f"{step:07d}.png"), image[..., ::-1])
-
-    def flush(self) -> None:
-        """Write buffered log lines to the file."""
-        self._log.flush()
 
 
 def _truncate_log(path: Path, step: int) -> Path:

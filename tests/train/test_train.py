@@ -37,6 +37,7 @@ from corrflow.train.data.clips import ClipCache, ClipSampler, open_cache
 from corrflow.train.data.frames import find_images, find_videos
 from corrflow.train.losses import reconstruct
 from corrflow.train.model import Encoder, new_encoder, normalise, parameter_count
+from corrflow.train.run_logger import RunLogger
 from corrflow.train.trainer import Trainer
 
 SMALL = TrainConfig(steps=4, batch=2, crop=32, radius=2, colours=4, threads=1, image_share=0.5)
@@ -319,6 +320,12 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(footage: Path, tmp_
     other = subprocess.run(command(footage, killed, "--steps", "16", "--seed", "5"), capture_output=True, text=True)
     assert other.returncode == 2 and "run with other settings" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+def test_a_step_is_in_the_log_before_the_next_one(tmp_path: Path) -> None:
+    with RunLogger(tmp_path, TrainConfig(), 0) as logger:
+        logger.add_losses(1, {"colour": 0.5}, 0.1)
+        assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 1
 
 
 def test_minutes_fix_the_number_of_steps(footage: Path, tmp_path: Path) -> None:
