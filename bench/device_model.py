@@ -20,6 +20,7 @@ from corrflow.runtime.artifacts.artifact import ENCODE, ENCODE_FP16, Artifact, l
 from corrflow.runtime.artifacts.bundled import resolve_model
 from corrflow.runtime.tracking.edge_refinement import FIT_SCALE
 from corrflow.runtime.tracking.geometry import Geometry
+from corrflow.runtime.tracking.target_model import ANNOTATED_SAMPLES, RECENT_FRAMES, RECENT_SAMPLES
 
 REAL_TIME = 30.0  # frames a second
 SLOWER = 4.0  # what the CUDA kernel took on an H200, in multiples of its bound
@@ -31,6 +32,7 @@ MATRIX_CHANNELS = 8  # tensor cores multiply a multiple of this number of input 
 FEATURE_BYTES = 10  # per feature: float16 to float32, then read for the means of blocks
 FRAME_BYTES = 16  # per pixel of the frame: a cleared soft mask, its limits, a mask by threshold
 REGION_BYTES = 102  # per pixel around the object: enlarged mask, enlarged coefficients, their sum
+CONTOUR_CELLS = 5  # doubtful cells on a line across the contour of an object
 FIT_BYTES = 1775  # per pixel of the guided filter's fit: nine covariances, an inverse in float64, three slopes
 
 
@@ -40,11 +42,13 @@ class Machine:
 
     link: GB/s between host and device memory; None where they share one memory, so a copy reads and writes it
     host: GB/s that one core of the host reads and writes in array operations
+    products: GFLOP/s of float32 matrix products of one core of the host, at its peak
     """
 
     gpu: Device
     link: float | None
     host: float
+    products: float
 
     def transfer(self, size: float) -> float:
         """Return the milliseconds of a copy of `size` bytes between host and device."""
@@ -52,14 +56,14 @@ class Machine:
 
 
 MACHINES = (
-    Machine(Device("Jetson Orin Nano 8 GB", 8, 0.625, 68, 1024), None, 6),
-    Machine(Device("Jetson Orin Nano 8 GB, Super", 8, 1.02, 102, 1024), None, 6),
-    Machine(Device("Jetson Orin NX 16 GB", 8, 0.918, 102.4, 1024), None, 6),
-    Machine(Device("Jetson AGX Orin 64 GB", 16, 1.3, 204.8, 1024), None, 6),
-    Machine(Device("Jetson AGX Thor", 20, 1.575, 273, 1024), None, 9),
-    Machine(Device("GeForce RTX 3060", 28, 1.777, 360, 512), 12, 12),
-    Machine(Device("GeForce RTX 4070", 46, 2.475, 504.2, 512), 24, 12),
-    Machine(Device("GeForce RTX 5070", 48, 2.512, 672, 512), 24, 12),
+    Machine(Device("Jetson Orin Nano 8 GB", 8, 0.625, 68, 1024), None, 6, 24),
+    Machine(Device("Jetson Orin Nano 8 GB, Super", 8, 1.02, 102, 1024), None, 6, 27),
+    Machine(Device("Jetson Orin NX 16 GB", 8, 0.918, 102.4, 1024), None, 6, 32),
+    Machine(Device("Jetson AGX Orin 64 GB", 16, 1.3, 204.8, 1024), None, 6, 35),
+    Machine(Device("Jetson AGX Thor", 20, 1.575, 273, 1024), None, 9, 83),
+    Machine(Device("GeForce RTX 3060", 28, 1.777, 360, 512), 12, 12, 128),
+    Machine(Device("GeForce RTX 4070", 46, 2.475, 504.2, 512), 24, 12, 128),
+    Machine(Device("GeForce RTX 5070", 48, 2.512, 672, 512), 24, 12, 128),
 )
 
 
@@ -88,7 +92,7 @@ class Parts:
     transfer:  upload of the frame, resize, new entry of the memory, download of features and soft masks
     encode:    encoder in float16
     propagate: the CUDA kernel, by its roofline
-    host:      one core: window motion, enlarged and refined masks
+    host:      one core: window motion, target model, enlarged and refined masks
     """
 
     transfer: float
@@ -189,6 +193,13 @@ def host_bytes(geometry: Geometry, channels: int, refines: bool) -> float:
     return FEATURE_BYTES * channels * math.prod(geometry.cells) + FRAME_BYTES * pixels + region
 
 
+def host_operations(geometry: Geometry, channels: int) -> float:
+    """Count the operations of the target model of one object: kernels, the solution of its equations, doubtful cells."""
+    samples = ANNOTATED_SAMPLES + RECENT_FRAMES * RECENT_SAMPLES
+    doubtful = CONTOUR_CELLS * 4 * math.sqrt(OBJECT_SHARE * math.prod(geometry.cells))
+    return 2 * (channels + 2) * samples * (doubtful + RECENT_SAMPLES) + 2 * samples**3 / 3
+
+
 def model_of(artifact: Artifact, frame: tuple[int, int], short_side: int) -> Callable[[Machine], Parts]:
     """Count the work of a frame once, and return its parts as a function of the machine.
 
@@ -215,13 +226,14 @@ def model_of(artifact: Artifact, frame: tuple[int, int], short_side: int) -> Cal
     downloaded = entry if settings.move_windows else masks
     copied = 2 * entry + (source + resized if source != resized else 0)
     on_host = host_bytes(geometry, artifact.channels if settings.move_windows else 0, settings.refine_radius > 0)
+    products = host_operations(geometry, artifact.channels) if settings.target_model else 0
 
     def parts(machine: Machine) -> Parts:
         return Parts(
             transfer=machine.transfer(source + downloaded) + copied / (machine.gpu.gigabytes_per_second * 1e6),
             encode=sum(layer.milliseconds(machine.gpu) for layer in layers),
             propagate=milliseconds(searched, machine.gpu, "float16")["bound"],
-            host=on_host / (machine.host * 1e6),
+            host=on_host / (machine.host * 1e6) + products / (machine.products * 1e6),
         )
 
     return parts

@@ -39,6 +39,9 @@ class OnnxOptions:
     refine_radius: Annotated[
         int, typer.Option(help="Radius in pixels of the guided filter that refines mask edges; 0: none.")
     ] = 8
+    target_model: Annotated[
+        bool, typer.Option(help="Decide doubtful cells by a model of each object, fitted while it is tracked.")
+    ] = True
     colour_share: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="Weight of raw colours in a score. [that of the run]")
     ] = None
@@ -92,6 +95,7 @@ class OnnxOptions:
             temperature=temperature if self.temperature is None else self.temperature,
             move_windows=self.move_windows,
             refine_radius=self.refine_radius,
+            target_model=self.target_model,
         )
 
 

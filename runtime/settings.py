@@ -42,6 +42,7 @@ class TrackingSettings:
                       propagate.onnx with indexed references
     refine_radius:    0, or radius of the mask refinement in pixels of the resized frame, see
                       runtime/tracking/edge_refinement.py
+    target_model:     True to decide doubtful cells by a model of each object, see runtime/tracking/target_model.py
 
     A frame that is both permanent and recent is one reference frame. Frames before the start are left out.
     """
@@ -57,6 +58,7 @@ class TrackingSettings:
     hard_labels: bool = False
     move_windows: bool = False
     refine_radius: int = 0
+    target_model: bool = False
 
     def __post_init__(self) -> None:
         if not (self.short_side == 0 or 16 <= self.short_side <= 8192):

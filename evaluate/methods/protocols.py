@@ -88,7 +88,15 @@ def apply_protocol(name: str, settings: TrackingSettings) -> TrackingSettings:
         return settings
     # Settings that a protocol does not name are off, so that its results depend on the model's features alone.
     return _PUBLISHED[name](
-        replace(settings, dilation=(1,), dilate_past_age=0, hard_labels=False, move_windows=False, refine_radius=0)
+        replace(
+            settings,
+            dilation=(1,),
+            dilate_past_age=0,
+            hard_labels=False,
+            move_windows=False,
+            refine_radius=0,
+            target_model=False,
+        )
     )
 
 

@@ -6,6 +6,8 @@ encoder and the search need next. The products of a frame are small, so two thre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -16,9 +18,16 @@ import numpy as np
 _lock = Lock()
 
 
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Keep NumPy's products and solvers on the calling thread."""
+    with _lock, _blas().limit(limits=1):
+        yield
+
+
 def matmul_single_threaded(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Compute np.matmul on the calling thread."""
-    with _lock, _blas().limit(limits=1):
+    with single_threaded():
         return np.matmul(left, right)
 
 

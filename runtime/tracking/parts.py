@@ -10,6 +10,7 @@ import numpy as np
 from corrflow.runtime.backends.base import Features
 from corrflow.runtime.tracking.geometry import Geometry
 from corrflow.runtime.tracking.occlusion import ObjectState, OcclusionMonitor
+from corrflow.runtime.tracking.target_model import TargetModel
 from corrflow.runtime.types import MaskObject
 
 CHANNEL_BLOCK = 8
@@ -31,6 +32,7 @@ class Member:
     channel: int
     state: ObjectState = field(default_factory=ObjectState)
     removed: bool = False
+    target: TargetModel | None = None
 
     def rename(self, name: str) -> None:
         """Give the object another name."""
@@ -55,12 +57,17 @@ class Part:
     stored: np.ndarray = field(init=False)
 
     @classmethod
-    def of(cls, objects: Sequence[MaskObject], features: np.ndarray, geometry: Geometry) -> Part:
-        """Give masks of one frame their channels."""
+    def of(
+        cls, objects: Sequence[MaskObject], features: np.ndarray, geometry: Geometry, target_model: bool = False
+    ) -> Part:
+        """Give masks of one frame their channels, and target models where these are asked for."""
         soft_masks = np.zeros((whole_blocks(len(objects)), *geometry.cells), np.float32)
+        members = []
         for channel, prompt in enumerate(objects):
             soft_masks[channel] = geometry.mask_to_cells(prompt.mask)
-        return cls([Member(prompt, channel) for channel, prompt in enumerate(objects)], features, soft_masks)
+            target = TargetModel(features, soft_masks[channel]) if target_model else None
+            members.append(Member(prompt, channel, target=target))
+        return cls(members, features, soft_masks)
 
     @property
     def tracked(self) -> list[Member]:
@@ -79,9 +86,21 @@ class Part:
         return np.any([own >= min(MIN_OWN, float(own.max())) for own in maps], 0)
 
     def update(self, features: Features, soft_masks: np.ndarray, hard_labels: bool) -> None:
-        """Take the propagated soft masks [N, h, w] of the next frame."""
+        """Take the propagated soft masks [N, h, w] of the next frame.
+
+        Removed objects are treated alike, since they still have a share in the search windows.
+        """
+        targets = [(one, one.target) for one in self.members if one.target is not None]
+        if targets:
+            soft_masks = soft_masks.copy()
+        for one, target in targets:
+            if not one.state.occluded:
+                soft_masks[one.channel] = target.refine(np.asarray(features), soft_masks[one.channel])
         if self.occlusion is not None:
             soft_masks = self.occlusion.update(features, soft_masks, self.states)
+        for one, target in targets:
+            if not one.state.occluded:
+                target.observe(np.asarray(features), soft_masks[one.channel])
         self.soft_masks, self.stored = soft_masks, _as_stored(soft_masks, hard_labels)
 
     def annotated_as_stored(self, hard_labels: bool) -> np.ndarray:

@@ -421,7 +421,7 @@ class Tracker:
             return
         if self._features is None:
             self._encode()
-        part = Part.of(masks, np.asarray(self._features), geometry)
+        part = Part.of(masks, np.asarray(self._features), geometry, self.settings.target_model)
         if self.occlusion is not None and part.states:
             part.occlusion = OcclusionMonitor(
                 self.backend, self.settings, self.occlusion, self._features, part.annotated, part.states

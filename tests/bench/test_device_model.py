@@ -23,6 +23,7 @@ from corrflow.bench.device_model import (
     Row,
     encoder_layers,
     host_bytes,
+    host_operations,
     rows,
     table,
     verdicts,
@@ -104,6 +105,13 @@ def test_the_host_enlarges_and_refines_a_share_of_the_frame() -> None:
     without = FEATURE_BYTES * 7 * cells + FRAME_BYTES * pixels + OBJECT_SHARE * REGION_BYTES * pixels
     assert host_bytes(geometry, 7, refines=False) == pytest.approx(without)
     assert host_bytes(geometry, 7, refines=True) == pytest.approx(without + OBJECT_SHARE * FIT_BYTES * fitted)
+
+
+def test_the_host_solves_and_applies_a_target_model() -> None:
+    geometry = Geometry.of((64, 64), 64)  # 16x16 cells; the object has 8x8, so a contour of 32
+    samples = 256 + 4 * 64
+    kernels = 2 * 9 * samples * (32 * 5 + 64)  # seven channels and the place; doubtful cells and the newest samples
+    assert host_operations(geometry, 7) == pytest.approx(kernels + 2 / 3 * samples**3)
 
 
 def test_the_command_prints_a_model_for_any_size_and_refuses_a_wrong_one(tmp_path: Path) -> None:
