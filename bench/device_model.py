@@ -194,7 +194,7 @@ def host_bytes(geometry: Geometry, channels: int, refines: bool) -> float:
 
 
 def host_operations(geometry: Geometry, channels: int) -> float:
-    """Count the operations of the target model of one object: kernels, the solution of its equations, doubtful cells."""
+    """Count the operations of one object's target model: kernels, its equations, doubtful cells."""
     samples = ANNOTATED_SAMPLES + RECENT_FRAMES * RECENT_SAMPLES
     doubtful = CONTOUR_CELLS * 4 * math.sqrt(OBJECT_SHARE * math.prod(geometry.cells))
     return 2 * (channels + 2) * samples * (doubtful + RECENT_SAMPLES) + 2 * samples**3 / 3

@@ -10,7 +10,9 @@ The regression is kernel ridge regression with a Gaussian kernel. Each frame's c
 together as those of the background, and certain cells weigh more than doubtful ones. The place is relative to the
 object's centre, in units of its size. Without it, background that looks like the object joins; alone, it knows nothing.
 
-Only doubtful cells change, and at most by half: a regression that is wrong cannot move what the matches agree on.
+Only doubtful cells change, and at most by 0.3: a regression that is wrong cannot move what the matches agree on. The
+doubtful cells keep their sum. Most lie on the contour. There a regression that leans to one side, however little, moves
+the contour on every frame, and soon the object is twice as large.
 Objects have models of their own, so none influences another.
 """
 
@@ -37,12 +39,14 @@ RIDGE = 5e-5
 """Penalty of the regression, beside samples whose weights have the sum 2."""
 STEEPNESS = 3.0
 """Slope of the logistic function from the regression, -1..1, to a share."""
-MAX_WEIGHT = 0.5
+MAX_WEIGHT = 0.3
 """Share of the model in the label of a cell with the label 0.5."""
 MIN_DOUBT = 0.02
 """Doubt, 4 label (1 - label), from which a cell is decided anew."""
+FARTHEST_SHIFT, BISECTIONS = 8.0, 16
+"""Distance of the first shifts from the scores, and steps of the search for the shift that keeps the sum."""
 MAX_DOUBTFUL = 4096
-"""Cells that are decided anew on one frame, the most doubtful ones; so a blurred mask costs no more than a sharp one."""
+"""Cells that are decided anew on one frame, the most doubtful ones, so that a blurred mask costs no more."""
 MIN_CELLS = 4
 """Cells of the object, and of its background, below which a frame tells nothing."""
 
@@ -63,7 +67,9 @@ class TargetModel:
         """Fit to the annotated frame: features [C, h, w] and the object's soft mask [h, w], 0..1, both float32."""
         annotated = _samples(features, soft_mask, ANNOTATED_SAMPLES)
         self._frames = [] if annotated is None else [annotated]
-        self._kernel = np.zeros((0, 0), np.float32) if annotated is None else _kernel(annotated.inputs, annotated.inputs)
+        self._kernel = (
+            np.zeros((0, 0), np.float32) if annotated is None else _kernel(annotated.inputs, annotated.inputs)
+        )
         self._coefficients: np.ndarray | None = None
 
     def refine(self, features: np.ndarray, soft_mask: np.ndarray) -> np.ndarray:
@@ -78,7 +84,7 @@ class TargetModel:
         inputs = _inputs(features, soft_mask, cells)
         with single_threaded():
             score = _kernel(inputs, np.concatenate([one.inputs for one in self._frames])) @ self._fitted()
-        share = 1 / (1 + np.exp(-STEEPNESS * score))
+        share = _share_of_same_sum(STEEPNESS * score, label[cells], doubt[cells])
         refined = label.copy()
         refined[cells] += np.float32(MAX_WEIGHT) * doubt[cells] * (share - label[cells])
         return refined.reshape(soft_mask.shape)
@@ -107,6 +113,18 @@ class TargetModel:
             penalised = self._kernel + np.diag(RIDGE / np.concatenate(weights))
             self._coefficients = np.linalg.solve(penalised, np.concatenate([one.targets for one in self._frames]))
         return self._coefficients
+
+
+def _share_of_same_sum(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the logistic function of scores [n], shifted alike so that its weighted sum is that of the labels [n]."""
+    low, high = float(score.min()) - FARTHEST_SHIFT, float(score.max()) + FARTHEST_SHIFT
+    wanted = float(weight @ label)
+    share = label
+    for _ in range(BISECTIONS):
+        shift = (low + high) / 2
+        share = 1 / (1 + np.exp(np.float32(shift) - score))
+        low, high = (shift, high) if float(weight @ share) > wanted else (low, shift)
+    return share
 
 
 def _samples(features: np.ndarray, soft_mask: np.ndarray, count: int) -> _Samples | None:

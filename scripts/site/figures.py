@@ -8,11 +8,17 @@ python scripts/site/figures.py clips PREVIEW   from the folder preview/ of githu
 python scripts/site/figures.py mouse VIDEOS    from data/mirror-mouse-example/videos/ of Lightning Pose,
                                                github.com/paninski-lab/lightning-pose
     mouse.webp:   a real clip (MIT), prompted with points on one frame
+python scripts/site/figures.py scores RESULTS  from the folder that this command writes:
+                                               corrflow-eval davis DAVIS --split train --model quarter --model fast-int8
+                                               --baseline flow --baseline identity --out RESULTS
+    price.svg:    J&F against CPU time a frame
+    drift.svg:    J from the first to the last frame
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -51,6 +57,13 @@ MOUSE_ROWS = slice(171, 394)
 """Rows of the frames that show the mouse from below."""
 
 
+METHODS = {
+    "quarter": ("quarter", BLUE), "fast-int8": ("fast-int8", GREEN), "flow": ("optical flow (DIS)", DIM),
+    "identity": ("prompted mask repeated", INK),
+}  # fmt: skip
+"""Methods of RESULTS, with the name and colour that they are drawn with."""
+
+
 class Drawing:
     """SVG picture of this size, on white."""
 
@@ -87,6 +100,15 @@ class Drawing:
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="none" stroke="{colour}"'
             f' stroke-width="2"{dashes}/>'
         )
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 2) -> None:
+        """Draw a line through points."""
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width:g}"/>')
+
+    def dot(self, x: float, y: float, colour: str) -> None:
+        """Draw a filled circle."""
+        self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="{colour}"/>')
 
     def arrow(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """Draw an arrow."""
@@ -198,6 +220,60 @@ def draw_windows(results: Sequence[corrflow.FrameResult], path: Path) -> None:
     drawing.save(path)
 
 
+class Chart:
+    """Chart of percentages: a drawing with axes, x from 0 to `most`, y from 0 to 100."""
+
+    LEFT, RIGHT, TOP, BOTTOM = 70, 680, 50, 330
+
+    def __init__(self, title: str, x_label: str, most: float, step: float) -> None:
+        self.drawing, self.most = Drawing(720, 390, title), most
+        self.drawing.text(360, 28, title, 16, INK, bold=True)
+        self.drawing.text((self.LEFT + self.RIGHT) / 2, 376, x_label, 13, DIM)
+        for value in range(0, 101, 20):
+            _, y = self.place(0, value)
+            self.drawing.line([(self.LEFT, y), (self.RIGHT, y)], "#e4e7ec", 1)
+            self.drawing.text(self.LEFT - 18, y + 4, str(value), 12, DIM)
+        for number in range(int(most / step) + 1):
+            self.drawing.text(self.place(number * step, 0)[0], self.BOTTOM + 20, f"{number * step:g}", 12, DIM)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Return where a value lies in the drawing."""
+        return self.LEFT + x / self.most * (self.RIGHT - self.LEFT), self.BOTTOM - y / 100 * (self.BOTTOM - self.TOP)
+
+
+def draw_prices(results: Path, path: Path) -> None:
+    """Draw the mean J&F of each method against its CPU time a frame."""
+    methods = {one["label"]: one for one in json.loads((results / "report.json").read_text())["methods"]}
+    prices = {label: 1000 * methods[label]["cpu_seconds_per_frame"] for label in METHODS}
+    step = 100 if max(prices.values()) > 300 else 50
+    chart = Chart("Accuracy against price", "CPU ms a frame", step * (int(max(prices.values()) / step) + 1), step)
+    chart.drawing.text(92, 44, "J&F, %", 12, DIM)
+    for label, (name, colour) in METHODS.items():
+        score = 100 * methods[label]["mean_over_objects"]["J&F"]
+        x, y = chart.place(prices[label], score)
+        chart.drawing.dot(x, y, colour)
+        middle = min(max(x, chart.LEFT + 5 * len(name)), chart.RIGHT - 5 * len(name))
+        chart.drawing.text(middle, y + 24, f"{name}: {score:.1f}", 13, colour, bold=True)
+    chart.drawing.save(path)
+
+
+def draw_drift(results: Path, path: Path, points: int = 101) -> None:
+    """Draw the mean J of all objects of each method at `points` places between the first and the last frame."""
+    chart = Chart("Drift", "% of the video", 100, 20)
+    chart.drawing.text(84, 44, "J, %", 12, DIM)
+    places = np.linspace(0, 1, points)
+    for number, (label, (name, colour)) in enumerate(METHODS.items()):
+        curves = [
+            np.interp(places, np.linspace(0, 1, len(one["J"])), one["J"])
+            for file in sorted((results / "scores" / label).glob("*.json"))
+            for one in json.loads(file.read_text())["score"]["objects"].values()
+        ]
+        mean = 100 * np.mean(curves, 0)
+        chart.drawing.line([chart.place(100 * x, y) for x, y in zip(places, mean, strict=True)], colour, 2.5)
+        chart.drawing.text(160 + 135 * number, 348 + 12, name, 12, colour, bold=True)
+    chart.drawing.save(path)
+
+
 def save_moving(
     results: Sequence[corrflow.FrameResult], path: Path, width: int, milliseconds: int = 80, rows: slice = slice(None)
 ) -> None:
@@ -240,6 +316,9 @@ def main(part: str, *folder: str) -> None:
     for name, file, start, step, boxes in CLIPS if part == "clips" else ():
         results = track_clip(Path(*folder) / file, start, boxes)
         save_moving(results[::step], IMAGES / f"{name}.webp", 400, 80 * step)
+    if part == "scores":
+        draw_prices(Path(*folder), IMAGES / "price.svg")
+        draw_drift(Path(*folder), IMAGES / "drift.svg")
     if part == "mouse":
         save_moving(track_mouse(Path(*folder) / "test_vid.mp4"), IMAGES / "mouse.webp", 400, rows=MOUSE_ROWS)
 
