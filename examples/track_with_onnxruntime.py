@@ -2,9 +2,9 @@
 
     python track_with_onnxruntime.py ARTIFACT_FOLDER VIDEO FIRST_MASK.png FOLDER_FOR_MASKS
 
-Nothing of corrflow is imported, so it can be written again in C++ or JavaScript. Search windows do not move, and masks
-are not refined: corrflow itself does both. The first mask is as large as the first frame, and not black on the object.
-The results are black and white.
+Nothing of corrflow is imported, so it can be written again in C++ or JavaScript. Search windows do not move,
+objects have no target models, and masks are not refined: corrflow itself does all three. The first mask is as large as
+the first frame, and not black on the object. The results are black and white.
 """
 
 import json

@@ -40,9 +40,9 @@ def run_example(artifact: Path, images: list[np.ndarray], mask: np.ndarray, fold
 
 
 def tracked(artifact: Path, images: list[np.ndarray], mask: np.ndarray) -> list[np.ndarray]:
-    """Track with the package, without edge refinement, which graphs do not have."""
+    """Track with the package, without edge refinement and target model, which graphs do not have."""
     backend = open_backend("auto", load_artifact(artifact), 1)
-    tracker = Tracker(backend, replace(backend.artifact.settings, refine_radius=0))
+    tracker = Tracker(backend, replace(backend.artifact.settings, refine_radius=0, target_model=False))
     tracks = [tracker.start(images[0], [MaskObject(1, mask)])] + [tracker.step(image) for image in images[1:]]
     return [track.mask > 0 for track in tracks]
 
