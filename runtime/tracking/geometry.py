@@ -186,3 +186,14 @@ def indexed_mask(ids: Sequence[int], soft_masks: Sequence[np.ndarray] | np.ndarr
             np.copyto(mask, np.uint8(ids[index]), where=higher)
             np.copyto(best, soft_masks[index], where=higher)
     return mask
+
+
+def thinned(cells: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of these cells [n], evenly spread."""
+    return cells if len(cells) <= count else cells[np.linspace(0, len(cells) - 1, count).astype(int)]
+
+
+def unit_features(features: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return the features [C, n] of cells [n] of [C, h, w] float32, scaled to unit length."""
+    sampled = features.reshape(len(features), -1)[:, cells]
+    return sampled / np.maximum(np.sqrt((sampled**2).sum(0)), np.float32(1e-12))

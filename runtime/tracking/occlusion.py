@@ -37,6 +37,7 @@ from corrflow.runtime.backends.base import Backend, Features, Memory
 from corrflow.runtime.backends.search_plan import SearchPlan
 from corrflow.runtime.settings import TrackingSettings, last_frames
 from corrflow.runtime.tracking.blas import matmul_single_threaded
+from corrflow.runtime.tracking.geometry import thinned, unit_features
 
 CERTAIN = 0.8
 """Soft mask from which a cell certainly belongs to the object."""
@@ -392,7 +393,4 @@ class OcclusionMonitor:
 
 def _sampled(features: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Return unit-length features [C, n] of cells of [C, h, w], evenly thinned to at most MAX_SAMPLES."""
-    if len(cells) > MAX_SAMPLES:
-        cells = cells[np.linspace(0, len(cells) - 1, MAX_SAMPLES).astype(int)]
-    sampled = features.reshape(len(features), -1)[:, cells]
-    return sampled / np.maximum(np.sqrt((sampled**2).sum(0)), np.float32(1e-12))
+    return unit_features(features, thinned(cells, MAX_SAMPLES))

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from corrflow.runtime.tracking.blas import single_threaded
+from corrflow.runtime.tracking.geometry import thinned, unit_features
 
 ANNOTATED_SAMPLES, RECENT_SAMPLES = 256, 64
 """Cells of the annotated frame and of a recent frame that the model is fitted to."""
@@ -134,7 +135,7 @@ def _samples(features: np.ndarray, soft_mask: np.ndarray, count: int) -> _Sample
     sides = [np.flatnonzero(own), np.flatnonzero(near & ~own)]
     if min(map(len, sides)) < MIN_CELLS:
         return None
-    sides = [side[np.linspace(0, len(side) - 1, min(len(side), count // 2)).astype(int)] for side in sides]
+    sides = [thinned(side, count // 2) for side in sides]
     certainty = [np.abs(2 * soft_mask.flat[side] - 1) + np.float32(1e-3) for side in sides]
     return _Samples(
         _inputs(features, soft_mask, np.concatenate(sides)),
@@ -150,9 +151,8 @@ def _inputs(features: np.ndarray, soft_mask: np.ndarray, cells: np.ndarray) -> n
     centre_y = float(soft_mask.sum(1) @ np.arange(height)) / area
     centre_x = float(soft_mask.sum(0) @ np.arange(width)) / area
     scale = PLACE_WEIGHT / max(np.sqrt(area), MIN_CELLS)
-    sampled = features.reshape(len(features), -1)[:, cells]
     inputs = np.empty((len(cells), len(features) + 2), np.float32)
-    inputs[:, :-2] = (sampled / np.maximum(np.sqrt((sampled**2).sum(0)), np.float32(1e-12))).T
+    inputs[:, :-2] = unit_features(features, cells).T
     inputs[:, -2] = (cells // width - centre_y) * scale
     inputs[:, -1] = (cells % width - centre_x) * scale
     return inputs
